@@ -99,7 +99,7 @@ Stages: 1 data, 3 format, 4 lengths, 5 tokens, 6 LM statistics, 7 LM training,
 Options, as in ESPnet's asr.sh, with their defaults:
   stages    --stage ${stage} --stop_stage ${stop_stage} --skip_stages "N ..."
             --skip_data_prep ${skip_data_prep} --skip_train ${skip_train} --skip_eval ${skip_eval} --eval_valid_set ${eval_valid_set}
-            --skip_packing and --skip_upload_hf change nothing: the demo has neither stage
+            --skip_packing ${skip_packing} --skip_upload_hf ${skip_upload_hf} (the demo has neither stage)
   jobs      --ngpu ${ngpu} --nj ${nj} --inference_nj ${inference_nj} --gpu_inference ${gpu_inference} --python ${python}
   places    --dumpdir ${dumpdir} --expdir ${expdir} --lm_stats_dir --lm_exp --lm_tag --asr_stats_dir --asr_exp --asr_tag
   data      --local_data_opts --audio_format ${audio_format} --fs ${fs} --min_wav_duration ${min_wav_duration} --max_wav_duration ${max_wav_duration}
@@ -177,10 +177,15 @@ if [ -z "${inference_tag}" ]; then
     inference_tag+="_asr_model_$(file_tag "${inference_asr_model}")"
 fi
 
-if "${skip_data_prep}"; then skip_stages+=" 1 3 4 5"; fi
-if "${skip_train}"; then skip_stages+=" 4 5 6 7 8 10 11"; fi
+if "${skip_data_prep}"; then skip_stages+=" 1 2 3 4 5"; fi
+if "${skip_train}"; then skip_stages+=" 2 4 5 6 7 8 9 10 11"; fi
 if ! "${use_lm}"; then skip_stages+=" 6 7 8"; fi
+if ! "${use_ngram}"; then skip_stages+=" 9"; fi
 if "${skip_eval}"; then skip_stages+=" 12 13"; fi
+if "${skip_packing}"; then skip_stages+=" 14"; fi
+if "${skip_upload_hf}"; then skip_stages+=" 15"; fi
+skip_stages=$(tr ' ' '\n' <<< "${skip_stages}" | sort -nu | xargs)
+log "Skipped stages: ${skip_stages}"
 
 # runs STAGE: whether the options ask for the stage
 runs() {
@@ -381,8 +386,15 @@ if runs 12; then
         _ngpu=1
     fi
     _opts="${inference_config:+--config ${inference_config}} "
-    "${use_lm}" && _opts+="--lm_train_config ${lm_exp}/config.yaml --lm_file ${lm_exp}/${inference_lm} "
+    _lm_file=
+    if "${use_lm}"; then
+        _lm_file=${lm_exp}/${inference_lm}
+        _opts+="--lm_train_config ${lm_exp}/config.yaml --lm_file ${_lm_file} "
+    fi
     "${use_ngram}" && _opts+="--ngram_file ${ngram_exp}/${inference_ngram} "
+    for f in "${asr_exp}/${inference_asr_model}" ${_lm_file}; do
+        [ -f "${f}" ] || fail "${f} does not exist; train first (stages 1 to 11)"
+    done
     for dset in ${_eval_sets}; do
         _data=${data_feats}/${dset}
         _dir=${asr_exp}/${inference_tag}/${dset}
