@@ -68,17 +68,27 @@ SETS = {
 }
 LM_SEED, LM_SIZE = 5, 30000
 
-DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
+
+def words(text):
+    """Return the list of the words in a text."""
+    return text.split()
+
+
+DIGITS = words("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE")
 HOURS = DIGITS[1:] + ["TEN", "ELEVEN", "TWELVE"]
 TENS = ["TWENTY", "THIRTY", "FORTY", "FIFTY"]
 MINUTES = ["FIVE", "TEN", "TWENTY", "TWENTY FIVE"]
-NAMES = """ADAM ALICE AMY ANNA BEN BETTY BRIAN CARL CLARA DAN DIANA EDGAR EMMA ERIC EVA
+NAMES = words(
+    """ADAM ALICE AMY ANNA BEN BETTY BRIAN CARL CLARA DAN DIANA EDGAR EMMA ERIC EVA
 FRANK FRED GEMMA GRACE GUY HARRY HELEN HUGO IAN IDA IRIS JACK JANE JOAN KATE KEITH LEO
 LILY LUCY MARK MARY MAX NINA NORA OLGA OSCAR OWEN PAUL PETER QUINN RACHEL ROSE RUTH SAM
-SARAH STELLA TED TINA TOM URSULA VERA VICTOR WALTER WENDY XAVIER YVONNE ZOE""".split()
-CITIES = """BATH BOSTON BRISTOL CAIRO CORK DENVER DOVER DUBLIN GENEVA HULL KYOTO LEEDS
+SARAH STELLA TED TINA TOM URSULA VERA VICTOR WALTER WENDY XAVIER YVONNE ZOE"""
+)
+CITIES = words(
+    """BATH BOSTON BRISTOL CAIRO CORK DENVER DOVER DUBLIN GENEVA HULL KYOTO LEEDS
 LIMA LONDON MADRID MILAN OSLO OXFORD PARIS PERTH PRAGUE QUEBEC ROME SEOUL SYDNEY TOKYO
-VIENNA WARSAW YORK ZURICH""".split()
+VIENNA WARSAW YORK ZURICH"""
+)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -138,11 +148,11 @@ def speak(text, voice, rng):
         RuntimeError: If espeak-ng fails.
     """
     # "a" inside a sentence would be read as the article: give the letter's phonemes.
-    words = ["[[eI]]" if word == "A" else word.lower() for word in text.split()]
+    spoken = ["[[eI]]" if word == "A" else word.lower() for word in words(text)]
     command = ["espeak-ng", "-v", voice, "--stdout"]
     command += ["-s", str(rng.integers(150, 211)), "-p", str(rng.integers(25, 80))]
-    command += ["-g", str(rng.integers(0, 4)), " ".join(words)]
-    done = subprocess.run(command, capture_output=True)
+    command += ["-g", str(rng.integers(0, 4)), " ".join(spoken)]
+    done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode != 0 or not done.stdout:
         message = done.stderr.decode(errors="replace").strip()
         raise RuntimeError(f"espeak-ng -v {voice} failed: {message}")
