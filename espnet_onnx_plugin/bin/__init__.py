@@ -1,0 +1,1 @@
+"""Command lines: ``python -m espnet_onnx_plugin.bin.NAME``."""

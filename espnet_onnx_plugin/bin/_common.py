@@ -1,0 +1,114 @@
+"""What the command lines share: YAML configurations and errors."""
+
+import argparse
+import errno
+import logging
+import sys
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Sequence
+
+from espnet_onnx_plugin.errors import PluginError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with ESPnet's strict ``--config FILE.yaml`` and one-line errors.
+
+    The command line wins over the file. A key of the file that is no option is an
+    error.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(*args, **kwargs)
+        self.add_argument("--config", help="options from a YAML file")
+        self.add_argument(
+            "--log_level",
+            type=str.upper,
+            default="INFO",
+            choices=("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET"),
+        )
+
+    def error(self, message: str) -> None:
+        """One line, where argparse would print the usage first."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Read ``--config`` first, as defaults."""
+        pre = argparse.ArgumentParser(add_help=False)
+        pre.add_argument("--config")
+        config = pre.parse_known_args(args)[0].config
+        if config is not None:
+            self._take(config)
+        return super().parse_known_args(args, namespace)
+
+    def _take(self, config: str) -> None:
+        import yaml
+
+        try:
+            values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as e:
+            self.error(f"cannot read --config {config}: {e}")
+        except yaml.YAMLError as e:
+            self.error(f"--config {config} is not YAML: {' '.join(str(e).split())}")
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            self.error(f"--config {config} does not hold options: {values!r}")
+        actions = {action.dest: action for action in self._actions}
+        for key in values:
+            if key not in actions or key == "config":
+                self.error(f"unknown option '{key}' in --config {config}")
+        self.set_defaults(**values)
+        for key in values:  # a required option may stand in the file
+            actions[key].required = False
+
+
+def str2bool(value: str) -> bool:
+    """``true`` or ``false``, in ESPnet's spellings."""
+    lowered = str(value).lower()
+    if lowered in ("true", "1", "yes", "y", "t", "on"):
+        return True
+    if lowered in ("false", "0", "no", "n", "f", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"'{value}' is neither true nor false")
+
+
+def str_or_none(value: str) -> Optional[str]:
+    """A string; ``none`` and the empty one are None, as in ESPnet."""
+    return None if value.strip().lower() in ("", "none", "null", "nil") else value
+
+
+def add_derive_options(parser: ArgumentParser) -> None:
+    """The options of a command that makes one bundle of another."""
+    parser.add_argument("--model_dir", type=Path, required=True, help="the bundle")
+    parser.add_argument("--output_dir", type=Path, required=True, help="the new one")
+    parser.add_argument(
+        "--calibration_scp",
+        help="SCP,TYPE of audio for the check, e.g. dump/raw/dev/wav.scp,sound",
+    )
+
+
+def run(
+    parser: ArgumentParser,
+    command: Callable[[argparse.Namespace], None],
+    cmd: Optional[Sequence[str]] = None,
+) -> None:
+    """Parse, run, and turn what a user can mend into one line and exit code 1."""
+    arguments: Optional[List[str]] = None if cmd is None else list(cmd)
+    args = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=args.log_level,
+        format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
+    )
+    try:
+        command(args)
+    except PluginError as e:
+        message = str(e)
+    except OSError as e:
+        # Reading input is guarded where it happens; what remains is writing.
+        message = f"{e.filename or 'output'}: {e.strerror or e}"
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            message += "; free some space and run again"
+    else:
+        return
+    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,69 @@
+"""Export a trained ESPnet model to a bundle."""
+
+import argparse
+from pathlib import Path
+from typing import Optional, Sequence
+
+from espnet_onnx_plugin.bin._common import ArgumentParser, run
+from espnet_onnx_plugin.errors import PluginError
+
+
+def get_parser() -> ArgumentParser:
+    """The options."""
+    parser = ArgumentParser(
+        prog="export", description="Export a trained ESPnet model to an ONNX bundle"
+    )
+    parser.add_argument("--task", default="asr", choices=("asr",))
+    parser.add_argument("--output_dir", type=Path, required=True, help="the bundle")
+    group = parser.add_argument_group("Model: files, or a tag or zip")
+    group.add_argument("--train_config", type=Path, help="config.yaml of the model")
+    group.add_argument("--model_file", type=Path, help="checkpoint of the model")
+    group.add_argument("--lm_train_config", type=Path, help="config.yaml of the LM")
+    group.add_argument("--lm_file", type=Path, help="checkpoint of the LM")
+    group.add_argument("--ngram_file", type=Path, help="KenLM model")
+    group.add_argument(
+        "--model_tag", help="tag of espnet_model_zoo, or a zip that ESPnet packed"
+    )
+    parser.add_argument(
+        "--parity_scp",
+        help="SCP,TYPE of real audio to check on, e.g. dump/raw/dev/wav.scp,sound",
+    )
+    return parser
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export and say what was written."""
+    files = {
+        name: getattr(args, name)
+        for name in ("train_config", "model_file", "lm_train_config", "lm_file")
+    }
+    if args.model_tag is not None and any(files.values()):
+        raise PluginError("--model_tag and files of a model exclude each other")
+    if args.model_tag is None and not (args.train_config and args.model_file):
+        raise PluginError("give --train_config and --model_file, or --model_tag")
+
+    from espnet_onnx_plugin.export.asr import export_asr
+    from espnet_onnx_plugin.export.model import Checkpoints, from_tag
+    from espnet_onnx_plugin.runtime.data import Source
+
+    parity = Source.parse(args.parity_scp) if args.parity_scp else None
+    if args.model_tag is not None:
+        with from_tag(args.model_tag, args.ngram_file) as checkpoints:
+            bundle = export_asr(checkpoints, args.output_dir, parity)
+    else:
+        checkpoints = Checkpoints(**files, ngram_file=args.ngram_file)
+        bundle = export_asr(checkpoints, args.output_dir, parity)
+    worst = max(bundle.manifest.checks["parity"].values())
+    print(
+        f"{bundle.path}: {', '.join(bundle.manifest.graphs)}, "
+        f"{bundle.size / 2**20:.1f} MiB, largest difference from PyTorch {worst:.1e}"
+    )
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Entry point."""
+    run(get_parser(), export, cmd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Fuse the graphs of a bundle."""
+
+import argparse
+from typing import Optional, Sequence
+
+from espnet_onnx_plugin.bin._common import ArgumentParser, add_derive_options, run
+
+
+def get_parser() -> ArgumentParser:
+    """The options."""
+    parser = ArgumentParser(prog="optimize", description="Fuse the graphs of a bundle")
+    add_derive_options(parser)
+    parser.add_argument(
+        "--provider", default="cpu", choices=("cpu", "cuda"), help="where it will run"
+    )
+    return parser
+
+
+def optimize(args: argparse.Namespace) -> None:
+    """Optimize and say what came out."""
+    from espnet_onnx_plugin.bundle import read_bundle
+    from espnet_onnx_plugin.optimize.fuse import optimize
+    from espnet_onnx_plugin.runtime.data import Source
+
+    source = Source.parse(args.calibration_scp) if args.calibration_scp else None
+    model = read_bundle(args.model_dir)
+    bundle = optimize(model, args.output_dir, args.provider, source)
+    figures = bundle.manifest.checks["optimize"]
+    nodes = figures["nodes"].values()
+    print(
+        f"{bundle.path}: {sum(n['before'] for n in nodes)} -> "
+        f"{sum(n['after'] for n in nodes)} nodes, same tokens on "
+        f"{figures['identical']} of {figures['utterances']} utterances "
+        f"({figures['audio']} audio)"
+    )
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Entry point."""
+    run(get_parser(), optimize, cmd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Check a bundle: its files, and where torch and ESPnet are, its parity."""
+
+import argparse
+from pathlib import Path
+from typing import Optional, Sequence
+
+from espnet_onnx_plugin.bin._common import ArgumentParser, run
+from espnet_onnx_plugin.errors import PluginError
+
+
+def get_parser() -> ArgumentParser:
+    """The options."""
+    parser = ArgumentParser(prog="verify", description="Check a bundle")
+    parser.add_argument("--model_dir", type=Path, required=True, help="the bundle")
+    parser.add_argument("--train_config", type=Path, help="config.yaml of the model")
+    parser.add_argument("--model_file", type=Path, help="checkpoint of the model")
+    parser.add_argument("--lm_train_config", type=Path, help="config.yaml of the LM")
+    parser.add_argument("--lm_file", type=Path, help="checkpoint of the LM")
+    parser.add_argument("--parity_scp", help="SCP,TYPE of real audio to check on")
+    return parser
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Check the files, load every graph, and compare with PyTorch if asked to."""
+    from espnet_onnx_plugin.bundle import read_bundle
+    from espnet_onnx_plugin.runtime.session import Device, Session
+
+    bundle = read_bundle(args.model_dir)
+    for role in bundle.manifest.graphs:
+        Session(bundle, role, Device())
+    report = "files and graphs are whole"
+    if (args.train_config is None) != (args.model_file is None):
+        raise PluginError("--train_config and --model_file go together")
+    if args.train_config is not None:
+        from espnet_onnx_plugin.export.asr import verify_parity
+        from espnet_onnx_plugin.export.model import Checkpoints
+        from espnet_onnx_plugin.runtime.data import Source
+
+        checkpoints = Checkpoints(
+            args.train_config, args.model_file, args.lm_train_config, args.lm_file
+        )
+        source = Source.parse(args.parity_scp) if args.parity_scp else None
+        figures = verify_parity(bundle, checkpoints, source)
+        worst = max(figures, key=figures.__getitem__)
+        report += f"; largest difference from PyTorch {figures[worst]:.1e} ({worst})"
+    print(f"{bundle.path}: {report}")
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Entry point."""
+    run(get_parser(), verify, cmd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""The bundle: what passes between the stages and what a machine needs to decode.
+
+A bundle is a directory with one ``manifest.yaml``, the ``*.onnx`` graphs and the
+tokenizer's files. It is complete and is never changed in place: :func:`new_bundle`
+writes aside and renames.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
+
+import yaml
+
+from espnet_onnx_plugin.errors import PluginError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.yaml"
+
+#: An axis of a tensor: its size, or the name of a size that varies.
+Axis = Union[int, str]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named input or output of a graph: dtype as numpy names it, and axes."""
+
+    dtype: str
+    axes: Tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """A recurrent state of a step graph.
+
+    The graph has an input ``name`` and an output ``next_<name>``. The state starts as
+    zeros in which an axis named ``past`` has size 0.
+    """
+
+    dtype: str
+    axes: Tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph of a bundle.
+
+    Attributes:
+        file: file name below the bundle.
+        size: bytes of the file.
+        sha256: of the file.
+        inputs, outputs: the tensors that are not states, by name.
+        states: the recurrent states, by name.
+    """
+
+    file: str
+    size: int
+    sha256: str
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    states: Mapping[str, State] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What the encoder's input has to be.
+
+    Attributes:
+        kind: ``waveform`` or ``features``.
+        sampling_rate: samples a second; for features, frames a second.
+        feature_dim: size of a feature vector; 0 for waveforms.
+        min_length: the shortest input (samples or frames) that the encoder can take;
+            ESPnet answers shorter ones with a placeholder.
+        volume_normalize: peak that ESPnet's preprocessor scales to, or None.
+        average_channels: whether several channels are averaged; else the first is
+            taken.
+    """
+
+    kind: str
+    sampling_rate: int
+    feature_dim: int
+    min_length: int
+    volume_normalize: Optional[float] = None
+    average_channels: bool = False
+
+    def seconds(self, length: int) -> float:
+        """Duration of an input of ``length`` samples or frames."""
+        return length / self.sampling_rate
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens and how they become text.
+
+    Attributes:
+        token_type: char, bpe, word, phn or None, as in ESPnet.
+        token_list: file of the tokens, one a line.
+        bpemodel: file of the sentencepiece model, or None.
+    """
+
+    token_type: Optional[str]
+    token_list: str
+    bpemodel: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``manifest.yaml``.
+
+    Attributes:
+        task: asr.
+        graphs: by role: encoder, decoder_memory, decoder, lm.
+        speech, text: input and output of the model.
+        search: ids and defaults that the search needs (sos, eos, blank, ...).
+        ngram: file of a KenLM model, or None.
+        source: what the bundle was made from: checkpoint, versions, parent.
+        checks: the figures that its checks measured.
+    """
+
+    task: str
+    graphs: Mapping[str, Graph]
+    speech: Speech
+    text: Text
+    search: Mapping[str, Any]
+    ngram: Optional[str] = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the bundle."""
+        return self.path / name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files of the bundle."""
+        return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def describe(
+    path: Path,
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    states: Mapping[str, State],
+) -> Graph:
+    """The manifest's entry for a graph that lies at ``path``."""
+    return Graph(
+        file=path.name,
+        size=path.stat().st_size,
+        sha256=sha256(path),
+        inputs=dict(inputs),
+        outputs=dict(outputs),
+        states=dict(states),
+    )
+
+
+def redescribe(path: Path, graph: Graph) -> Graph:
+    """The entry of a graph that was rewritten: same tensors, another file."""
+    return describe(path, graph.inputs, graph.outputs, graph.states)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and tuples to what YAML's safe dumper takes."""
+    if dataclasses.is_dataclass(value):
+        return _plain(
+            {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        )
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    list,
+    lambda dumper, data: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", data, flow_style=True
+    ),
+)
+
+
+def _parse(content: Any) -> Manifest:
+    def tensors(entries: Mapping[str, Any], cls: type) -> Dict[str, Any]:
+        return {
+            name: cls(dtype=e["dtype"], axes=tuple(e["axes"]))
+            for name, e in entries.items()
+        }
+
+    fields = dict(content)
+    fields["graphs"] = {
+        role: Graph(
+            **{
+                **entry,
+                "inputs": tensors(entry["inputs"], Tensor),
+                "outputs": tensors(entry["outputs"], Tensor),
+                "states": tensors(entry["states"], State),
+            }
+        )
+        for role, entry in fields["graphs"].items()
+    }
+    fields["speech"] = Speech(**fields["speech"])
+    fields["text"] = Text(**fields["text"])
+    return Manifest(**fields)
+
+
+def read_bundle(path: Union[str, Path]) -> Bundle:
+    """Open a bundle and check that its files are the ones that were written.
+
+    Raises:
+        PluginError: if the directory is no bundle, is of another format, or a file is
+            missing, truncated or changed.
+    """
+    path = Path(path)
+    manifest_file = path / MANIFEST
+    if not manifest_file.is_file():
+        raise PluginError(f"{path} is not a bundle: it has no {MANIFEST}; export it")
+    try:
+        content = yaml.load(
+            manifest_file.read_text(encoding="utf-8"),
+            Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+        )
+        version = content["format_version"]
+        if version == FORMAT_VERSION:
+            manifest = _parse(content)
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise PluginError(f"{manifest_file} is damaged; export the bundle again")
+    if version != FORMAT_VERSION:
+        raise PluginError(
+            f"{manifest_file} has format {version}, this version reads "
+            f"{FORMAT_VERSION}; export the bundle again"
+        )
+    for graph in manifest.graphs.values():
+        file = path / graph.file
+        if not file.is_file():
+            raise PluginError(f"{file} is missing; copy the bundle again, or export it")
+        if file.stat().st_size != graph.size or sha256(file) != graph.sha256:
+            raise PluginError(
+                f"{file} is truncated or changed (its size or sha256 is not the "
+                "manifest's); copy the bundle again, or export it"
+            )
+    for name in (manifest.text.token_list, manifest.text.bpemodel, manifest.ngram):
+        if name is not None and not (path / name).is_file():
+            raise PluginError(f"{path / name} is missing; copy the bundle again")
+    return Bundle(path, manifest)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write ``manifest.yaml`` into a directory that :func:`new_bundle` gave."""
+    with open(path / MANIFEST, "w", encoding="utf-8") as f:
+        yaml.dump(
+            _plain(manifest), f, Dumper=_Dumper, sort_keys=False, allow_unicode=True
+        )
+
+
+@contextlib.contextmanager
+def new_bundle(output_dir: Union[str, Path]) -> Iterator[Path]:
+    """Give a directory to write a bundle in; it becomes ``output_dir`` at the end.
+
+    On an exception the directory is removed and an older ``output_dir`` stays as it
+    was. An ``output_dir`` that exists and is no bundle is refused.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not (output_dir / MANIFEST).is_file():
+        if not output_dir.is_dir() or any(output_dir.iterdir()):
+            raise PluginError(
+                f"{output_dir} exists and is not a bundle; remove it or give another "
+                "--output_dir"
+            )
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(
+        tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent)
+    )
+    try:
+        yield work
+        work.chmod(0o755)  # mkdtemp's is private; the recipe's are not
+        if output_dir.exists():
+            old = Path(tempfile.mkdtemp(prefix=".old.", dir=output_dir.parent))
+            output_dir.rename(old / "bundle")
+            work.rename(output_dir)
+            shutil.rmtree(old)
+        else:
+            work.rename(output_dir)
+    finally:
+        if work.exists():
+            shutil.rmtree(work)

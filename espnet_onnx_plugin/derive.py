@@ -1,0 +1,87 @@
+"""From one bundle to another: every graph rewritten, everything else carried over."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+from espnet_onnx_plugin.bundle import (
+    MANIFEST,
+    Bundle,
+    Graph,
+    Manifest,
+    new_bundle,
+    read_bundle,
+    redescribe,
+    sha256,
+    write_manifest,
+)
+from espnet_onnx_plugin.errors import PluginError
+
+#: Writes the new form of a graph: (role, old file, new file).
+Rewrite = Callable[[str, Path, Path], None]
+
+#: Measures a new bundle and returns its figures, or raises to refuse it.
+Check = Callable[[Bundle], Mapping[str, Any]]
+
+
+def derive(
+    parent: Bundle,
+    output_dir: Path,
+    made_by: Mapping[str, Any],
+    rewrite: Rewrite,
+    check: Check,
+) -> Bundle:
+    """Write the bundle that ``rewrite`` makes of ``parent``.
+
+    Args:
+        parent: the bundle that is read.
+        output_dir: the new one; left alone when it is up to date.
+        made_by: what decides the result besides the parent: versions, options.
+        rewrite: called for each graph.
+        check: called with the new bundle before it takes its place.
+
+    Raises:
+        PluginError: if ``output_dir`` is the parent, or the check refuses; an older
+            ``output_dir`` then stays as it was.
+    """
+    if output_dir.resolve() == parent.path.resolve():
+        raise PluginError(
+            f"--output_dir {output_dir} is --model_dir; give another directory"
+        )
+    origin = {"parent": sha256(parent.path / MANIFEST), "made_by": dict(made_by)}
+    if _is_current(output_dir, origin):
+        return read_bundle(output_dir)
+    with new_bundle(output_dir) as work:
+        for file in parent.path.iterdir():
+            if file.name != MANIFEST and file.suffix != ".onnx":
+                shutil.copyfile(file, work / file.name)
+        graphs = {
+            role: _rewritten(role, graph, parent, work, rewrite)
+            for role, graph in parent.manifest.graphs.items()
+        }
+        source = {
+            k: v for k, v in parent.manifest.source.items() if k not in origin
+        } | origin
+        manifest: Manifest = dataclasses.replace(
+            parent.manifest, graphs=graphs, source=source, checks={}
+        )
+        figures = check(Bundle(work, manifest))
+        checks = {**parent.manifest.checks, **figures}
+        write_manifest(work, dataclasses.replace(manifest, checks=checks))
+    return read_bundle(output_dir)
+
+
+def _rewritten(
+    role: str, graph: Graph, parent: Bundle, work: Path, rewrite: Rewrite
+) -> Graph:
+    rewrite(role, parent.file(graph.file), work / graph.file)
+    return redescribe(work / graph.file, graph)
+
+
+def _is_current(output_dir: Path, origin: Mapping[str, Any]) -> bool:
+    try:
+        source = read_bundle(output_dir).manifest.source
+    except PluginError:
+        return False
+    return all(source.get(name) == value for name, value in origin.items())

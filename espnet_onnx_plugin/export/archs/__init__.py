@@ -1,0 +1,1 @@
+"""One file for each architecture that ESPnet names; see ``export/registry.py``."""

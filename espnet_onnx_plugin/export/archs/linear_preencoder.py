@@ -1,0 +1,12 @@
+"""``preencoder: linear``: a projection before the encoder."""
+
+from espnet_onnx_plugin.export.registry import Arch, as_it_is, register
+
+register(
+    Arch(
+        role="preencoder",
+        name="linear",
+        wrap=as_it_is,
+        tiny={"projection": dict(output_size=10)},
+    )
+)

@@ -1,0 +1,299 @@
+"""Export of ASR models: checkpoint to bundle."""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+import espnet_onnx_plugin
+from espnet_onnx_plugin.bundle import (
+    Bundle,
+    Manifest,
+    Speech,
+    Text,
+    new_bundle,
+    read_bundle,
+    sha256,
+    write_manifest,
+)
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export import parity
+from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
+from espnet_onnx_plugin.export.espnet_compat import import_nets
+from espnet_onnx_plugin.export.graph import (
+    OPSET,
+    export_encoder,
+    export_memory,
+    export_step,
+)
+from espnet_onnx_plugin.export.model import Checkpoints, build
+from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.steps import StepModule
+from espnet_onnx_plugin.runtime.data import Source, check_rate, iterate, prepare
+from espnet_onnx_plugin.runtime.session import Device, Session
+
+logger = logging.getLogger(__name__)
+
+#: Frames a second of extracted features: Kaldi's default shift of 10 ms.
+FEATURE_RATE = 100
+
+#: Utterances of real audio that the encoder is checked on.
+REAL_UTTERANCES = 5
+
+_TOKEN_TYPES = ("char", "bpe", "word", "phn", None)
+
+
+def fingerprint(checkpoints: Checkpoints) -> Dict[str, Any]:
+    """What a bundle is made from; equal fingerprints give equal bundles."""
+    import espnet2
+
+    return {
+        "files": {name: sha256(path) for name, path in checkpoints.files().items()},
+        "espnet": getattr(espnet2, "__version__", "unknown"),
+        "torch": str(torch.__version__),
+        "onnx": onnx.__version__,
+        "opset": OPSET,
+        "espnet_onnx_plugin": espnet_onnx_plugin.__version__,
+    }
+
+
+def is_current(output_dir: Path, source: Dict[str, Any]) -> bool:
+    """Whether ``output_dir`` already holds a whole bundle made from ``source``."""
+    try:
+        manifest = read_bundle(output_dir).manifest
+    except PluginError:
+        return False
+    return {k: manifest.source.get(k) for k in source} == source
+
+
+def _refuse(model: torch.nn.Module, args: Any) -> None:
+    """Name what this version cannot export."""
+    if type(model).__name__ != "ESPnetASRModel":
+        raise PluginError(
+            f"model '{args.model}' ({type(model).__name__}) is not supported; "
+            "supported: espnet"
+        )
+    if model.use_transducer_decoder:
+        raise PluginError(f"decoder '{args.decoder}' (transducer) is not supported yet")
+    if model.postencoder is not None:
+        raise PluginError(f"postencoder '{args.postencoder}' is not supported yet")
+    if args.token_type not in _TOKEN_TYPES:
+        raise PluginError(f"token_type '{args.token_type}' is not supported yet")
+
+
+def _shortest_frames(encoder: torch.nn.Module) -> int:
+    """The fewest feature frames for which ESPnet's encoder does not give up."""
+    subsampling = import_nets("pytorch_backend.transformer.subsampling")
+    frames = 1
+    while subsampling.check_short_utt(getattr(encoder, "embed", None), frames)[0]:
+        frames += 1
+    return frames
+
+
+def describe_speech(model: torch.nn.Module, encoder: EncoderGraph, args: Any) -> Speech:
+    """What the encoder graph's input has to be."""
+    frames = _shortest_frames(model.encoder)
+    preprocessor = getattr(args, "preprocessor_conf", None) or {}
+    common = dict(
+        volume_normalize=getattr(args, "speech_volume_normalize", None),
+        average_channels=bool(preprocessor.get("force_single_channel", False)),
+    )
+    if not args.use_preprocessor:
+        common = {}
+    if model.frontend is None:
+        return Speech("features", FEATURE_RATE, args.input_size, frames, **common)
+    stft = encoder.parts[0].stft
+    samples = stft.n_fft - 2 * stft.pad + (frames - 1) * stft.hop_length
+    # The reflection at the edges needs more samples than it adds.
+    samples = max(samples, stft.pad + 1)
+    rate = int(model.frontend.logmel.mel_options["sr"])
+    return Speech("waveform", rate, 0, samples, **common)
+
+
+def _write_text(model: torch.nn.Module, args: Any, work: Path) -> Text:
+    tokens = list(model.token_list)
+    (work / "tokens.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    bpemodel = None
+    if args.token_type == "bpe" and args.bpemodel is not None:
+        if not Path(args.bpemodel).is_file():
+            raise PluginError(
+                f"the training configuration names bpemodel {args.bpemodel}, which "
+                "does not exist; run this in the recipe's directory"
+            )
+        bpemodel = "bpe.model"
+        shutil.copyfile(args.bpemodel, work / bpemodel)
+    return Text(args.token_type, "tokens.txt", bpemodel)
+
+
+def real_batches(
+    source: Source, speech: Speech
+) -> Iterator[Tuple[str, torch.Tensor, torch.Tensor]]:
+    """The first utterances of a source that are long enough, one at a time."""
+    count = 0
+    for key, audio in iterate(source):
+        check_rate(key, audio, speech)
+        array = prepare(audio.array, speech)
+        if len(array) >= speech.min_length:
+            yield f"utterance {key}", torch.from_numpy(array)[None], torch.tensor(
+                [len(array)]
+            )
+            count += 1
+        if count == REAL_UTTERANCES:
+            return
+
+
+def export_asr(
+    checkpoints: Checkpoints, output_dir: Path, parity_source: Optional[Source] = None
+) -> Bundle:
+    """Write a bundle from ESPnet's checkpoints, and check it.
+
+    Args:
+        checkpoints: the files.
+        output_dir: the bundle; left alone when it is up to date.
+        parity_source: real audio, of which a few utterances check the encoder.
+
+    Raises:
+        PluginError: if something is not supported, cannot be read, or a graph differs
+            from PyTorch; ``output_dir`` is then as it was.
+    """
+    source = fingerprint(checkpoints)
+    if is_current(output_dir, source):
+        logger.info("%s is up to date", output_dir)
+        return read_bundle(output_dir)
+    with new_bundle(output_dir) as work:
+        _export(checkpoints, work, source, parity_source)
+    return read_bundle(output_dir)
+
+
+class _Model:
+    """ESPnet's modules, and what of them becomes graphs."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        from espnet2.tasks.asr import ASRTask
+        from espnet2.tasks.lm import LMTask
+
+        self.model, self.args = build(
+            ASRTask, checkpoints.train_config, checkpoints.model_file
+        )
+        _refuse(self.model, self.args)
+        choices = {r: getattr(self.args, r, None) for r in (*PARTS, "encoder")}
+        self.encoder = EncoderGraph(self.model, choices).eval()
+        #: Decoders and language models by role.
+        self.steps: Dict[str, StepModule] = {}
+        if self.model.decoder is not None:
+            arch = find("decoder", self.args.decoder)
+            self.steps["decoder"] = arch.wrap(self.model.decoder).eval()
+        if checkpoints.lm_file is not None:
+            lm, lm_args = build(
+                LMTask, checkpoints.lm_train_config, checkpoints.lm_file
+            )
+            if list(lm_args.token_list) != list(self.model.token_list):
+                raise PluginError(
+                    f"the tokens of {checkpoints.lm_train_config} are not those of "
+                    f"{checkpoints.train_config}; use a language model trained on the "
+                    "same token list"
+                )
+            self.steps["lm"] = find("lm", lm_args.lm).wrap(lm.lm).eval()
+
+    @property
+    def dim(self) -> int:
+        """Size of the encoder's output."""
+        return self.encoder.encoder.output_size()
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return len(self.model.token_list)
+
+
+def _export(
+    checkpoints: Checkpoints,
+    work: Path,
+    source: Dict[str, Any],
+    parity_source: Optional[Source],
+) -> None:
+    espnet = _Model(checkpoints)
+    model = espnet.model
+    speech = describe_speech(model, espnet.encoder, espnet.args)
+    text = _write_text(model, espnet.args, work)
+    logger.info("exporting the encoder")
+    example = _example(speech)
+    graphs = {"encoder": export_encoder(espnet.encoder, example, work / "encoder.onnx")}
+    for role, step in espnet.steps.items():
+        logger.info("exporting the %s", role)
+        if step.memory is not None:
+            name = f"{role}_memory"
+            graphs[name] = export_memory(step, espnet.dim, work / f"{name}.onnx")
+        graphs[role] = export_step(step, espnet.vocabulary, work / f"{role}.onnx")
+    ngram = None
+    if checkpoints.ngram_file is not None:
+        ngram = f"ngram{checkpoints.ngram_file.suffix}"
+        shutil.copyfile(checkpoints.ngram_file, work / ngram)
+    manifest = Manifest(
+        task="asr",
+        graphs=graphs,
+        speech=speech,
+        text=text,
+        search=dict(sos=model.sos, eos=model.eos, blank=0),
+        ngram=ngram,
+        source=source,
+    )
+    figures = _check_parity(Bundle(work, manifest), espnet, parity_source)
+    write_manifest(work, dataclasses.replace(manifest, checks=dict(parity=figures)))
+
+
+def _example(speech: Speech) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Two utterances to trace with."""
+    length = speech.min_length * 8 + 1
+    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
+    generator = torch.Generator().manual_seed(1)
+    batch = torch.randn(shape, generator=generator)
+    return batch, torch.tensor([length, length - length // 5])
+
+
+def verify_parity(
+    bundle: Bundle, checkpoints: Checkpoints, source: Optional[Source] = None
+) -> Dict[str, float]:
+    """Compare every graph of an fp32 bundle with the model it was made from.
+
+    Returns:
+        The largest relative difference by component.
+
+    Raises:
+        PluginError: if one is above the tolerance.
+    """
+    return _check_parity(bundle, _Model(checkpoints), source)
+
+
+def _check_parity(
+    bundle: Bundle, espnet: _Model, source: Optional[Source]
+) -> Dict[str, float]:
+    logger.info("comparing every graph with PyTorch")
+    device = Device()
+    speech = bundle.manifest.speech
+    session = Session(bundle, "encoder", device)
+    batches = parity.random_batches(speech.min_length, speech.feature_dim)
+    figures = {"encoder": parity.check_encoder(espnet.model, session, batches)}
+    if source is not None:
+        figures["encoder_on_real_audio"] = parity.check_encoder(
+            espnet.model, session, real_batches(source, speech)
+        )
+    for role, step in espnet.steps.items():
+        if role not in bundle.manifest.graphs:
+            raise PluginError(f"{bundle.path} has no {role}; export it with one")
+        memory = None
+        if step.memory is not None:
+            memory = Session(bundle, f"{role}_memory", device)
+        session = Session(bundle, role, device)
+        figures[role] = parity.check_step(
+            step, session, memory, espnet.dim, espnet.vocabulary, role
+        )
+    for name, figure in figures.items():
+        logger.info("parity of %s: %.1e", name, figure)
+    return {k: float(np.format_float_scientific(v, 2)) for k, v in figures.items()}

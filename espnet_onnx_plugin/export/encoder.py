@@ -1,0 +1,96 @@
+"""The encoder graph: waveform or features in, encoder output and CTC scores out."""
+
+from typing import Dict, List, Optional, Tuple
+
+import torch
+
+from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.patches import padded_to
+from espnet_onnx_plugin.export.registry import find
+
+#: What comes before the encoder, in the order of ESPnet's ``encode``.
+PARTS = ("frontend", "normalize", "preencoder")
+
+
+def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
+    """Return an encoder as it is, unless its input layer looks up token ids."""
+    embed = getattr(encoder, "embed", None)
+    if isinstance(embed, torch.nn.Sequential) and len(embed):
+        if isinstance(embed[0], torch.nn.Embedding):
+            raise PluginError(
+                "encoder input_layer 'embed' is not supported: it takes token ids, "
+                "which ESPnet's own asr_inference cannot feed it either"
+            )
+    return encoder
+
+
+class EncoderGraph(torch.nn.Module):
+    """``ESPnetASRModel.encode`` less its checks, and the CTC of its output.
+
+    Args:
+        model: an ``ESPnetASRModel``.
+        choices: what ``config.yaml`` names for frontend, normalize, preencoder and
+            encoder; None where there is none.
+    """
+
+    def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
+        super().__init__()
+        self.parts = torch.nn.ModuleList(
+            find(role, choices[role]).wrap(getattr(model, role))
+            for role in PARTS
+            if getattr(model, role) is not None
+        )
+        self.encoder = find("encoder", choices["encoder"]).wrap(model.encoder)
+        self.ctc = model.ctc
+        self.interctc: List[int] = list(
+            getattr(model.encoder, "interctc_layer_idx", [])
+        )
+        self.conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
+        if getattr(model.encoder, "ctc_trim", False):
+            raise PluginError("encoder with ctc_trim: true is not supported")
+        if self.interctc and self.ctc is None:
+            raise PluginError("interctc_layer_idx without a CTC is not supported")
+
+    @property
+    def outputs(self) -> Dict[str, Tensor]:
+        """The outputs by name, in order."""
+        outputs = {
+            "encoder_out": Tensor(
+                "float32", ("utterances", "frames", self.encoder.output_size())
+            ),
+            "encoder_out_lens": Tensor("int64", ("utterances",)),
+        }
+        if self.ctc is not None:
+            axes = ("utterances", "frames", self.ctc.ctc_lo.out_features)
+            names = ["ctc_log_probs", *(f"interctc_{layer}" for layer in self.interctc)]
+            outputs.update((name, Tensor("float32", axes)) for name in names)
+        return outputs
+
+    def forward(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, ...]:
+        """Encode a batch.
+
+        Args:
+            speech: (utterances, samples) or (utterances, frames, dim) float32.
+            speech_lengths: (utterances,) int64.
+
+        Returns:
+            What :attr:`outputs` names: encoder output, its lengths, and log
+            probabilities of the CTC and of each intermediate CTC.
+        """
+        x, lengths = speech, speech_lengths
+        for part in self.parts:
+            x, lengths = part(x, lengths)
+        with padded_to(x.size(1)):
+            if self.conditioned:
+                x, lengths, _ = self.encoder(x, lengths, ctc=self.ctc)
+            else:
+                x, lengths, _ = self.encoder(x, lengths)
+        x, intermediate = x if isinstance(x, tuple) else (x, [])
+        results = [x, lengths]
+        if self.ctc is not None:
+            results.append(self.ctc.log_softmax(x))
+        results += [self.ctc.log_softmax(out) for _, out in intermediate]
+        return tuple(results)

@@ -1,0 +1,173 @@
+"""From a torch module to an ONNX file with named tensors and free sizes."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Dict, Iterator, Mapping, Sequence
+
+import onnx
+import torch
+
+from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
+from espnet_onnx_plugin.export.patches import traceable
+from espnet_onnx_plugin.export.steps import StepModule
+
+#: ONNX operator set of exported graphs: the newest that onnxruntime's optimizers and
+#: quantizers of the supported range all know.
+OPSET = 20
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and advice for its developers off the log."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
+
+
+def _name_axes(
+    values: Sequence[onnx.ValueInfoProto], tensors: Mapping[str, Sequence]
+) -> None:
+    for value in values:
+        dims = value.type.tensor_type.shape.dim
+        axes = tensors[value.name]
+        if len(dims) != len(axes):
+            raise AssertionError(f"{value.name} has {len(dims)} axes, not {axes}")
+        for dim, axis in zip(dims, axes):
+            if isinstance(axis, str):
+                if dim.HasField("dim_value"):
+                    raise AssertionError(
+                        f"axis {axis} of {value.name} was fixed to {dim.dim_value}"
+                    )
+                dim.dim_param = axis
+
+
+def export_graph(
+    module: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    inputs: Mapping[str, Sequence],
+    outputs: Mapping[str, Sequence],
+    path: Path,
+) -> None:
+    """Trace a module and write it.
+
+    Args:
+        module: in eval mode.
+        example: one tensor for each input; sizes of free axes are at least 2.
+        inputs, outputs: axes by tensor name; an axis that is a string is free.
+        path: the file to write.
+    """
+    shapes = tuple(
+        {i: torch.export.Dim.AUTO for i, axis in enumerate(axes) if isinstance(axis, str)}
+        for axes in inputs.values()
+    )
+    if any(p.kind == p.VAR_POSITIONAL for p in _parameters(module)):
+        fixed = sum(p.kind != p.VAR_POSITIONAL for p in _parameters(module))
+        shapes = (*shapes[:fixed], shapes[fixed:])
+    with torch.no_grad(), traceable(), _quiet():
+        exported = torch.export.export(
+            module, tuple(example), dynamic_shapes=shapes, strict=False
+        )
+        program = torch.onnx.export(
+            exported,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    model = program.model_proto
+    _name_axes(model.graph.input, inputs)
+    _name_axes(model.graph.output, outputs)
+    # Shapes in between were worked out from the exporter's own symbols; onnxruntime
+    # infers them again from the named axes.
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    onnx.save(model, path)
+
+
+def _parameters(module: torch.nn.Module):
+    import inspect
+
+    return list(inspect.signature(module.forward).parameters.values())
+
+
+def _axes(tensors: Mapping[str, object]) -> Dict[str, Sequence]:
+    return {name: tensor.axes for name, tensor in tensors.items()}
+
+
+def _zeros(tensor, sizes: Mapping[str, int]) -> torch.Tensor:
+    shape = [sizes.get(axis, axis) for axis in tensor.axes]
+    return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
+
+
+def export_encoder(
+    module: torch.nn.Module, example: Sequence[torch.Tensor], path: Path
+) -> Graph:
+    """Write an encoder graph; ``example`` is (speech, lengths) of two utterances."""
+    length = "samples" if example[0].dim() == 2 else "frames_in"
+    inputs = {
+        "speech": Tensor(
+            "float32", ("utterances", length, *example[0].shape[2:])
+        ),
+        "speech_lengths": Tensor("int64", ("utterances",)),
+    }
+    outputs = module.outputs
+    export_graph(module, example, _axes(inputs), _axes(outputs), path)
+    return describe(path, inputs, outputs, {})
+
+
+def export_memory(step: StepModule, dim: int, path: Path) -> Graph:
+    """Write the graph that projects the encoder's output for a decoder's steps."""
+    inputs = {
+        "encoder_out": Tensor("float32", ("utterances", "frames", dim)),
+        "encoder_out_lens": Tensor("int64", ("utterances",)),
+    }
+    example = (torch.zeros(2, 7, dim), torch.tensor([7, 5]))
+    export_graph(
+        step.memory, example, _axes(inputs), _axes(step.memory_tensors), path
+    )
+    return describe(path, inputs, step.memory_tensors, {})
+
+
+def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
+    """Write the graph of one decoding step."""
+    axes = ("utterances", "hypotheses")
+    inputs = {"tokens": Tensor("int64", axes), "parents": Tensor("int64", axes)}
+    inputs.update(step.memory_tensors)
+    outputs = {"log_probs": Tensor("float32", ("rows", vocabulary))}
+    sizes = dict(utterances=2, hypotheses=3, rows=5, past=4, frames=7)
+    states: Dict[str, State] = dict(step.states)
+    export_graph(
+        step,
+        [_zeros(tensor, sizes) for tensor in (*inputs.values(), *states.values())],
+        {
+            **_axes(inputs),
+            # The rows of the previous step, whose number is its own.
+            **{
+                name: tuple("previous_rows" if a == "rows" else a for a in state.axes)
+                for name, state in states.items()
+            },
+        },
+        {
+            **_axes(outputs),
+            **{
+                f"next_{name}": tuple("next_past" if a == "past" else a for a in s.axes)
+                for name, s in states.items()
+            },
+        },
+        path,
+    )
+    return describe(path, inputs, outputs, states)

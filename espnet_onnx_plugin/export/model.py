@@ -1,0 +1,110 @@
+"""Loading what ESPnet's training wrote: from a recipe, a packed zip or the model zoo."""
+
+import contextlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, Optional, Tuple
+
+import torch
+
+from espnet_onnx_plugin.errors import PluginError
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The files that an ASR model consists of.
+
+    Raises:
+        PluginError: if one is missing.
+    """
+
+    train_config: Path
+    model_file: Path
+    lm_train_config: Optional[Path] = None
+    lm_file: Optional[Path] = None
+    ngram_file: Optional[Path] = None
+
+    def __post_init__(self) -> None:
+        for name, path in self.files().items():
+            if not path.is_file():
+                raise PluginError(
+                    f"--{name} {path} does not exist; train the model first, or check "
+                    "the path"
+                )
+        if (self.lm_train_config is None) != (self.lm_file is None):
+            raise PluginError("--lm_train_config and --lm_file go together")
+
+    def files(self) -> "dict[str, Path]":
+        """The files that are given, by the option that names them."""
+        return {name: path for name, path in vars(self).items() if path is not None}
+
+
+@contextlib.contextmanager
+def from_tag(tag: str, ngram_file: Optional[Path] = None) -> Iterator[Checkpoints]:
+    """Files of a packed model: a local zip, or a tag of espnet_model_zoo.
+
+    Raises:
+        PluginError: if it is neither, or holds no ASR model.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        if Path(tag).is_file():
+            from espnet2.main_funcs.pack_funcs import unpack
+
+            try:
+                files = unpack(tag, work)
+            except Exception as e:  # zipfile, yaml and pack_funcs have their own
+                raise PluginError(f"{tag} is not a model packed by ESPnet: {e}")
+        else:
+            files = _download(tag)
+        if "asr_train_config" not in files or "asr_model_file" not in files:
+            raise PluginError(
+                f"{tag} is not an ASR model: it holds {', '.join(sorted(files))}"
+            )
+        lm = {k: Path(files[k]) for k in ("lm_train_config", "lm_file") if k in files}
+        yield Checkpoints(
+            Path(files["asr_train_config"]),
+            Path(files["asr_model_file"]),
+            ngram_file=ngram_file,
+            **lm,
+        )
+
+
+def _download(tag: str) -> "dict[str, str]":
+    try:
+        from espnet_model_zoo.downloader import ModelDownloader
+    except ImportError:
+        raise PluginError(
+            f"--model_tag {tag} is no file, and a tag needs espnet_model_zoo: pip "
+            "install espnet_model_zoo"
+        )
+    try:
+        return ModelDownloader().download_and_unpack(tag)
+    except Exception as e:  # network and hub errors of several packages
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise PluginError(
+            f"--model_tag {tag} is no file and could not be fetched from the model "
+            f"zoo: {reason}"
+        )
+
+
+def build(task: type, config: Path, checkpoint: Path) -> Tuple[torch.nn.Module, object]:
+    """Build a model of an ESPnet task and load its weights.
+
+    Returns:
+        The model in eval mode, and the training arguments.
+
+    Raises:
+        PluginError: if the configuration or the checkpoint cannot be used.
+    """
+    try:
+        model, args = task.build_model_from_file(str(config), str(checkpoint), "cpu")
+    except FileNotFoundError as e:
+        raise PluginError(
+            f"{config} names {e.filename}, which does not exist; run this in the "
+            "recipe's directory"
+        )
+    except Exception as e:  # whatever the modules that a configuration names raise
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
+        raise PluginError(f"{checkpoint} does not fit {config}: {reason}")
+    return model.eval(), args

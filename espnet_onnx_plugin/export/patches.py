@@ -1,0 +1,138 @@
+"""What has to differ from ESPnet while a graph is traced.
+
+Every patch computes what ESPnet's own function computes, for any length. They are in
+force inside :func:`traceable` only and are undone on exceptions too.
+"""
+
+import contextlib
+import math
+import sys
+from typing import Any, Iterator, List, Optional
+from unittest import mock
+
+import torch
+
+from espnet_onnx_plugin.export.espnet_compat import import_nets
+
+
+_PADDED_LENGTH: List[Any] = []
+
+
+@contextlib.contextmanager
+def padded_to(length: Any) -> Iterator[None]:
+    """Tell :func:`make_pad_mask` the padded length of the batch being traced.
+
+    ESPnet's encoders ask for a mask by lengths alone; its width is then the longest
+    length, a value that a graph has to compute, and equals the padded width.
+    """
+    _PADDED_LENGTH.append(length)
+    try:
+        yield
+    finally:
+        _PADDED_LENGTH.pop()
+
+
+def make_pad_mask(
+    lengths: torch.Tensor,
+    xs: Optional[torch.Tensor] = None,
+    length_dim: int = -1,
+    maxlen: Optional[Any] = None,
+) -> torch.Tensor:
+    """True at padded positions, as ESPnet's function of that name.
+
+    ESPnet's traceable form multiplies triangular matrices (O(T^2) memory); this is one
+    comparison.
+
+    Args:
+        lengths: (B,) int64.
+        xs: the padded tensor whose shape the mask gets, if given.
+        length_dim: the axis of ``xs`` that holds the length.
+        maxlen: length of the mask where ``xs`` is not given; default: what
+            :func:`padded_to` says.
+
+    Returns:
+        Bool tensor, (B, maxlen) or the shape of ``xs``.
+    """
+    if xs is not None:
+        length_dim = length_dim % xs.dim()
+        maxlen = xs.size(length_dim)
+    elif maxlen is None:
+        maxlen = _PADDED_LENGTH[-1]
+    mask = torch.arange(maxlen, device=lengths.device)[None, :] >= lengths[:, None]
+    if xs is None:
+        return mask
+    shape = [1] * xs.dim()
+    shape[0], shape[length_dim] = xs.size(0), maxlen
+    return mask.view(shape).expand(xs.shape)
+
+
+def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
+    """Sinusoidal table (1, len(positions), d_model); "Attention is all you need" 3.5."""
+    div_term = torch.exp(
+        torch.arange(0, d_model, 2, dtype=torch.float32)
+        * -(math.log(10000.0) / d_model)
+    )
+    angles = positions.to(torch.float32)[:, None] * div_term
+    return torch.stack((torch.sin(angles), torch.cos(angles)), dim=-1).flatten(1)[None]
+
+
+# The positional encodings below keep no table: ESPnet's grows itself when it meets a
+# longer input, which a graph cannot, and a table of fixed size would limit the length.
+
+
+def _absolute(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return x * self.xscale + sinusoids(torch.arange(x.size(1)), self.d_model)
+
+
+def _scaled(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return x + self.alpha * sinusoids(torch.arange(x.size(1)), self.d_model)
+
+
+def _relative(self: torch.nn.Module, x: torch.Tensor):
+    length = x.size(1)
+    positions = length - 1 - torch.arange(2 * length - 1)
+    return x * self.xscale, sinusoids(positions, self.d_model)
+
+
+def _relative_legacy(self: torch.nn.Module, x: torch.Tensor):
+    # The legacy table runs backwards over its whole length and an input takes its
+    # first rows: positions count down from the table's length, not from the input's.
+    table = torch.sym_max(self.pe.size(1), x.size(1))
+    positions = table - 1 - torch.arange(x.size(1))
+    return x * self.xscale, sinusoids(positions, self.d_model)
+
+
+def _never_short(ins: torch.nn.Module, size: Any):
+    # The runtime compares the length with the manifest's bound before it runs a graph.
+    return False, -1
+
+
+def _patch_table():
+    embedding = import_nets("pytorch_backend.transformer.embedding")
+    return [
+        (embedding.PositionalEncoding, "forward", _absolute),
+        (embedding.ScaledPositionalEncoding, "forward", _scaled),
+        (embedding.RelPositionalEncoding, "forward", _relative),
+        (embedding.LegacyRelPositionalEncoding, "forward", _relative_legacy),
+    ]
+
+
+def _importers(name: str) -> Iterator[Any]:
+    """Modules of ESPnet that hold a function under this name (``from x import f``)."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] in ("espnet", "espnet2") and module is not None:
+            if name in vars(module):
+                yield module
+
+
+@contextlib.contextmanager
+def traceable() -> Iterator[None]:
+    """Patch ESPnet so that its modules can be traced, for the time of the block."""
+    functions = {"make_pad_mask": make_pad_mask, "check_short_utt": _never_short}
+    with contextlib.ExitStack() as stack:
+        for cls, attribute, replacement in _patch_table():
+            stack.enter_context(mock.patch.object(cls, attribute, replacement))
+        for name, replacement in functions.items():
+            for module in _importers(name):
+                stack.enter_context(mock.patch.object(module, name, replacement))
+        yield

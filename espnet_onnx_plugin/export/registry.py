@@ -1,0 +1,87 @@
+"""The registry of architectures.
+
+One file of ``export/archs`` registers what ESPnet's ``config.yaml`` calls an
+architecture (role and choice name), how it becomes a graph, and tiny configurations
+that the parity tests and the table of supported architectures are made from.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, Mapping, Tuple
+
+import torch
+
+from espnet_onnx_plugin.errors import PluginError
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One choice of ESPnet's ``config.yaml``.
+
+    Attributes:
+        role: the key in ``config.yaml``: frontend, normalize, preencoder, encoder,
+            decoder or lm.
+        name: the choice, e.g. ``conformer``.
+        wrap: turns ESPnet's module into an exportable one. Parts of the encoder graph
+            (frontend to encoder) map ``(x, lengths)`` to ``(x, lengths)``; decoders
+            and language models become a :class:`~.steps.StepModule`. It raises
+            :class:`PluginError` for a setting that is not supported.
+        tiny: named small ``*_conf`` dictionaries that together touch every branch.
+        limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
+    """
+
+    role: str
+    name: str
+    wrap: Callable[[torch.nn.Module], torch.nn.Module]
+    tiny: Mapping[str, Dict[str, Any]] = field(default_factory=dict)
+    limits: str = ""
+
+
+_REGISTRY: Dict[Tuple[str, str], Arch] = {}
+
+
+def register(arch: Arch) -> Arch:
+    """Add an architecture; a second one of the same role and name is an error."""
+    key = (arch.role, arch.name)
+    if key in _REGISTRY:
+        raise ValueError(f"{arch.role} '{arch.name}' is registered twice")
+    if not arch.tiny:
+        raise ValueError(f"{arch.role} '{arch.name}' has no tiny configuration")
+    _REGISTRY[key] = arch
+    return arch
+
+
+def _load() -> None:
+    from espnet_onnx_plugin.export import archs
+
+    for module in pkgutil.iter_modules(archs.__path__):
+        importlib.import_module(f"{archs.__name__}.{module.name}")
+
+
+def find(role: str, name: str) -> Arch:
+    """Return the architecture that ESPnet calls ``name`` in ``role``.
+
+    Raises:
+        PluginError: if it is not registered; the message lists what is.
+    """
+    _load()
+    if (role, name) not in _REGISTRY:
+        known = ", ".join(sorted(n for r, n in _REGISTRY if r == role)) or "none"
+        raise PluginError(
+            f"{role} '{name}' is not supported (supported: {known}); to add it, write "
+            f"espnet_onnx_plugin/export/archs/{name}_{role}.py"
+        )
+    return _REGISTRY[role, name]
+
+
+def all_archs() -> Iterator[Arch]:
+    """Yield every registered architecture, by role and name."""
+    _load()
+    for key in sorted(_REGISTRY):
+        yield _REGISTRY[key]
+
+
+def as_it_is(module: torch.nn.Module) -> torch.nn.Module:
+    """The ``wrap`` of a module that can be traced without a wrapper."""
+    return module

@@ -1,0 +1,1 @@
+"""Fused graphs: bundle to bundle."""

@@ -1,0 +1,87 @@
+"""Fusion by onnxruntime's optimizer, ahead of time.
+
+On the CPU the level is the one below hardware-specific layouts, so that a bundle runs
+on any machine; onnxruntime adds those when it loads a graph. For CUDA it stops at what
+every provider runs, and the provider fuses the rest when it loads.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+import onnx
+import onnxruntime as ort
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.derive import derive
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.compare import compare
+from espnet_onnx_plugin.runtime.data import Source
+from espnet_onnx_plugin.runtime.session import Device, session_options
+
+#: Largest difference of an output relative to its scale that fusion may cause.
+TOLERANCE = 1e-4
+
+_LEVELS = {
+    "cpu": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "cuda": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+}
+
+
+def fuse_graph(source: Path, target: Path, provider: str) -> None:
+    """Write the optimized form of one ONNX file."""
+    options = session_options(Device())
+    options.graph_optimization_level = _LEVELS[provider]
+    options.optimized_model_filepath = str(target)
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def count_nodes(path: Path) -> Counter:
+    """Nodes of a graph by operator."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return Counter(node.op_type for node in graph.node)
+
+
+def optimize(
+    model: Bundle, output_dir: Path, provider: str, source: Optional[Source]
+) -> Bundle:
+    """Write the fused form of a bundle, and check that it decodes the same.
+
+    Args:
+        model: the bundle to optimize.
+        output_dir: the new bundle.
+        provider: where it will run.
+        source: audio for the check.
+
+    Raises:
+        PluginError: if an output differs from the original's, or any token does.
+    """
+    nodes: Dict[str, Any] = {}
+
+    def rewrite(role: str, old: Path, new: Path) -> None:
+        fuse_graph(old, new, provider)
+        before, after = count_nodes(old), count_nodes(new)
+        nodes[role] = {
+            "before": sum(before.values()),
+            "after": sum(after.values()),
+            "fused": dict(after - before),
+        }
+
+    def check(bundle: Bundle) -> Mapping[str, Any]:
+        comparison = compare(model, bundle, source)
+        for component, figure in comparison.differences.items():
+            if not figure <= TOLERANCE:
+                raise PluginError(
+                    f"optimized {component} differs from the original by {figure:.1e} "
+                    f"(allowed {TOLERANCE:.0e}); nothing was written"
+                )
+        if comparison.identical < comparison.utterances:
+            raise PluginError(
+                f"the optimized model gave other tokens for "
+                f"{comparison.utterances - comparison.identical} of "
+                f"{comparison.utterances} utterances; nothing was written"
+            )
+        return {"optimize": {"nodes": nodes, **comparison.as_dict()}}
+
+    made_by = dict(step="optimize", provider=provider, onnxruntime=ort.__version__)
+    return derive(model, output_dir, made_by, rewrite, check)

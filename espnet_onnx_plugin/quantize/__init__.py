@@ -1,0 +1,1 @@
+"""Graphs in lower precision: bundle to bundle."""

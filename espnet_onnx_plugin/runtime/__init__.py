@@ -1,0 +1,1 @@
+"""Decoding with numpy and onnxruntime; never torch, ESPnet or onnx."""

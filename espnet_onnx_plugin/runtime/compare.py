@@ -1,0 +1,145 @@
+"""How far a rewritten bundle is from the one it was made from, on the same audio."""
+
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle, Speech
+from espnet_onnx_plugin.runtime.asr import Speech2Text
+from espnet_onnx_plugin.runtime.data import Source, check_rate, iterate, prepare
+from espnet_onnx_plugin.runtime.scorers import Encoded, GraphScorer
+from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.text import TokenConverter
+
+#: Utterances that two bundles are compared on.
+UTTERANCES = 10
+
+BEAM_SIZE = 5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of a comparison.
+
+    Attributes:
+        utterances: how many were compared.
+        audio: ``real`` or ``noise`` (where no audio was given).
+        identical: of these, how many got the same tokens.
+        differences: by component, the largest difference of an output relative to its
+            scale.
+    """
+
+    utterances: int
+    audio: str
+    identical: int
+    differences: Dict[str, float]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """For the manifest."""
+        differences = {
+            name: float(np.format_float_scientific(value, 2))
+            for name, value in self.differences.items()
+        }
+        return {**vars(self), "differences": differences}
+
+
+def _noise(speech: Speech) -> Iterator[np.ndarray]:
+    random = np.random.default_rng(0)
+    for factor in (3, 7, 20):
+        shape = [speech.min_length * factor]
+        shape += [speech.feature_dim] if speech.feature_dim else []
+        yield random.standard_normal(shape) * 0.1
+
+
+def _audio(source: Source, speech: Speech) -> Iterator[np.ndarray]:
+    """Utterances that the encoder can take, from the start of a source."""
+    count = 0
+    for key, audio in iterate(source):
+        check_rate(key, audio, speech)
+        if len(prepare(audio.array, speech)) >= speech.min_length:
+            yield audio.array
+            count += 1
+        if count == UTTERANCES:
+            return
+
+
+def _relative(ours: np.ndarray, reference: np.ndarray) -> float:
+    scale = max(float(np.abs(reference).max()), 1e-20)
+    return float(np.abs(ours - reference).max()) / scale
+
+
+class _Side:
+    """One of the two bundles, opened for search and for single graphs."""
+
+    def __init__(self, bundle: Bundle):
+        graphs = bundle.manifest.graphs
+        options: Dict[str, Any] = dict(lm_weight=0.3, ctc_weight=0.3)
+        if "decoder" not in graphs:
+            options["ctc_weight"] = 1.0
+        elif "ctc_log_probs" not in graphs["encoder"].outputs:
+            options["ctc_weight"] = 0.0
+        beam_size = min(BEAM_SIZE, len(TokenConverter(bundle).token_list))
+        self.speech2text = Speech2Text.of_bundle(
+            bundle, beam_size=beam_size, ngram_weight=0.0, **options
+        )
+        device = self.speech2text.device
+        self.scorers: Dict[str, GraphScorer] = {}
+        for role in ("decoder", "lm"):
+            if role in graphs:
+                memory = None
+                if f"{role}_memory" in graphs:
+                    memory = Session(bundle, f"{role}_memory", device)
+                self.scorers[role] = GraphScorer(Session(bundle, role, device), memory)
+
+    def forced(self, role: str, encoded: Encoded, tokens: List[int]) -> np.ndarray:
+        """Scores along a given token sequence, (tokens, vocabulary)."""
+        scorer = self.scorers[role]
+        state = scorer.start(encoded)
+        parents = np.zeros(1, np.int64)
+        rows = []
+        for token in tokens:
+            scores, state = scorer.score(np.array([token]), parents, state)
+            rows.append(scores[0])
+        return np.stack(rows)
+
+
+def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Comparison:
+    """Run two bundles on the same audio, on the CPU.
+
+    Args:
+        reference: the bundle that counts as right.
+        other: with the same graphs.
+        source: audio; noise stands in where it is None.
+    """
+    left, right = _Side(reference), _Side(other)
+    speech = reference.manifest.speech
+    count = identical = 0
+    differences: Dict[str, float] = {}
+
+    def note(component: str, ours: np.ndarray, expected: np.ndarray) -> None:
+        figure = _relative(ours, expected)
+        differences[component] = max(differences.get(component, 0.0), figure)
+
+    for audio in _noise(speech) if source is None else _audio(source, speech):
+        encoded = left.speech2text.encode(audio)
+        encoded_right = right.speech2text.encode(audio)
+        for name, value in encoded.items():
+            if isinstance(value, np.ndarray) and value.dtype == np.float32:
+                note("encoder", encoded_right[name], value)
+            elif name == "encoder_out":
+                note("encoder", encoded_right[name].numpy(), value.numpy())
+        best = left.speech2text.search(encoded)
+        best_right = right.speech2text.search(encoded_right)
+        tokens = best[0].yseq[:-1] if best else [reference.manifest.search["sos"]]
+        for role in left.scorers:
+            # Both get the reference's encoder output: each component on its own.
+            note(
+                role,
+                right.forced(role, encoded, tokens),
+                left.forced(role, encoded, tokens),
+            )
+        count += 1
+        identical += [h.yseq for h in best[:1]] == [h.yseq for h in best_right[:1]]
+    kind = "noise" if source is None else "real"
+    return Comparison(count, kind, identical, differences)

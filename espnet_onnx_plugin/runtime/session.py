@@ -1,0 +1,140 @@
+"""A graph of a bundle, ready to run."""
+
+from dataclasses import dataclass
+from typing import Dict, Iterable, Mapping, Union
+
+import numpy as np
+import onnxruntime as ort
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.errors import PluginError
+
+Value = Union[np.ndarray, ort.OrtValue]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how graphs run.
+
+    Attributes:
+        provider: ``cpu`` or ``cuda``.
+        threads: threads of one operator on the CPU.
+    """
+
+    provider: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.provider not in _PROVIDERS:
+            raise PluginError(
+                f"provider '{self.provider}' is unknown; use one of "
+                + ", ".join(_PROVIDERS)
+            )
+        if self.threads < 1:
+            raise PluginError(f"number of threads {self.threads} must be 1 or more")
+        if _PROVIDERS[self.provider] not in ort.get_available_providers():
+            raise PluginError(
+                f"provider '{self.provider}' is not in this onnxruntime "
+                f"({ort.__version__}); pip install onnxruntime-gpu instead of "
+                "onnxruntime, or use provider cpu"
+            )
+
+
+def session_options(device: Device) -> ort.SessionOptions:
+    """The options that every session of this package is made with."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: warnings here are for its developers
+    # Lengths vary from one utterance and step to the next: a memory pattern planned for
+    # one shape is useless for the next, and idle threads that spin take time from the
+    # other jobs of the machine.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+class Session:
+    """One graph; inputs, outputs and states are addressed by name.
+
+    Args:
+        bundle: where the graph lies.
+        role: which of the manifest's graphs.
+        device: where it runs.
+    """
+
+    def __init__(self, bundle: Bundle, role: str, device: Device):
+        self.graph = bundle.manifest.graphs[role]
+        path = bundle.file(self.graph.file)
+        provider = _PROVIDERS[device.provider]
+        try:
+            self._session = ort.InferenceSession(
+                str(path), session_options(device), providers=[provider]
+            )
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            reason = str(e).splitlines()[0]
+            raise PluginError(
+                f"onnxruntime {ort.__version__} cannot load {path} ({reason}); export "
+                "the bundle again, with this onnxruntime installed"
+            )
+        if provider not in self._session.get_providers():
+            raise PluginError(
+                "onnxruntime could not start CUDA and would run on the CPU; check the "
+                "driver and the CUDA and cuDNN libraries, or use provider cpu"
+            )
+        self._device = device.provider
+        self._fetched = {i.name for i in self._session.get_inputs()}
+
+    def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> Dict[str, Value]:
+        """Run the graph.
+
+        Args:
+            feeds: inputs by name; arrays, or values that stayed on the device.
+            fetch: outputs that come back as arrays.
+
+        Returns:
+            Every output by name; those not in ``fetch`` stay on the device.
+        """
+        fetch = set(fetch)
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            if name not in self._fetched:
+                continue  # an input that the graph turned out not to depend on
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+        names = [output.name for output in self._session.get_outputs()]
+        for name in names:
+            binding.bind_output(name, "cpu" if name in fetch else self._device)
+        self._session.run_with_iobinding(binding)
+        return {
+            name: value.numpy() if name in fetch else value
+            for name, value in zip(names, binding.get_outputs())
+        }
+
+    def initial_states(self) -> Dict[str, np.ndarray]:
+        """The states before the first step: one row of zeros, nothing in the past."""
+        sizes = {"rows": 1, "past": 0}
+        return {
+            name: np.zeros([sizes.get(a, a) for a in state.axes], dtype=state.dtype)
+            for name, state in self.graph.states.items()
+        }
+
+    def step(
+        self, feeds: Mapping[str, Value], states: Mapping[str, Value], fetch: str
+    ) -> "tuple[np.ndarray, Dict[str, Value]]":
+        """Run a step graph.
+
+        Args:
+            feeds: inputs other than the states.
+            states: as :meth:`initial_states` or the previous step gave them.
+            fetch: the output that comes back as an array.
+
+        Returns:
+            That output, and the states for the next step.
+        """
+        results = self.run({**feeds, **states}, [fetch])
+        return results[fetch], {name: results[f"next_{name}"] for name in states}

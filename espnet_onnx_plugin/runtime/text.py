@@ -1,0 +1,52 @@
+"""From token ids to text, as ESPnet's tokenizers do it."""
+
+from typing import Iterable, List
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.errors import PluginError
+
+SPACE = "<space>"
+
+
+class TokenConverter:
+    """Token ids to tokens to text.
+
+    Args:
+        bundle: whose manifest names the token list and the tokenizer.
+    """
+
+    def __init__(self, bundle: Bundle):
+        text = bundle.manifest.text
+        content = bundle.file(text.token_list).read_text(encoding="utf-8")
+        self.token_list: List[str] = content.split("\n")[:-1]
+        self._type = text.token_type
+        self._sentencepiece = None
+        if self._type == "bpe" and text.bpemodel is not None:
+            import sentencepiece
+
+            self._sentencepiece = sentencepiece.SentencePieceProcessor()
+            try:
+                self._sentencepiece.Load(str(bundle.file(text.bpemodel)))
+            except (OSError, RuntimeError):
+                raise PluginError(
+                    f"sentencepiece cannot read {bundle.file(text.bpemodel)}; export "
+                    "the bundle again"
+                )
+        elif self._type == "bpe":
+            self._type = None  # as ESPnet: tokens, but no text
+
+    def ids2tokens(self, ids: Iterable[int]) -> List[str]:
+        """Names of token ids."""
+        return [self.token_list[i] for i in ids]
+
+    def tokens2text(self, tokens: List[str]) -> "str | None":
+        """Text of tokens, or None where the model has no tokenizer."""
+        if self._type is None:
+            return None
+        if self._type == "bpe":
+            return self._sentencepiece.DecodePieces(tokens)
+        if self._type == "word":
+            return " ".join(tokens)
+        if self._type == "char":
+            tokens = [" " if token == SPACE else token for token in tokens]
+        return "".join(tokens)
