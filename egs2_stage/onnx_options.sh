@@ -1,0 +1,115 @@
+# shellcheck shell=bash
+# Sourced by the adapters: the options of the ONNX stages, taken out of a recipe's
+# command line. Everything here is called onnx or onnx_*, so that nothing meets the
+# variables of ESPnet's driver, which is sourced into the same shell.
+#
+# Variables that the adapters read:
+# shellcheck disable=SC2034
+
+onnx=false
+onnx_variants="fp32 optimized int8"
+onnx_export_config=
+onnx_optimize_config=
+onnx_quantize_config=
+onnx_provider=cpu
+onnx_threads=1
+onnx_nj=
+onnx_dir=
+
+onnx_help_message="
+    # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
+    --onnx                 # Whether to run these stages in place of ESPnet's from 14 on (default=\"${onnx}\").
+    --onnx_variants        # The models to make and to decode with (default=\"${onnx_variants}\").
+    --onnx_export_config   # YAML for the export (default=\"${onnx_export_config}\", built-in values).
+    --onnx_optimize_config # YAML for the optimization (default=\"${onnx_optimize_config}\", built-in values).
+    --onnx_quantize_config # YAML for the quantization (default=\"${onnx_quantize_config}\", built-in values).
+    --onnx_provider        # Where to decode, cpu or cuda (default=\"${onnx_provider}\").
+    --onnx_threads         # The number of threads of each decoding job (default=\"${onnx_threads}\").
+    --onnx_nj              # The number of parallel jobs in decoding (default=\"${onnx_nj}\", that of inference_nj).
+    --onnx_dir             # Where models and tables go (default=\"${onnx_dir}\", \"onnx\" in the model's directory)."
+
+onnx_die() {
+    echo "$0: $*" >&2
+    exit 1
+}
+
+# onnx_parse_options ARGS...: sets the variables above; leaves what is ESPnet's in
+# onnx_driver_args, untouched and in order. Reads ARGS as utils/parse_options.sh does.
+onnx_parse_options() {
+    local name
+    onnx_driver_args=()
+    onnx_wants_help=false
+    onnx_stage=1
+    onnx_stop_stage=10000
+    onnx_skip_stages=
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --help | -h)
+                onnx_wants_help=true
+                break
+                ;;
+            --onnx=* | --onnx[-_]*=*)
+                onnx_die "write '${1%%=*} ${1#*=}' instead of '$1'"
+                ;;
+            --*=*) break ;;
+            --?*) ;;
+            *) break ;;
+        esac
+        name=${1#--}
+        name=${name//-/_}
+        case ${name} in
+            onnx | onnx_variants | onnx_export_config | onnx_optimize_config | \
+                onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | onnx_dir)
+                [ $# -ge 2 ] || onnx_die "option $1 needs a value"
+                printf -v "${name}" '%s' "$2"
+                shift 2
+                continue
+                ;;
+            onnx_*) onnx_die "unknown option $1; --help lists the options" ;;
+            stage | stop_stage | skip_stages)
+                printf -v "onnx_${name}" '%s' "${2-}"
+                ;;
+        esac
+        onnx_driver_args+=("${@:1:2}")
+        shift $(($# < 2 ? $# : 2))
+    done
+    # Where ESPnet's parser stops, or answers with an error or its help.
+    onnx_driver_args+=("$@")
+}
+
+onnx_check_options() {
+    local option value variants=
+    [[ ${onnx} =~ ^(true|false)$ ]] ||
+        onnx_die "--onnx must be true or false, not '${onnx}'"
+    [[ ${onnx_provider} =~ ^(cpu|cuda)$ ]] ||
+        onnx_die "--onnx_provider must be cpu or cuda, not '${onnx_provider}'"
+    [[ ${onnx_threads} =~ ^[1-9][0-9]*$ ]] ||
+        onnx_die "--onnx_threads must be a positive integer, not '${onnx_threads}'"
+    [[ ${onnx_nj:-1} =~ ^[1-9][0-9]*$ ]] ||
+        onnx_die "--onnx_nj must be a positive integer, not '${onnx_nj}'"
+    for value in ${onnx_variants}; do
+        [[ ${value} =~ ^(fp32|optimized|int8)$ ]] ||
+            onnx_die "--onnx_variants: '${value}' is none of fp32 optimized int8"
+    done
+    for value in fp32 optimized int8; do
+        [[ " ${onnx_variants} " != *" ${value} "* ]] || variants+="${value} "
+    done
+    onnx_variants=${variants% }
+    [ -n "${onnx_variants}" ] ||
+        onnx_die "--onnx_variants must name at least one of fp32 optimized int8"
+    for option in onnx_export_config onnx_optimize_config onnx_quantize_config; do
+        [ -z "${!option}" ] || [ -f "${!option}" ] ||
+            onnx_die "--${option}: no such file: '${!option}'"
+    done
+    for option in stage stop_stage; do
+        value=onnx_${option}
+        [[ ${!value} =~ ^[0-9]+$ ]] ||
+            onnx_die "--${option} must be a number, not '${!value}'"
+    done
+}
+
+# onnx_wants_stage N: whether the options ask for our stage N
+onnx_wants_stage() {
+    [ "${onnx_stage}" -le "$1" ] && [ "${onnx_stop_stage}" -ge "$1" ] &&
+        [[ " ${onnx_skip_stages} " != *" $1 "* ]]
+}

@@ -1,0 +1,264 @@
+# shellcheck shell=bash
+# Sourced by the adapters after ESPnet's driver: the three ONNX stages. They read
+# ESPnet's variables and what the adapter says of its template:
+#   onnx_task            name of the task, as in bin.export --task and bin.TASK_inference
+#   onnx_exp             directory of the trained model
+#   onnx_score_stage     number of ESPnet's scoring stage
+#   onnx_checkpoints     files of the trained model, of which the tables give the size
+#   onnx_export_args     what names the trained model to bin.export
+#   onnx_reference_args  what names it to ESPnet's own inference
+#   onnx_search_args     options of ESPnet's own inference for the search
+#   onnx_driver          function that runs ESPnet's driver, with onnx_driver_args
+#
+# Variables of ESPnet's driver, and commands of several words in one variable:
+# shellcheck disable=SC2154,SC2086
+
+# onnx_check_environment: ends where a module is missing; finds a sclite for scoring
+onnx_check_environment() {
+    if [ "${onnx_stop_stage}" -ge 14 ]; then
+        onnx_python -c 'import espnet_onnx_plugin, onnx, onnxruntime, onnxscript' ||
+            onnx_die "'${python}' lacks a module:" \
+                "run ${python} -m pip install onnx onnxruntime onnxscript"
+    fi
+    if ! command -v sclite > /dev/null; then
+        if [ -x /usr/lib/sctk/bin/sclite ]; then
+            export PATH=${PATH}:/usr/lib/sctk/bin
+        else
+            export PATH=${PATH}:${onnx_plugin_root}/egs2_stage/bin
+            export ONNX_PYTHON=${python}
+        fi
+    fi
+}
+
+# onnx_python ARGS...: the recipe's python, with this clone of the plugin importable
+onnx_python() {
+    "${onnx_plugin_root}"/egs2_stage/bin/with_plugin ${python} "$@"
+}
+
+# onnx_job COMMAND LOG MODULE ARGS...: runs a module as a job of COMMAND, which may hold
+# options; shows the last line of its log, or all of it where the job fails
+onnx_job() {
+    local cmd=$1 log_file=$2 module=$3
+    shift 3
+    mkdir -p "$(dirname "${log_file}")"
+    ${cmd} "${log_file}" "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
+        ${python} -m "espnet_onnx_plugin.bin.${module}" "$@" ||
+        onnx_show_failure "${log_file}"
+    log "$(grep -v '^#' "${log_file}" | tail -n 1)"
+}
+
+# onnx_show_failure LOG...: shows the log of the first job that failed, and ends
+onnx_show_failure() {
+    local failed
+    mapfile -t failed < <(grep -L 'Ended (code 0)' "$@")
+    cat "${failed[0]}" >&2
+    onnx_die "${#failed[@]} of $# job(s) failed, see ${failed[0]}"
+}
+
+# onnx_find_data DIR: sets onnx_scp and onnx_type, the data file of DIR and its type, as
+# ESPnet's decoding stage chooses them
+onnx_find_data() {
+    local dir_audio_format=${audio_format}
+    [ -f "$1"/feats_type ] || onnx_die "$1/feats_type is missing: prepare the data first"
+    if [ -f "$1"/audio_format ]; then
+        dir_audio_format=$(< "$1"/audio_format)
+    fi
+    onnx_scp=wav.scp
+    if [ "$(< "$1"/feats_type)" != raw ]; then
+        onnx_scp=feats.scp
+        onnx_type=kaldi_ark
+    elif [[ ${audio_format} == *ark* ]]; then
+        onnx_type=kaldi_ark
+    elif [[ ${dir_audio_format} == *multi* ]]; then
+        onnx_type=multi_columns_sound
+    else
+        onnx_type=sound
+    fi
+}
+
+# onnx_find_validation_data OPTION: sets onnx_validation_args to OPTION FILE,TYPE, or to
+# nothing where the recipe has no validation set
+onnx_find_validation_data() {
+    local dir
+    onnx_validation_args=()
+    for dir in "${data_feats}/org/${valid_set}" "${data_feats}/${valid_set}"; do
+        if [ -n "${valid_set}" ] && [ -f "${dir}"/feats_type ]; then
+            onnx_find_data "${dir}"
+            onnx_validation_args=("$1" "${dir}/${onnx_scp},${onnx_type}")
+            return
+        fi
+    done
+    log "Warning: no validation set in ${data_feats}: going on without its audio"
+}
+
+# onnx_need_bundle VARIANT: ends where the stages before have not made the bundle
+onnx_need_bundle() {
+    [ -f "${onnx_dir}/$1"/manifest.yaml ] ||
+        onnx_die "no model in ${onnx_dir}/$1: run stages 14 and 15 with $1 in --onnx_variants"
+}
+
+onnx_export() {
+    log "Stage 14: Export: ${onnx_exp} -> ${onnx_dir}/fp32, log: '${onnx_dir}/export.log'"
+    onnx_find_validation_data --parity_scp
+    onnx_job "${decode_cmd}" "${onnx_dir}"/export.log export \
+        --task "${onnx_task}" "${onnx_export_args[@]}" "${onnx_validation_args[@]}" \
+        ${onnx_export_config:+--config "${onnx_export_config}"} \
+        --output_dir "${onnx_dir}"/fp32
+}
+
+onnx_optimize() {
+    if [ "${onnx_variants}" = fp32 ]; then
+        log "Stage 15: Nothing to do for --onnx_variants fp32"
+        return
+    fi
+    onnx_need_bundle fp32
+    onnx_find_validation_data --calibration_scp
+    log "Stage 15: Optimize: ${onnx_dir}/fp32 -> ${onnx_dir}/optimized, log: '${onnx_dir}/optimize.log'"
+    onnx_job "${onnx_cmd}" "${onnx_dir}"/optimize.log optimize \
+        --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/optimized \
+        --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
+        ${onnx_optimize_config:+--config "${onnx_optimize_config}"}
+    if [[ ${onnx_variants} == *int8* ]]; then
+        log "Stage 15: Quantize: ${onnx_dir}/optimized -> ${onnx_dir}/int8, log: '${onnx_dir}/quantize.log'"
+        onnx_job "${onnx_cmd}" "${onnx_dir}"/quantize.log quantize \
+            --model_dir "${onnx_dir}"/optimized --output_dir "${onnx_dir}"/int8 \
+            "${onnx_validation_args[@]}" \
+            ${onnx_quantize_config:+--config "${onnx_quantize_config}"}
+    fi
+}
+
+# onnx_decode VARIANT DSET
+onnx_decode() {
+    local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
+    local logdir=${dir}/logdir keys count n f split_scps=() switches=()
+    onnx_find_data "${data}"
+    keys=${data}/${onnx_scp}
+    count=$(wc -l < "${keys}")
+    [ "${count}" -gt 0 ] || onnx_die "${keys} is empty: prepare the data again"
+    [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
+    # What an earlier run with more jobs left must not be counted with this one's.
+    rm -rf "${logdir}"
+    mkdir -p "${logdir}"
+    for n in $(seq "${count}"); do
+        split_scps+=("${logdir}/keys.${n}.scp")
+    done
+    utils/split_scp.pl "${keys}" "${split_scps[@]}"
+    # A bundle may hold a language model that this run does not use: a weight of zero
+    # takes a scorer out of ESPnet's search.
+    "${use_lm}" || switches+=(--lm_weight 0)
+    "${use_ngram}" || switches+=(--ngram_weight 0)
+    log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/asr_inference.*.log'"
+    ${onnx_cmd} JOB=1:"${count}" "${logdir}"/asr_inference.JOB.log \
+        "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
+        ${python} -m "espnet_onnx_plugin.bin.${onnx_task}_inference" \
+        --model_dir "${onnx_dir}/$1" \
+        --provider "${onnx_provider}" --num_threads "${onnx_threads}" \
+        --data_path_and_name_and_type "${keys},speech,${onnx_type}" \
+        --key_file "${logdir}"/keys.JOB.scp \
+        --output_dir "${logdir}"/output.JOB \
+        "${onnx_search_args[@]}" "${switches[@]}" ||
+        onnx_show_failure "${logdir}"/asr_inference.*.log
+    for f in token token_int score text; do
+        if [ -f "${logdir}"/output.1/1best_recog/${f} ]; then
+            for n in $(seq "${count}"); do
+                cat "${logdir}/output.${n}/1best_recog/${f}"
+            done | sort -k1 > "${dir}/${f}"
+        fi
+    done
+    # Scoring joins hypotheses and references line by line: none may be missing.
+    cmp -s <(awk '{print $1}' "${keys}" | sort) <(awk '{print $1}' "${dir}"/text | sort) ||
+        onnx_die "${dir}/text holds other utterances than ${keys}"
+}
+
+# onnx_score VARIANT: ESPnet's own scoring of what the variant decoded
+onnx_score() {
+    local tag=${inference_tag}_onnx_$1
+    log "Scoring by ESPnet's stage ${onnx_score_stage}, log: '${onnx_exp}/${tag}/score.log'"
+    onnx_driver "${onnx_driver_args[@]}" --inference_tag "${tag}" --skip_stages "" \
+        --stage "${onnx_score_stage}" --stop_stage "${onnx_score_stage}" \
+        > "${onnx_exp}/${tag}"/score.log 2>&1 ||
+        onnx_show_failure "${onnx_exp}/${tag}"/score.log
+}
+
+# onnx_time_reference DSET: times PyTorch on some utterances, with as many threads
+onnx_time_reference() {
+    local data=${data_feats}/$1 dir=${onnx_exp}/${inference_tag}/$1/onnx_reference
+    local setting="${onnx_provider} ${onnx_threads}" gpus=0
+    if [ "${dir}"/setting -nt "${dir}"/../token_int ] &&
+        [ "$(< "${dir}"/setting)" = "${setting}" ]; then
+        return
+    fi
+    [ "${onnx_provider}" = cpu ] || gpus=1
+    onnx_find_data "${data}"
+    rm -rf "${dir}"
+    log "Timing PyTorch on some of ${data}, log: '${dir}/${onnx_task}_reference.log'"
+    onnx_job "${onnx_cmd}" "${dir}/${onnx_task}"_reference.log "${onnx_task}"_reference \
+        --ngpu "${gpus}" --num_threads "${onnx_threads}" \
+        --data_path_and_name_and_type "${data}/${onnx_scp},speech,${onnx_type}" \
+        --output_dir "${dir}" "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
+    echo "${setting}" > "${dir}"/setting
+}
+
+onnx_decode_and_score() {
+    local dsets=${test_sets} variant dset systems=() reference=() versions
+    log "Stage 16: Decode and score: ${onnx_variants}"
+    if "${eval_valid_set}"; then
+        dsets="org/${valid_set} ${test_sets}"
+    fi
+    for variant in ${onnx_variants}; do
+        onnx_need_bundle "${variant}"
+    done
+    for variant in ${onnx_variants}; do
+        for dset in ${dsets}; do
+            onnx_decode "${variant}" "${dset}"
+        done
+        onnx_score "${variant}"
+        systems+=(
+            --system "${variant}" "${onnx_exp}/${inference_tag}_onnx_${variant}"
+            "${onnx_dir}/${variant}"
+        )
+    done
+    reference=(
+        --reference PyTorch "${onnx_exp}/${inference_tag}" "${onnx_checkpoints[@]}"
+    )
+    for dset in ${dsets}; do
+        if [ ! -f "${onnx_exp}/${inference_tag}/${dset}"/token_int ]; then
+            log "Warning: no decoding of ${dset} by PyTorch to compare with: run ESPnet's" \
+                "stages 12 and 13 before this one"
+            reference=()
+            break
+        fi
+    done
+    if [ "${#reference[@]}" -gt 0 ]; then
+        for dset in ${dsets}; do
+            onnx_time_reference "${dset}"
+        done
+    fi
+    versions=$(onnx_python -c '
+import importlib.metadata, espnet2
+others = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnxruntime")]
+print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
+    onnx_job "${decode_cmd}" "${onnx_dir}"/report.log report \
+        "${reference[@]}" "${systems[@]}" --test_sets ${dsets} \
+        --fact "model" "${onnx_exp}" --fact "decoding" "${inference_tag}" \
+        --fact "versions" "${versions}" \
+        --fact "jobs" "${onnx_nj} in parallel, threads in each: ${onnx_threads}, on ${onnx_provider}" \
+        --output_dir "${onnx_dir}"
+    cat "${onnx_dir}"/RESULTS.md
+}
+
+onnx_run_stages() {
+    onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
+    onnx_nj=${onnx_nj:-${inference_nj}}
+    onnx_cmd="${decode_cmd} --gpu 0"
+    if [ "${onnx_provider}" = cuda ]; then
+        onnx_cmd="${cuda_cmd} --gpu 1"
+    fi
+    if [ "${onnx_threads}" -gt 1 ]; then
+        onnx_cmd+=" --num-threads ${onnx_threads}"
+    fi
+    if onnx_wants_stage 14; then onnx_export; fi
+    if onnx_wants_stage 15; then onnx_optimize; fi
+    if onnx_wants_stage 16 && ! "${skip_eval:-false}"; then onnx_decode_and_score; fi
+    log "Successfully finished. [elapsed=${SECONDS}s]"
+}

@@ -1,0 +1,504 @@
+"""The adapter and the stages: in a made-up recipe, and in a checkout of ESPnet."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# ESPnet's driver as the adapter sees it: parses options, sets variables, runs stages.
+DRIVER = r"""
+stage=1; stop_stage=100; skip_stages=; skip_upload_hf=true; skip_eval=false
+python=python3; inference_nj=3; inference_tag=; inference_config=; inference_args=
+asr_task=asr; use_k2=false; use_streaming=false; use_maskctc=false; use_lm=false
+num_inf=; use_ngram=false; eval_valid_set=false; lm_exp=exp/lm; audio_format=flac
+asr_exp=exp/asr; data_feats=dump/raw; valid_set=valid; test_sets="test_a test_b"
+inference_asr_model=m.pth; inference_lm=lm.pth; decode_cmd=./job; cuda_cmd=./job
+log() { echo "LOG $*"; }
+printf '%s\n' "$0" "$@" "--" >> driver_calls
+all="$*"
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help) echo "ESPnet's help" >&2; exit 0 ;;
+        --*) name=${1#--}; printf -v "${name//-/_}" '%s' "$2"; shift 2 ;;
+        *) echo "no positional arguments"; exit 2 ;;
+    esac
+done
+inference_tag=${inference_tag:-tag}
+for n in $(seq "${stage}" "$((stop_stage < 15 ? stop_stage : 15))"); do
+    [[ " ${skip_stages} " == *" ${n} "* ]] || echo "RAN ${n}" >> driver_calls
+done
+"""
+
+# Runs a job as run.pl does, or fails as it does.
+JOB = r"""#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift 2; done
+jobs=1
+if [[ $1 == JOB=* ]]; then jobs=${1#*:}; shift; fi
+rc=0
+for n in $(seq "${jobs}"); do
+    log=${1//JOB/${n}}; args=("${@:2}"); mkdir -p "$(dirname "${log}")"
+    "${args[@]//JOB/${n}}" > "${log}" 2>&1 && status=0 || status=$?
+    echo "# Ended (code ${status})" >> "${log}"
+    [ "${status}" -eq 0 ] || rc=1
+done
+exit "${rc}"
+"""
+
+# Stands for the recipe's python: writes down its calls; the tables are really made.
+PYTHON = f"""#!{sys.executable}
+import json, os, sys
+from pathlib import Path
+args = sys.argv[1:]
+if args[0] == "-c":
+    sys.exit(int(os.environ.get("NO_MODULES", "0")))
+name = args[1].rpartition(".")[2]
+values = {{}}
+for arg in args[2:]:
+    if arg.startswith("--"):
+        values[arg[2:]] = last = []
+    else:
+        last.append(arg)
+with open("module_calls", "a") as f:
+    print(json.dumps([name, values]), file=f)
+print("about to run")
+if os.environ.get("FAIL") == name:
+    sys.exit("the reason of the failure")
+if name == "report":
+    os.execv(sys.executable, [sys.executable, *args])
+out = Path(values["output_dir"][0])
+if name == "asr_inference":
+    best = out / "1best_recog"
+    best.mkdir(parents=True)
+    keys = [line.split()[0] for line in open(values["key_file"][0])]
+    keys = keys[int(os.environ.get("LOSE", "0")):]
+    for f in ("text", "token_int", "score", "token"):
+        (best / f).write_text("".join(k + " 1 2\\n" for k in keys))
+    rows = [dict(key=k, audio_seconds=2, total_seconds=1, peak_memory_mb=9)
+            for k in keys]
+elif name == "asr_reference":
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [dict(key="u1", audio_seconds=2, total_seconds=4, peak_memory_mb=9)]
+else:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "manifest.yaml").write_text("made by " + name)
+    rows = []
+if rows:
+    (out / "timing.jsonl").write_text("".join(json.dumps(r) + "\\n" for r in rows))
+print(name, "is done")
+"""
+
+SPLIT = """#!/usr/bin/env bash
+for n in $(seq 2 $#); do
+    awk -v n=$((n - 2)) -v k=$(($# - 1)) 'NR % k == n % k' "$1" > "${!n}"
+done
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A recipe with the adapter, one test set of four utterances and one of one."""
+    monkeypatch.chdir(tmp_path)
+    Path("asr.sh").symlink_to(ROOT / "egs2_stage/asr.sh")
+    Path("asr.espnet.sh").write_text(DRIVER)
+    Path("utils").mkdir()
+    for name in ("exp/asr/m.pth", "exp/lm/lm.pth"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text("model")
+    scripts = {"job": JOB, "mypython": PYTHON, "utils/split_scp.pl": SPLIT}
+    for name, text in scripts.items():
+        Path(name).write_text(text)
+        Path(name).chmod(0o755)
+    make_data("test_a", ["u1", "u2", "u3", "u4"])
+    make_data("test_b", ["u1"])
+    make_data("org/valid", ["v1"])
+    return tmp_path
+
+
+def make_data(name, keys, scp="wav.scp", feats_type="raw", audio_format="flac"):
+    directory = Path("dump/raw", name)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    (directory / scp).write_text("".join(f"{key} {key}.flac\n" for key in keys))
+    (directory / "feats_type").write_text(feats_type + "\n")
+    (directory / "audio_format").write_text(audio_format + "\n")
+
+
+def make_torch_decode(test_sets=("test_a", "test_b")):
+    for name in test_sets:
+        directory = Path("exp/asr/tag", name)
+        directory.mkdir(parents=True)
+        keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
+        (directory / "token_int").write_text("".join(f"{k} 1 2\n" for k in keys))
+
+
+def run(*args, env=()):
+    """Run the adapter as run.sh does."""
+    return subprocess.run(
+        ["./asr.sh", *args],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **dict(env)},
+    )
+
+
+def run_onnx(*args, **kwargs):
+    return run("--onnx", "true", "--python", "./mypython", *args, **kwargs)
+
+
+def driver_calls():
+    """Return each call of ESPnet's driver: its name, its arguments, the stages run."""
+    if not Path("driver_calls").exists():
+        return []
+    calls = []
+    for line in Path("driver_calls").read_text().split("--\n"):
+        calls.append(line.splitlines())
+    return calls
+
+
+def module_calls(name=None):
+    if not Path("module_calls").exists():
+        return []
+    calls = [json.loads(line) for line in open("module_calls")]
+    return calls if name is None else [args for n, args in calls if n == name]
+
+
+def assert_refused(result, *messages):
+    assert result.returncode == 1, result
+    assert result.stderr.count("\n") == 1, result.stderr
+    for message in messages:
+        assert message in result.stderr
+
+
+# Handing arguments on
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--stage", "14", "--asr-args", "--max_epoch 1 --onnx true", "--lm_exp", ""],
+        ["--lm_tag", "--onnx", "--skip_stages", " 1  2 "],
+        ["--lm_tag", "$(false) 'a' \"b\" * \\"],
+    ],
+)
+def test_without_onnx_every_argument_goes_on_untouched(recipe, args):
+    result = run(*args, "--stop_stage", "0")
+    assert result.returncode == 0, result.stderr
+    assert driver_calls()[0] == ["./asr.sh", *args, "--stop_stage", "0"]
+
+
+def test_onnx_false_leaves_espnets_own_stages(recipe):
+    result = run("--onnx", "false", "--onnx_nj", "3", "--stage", "14")
+    assert result.returncode == 0, result.stderr
+    call, ran = driver_calls()
+    assert call == ["./asr.sh", "--stage", "14"]
+    assert ran == ["RAN 14", "RAN 15"]
+
+
+def test_exit_status_is_the_drivers(recipe):
+    assert run("positional").returncode == 2
+    Path("asr.espnet.sh").write_text("exit 7\n")
+    assert run().returncode == 7
+    result = run_onnx("--stage", "14")
+    assert result.returncode == 7
+
+
+def test_what_the_driver_said_is_shown_where_it_fails(recipe):
+    result = run_onnx("--stage", "14", "positional")
+    assert result.returncode == 2 and "no positional arguments" in result.stderr
+
+
+def test_help(recipe):
+    for args in (["--help"], ["-h"], ["--onnx", "true", "--stage", "14", "--help"]):
+        Path("asr.espnet.sh").write_text(DRIVER.replace("--help)", "--help | -h)"))
+        result = run(*args)
+        assert result.returncode == 0
+        assert result.stderr.startswith("ESPnet's help")
+        for name in ("variants", "export_config", "optimize_config", "quantize_config"):
+            assert f"--onnx_{name} " in result.stderr
+        for name in ("provider", "threads", "nj", "dir"):
+            assert f"--onnx_{name} " in result.stderr
+
+
+@pytest.mark.parametrize(
+    "args, messages",
+    [
+        (["--onnx", "yes"], ["--onnx", "'yes'"]),
+        (["--onnx=true"], ["write '--onnx true'"]),
+        (["--onnx_nj=3"], ["write '--onnx_nj 3'"]),
+        (["--onnx"], ["--onnx needs a value"]),
+        (["--onnx_variant", "int8"], ["unknown option --onnx_variant"]),
+        (["--onnx-nbest", "1"], ["unknown option --onnx-nbest"]),
+        (["--onnx_variants", "fp32 fp16"], ["'fp16'", "fp32 optimized int8"]),
+        (["--onnx_variants", ""], ["--onnx_variants", "at least one"]),
+        (["--onnx_provider", "tpu"], ["--onnx_provider", "'tpu'"]),
+        (["--onnx_threads", "0"], ["--onnx_threads", "'0'"]),
+        (["--onnx_threads", "two"], ["--onnx_threads", "'two'"]),
+        (["--onnx_nj", "-1"], ["--onnx_nj", "'-1'"]),
+        (["--onnx_export_config", "no.yaml"], ["--onnx_export_config", "'no.yaml'"]),
+        (["--stage", "x"], ["--stage", "'x'"]),
+        (["--asr_task", "asr_transducer"], ["--asr_task asr_transducer"]),
+        (["--use_k2", "true"], ["--use_k2"]),
+        (["--use_streaming", "true"], ["--use_streaming"]),
+        (["--use-maskctc", "true"], ["--use_maskctc"]),
+        (["--use_word_lm", "true"], ["--use_word_lm"]),
+        (["--num_inf", "2"], ["--num_inf 2"]),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(recipe, args, messages):
+    assert_refused(run_onnx(*args), *messages)
+    assert all("RAN" not in line for call in driver_calls() for line in call)
+    assert module_calls() == []
+
+
+def test_missing_modules_are_told_before_anything_runs(recipe):
+    result = run_onnx(env={"NO_MODULES": "1"})
+    assert_refused(result, "./mypython -m pip install onnx onnxruntime")
+    assert all("RAN" not in line for call in driver_calls() for line in call)
+
+
+def test_without_install_the_remedy_is_told(recipe):
+    Path("asr.espnet.sh").unlink()
+    assert_refused(run(), "install_recipe.sh")
+
+
+# Stages
+
+
+def test_espnets_stages_run_up_to_13(recipe):
+    assert run_onnx("--stage", "11", "--stop-stage", "14").returncode == 0
+    sourced, run_driver, ran = driver_calls()
+    assert sourced[-4:] == ["--stage", "100000", "--skip_upload_hf", "true"]
+    assert run_driver == ["./asr.sh", "--python", "./mypython"] + (
+        ["--stage", "11", "--stop-stage", "14", "--stop_stage", "13"]
+    )
+    assert ran == ["RAN 11", "RAN 12", "RAN 13"]
+    assert [name for name, _ in module_calls()] == ["export"]
+
+
+def test_stop_before_ours(recipe):
+    assert run_onnx("--stage", "12", "--stop_stage", "12").returncode == 0
+    assert driver_calls()[-1] == ["RAN 12"]
+    assert module_calls() == []
+
+
+def test_all_three_stages(recipe):
+    make_torch_decode()
+    Path("o.yaml").touch()
+    Path("decode.yaml").touch()
+    result = run_onnx(
+        *["--stage", "14", "--onnx-optimize-config", "o.yaml", "--use_lm", "true"],
+        *["--inference_config", "decode.yaml", "--inference_args", "--beam_size 5"],
+    )
+    assert result.returncode == 0, result.stderr
+    lm = {"lm_train_config": ["exp/lm/config.yaml"], "lm_file": ["exp/lm/lm.pth"]}
+    audio = ["dump/raw/org/valid/wav.scp,sound"]
+    assert module_calls("export") == [
+        {
+            "task": ["asr"],
+            "train_config": ["exp/asr/config.yaml"],
+            "model_file": ["exp/asr/m.pth"],
+            **lm,
+            "parity_scp": audio,
+            "output_dir": ["exp/asr/onnx/fp32"],
+        }
+    ]
+    assert module_calls("optimize") == [
+        {
+            "model_dir": ["exp/asr/onnx/fp32"],
+            "output_dir": ["exp/asr/onnx/optimized"],
+            "provider": ["cpu"],
+            "calibration_scp": audio,
+            "config": ["o.yaml"],
+        }
+    ]
+    assert module_calls("quantize") == [
+        {
+            "model_dir": ["exp/asr/onnx/optimized"],
+            "output_dir": ["exp/asr/onnx/int8"],
+            "calibration_scp": audio,
+        }
+    ]
+    decodes = module_calls("asr_inference")
+    assert len(decodes) == 3 * (3 + 1)  # variants, jobs of test_a and test_b
+    assert decodes[0] == {
+        "model_dir": ["exp/asr/onnx/fp32"],
+        "provider": ["cpu"],
+        "num_threads": ["1"],
+        "data_path_and_name_and_type": ["dump/raw/test_a/wav.scp,speech,sound"],
+        "key_file": ["exp/asr/tag_onnx_fp32/test_a/logdir/keys.1.scp"],
+        "output_dir": ["exp/asr/tag_onnx_fp32/test_a/logdir/output.1"],
+        "config": ["decode.yaml"],
+        "beam_size": ["5"],
+        "ngram_weight": ["0"],
+    }
+    for name in ("text", "token", "token_int", "score"):
+        merged = Path("exp/asr/tag_onnx_int8/test_a", name).read_text()
+        assert [line.split()[0] for line in merged.splitlines()] == [
+            "u1",
+            "u2",
+            "u3",
+            "u4",
+        ]
+    scoring = [call for call in driver_calls() if "tag_onnx_int8" in call]
+    assert len(scoring) == 1
+    assert scoring[0][-8:] == ["--inference_tag", "tag_onnx_int8"] + (
+        ["--skip_stages", "", "--stage", "13", "--stop_stage", "13"]
+    )
+    assert sum(line == "RAN 13" for call in driver_calls() for line in call) == 3
+    references = module_calls("asr_reference")
+    assert [call["output_dir"] for call in references] == [
+        ["exp/asr/tag/test_a/onnx_reference"],
+        ["exp/asr/tag/test_b/onnx_reference"],
+    ]
+    assert references[0]["beam_size"] == ["5"] and references[0]["ngpu"] == ["0"]
+    table = Path("exp/asr/onnx/RESULTS.md").read_text()
+    assert "| int8 | 4 | 100.00 | 0.500 | 4.00x |" in table
+    assert table in result.stdout
+
+    # What is there is not timed again, unless it is older or made with other threads.
+    assert run_onnx("--stage", "16", "--onnx_variants", "int8").returncode == 0
+    assert len(module_calls("asr_reference")) == 2
+    assert run_onnx("--stage", "16", "--onnx_threads", "2").returncode == 0
+    assert len(module_calls("asr_reference")) == 4
+
+
+@pytest.mark.parametrize(
+    "variants, made",
+    [
+        ("fp32", ["export"]),
+        ("optimized", ["export", "optimize"]),
+        ("int8 fp32", ["export", "optimize", "quantize"]),
+    ],
+)
+def test_only_the_variants_asked_for(recipe, variants, made):
+    args = ["--stage", "14", "--onnx_variants", variants, "--onnx_dir", "here"]
+    assert run_onnx(*args).returncode == 0
+    calls = [name for name, _ in module_calls()]
+    assert calls[: len(made)] == made
+    decoded = {args["model_dir"][0] for args in module_calls("asr_inference")}
+    assert decoded == {f"here/{variant}" for variant in variants.split()}
+
+
+def test_stages_can_be_skipped(recipe):
+    args = ["--stage", "14", "--skip_stages", "14 16"]
+    Path("exp/asr/onnx/fp32").mkdir(parents=True)
+    Path("exp/asr/onnx/fp32/manifest.yaml").touch()
+    assert run_onnx(*args).returncode == 0
+    assert [name for name, _ in module_calls()] == ["optimize", "quantize"]
+    assert run_onnx("--stage", "16", "--skip_eval", "true").returncode == 0
+    assert module_calls("asr_inference") == []
+
+
+def test_without_pytorchs_decode_a_warning_and_tables(recipe):
+    make_torch_decode(["test_a"])
+    result = run_onnx("--stage", "14", "--onnx_variants", "fp32")
+    assert result.returncode == 0, result.stderr
+    assert "Warning: no decoding of test_b by PyTorch" in result.stdout
+    assert module_calls("asr_reference") == []
+    assert "| fp32 |" in Path("exp/asr/onnx/RESULTS.md").read_text()
+
+
+def test_valid_set_is_decoded_where_espnet_decodes_it(recipe):
+    args = ["--stage", "14", "--onnx_variants", "fp32", "--eval_valid_set", "true"]
+    assert run_onnx(*args).returncode == 0
+    assert Path("exp/asr/tag_onnx_fp32/org/valid/text").read_text() == "v1 1 2\n"
+    assert "## org/valid" in Path("exp/asr/onnx/RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "data, args, expected",
+    [
+        ({}, ["--audio_format", "wav.ark"], "wav.scp,speech,kaldi_ark"),
+        ({"audio_format": "flac_multi"}, [], "wav.scp,speech,multi_columns_sound"),
+        (
+            {"scp": "feats.scp", "feats_type": "fbank_pitch"},
+            [],
+            "feats.scp,speech,kaldi_ark",
+        ),
+    ],
+)
+def test_data_types_are_espnets(recipe, data, args, expected):
+    make_data("test_a", ["u1", "u2"], **data)
+    args += ["--stage", "14", "--onnx_variants", "fp32", "--test_sets", "test_a"]
+    assert run_onnx(*args).returncode == 0
+    call = module_calls("asr_inference")[0]
+    assert call["data_path_and_name_and_type"] == [f"dump/raw/test_a/{expected}"]
+
+
+def test_fewer_jobs_leave_nothing_of_an_earlier_run(recipe):
+    args = ["--stage", "14", "--onnx_variants", "fp32"]
+    assert run_onnx(*args).returncode == 0
+    logdir = Path("exp/asr/tag_onnx_fp32/test_a/logdir")
+    assert (logdir / "output.3").is_dir()
+    assert run_onnx(*args, "--onnx_nj", "1").returncode == 0
+    assert sorted(path.name for path in logdir.iterdir()) == [
+        "asr_inference.1.log",
+        "keys.1.scp",
+        "output.1",
+    ]
+
+
+@pytest.mark.parametrize("module", ["export", "quantize", "asr_inference", "report"])
+def test_a_failing_job_is_shown_and_ends_the_stage(recipe, module):
+    result = run_onnx("--stage", "14", env={"FAIL": module})
+    assert result.returncode == 1
+    assert "the reason of the failure" in result.stderr
+    assert ".log" in result.stderr.splitlines()[-1]
+    assert module_calls()[-1][0] == module
+
+
+def test_a_failing_scoring_is_shown(recipe):
+    driver = 'echo "no scores today"; [[ $* != *" 13"* ]] || exit 3\n'
+    Path("asr.espnet.sh").write_text(DRIVER.replace('all="$*"', driver))
+    result = run_onnx("--stage", "14", "--onnx_variants", "fp32")
+    assert result.returncode == 1
+    assert "no scores today" in result.stderr and "score.log" in result.stderr
+
+
+def test_a_lost_utterance_is_an_error(recipe):
+    args = ["--stage", "14", "--onnx_variants", "fp32"]
+    result = run_onnx(*args, env={"LOSE": "1"})
+    assert result.returncode == 1
+    assert "other utterances" in result.stderr
+
+
+@pytest.mark.parametrize("variants", ["fp32", "int8"])
+def test_a_missing_model_names_the_stages(recipe, variants):
+    result = run_onnx("--stage", "16", "--onnx_variants", variants)
+    assert_refused(result, f"exp/asr/onnx/{variants}", "run stages 14 and 15")
+    result = run_onnx("--stage", "15", "--onnx_variants", "int8")
+    assert_refused(result, "exp/asr/onnx/fp32", "run stages 14 and 15")
+
+
+# A checkout of ESPnet
+
+
+@pytest.mark.skipif("ESPNET_ROOT" not in os.environ, reason="ESPNET_ROOT is not set")
+def test_espnets_own_driver(tmp_path, monkeypatch):
+    template = Path(os.environ["ESPNET_ROOT"]).resolve() / "egs2/TEMPLATE/asr1"
+    recipe = tmp_path / "egs2/corpus/asr1"
+    recipe.mkdir(parents=True)
+    for name in ("asr.sh", "utils", "scripts", "pyscripts"):
+        (recipe / name).symlink_to(template / name)
+    shutil.copy(template / "cmd.sh", recipe)
+    (recipe / "path.sh").write_text('export PATH="$PWD/utils:$PATH" LC_ALL=C\n')
+    script = ROOT / "scripts/install_recipe.sh"
+    subprocess.run([script, recipe], check=True, capture_output=True)
+    monkeypatch.chdir(recipe)
+
+    help_text = run("--help").stderr
+    assert help_text.index("--inference_tag") < help_text.index("--onnx_variants")
+    sets = ["--train_set", "a", "--valid_set", "b", "--test_sets", "c"]
+    result = run(*sets, "--stage", "16")
+    assert result.returncode == 0 and "Successfully finished" in result.stdout
+    assert run(*sets, "--no_such_option", "1").returncode == 1
+    assert_refused(run(*sets, "--onnx", "true", "--use_k2", "true"), "--use_k2 true")
+    result = run(*sets, "--onnx", "true", "--stage", "16", "--python", sys.executable)
+    assert result.returncode == 1
+    assert "asr_train_raw_bpe30/onnx/fp32" in result.stderr
