@@ -1,0 +1,1 @@
+"""Tables over decode directories: error rates, agreement with PyTorch, speed, size."""

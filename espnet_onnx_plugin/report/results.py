@@ -1,0 +1,248 @@
+"""What decode directories hold, as data: one row per test set and system."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
+
+# Scoring directories of ESPnet's recipes, by the name of the rate they hold.
+ERROR_TYPES = {"WER": "score_wer", "CER": "score_cer", "TER": "score_ter"}
+
+
+@dataclass(frozen=True)
+class System:
+    """A model to compare.
+
+    Attributes:
+        name: What the tables call it.
+        decode_dir: Holds one directory for each test set.
+        model_paths: Files and directories that make up the model.
+    """
+
+    name: str
+    decode_dir: Path
+    model_paths: tuple[Path, ...] = ()
+
+    @property
+    def model_bytes(self) -> int | None:
+        """Return the size of all of the model's files, None where none is named."""
+        if not self.model_paths:
+            return None
+        return sum(map(_size, self.model_paths))
+
+
+@dataclass(frozen=True)
+class UtteranceTiming:
+    """What one utterance took. Seconds; peak memory of the process in MiB."""
+
+    audio_seconds: float
+    total_seconds: float
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Timings of a set of utterances, added up."""
+
+    utterances: int
+    audio_seconds: float
+    total_seconds: float
+    peak_memory_mb: float
+
+    @property
+    def rtf(self) -> float:
+        """Return the real-time factor: decoding time over the audio's length."""
+        return self.total_seconds / self.audio_seconds
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the report.
+
+    Attributes:
+        test_set: Name of the test set.
+        system: Name of the system.
+        utterances: Number of utterances decoded.
+        errors: Counts by error type ("WER", "CER", "TER"), of those that were scored.
+        scorers: What counted the errors.
+        differences: Error rate less the reference's, by error type.
+        identical: Utterances with the same token_int as the reference's.
+        timing: Over all utterances that were timed, None where none was.
+        speed_up: The reference's time over this system's, on the utterances for which
+            both were timed.
+        model_bytes: Size of the model's files.
+    """
+
+    test_set: str
+    system: str
+    utterances: int
+    errors: Mapping[str, ErrorCounts] = field(default_factory=dict)
+    scorers: frozenset[str] = frozenset()
+    differences: Mapping[str, float] = field(default_factory=dict)
+    identical: int | None = None
+    timing: Timing | None = None
+    speed_up: float | None = None
+    model_bytes: int | None = None
+
+
+def compare(
+    test_sets: Iterable[str], systems: Iterable[System], reference: System | None
+) -> list[Result]:
+    """Read all systems' decode directories.
+
+    Args:
+        test_sets: Names of the test sets, as the directories are called.
+        systems: What to compare.
+        reference: What to compare with, e.g. PyTorch's own decode.
+
+    Returns:
+        For each test set the reference's row, if any, then one for each system.
+
+    Raises:
+        PluginError: Where a decode directory lacks its token_int, the systems did not
+            decode the same utterances, or a file is damaged.
+    """
+    systems = list(systems)
+    results = []
+    for test_set in test_sets:
+        rows = [reference, *systems] if reference else systems
+        decodes = [_Decode.read(system, test_set) for system in rows]
+        for decode in decodes[1:]:
+            _check_same_keys(decodes[0], decode)
+        base = decodes[0] if reference else None
+        results += [decode.result(test_set, base) for decode in decodes]
+    return results
+
+
+@dataclass(frozen=True)
+class _Decode:
+    system: System
+    directory: Path
+    token_int: Mapping[str, str]
+    errors: Mapping[str, ErrorCounts]
+    scorers: frozenset[str]
+    timings: Mapping[str, UtteranceTiming]
+
+    @classmethod
+    def read(cls, system: System, test_set: str) -> _Decode:
+        directory = system.decode_dir / test_set
+        errors, scorers = {}, set()
+        for error_type, score_dir in ERROR_TYPES.items():
+            path = directory / score_dir / "result.txt"
+            if path.is_file():
+                errors[error_type], scorer = read_result(path)
+                scorers.add(scorer)
+        return cls(
+            system=system,
+            directory=directory,
+            token_int=_read_token_int(directory / "token_int"),
+            errors=errors,
+            scorers=frozenset(scorers),
+            timings=_read_timings(directory),
+        )
+
+    def result(self, test_set: str, base: _Decode | None) -> Result:
+        differences, identical, speed_up = {}, None, None
+        if base is not None and base is not self:
+            for error_type in self.errors.keys() & base.errors.keys():
+                rate, base_rate = (d.errors[error_type].rate for d in (self, base))
+                differences[error_type] = rate - base_rate
+            identical = sum(
+                tokens == base.token_int[key] for key, tokens in self.token_int.items()
+            )
+            speed_up = _speed_up(self.timings, base.timings)
+        return Result(
+            test_set=test_set,
+            system=self.system.name,
+            utterances=len(self.token_int),
+            errors=self.errors,
+            scorers=self.scorers,
+            differences=differences,
+            identical=identical,
+            timing=_sum_timings(self.timings.values()),
+            speed_up=speed_up,
+            model_bytes=self.system.model_bytes,
+        )
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size
+
+
+def _read_token_int(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise PluginError(f"{path} is missing: decode this test set first")
+    token_int: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        key, *tokens = line.split()
+        if key in token_int:
+            raise PluginError(f"{path}:{number}: a second line for '{key}'")
+        token_int[key] = " ".join(tokens)
+    return token_int
+
+
+def _read_timings(directory: Path) -> dict[str, UtteranceTiming]:
+    """Read the timings that decoding wrote, or the sample that was timed apart."""
+    paths = sorted(directory.glob("logdir/output.*/timing.jsonl"))
+    timings: dict[str, UtteranceTiming] = {}
+    for path in paths or sorted(directory.glob("onnx_reference/timing.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                key = row["key"]
+                timing = UtteranceTiming(
+                    row["audio_seconds"], row["total_seconds"], row["peak_memory_mb"]
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise PluginError(
+                    f"{path}:{number}: not a timing: {error!r}"
+                ) from error
+            if key in timings:
+                raise PluginError(f"{path}:{number}: a second timing for '{key}'")
+            timings[key] = timing
+    return timings
+
+
+def _check_same_keys(base: _Decode, other: _Decode) -> None:
+    missing = sorted(base.token_int.keys() - other.token_int.keys())
+    extra = sorted(other.token_int.keys() - base.token_int.keys())
+    parts = [
+        f"{what} {len(keys)} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})"
+        for what, keys in (("lacks", missing), ("adds", extra))
+        if keys
+    ]
+    if parts:
+        raise PluginError(
+            f"{other.directory}: other utterances than {base.directory}: "
+            f"{' and '.join(parts)}: decode it again"
+        )
+
+
+def _speed_up(
+    timings: Mapping[str, UtteranceTiming], base: Mapping[str, UtteranceTiming]
+) -> float | None:
+    keys = timings.keys() & base.keys()
+    if not keys:
+        return None
+    return sum(base[k].total_seconds for k in keys) / sum(
+        timings[k].total_seconds for k in keys
+    )
+
+
+def _sum_timings(timings: Iterable[UtteranceTiming]) -> Timing | None:
+    timings = list(timings)
+    if not timings:
+        return None
+    return Timing(
+        utterances=len(timings),
+        audio_seconds=sum(t.audio_seconds for t in timings),
+        total_seconds=sum(t.total_seconds for t in timings),
+        peak_memory_mb=max(t.peak_memory_mb for t in timings),
+    )

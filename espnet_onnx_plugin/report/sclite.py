@@ -1,0 +1,293 @@
+"""A stand-in for NIST's sclite where it is not installed.
+
+It reads the same ``trn`` files, aligns with sclite's own costs and preferences, and
+prints the tables that ESPnet's scoring stage and ``show_asr_result.sh`` read, with the
+same counts. What it does not know (alternations, optional words, tags, other options)
+it refuses instead of counting differently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import string
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts
+
+# Costs of sclite's alignment (SCTK, wwd_WORD in src/sclite/word.c). They are not those
+# of the Levenshtein distance: four substitutions (16) lose to five insertions and
+# deletions (15), so a plain edit distance gives other counts.
+SUBSTITUTION, GAP = 4, 3
+# Tokens that sclite reads as more than a word: alternations, tags and their escape.
+SPECIAL_CHARACTERS = "{;\\"
+ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A line of a trn file: ``words (speaker-utterance)``."""
+
+    utterance_id: str
+    speaker: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One utterance's pairs of (reference word, hypothesis word), None for a gap."""
+
+    utterance: Utterance
+    pairs: tuple[tuple[str | None, str | None], ...]
+
+    @property
+    def counts(self) -> ErrorCounts:
+        """Return the counts of this one sentence."""
+        deletions = sum(hyp is None for _, hyp in self.pairs)
+        insertions = sum(ref is None for ref, _ in self.pairs)
+        correct = sum(ref == hyp for ref, hyp in self.pairs)
+        errors = len(self.pairs) - correct
+        return ErrorCounts(
+            sentences=1,
+            words=len(self.pairs) - insertions,
+            correct=correct,
+            substitutions=errors - deletions - insertions,
+            deletions=deletions,
+            insertions=insertions,
+            sentence_errors=int(errors > 0),
+        )
+
+
+def align(
+    ref: tuple[str, ...], hyp: tuple[str, ...]
+) -> tuple[tuple[str | None, str | None], ...]:
+    """Align two word sequences as sclite does.
+
+    Of equally cheap steps into a cell, sclite takes the substitution (or match) first,
+    then the insertion, then the deletion (SCTK, calculate_internal_cells in
+    src/sclite/net_dp.c).
+    """
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(ref + hyp))}
+    hyp_ids = np.array([vocabulary[word] for word in hyp], dtype=np.int64)
+    gaps = GAP * np.arange(len(hyp) + 1)
+    cost = np.empty((len(ref) + 1, len(hyp) + 1), dtype=np.int64)
+    cost[0] = gaps
+    for i, word in enumerate(ref, 1):
+        step = np.where(hyp_ids == vocabulary[word], 0, SUBSTITUTION)
+        cost[i] = cost[i - 1] + GAP
+        np.minimum(cost[i, 1:], cost[i - 1, :-1] + step, out=cost[i, 1:])
+        # An insertion extends a cell of the same row: a running minimum.
+        cost[i] = np.minimum.accumulate(cost[i] - gaps) + gaps
+    pairs: list[tuple[str | None, str | None]] = []
+    i, j = len(ref), len(hyp)
+    while i or j:
+        here = cost[i, j]
+        if i and j:
+            step = 0 if ref[i - 1] == hyp[j - 1] else SUBSTITUTION
+            if cost[i - 1, j - 1] + step == here:
+                i, j = i - 1, j - 1
+                pairs.append((ref[i], hyp[j]))
+                continue
+        if j and cost[i, j - 1] + GAP == here:
+            j -= 1
+            pairs.append((None, hyp[j]))
+        else:
+            i -= 1
+            pairs.append((ref[i], None))
+    return tuple(reversed(pairs))
+
+
+def read_trn(path: Path, fold: Callable[[str], str]) -> dict[str, Utterance]:
+    """Read a trn file.
+
+    Args:
+        path: The file.
+        fold: What is done to every line's case.
+
+    Returns:
+        Utterances by their id, in the file's order.
+
+    Raises:
+        PluginError: Where a line means more, or less, than words and an id.
+    """
+    utterances = {}
+    with open(path, encoding="utf-8") as f:
+        for number, line in enumerate(f, 1):
+            where = f"{path}:{number}"
+            text, left, utterance_id = fold(line).rstrip("\n").rpartition("(")
+            if not left or not utterance_id.endswith(")"):
+                raise PluginError(
+                    f"{where}: no '(speaker-utterance)' at the line's end"
+                )
+            utterance_id = utterance_id[:-1]
+            separator = "-" if "-" in utterance_id else "_"
+            if separator not in utterance_id:
+                raise PluginError(f"{where}: no speaker in the id '{utterance_id}'")
+            if utterance_id in utterances:
+                raise PluginError(f"{where}: a second line for '{utterance_id}'")
+            words = tuple(_words(text, where))
+            speaker = utterance_id.partition(separator)[0]
+            utterances[utterance_id] = Utterance(utterance_id, speaker, words)
+    if not utterances:
+        raise PluginError(f"{path}: no utterance")
+    return utterances
+
+
+def _words(text: str, where: str) -> Iterator[str]:
+    # Only ASCII white space separates words, as in C's isspace.
+    for character in "\t\v\f\r":
+        text = text.replace(character, " ")
+    for word in filter(None, text.split(" ")):
+        if word == "@" or any(c in word for c in SPECIAL_CHARACTERS):
+            raise PluginError(
+                f"{where}: '{word}' has a meaning of its own to sclite "
+                "(alternation, null word, tag) that this stand-in does not know: "
+                "install sclite (Debian package sctk)"
+            )
+        # sclite takes a closing asterisk off ("mispronounced").
+        yield word[:-1] if len(word) > 1 and word.endswith("*") else word
+
+
+def score(ref: Path, hyp: Path, case_sensitive: bool) -> list[Alignment]:
+    """Align every hypothesis with its reference, in the hypotheses' order."""
+
+    def fold(line: str) -> str:
+        # sclite's default encoding is 8-bit ASCII: other letters keep their case.
+        return line if case_sensitive else line.translate(ASCII_LOWER)
+
+    references = read_trn(ref, fold)
+    alignments = []
+    for utterance in read_trn(hyp, fold).values():
+        if utterance.utterance_id not in references:
+            raise PluginError(f"{ref}: no reference for '{utterance.utterance_id}'")
+        reference = references[utterance.utterance_id]
+        alignments.append(Alignment(utterance, align(reference.words, utterance.words)))
+    return alignments
+
+
+def format_report(alignments: list[Alignment], title: str) -> str:
+    """Return what ``sclite -o all stdout`` prints, less its colour and its margins."""
+    speakers: dict[str, ErrorCounts] = {}
+    for alignment in alignments:
+        speaker = alignment.utterance.speaker
+        speakers[speaker] = speakers.get(speaker, ErrorCounts()) + alignment.counts
+    total = sum(speakers.values(), ErrorCounts())
+    percentages = [(name, *_percentages(c)) for name, c in speakers.items()]
+    counts = [(name, *_raw(c)) for name, c in speakers.items()]
+    lines = [
+        f"{STAND_IN}, with sclite's alignment costs",
+        *_table(title, percentages, ("Sum/Avg", *_percentages(total))),
+        *_table(title, counts, ("Sum", *_raw(total))),
+    ]
+    for alignment in alignments:
+        lines += _pair_lines(alignment)
+    return "\n".join(lines) + "\n"
+
+
+def _raw(counts: ErrorCounts) -> tuple[str, ...]:
+    values = (
+        counts.sentences,
+        counts.words,
+        counts.correct,
+        counts.substitutions,
+        counts.deletions,
+        counts.insertions,
+        counts.errors,
+        counts.sentence_errors,
+    )
+    return tuple(map(str, values))
+
+
+def _percentages(counts: ErrorCounts) -> tuple[str, ...]:
+    sentences, words, *rest, sentence_errors = _raw(counts)
+    shares = [100 * int(value) / max(counts.words, 1) for value in rest]
+    shares.append(100 * int(sentence_errors) / max(counts.sentences, 1))
+    return (sentences, words, *(f"{share:.1f}" for share in shares))
+
+
+def _table(
+    title: str, rows: list[tuple[str, ...]], total: tuple[str, ...]
+) -> Iterator[str]:
+    header = ("SPKR", "# Snt", "# Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
+    widths = [
+        max(map(len, column)) for column in zip(header, *rows, total, strict=True)
+    ]
+
+    def line(cells: tuple[str, ...]) -> str:
+        name = cells[0].ljust(widths[0])
+        values = [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
+        return f"| {name} | {' '.join(values[:2])} | {'  '.join(values[2:])} |"
+
+    rule = "|" + "-" * (len(line(header)) - 2) + "|"
+    yield from ("", "SYSTEM SUMMARY by SPEAKER", title, rule, line(header), rule)
+    for row in rows:
+        yield line(row)
+    yield from (rule, line(total), rule)
+
+
+def _pair_lines(alignment: Alignment) -> Iterator[str]:
+    counts = alignment.counts
+    ref, hyp, marks = [], [], []
+    for ref_word, hyp_word in alignment.pairs:
+        if ref_word is None:
+            cells = ("*" * len(hyp_word), hyp_word.upper(), "I")
+        elif hyp_word is None:
+            cells = (ref_word.upper(), "*" * len(ref_word), "D")
+        elif ref_word == hyp_word:
+            cells = (ref_word, hyp_word, "")
+        else:
+            cells = (ref_word.upper(), hyp_word.upper(), "S")
+        width = max(map(len, cells))
+        for row, cell in zip((ref, hyp, marks), cells, strict=True):
+            row.append(cell.ljust(width))
+    yield ""
+    yield f"id: ({alignment.utterance.utterance_id})"
+    yield (
+        f"Scores: (#C #S #D #I) {counts.correct} {counts.substitutions} "
+        f"{counts.deletions} {counts.insertions}"
+    )
+    for name, row in (("REF: ", ref), ("HYP: ", hyp), ("Eval:", marks)):
+        yield f"{name} {' '.join(row)}"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the options of sclite that this stand-in knows."""
+    parser = argparse.ArgumentParser(
+        prog="sclite",
+        add_help=False,
+        allow_abbrev=False,
+        description="Stand-in for sclite; install the original (Debian package sctk) "
+        "for its other options.",
+    )
+    parser.add_argument("-r", nargs=2, required=True, metavar=("FILE", "trn"))
+    parser.add_argument("-h", nargs=2, required=True, metavar=("FILE", "trn"))
+    parser.add_argument("-i", required=True, choices=("rm", "spu_id", "swb"))
+    parser.add_argument("-o", nargs=2, required=True, metavar=("all", "stdout"))
+    parser.add_argument("-s", action="store_true", help="case-sensitive")
+    return parser
+
+
+def main(cmd: list[str] | None = None) -> None:
+    """Score a hypothesis file and print the report."""
+    parser = get_parser()
+    args = parser.parse_args(cmd)
+    for option, (_, file_format) in (("-r", args.r), ("-h", args.h)):
+        if file_format != "trn":
+            parser.error(f"{option}: only the format 'trn' is known: {file_format}")
+    if sorted(args.o) != ["all", "stdout"]:
+        parser.error(f"-o: only 'all stdout' is known: {' '.join(args.o)}")
+    ref, hyp = Path(args.r[0]), Path(args.h[0])
+    try:
+        alignments = score(ref, hyp, args.s)
+    except (OSError, UnicodeDecodeError, PluginError) as error:
+        sys.exit(f"sclite (stand-in): {error}")
+    sys.stdout.write(format_report(alignments, hyp.name))
+
+
+if __name__ == "__main__":
+    main()

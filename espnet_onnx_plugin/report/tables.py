@@ -1,0 +1,201 @@
+"""Markdown, LaTeX and CSV tables of results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+
+from espnet_onnx_plugin.report.results import ERROR_TYPES, Result
+
+MISSING = "—"
+MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+MIB = 2**20
+
+
+def markdown_escape(text: str) -> str:
+    """Return text that Markdown shows as it is, inside a table or outside."""
+    return MARKDOWN_SPECIAL.sub(r"\\\1", text)
+
+
+def latex_escape(text: str) -> str:
+    """Return text that LaTeX prints as it is."""
+    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+
+
+def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
+    """Return the tables' columns: header and what stands in a row."""
+
+    def error_columns(error_type: str) -> dict[str, Callable[[Result], str]]:
+        return {
+            f"{error_type} %": lambda r: (
+                f"{r.errors[error_type].rate:.2f}"
+                if error_type in r.errors
+                else MISSING
+            ),
+            f"Δ {error_type}": lambda r: (
+                f"{r.differences[error_type]:+.2f}"
+                if error_type in r.differences
+                else MISSING
+            ),
+        }
+
+    columns: dict[str, Callable[[Result], str]] = {"system": lambda r: r.system}
+    for error_type in ERROR_TYPES:
+        if any(error_type in r.errors for r in results):
+            columns |= error_columns(error_type)
+    return columns | {
+        "utterances": lambda r: str(r.utterances),
+        "identical %": lambda r: (
+            MISSING
+            if r.identical is None
+            else f"{100 * r.identical / r.utterances:.2f}"
+        ),
+        "RTF": lambda r: f"{r.timing.rtf:.3f}" if r.timing else MISSING,
+        "speed-up": lambda r: f"{r.speed_up:.2f}x" if r.speed_up else MISSING,
+        "model MiB": lambda r: (
+            MISSING if r.model_bytes is None else f"{r.model_bytes / MIB:.1f}"
+        ),
+        "peak memory MiB": lambda r: (
+            f"{r.timing.peak_memory_mb:.0f}" if r.timing else MISSING
+        ),
+    }
+
+
+def _grouped(
+    results: list[Result],
+) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield each test set's name, column headers and rows of cells."""
+    columns = _columns(results)
+    for test_set, rows in groupby(results, key=lambda r: r.test_set):
+        cells = [[column(row) for column in columns.values()] for row in rows]
+        yield test_set, list(columns), cells
+
+
+def notes(results: list[Result]) -> Iterator[str]:
+    """Yield what a reader of the figures has to know about them."""
+    scorers = sorted(frozenset().union(*(r.scorers for r in results)))
+    if scorers:
+        yield f"Error rates from the raw counts of: {', '.join(scorers)}."
+    if any(r.identical is not None for r in results):
+        yield "Identical: share of utterances with the same token_int as PyTorch's."
+    timed = [r for r in results if r.timing]
+    if timed:
+        yield (
+            "RTF: decoding time over the audio's length. The decoding jobs of a test "
+            "set share the machine."
+        )
+    samples = sorted(
+        {
+            f"{r.test_set} {r.timing.utterances}"
+            for r in timed
+            if r.timing.utterances < r.utterances
+        }
+    )
+    if samples:
+        yield (
+            "PyTorch is timed in one process on a sample of the utterances "
+            f"({', '.join(samples)}); the speed-up is over the same utterances."
+        )
+
+
+def to_markdown(title: str, facts: Mapping[str, str], results: list[Result]) -> str:
+    """Return a Markdown page: title, facts, a table per test set, notes."""
+    lines = [f"# {markdown_escape(title)}", ""]
+    lines += [f"- {name}: {markdown_escape(text)}" for name, text in facts.items()]
+    for test_set, headers, rows in _grouped(results):
+        lines += ["", f"## {markdown_escape(test_set)}", ""]
+        lines.append(f"| {' | '.join(headers)} |")
+        lines.append("|---|" + "---:|" * (len(headers) - 1))
+        lines += [f"| {' | '.join(map(markdown_escape, row))} |" for row in rows]
+    lines += ["", *(f"- {markdown_escape(note)}" for note in notes(results))]
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(title: str, facts: Mapping[str, str], results: list[Result]) -> str:
+    """Return a LaTeX table (package booktabs), a group of rows per test set."""
+    body: list[str] = []
+    width = 0
+    for test_set, headers, rows in _grouped(results):
+        width = len(headers)
+        if not body:
+            cells = (latex_escape(h).replace("Δ", r"$\Delta$") for h in headers)
+            body += [r"\toprule", " & ".join(cells) + r" \\"]
+        body.append(r"\midrule")
+        body.append(rf"\multicolumn{{{width}}}{{l}}{{{latex_escape(test_set)}}} \\")
+        for row in rows:
+            cells = (latex_escape(cell).replace(MISSING, "---") for cell in row)
+            body.append(" & ".join(cells) + r" \\")
+    caption = " ".join(
+        [f"{title}.", *(f"{k}: {v}." for k, v in facts.items()), *notes(results)]
+    )
+    lines = [
+        "% Needs \\usepackage{booktabs}",
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{latex_escape(caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(results: Iterable[Result]) -> str:
+    """Return a CSV of raw figures: counts, bytes and seconds, empty where missing."""
+    out = io.StringIO()
+    rows = [_csv_row(result) for result in results]
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _csv_row(result: Result) -> dict[str, object]:
+    row: dict[str, object] = {
+        "test_set": result.test_set,
+        "system": result.system,
+        "utterances": result.utterances,
+        "identical": result.identical,
+        "scorers": ", ".join(sorted(result.scorers)),
+    }
+    for error_type in ERROR_TYPES:
+        counts, name = result.errors.get(error_type), error_type.lower()
+        row[f"{name}"] = f"{counts.rate:.4f}" if counts else None
+        row[f"{name}_words"] = counts.words if counts else None
+        row[f"{name}_substitutions"] = counts.substitutions if counts else None
+        row[f"{name}_deletions"] = counts.deletions if counts else None
+        row[f"{name}_insertions"] = counts.insertions if counts else None
+    timing = result.timing
+    row["timed_utterances"] = timing.utterances if timing else None
+    row["audio_seconds"] = f"{timing.audio_seconds:.3f}" if timing else None
+    row["total_seconds"] = f"{timing.total_seconds:.3f}" if timing else None
+    row["speed_up"] = f"{result.speed_up:.4f}" if result.speed_up else None
+    row["model_bytes"] = result.model_bytes
+    row["peak_memory_mb"] = f"{timing.peak_memory_mb:.1f}" if timing else None
+    return row
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file aside and rename it, so that no half of it is ever seen."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,249 @@
+"""Reading decode directories and writing tables."""
+
+import csv
+import json
+
+import pytest
+
+from espnet_onnx_plugin.bin import report
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
+from espnet_onnx_plugin.report.results import System, compare
+from espnet_onnx_plugin.report.tables import (
+    latex_escape,
+    markdown_escape,
+    to_csv,
+    to_latex,
+    to_markdown,
+    write_atomically,
+)
+
+# What "sclite -o all" prints above its alignments, percentages first.
+RESULT = """
+                     SYSTEM SUMMARY PERCENTAGES by SPEAKER
+
+       | SPKR   | # Snt # Wrd | Corr    Sub    Del    Ins    Err  S.Err |
+       |--------+-------------+-----------------------------------------|
+       | Sum/Avg|    {snt} {wrd} | 80.0   10.0   10.0   20.0   40.0  100.0 |
+       |================================================================|
+
+       | SPKR | # Snt # Wrd | Corr    Sub    Del    Ins    Err  S.Err |
+       | spk1 |    {snt} {wrd} | {cor} {sub} {dele} {ins} {err} {serr} |
+       | Sum  |    {snt} {wrd} | {cor} {sub} {dele} {ins} {err} {serr} |
+       | Mean |  2.0    5.0 |  4.0    0.5    0.5    1.0    2.0    2.0 |
+"""
+
+
+def make_result(words=1000, sub=3, dele=2, ins=1, sentences=4, **changes):
+    figures = {
+        "snt": sentences,
+        "wrd": words,
+        "cor": words - sub - dele,
+        "sub": sub,
+        "dele": dele,
+        "ins": ins,
+        "err": sub + dele + ins,
+        "serr": 2,
+    }
+    return RESULT.format(**{**figures, **changes})
+
+
+def make_decode(directory, tokens, results=None, timings=None, where="output.1"):
+    directory.mkdir(parents=True)
+    lines = [f"{key} {ids}".rstrip() for key, ids in tokens.items()]
+    (directory / "token_int").write_text("\n".join(lines) + "\n")
+    for score_dir, text in (results or {}).items():
+        (directory / score_dir).mkdir()
+        (directory / score_dir / "result.txt").write_text(text)
+    if timings:
+        folder = directory / ("logdir/" + where if "output" in where else where)
+        folder.mkdir(parents=True)
+        with open(folder / "timing.jsonl", "w") as f:
+            for key, (audio, total, memory) in timings.items():
+                row = {
+                    "key": key,
+                    "audio_seconds": audio,
+                    "total_seconds": total,
+                    "peak_memory_mb": memory,
+                }
+                print(json.dumps(row), file=f)
+
+
+@pytest.fixture
+def decodes(tmp_path):
+    """PyTorch, timed on one utterance, and a variant that differs in one token."""
+    tokens = {"a": "1 2 3", "b": "", "c": "4"}
+    make_decode(
+        tmp_path / "torch/test_clean",
+        tokens,
+        {"score_wer": make_result(), "score_ter": make_result(words=2000)},
+        {"a": (10.0, 5.0, 800.0)},
+        where="onnx_reference",
+    )
+    make_decode(
+        tmp_path / "fp32/test_clean",
+        {**tokens, "c": "5"},
+        {"score_wer": make_result(sub=4), "score_cer": make_result()},
+        {"a": (10.0, 2.0, 100.0), "b": (1.0, 0.5, 90.0), "c": (9.0, 1.5, 120.0)},
+    )
+    model = tmp_path / "bundle/sub"
+    model.mkdir(parents=True)
+    (model / "a.onnx").write_bytes(b"x" * 100)
+    (model.parent / "b").write_bytes(b"x" * 11)
+    return tmp_path
+
+
+def run_compare(root):
+    return compare(
+        ["test_clean"],
+        [System("fp32", root / "fp32", (root / "bundle", root / "bundle/b"))],
+        System("PyTorch", root / "torch"),
+    )
+
+
+def test_figures(decodes):
+    torch, fp32 = run_compare(decodes)
+    assert (torch.system, torch.utterances, torch.identical) == ("PyTorch", 3, None)
+    assert torch.errors["WER"] == ErrorCounts(4, 1000, 995, 3, 2, 1, 2)
+    assert torch.errors["WER"].rate == pytest.approx(0.6)
+    assert torch.scorers == {"sclite"}
+    assert torch.differences == {} and torch.speed_up is None
+    assert torch.timing.rtf == pytest.approx(0.5)
+    assert torch.model_bytes is None
+
+    assert fp32.identical == 2
+    assert fp32.errors["WER"].rate == pytest.approx(0.7)
+    # A rate that only one side has is shown, without a difference.
+    assert fp32.errors.keys() == {"WER", "CER"}
+    assert fp32.differences == pytest.approx({"WER": 0.1})
+    assert fp32.timing.rtf == pytest.approx(4 / 20)
+    assert fp32.timing.peak_memory_mb == 120
+    assert fp32.speed_up == pytest.approx(2.5)  # on "a" alone
+    assert fp32.model_bytes == 122
+
+
+def test_without_reference(decodes):
+    (row,) = compare(["test_clean"], [System("fp32", decodes / "fp32")], None)
+    assert row.identical is None and row.speed_up is None and not row.differences
+
+
+@pytest.mark.parametrize(
+    "tokens, what",
+    [
+        ({"a": "1", "b": ""}, "lacks 1 (c)"),
+        ({"a": "1", "b": "", "c": "2", "d": "3"}, "adds 1 (d)"),
+        ({"w": "", "x": "", "y": "", "z": ""}, "adds 4 (w, x, y, ...)"),
+    ],
+)
+def test_other_utterances_are_an_error(decodes, tokens, what):
+    make_decode(decodes / "int8/test_clean", tokens)
+    with pytest.raises(PluginError) as error:
+        compare(
+            ["test_clean"],
+            [System("int8", decodes / "int8")],
+            System("PyTorch", decodes / "torch"),
+        )
+    assert what in str(error.value)
+    assert str(decodes / "int8/test_clean") in str(error.value)
+
+
+def test_missing_decode_names_the_file(decodes):
+    with pytest.raises(PluginError, match="int8/test_clean/token_int is missing"):
+        compare(["test_clean"], [System("int8", decodes / "int8")], None)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", '{"key": "a"}', '{"key": "a", "audio_seconds": 1}', "[]"]
+)
+def test_damaged_timing_names_file_and_line(decodes, line):
+    path = decodes / "fp32/test_clean/logdir/output.1/timing.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(PluginError, match=r"timing\.jsonl:4: not a timing"):
+        run_compare(decodes)
+
+
+def test_a_key_timed_twice_is_an_error(decodes):
+    path = decodes / "fp32/test_clean/logdir/output.1/timing.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(PluginError, match="a second timing for 'a'"):
+        run_compare(decodes)
+
+
+def test_result_without_raw_counts(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text(make_result().split("\n\n")[0])
+    with pytest.raises(PluginError, match="no raw counts"):
+        read_result(path)
+    path.write_text(make_result(err=99))
+    with pytest.raises(PluginError, match="do not add up"):
+        read_result(path)
+
+
+def test_escaping():
+    assert latex_escape(r"test_clean 5% \a{b}") == (
+        r"test\_clean 5\% \textbackslash{}a\{b\}"
+    )
+    assert markdown_escape("test_clean|*x*") == r"test\_clean\|\*x\*"
+
+
+def test_tables(decodes):
+    results = run_compare(decodes)
+    facts = {"model": "exp/asr_train"}
+    markdown = to_markdown("Title", facts, results)
+    assert "## test\\_clean" in markdown and "exp/asr\\_train" in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("| ")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert rows[2].startswith("| fp32 | 0.70 | +0.10 | 0.60 | — | — | — | 3 | 66.67 |")
+    assert "2.50x" in rows[2]
+
+    latex = to_latex("Title", facts, results)
+    assert r"\toprule" in latex and r"\bottomrule" in latex
+    assert r"test\_clean" in latex and "test_clean" not in latex
+    body = [line for line in latex.splitlines() if " & " in line]
+    assert len({line.count("&") for line in body}) == 1
+    assert "—" not in latex
+
+    torch, fp32 = csv.DictReader(to_csv(results).splitlines())
+    assert fp32["wer"] == "0.7000" and fp32["wer_substitutions"] == "4"
+    assert torch["identical"] == "" and fp32["identical"] == "2"
+    assert fp32["model_bytes"] == "122"
+
+
+def test_scorers_are_named(decodes):
+    text = "Scored by the plugin's stand-in for sclite, ...\n" + make_result()
+    (decodes / "fp32/test_clean/score_wer/result.txt").write_text(text)
+    markdown = to_markdown("Title", {}, run_compare(decodes))
+    assert "raw counts of: sclite, stand-in for sclite." in markdown
+
+
+def test_write_leaves_the_old_file_where_it_fails(tmp_path):
+    path = tmp_path / "RESULTS.md"
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new \udc80")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["RESULTS.md"]
+
+
+def test_command_line(decodes, capsys):
+    out = decodes / "onnx"
+    report.main(
+        ["--reference", "PyTorch", str(decodes / "torch")]
+        + ["--system", "fp32", str(decodes / "fp32"), str(decodes / "bundle")]
+        + ["--test_sets", "test_clean", "--fact", "jobs", "2 in parallel"]
+        + ["--output_dir", str(out)]
+    )
+    names = ["RESULTS.csv", "RESULTS.md", "RESULTS.tex"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert "jobs: 2 in parallel" in (out / "RESULTS.md").read_text()
+    assert "RESULTS.md" in capsys.readouterr().out
+
+
+def test_command_line_error_is_one_line(decodes, capsys):
+    with pytest.raises(SystemExit) as error:
+        report.main(
+            ["--system", "int8", str(decodes / "int8"), "--test_sets", "test_clean"]
+            + ["--output_dir", str(decodes / "onnx")]
+        )
+    assert "\n" not in str(error.value) and "token_int is missing" in str(error.value)
+    assert not (decodes / "onnx").exists()

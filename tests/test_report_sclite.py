@@ -1,0 +1,148 @@
+"""The stand-in for sclite: counts and tables as the original's."""
+
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
+from espnet_onnx_plugin.report.sclite import align, main
+
+ROOT = Path(__file__).resolve().parents[1]
+SCLITE = shutil.which("sclite") or shutil.which("sclite", path="/usr/lib/sctk/bin")
+ARGS = ["-r", "ref.trn", "trn", "-h", "hyp.trn", "trn", "-i", "rm", "-o", "all"]
+
+
+def run_stand_in(directory, refs, hyps, options=(), monkeypatch=None, capsys=None):
+    (directory / "ref.trn").write_text(refs)
+    (directory / "hyp.trn").write_text(hyps)
+    monkeypatch.chdir(directory)
+    main([*ARGS, "stdout", *options])
+    (directory / "result.txt").write_text(capsys.readouterr().out)
+    return read_result(directory / "result.txt")
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch, capsys):
+    def run(refs, hyps, *options):
+        return run_stand_in(tmp_path, refs, hyps, options, monkeypatch, capsys)
+
+    return run
+
+
+def random_trn(seed, vocabulary, case_of_hypotheses=str):
+    """Return a reference and a hypothesis file of a few speakers."""
+    random.seed(seed)
+    refs, hyps = [], []
+    for i in range(100):
+        ref = random.choices(vocabulary, k=random.randint(0, 12))
+        hyp = random.choices(vocabulary, k=random.randint(0, 12))
+        if i % 2:
+            hyp = [random.choice([w, random.choice(vocabulary)]) for w in ref]
+            hyp = hyp[: random.randint(0, 14)]
+        refs.append(f"{' '.join(ref)}\t(spk{i % 3}-utt{i})")
+        hyps.append(case_of_hypotheses(" ".join(hyp)) + f"\t(spk{i % 3}-utt{i})")
+    return "\n".join(refs) + "\n", "\n".join(hyps) + "\n"
+
+
+def test_costs_are_not_those_of_the_edit_distance():
+    # Four substitutions cost more than deletions and insertions around the matches.
+    pairs = align(("a", "b", "c", "d", "x"), ("x", "a", "b", "c", "d"))
+    assert sum(ref != hyp for ref, hyp in pairs) == 2
+    assert align((), ("a",)) == ((None, "a"),)
+    assert align(("a",), ()) == (("a", None),)
+    assert align((), ()) == ()
+
+
+def test_counts(stand_in):
+    counts, scorer = stand_in(
+        "the cat sat\t(s1-u1)\nA b\t(s2-u2)\n", "the cat\t(s1-u1)\na c d\t(s2-u2)\n"
+    )
+    assert counts == ErrorCounts(2, 5, 3, 1, 1, 1, 2)
+    assert scorer == "stand-in for sclite"
+
+
+def test_case_counts_where_asked(stand_in):
+    assert stand_in("A\t(s-1)\n", "a\t(s-1)\n")[0].errors == 0
+    assert stand_in("A\t(s-1)\n", "a\t(s-1)\n", "-s")[0].errors == 1
+    # sclite's default encoding knows no letters but ASCII's.
+    assert stand_in("Ä\t(s-1)\n", "ä\t(s-1)\n")[0].errors == 1
+
+
+def test_espnet_finds_its_lines(stand_in, tmp_path):
+    stand_in("a b\t(s1-u1)\n", "a c\t(s1-u1)\n")
+    text = (tmp_path / "result.txt").read_text()
+    # Stage 13: grep -e Avg -e SPKR -m 2
+    header, summary = [li for li in text.splitlines() if re.search("Avg|SPKR", li)][:2]
+    assert "SPKR" in header and "Sum/Avg" in summary
+    # show_asr_result.sh: grep Avg, and bars and blanks to one bar
+    (line,) = [line for line in text.splitlines() if "Avg" in line]
+    cells = re.sub(" +", "|", line.replace("Sum/Avg", "").replace("|", " "))
+    assert cells.strip("|") == "1|2|50.0|50.0|0.0|0.0|50.0|100.0"
+
+
+@pytest.mark.parametrize(
+    "refs, hyps, message",
+    [
+        ("a\t(s-1)\n", "a\t(s-2)\n", "no reference for 's-2'"),
+        ("a {b / c}\t(s-1)\n", "a\t(s-1)\n", "'{b' has a meaning of its own"),
+        ("a @ b\t(s-1)\n", "a\t(s-1)\n", "'@' has a meaning of its own"),
+        ("a;x b\t(s-1)\n", "a\t(s-1)\n", "'a;x' has a meaning of its own"),
+        ("a b\n", "a\t(s-1)\n", "ref.trn:1: no '(speaker-utterance)'"),
+        ("a b\t(s1)\n", "a\t(s-1)\n", "no speaker in the id 's1'"),
+        ("a\t(s-1)\nb\t(s-1)\n", "a\t(s-1)\n", "ref.trn:2: a second line"),
+        ("a\t(s-1)\n", "", "no utterance"),
+    ],
+)
+def test_what_it_does_not_know_it_refuses(stand_in, refs, hyps, message):
+    with pytest.raises(SystemExit) as error:
+        stand_in(refs, hyps)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", [["-F"], ["-C", "det"], ["-e", "utf-8"], ["-D"]])
+def test_unknown_options_are_refused(stand_in, option, capsys):
+    with pytest.raises(SystemExit) as error:
+        stand_in("a\t(s-1)\n", "a\t(s-1)\n", *option)
+    assert error.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_as_a_command(tmp_path):
+    (tmp_path / "ref.trn").write_text("a b\t(s-1)\n")
+    (tmp_path / "hyp.trn").write_text("a c\t(s-1)\n")
+    result = subprocess.run(
+        [ROOT / "egs2_stage/bin/sclite", *ARGS, "stdout"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "ONNX_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Sum/Avg" in result.stdout
+
+
+@pytest.mark.skipif(SCLITE is None, reason="sclite (Debian package sctk) is missing")
+@pytest.mark.parametrize("options", [[], ["-s"]])
+@pytest.mark.parametrize("vocabulary", ["a b c", "one Two x* é É <space> ( ) half-"])
+def test_same_counts_as_the_original(stand_in, tmp_path, vocabulary, options):
+    refs, hyps = random_trn(vocabulary, vocabulary.split(), str.upper)
+    ours, _ = stand_in(refs, hyps, *options)
+    original = subprocess.run(
+        [SCLITE, *options, *ARGS, "stdout"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    per_utterance = re.compile(r"^id: (.*)\nScores: (.*)$", re.M)
+    ours_text = (tmp_path / "result.txt").read_text()
+    expected = dict(per_utterance.findall(original))
+    assert len(expected) == 100
+    assert dict(per_utterance.findall(ours_text)) == expected
+    (tmp_path / "original.txt").write_text(original)
+    assert read_result(tmp_path / "original.txt") == (ours, "sclite")
