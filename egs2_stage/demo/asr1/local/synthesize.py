@@ -68,27 +68,17 @@ SETS = {
 }
 LM_SEED, LM_SIZE = 5, 30000
 
-
-def words(text):
-    """Return the list of the words in a text."""
-    return text.split()
-
-
-DIGITS = words("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE")
+DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 HOURS = DIGITS[1:] + ["TEN", "ELEVEN", "TWELVE"]
 TENS = ["TWENTY", "THIRTY", "FORTY", "FIFTY"]
 MINUTES = ["FIVE", "TEN", "TWENTY", "TWENTY FIVE"]
-NAMES = words(
-    """ADAM ALICE AMY ANNA BEN BETTY BRIAN CARL CLARA DAN DIANA EDGAR EMMA ERIC EVA
+NAMES = """ADAM ALICE AMY ANNA BEN BETTY BRIAN CARL CLARA DAN DIANA EDGAR EMMA ERIC EVA
 FRANK FRED GEMMA GRACE GUY HARRY HELEN HUGO IAN IDA IRIS JACK JANE JOAN KATE KEITH LEO
 LILY LUCY MARK MARY MAX NINA NORA OLGA OSCAR OWEN PAUL PETER QUINN RACHEL ROSE RUTH SAM
-SARAH STELLA TED TINA TOM URSULA VERA VICTOR WALTER WENDY XAVIER YVONNE ZOE"""
-)
-CITIES = words(
-    """BATH BOSTON BRISTOL CAIRO CORK DENVER DOVER DUBLIN GENEVA HULL KYOTO LEEDS
+SARAH STELLA TED TINA TOM URSULA VERA VICTOR WALTER WENDY XAVIER YVONNE ZOE""".split()
+CITIES = """BATH BOSTON BRISTOL CAIRO CORK DENVER DOVER DUBLIN GENEVA HULL KYOTO LEEDS
 LIMA LONDON MADRID MILAN OSLO OXFORD PARIS PERTH PRAGUE QUEBEC ROME SEOUL SYDNEY TOKYO
-VIENNA WARSAW YORK ZURICH"""
-)
+VIENNA WARSAW YORK ZURICH""".split()
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -148,7 +138,7 @@ def speak(text, voice, rng):
         RuntimeError: If espeak-ng fails.
     """
     # "a" inside a sentence would be read as the article: give the letter's phonemes.
-    spoken = ["[[eI]]" if word == "A" else word.lower() for word in words(text)]
+    spoken = ["[[eI]]" if word == "A" else word.lower() for word in text.split()]
     command = ["espeak-ng", "-v", voice, "--stdout"]
     command += ["-s", str(rng.integers(150, 211)), "-p", str(rng.integers(25, 80))]
     command += ["-g", str(rng.integers(0, 4)), " ".join(spoken)]
