@@ -19,5 +19,3 @@ if ! compgen -G "exp/asr_*/decode_asr_lm_*_asr_model_valid.acc.ave/test_noisy/sc
     ./run.sh --stage 12 --stop_stage 13 --onnx true
 fi
 ./run.sh --stage 14 --onnx true
-
-cat exp/asr_*/onnx/RESULTS.md
