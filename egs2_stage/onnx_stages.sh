@@ -113,15 +113,18 @@ onnx_optimize() {
     fi
     onnx_need_bundle fp32
     onnx_find_validation_data --calibration_scp
-    log "Stage 15: Optimize: ${onnx_dir}/fp32 -> ${onnx_dir}/optimized, log: '${onnx_dir}/optimize.log'"
-    onnx_job "${onnx_cmd}" "${onnx_dir}"/optimize.log optimize \
-        --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/optimized \
-        --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
-        ${onnx_optimize_config:+--config "${onnx_optimize_config}"}
+    if [[ ${onnx_variants} == *optimized* ]]; then
+        log "Stage 15: Optimize: ${onnx_dir}/fp32 -> ${onnx_dir}/optimized, log: '${onnx_dir}/optimize.log'"
+        onnx_job "${onnx_cmd}" "${onnx_dir}"/optimize.log optimize \
+            --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/optimized \
+            --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
+            ${onnx_optimize_config:+--config "${onnx_optimize_config}"}
+    fi
     if [[ ${onnx_variants} == *int8* ]]; then
-        log "Stage 15: Quantize: ${onnx_dir}/optimized -> ${onnx_dir}/int8, log: '${onnx_dir}/quantize.log'"
+        # From the exported graphs: onnxruntime's quantizer does not know fused ones.
+        log "Stage 15: Quantize: ${onnx_dir}/fp32 -> ${onnx_dir}/int8, log: '${onnx_dir}/quantize.log'"
         onnx_job "${onnx_cmd}" "${onnx_dir}"/quantize.log quantize \
-            --model_dir "${onnx_dir}"/optimized --output_dir "${onnx_dir}"/int8 \
+            --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/int8 \
             "${onnx_validation_args[@]}" \
             ${onnx_quantize_config:+--config "${onnx_quantize_config}"}
     fi

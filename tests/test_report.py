@@ -245,5 +245,7 @@ def test_command_line_error_is_one_line(decodes, capsys):
             ["--system", "int8", str(decodes / "int8"), "--test_sets", "test_clean"]
             + ["--output_dir", str(decodes / "onnx")]
         )
-    assert "\n" not in str(error.value) and "token_int is missing" in str(error.value)
+    assert error.value.code == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "token_int is missing" in message
     assert not (decodes / "onnx").exists()

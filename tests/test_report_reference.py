@@ -54,7 +54,9 @@ def espnet(monkeypatch, tmp_path):
     module = types.ModuleType("espnet2.bin.asr_inference")
     threads = []
 
-    def inference(output_dir, data_path_and_name_and_type, key_file, beam_size):
+    def inference(
+        output_dir, data_path_and_name_and_type, key_file, beam_size, log_level
+    ):
         assert beam_size == 5
         module.made = module.Speech2Text()
         for line in open(key_file):
@@ -68,6 +70,7 @@ def espnet(monkeypatch, tmp_path):
         parser = argparse.ArgumentParser()
         parser.add_argument("--output_dir", required=True)
         parser.add_argument("--config")
+        parser.add_argument("--log_level", default="INFO")
         parser.add_argument("--beam_size", type=int)
         parser.add_argument(
             "--data_path_and_name_and_type",
@@ -122,11 +125,14 @@ def test_timings(espnet, tmp_path, lengths_are_known):
     assert espnet.Speech2Text is Speech2Text  # given back
 
 
-def test_empty_list_is_one_line(espnet, tmp_path):
+def test_empty_list_is_one_line(espnet, tmp_path, capsys):
     (tmp_path / "wav.scp").write_text("")
-    with pytest.raises(SystemExit, match="no utterance"):
+    with pytest.raises(SystemExit) as error:
         asr_reference.main(
             ["--output_dir", str(tmp_path / "out"), "--beam_size", "5"]
             + ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
         )
+    message = capsys.readouterr().err
+    assert error.value.code == 1
+    assert message.count("\n") == 1 and "no utterance" in message
     assert not (tmp_path / "out").exists()

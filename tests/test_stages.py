@@ -319,7 +319,7 @@ def test_all_three_stages(recipe):
     ]
     assert module_calls("quantize") == [
         {
-            "model_dir": ["exp/asr/onnx/optimized"],
+            "model_dir": ["exp/asr/onnx/fp32"],
             "output_dir": ["exp/asr/onnx/int8"],
             "calibration_scp": audio,
         }
@@ -373,14 +373,14 @@ def test_all_three_stages(recipe):
     [
         ("fp32", ["export"]),
         ("optimized", ["export", "optimize"]),
-        ("int8 fp32", ["export", "optimize", "quantize"]),
+        ("int8 fp32", ["export", "quantize"]),
     ],
 )
 def test_only_the_variants_asked_for(recipe, variants, made):
     args = ["--stage", "14", "--onnx_variants", variants, "--onnx_dir", "here"]
     assert run_onnx(*args).returncode == 0
-    calls = [name for name, _ in module_calls()]
-    assert calls[: len(made)] == made
+    makers = ("export", "optimize", "quantize")
+    assert [name for name, _ in module_calls() if name in makers] == made
     decoded = {args["model_dir"][0] for args in module_calls("asr_inference")}
     assert decoded == {f"here/{variant}" for variant in variants.split()}
 

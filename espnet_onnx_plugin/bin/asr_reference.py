@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
+from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.tables import write_atomically
+from espnet_onnx_plugin.runtime.memory import peak_memory_mb
 
 # The frame shift of Kaldi-style features, for which no training option says it.
 FEATURE_FRAME_SECONDS = 0.01
@@ -30,6 +30,7 @@ def get_parser() -> argparse.ArgumentParser:
     from espnet2.bin.asr_inference import get_parser as get_espnet_parser
 
     parser = get_espnet_parser()
+    parser.prog = "asr_reference"
     parser.description = "Time ESPnet's own ASR inference on a sample of a test set"
     group = parser.add_argument_group("Timing related")
     group.add_argument(
@@ -121,13 +122,12 @@ def time_inference(options: dict, num_threads: int, num_utts: int) -> list[dict]
                 return super().__call__(speech, *args, **kwargs)
             finally:
                 seconds = time.perf_counter() - start
-                peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 timings.append(
                     {
                         "key": keys[len(timings)],
                         "audio_seconds": self._audio_seconds(speech),
                         "total_seconds": seconds,
-                        "peak_memory_mb": peak_kib / 1024,
+                        "peak_memory_mb": peak_memory_mb(),
                     }
                 )
 
@@ -154,20 +154,22 @@ def time_inference(options: dict, num_threads: int, num_utts: int) -> list[dict]
     return timings
 
 
-def main(cmd: list[str] | None = None) -> None:
+def reference(args: argparse.Namespace) -> None:
     """Run ESPnet's inference on a sample and write what it took."""
-    options = vars(get_parser().parse_args(cmd))
+    options = vars(args)
     options.pop("config", None)
     num_threads, num_utts = options.pop("num_threads"), options.pop("num_utts")
-    try:
-        timings = time_inference(options, num_threads, num_utts)
-    except (OSError, PluginError) as error:
-        sys.exit(f"asr_reference: {error}")
+    timings = time_inference(options, num_threads, num_utts)
     path = Path(options["output_dir"]) / "timing.jsonl"
     write_atomically(path, "".join(json.dumps(timing) + "\n" for timing in timings))
     audio = sum(timing["audio_seconds"] for timing in timings)
     total = sum(timing["total_seconds"] for timing in timings)
-    print(f"Timed {len(timings)} utterances of {audio:.1f} s: RTF {total / audio:.3f}")
+    print(f"timed {len(timings)} utterances of {audio:.1f} s: RTF {total / audio:.3f}")
+
+
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    run(get_parser(), reference, cmd)
 
 
 if __name__ == "__main__":
