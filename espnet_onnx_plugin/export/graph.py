@@ -74,10 +74,11 @@ def export_graph(
     if any(p.kind == p.VAR_POSITIONAL for p in _parameters(module)):
         fixed = sum(p.kind != p.VAR_POSITIONAL for p in _parameters(module))
         shapes = (*shapes[:fixed], shapes[fixed:])
-    with torch.no_grad(), traceable(), _quiet():
-        exported = torch.export.export(
-            module, tuple(example), dynamic_shapes=shapes, strict=False
-        )
+    with torch.no_grad(), _quiet():
+        with traceable():
+            exported = torch.export.export(
+                module, tuple(example), dynamic_shapes=shapes, strict=False
+            )
         program = torch.onnx.export(
             exported,
             input_names=list(inputs),

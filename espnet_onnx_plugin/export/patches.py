@@ -10,6 +10,7 @@ import sys
 from typing import Any, Iterator, List, Optional
 from unittest import mock
 
+import numpy as np
 import torch
 
 from espnet_onnx_plugin.export.espnet_compat import import_nets
@@ -102,6 +103,12 @@ def _relative_legacy(self: torch.nn.Module, x: torch.Tensor):
     return x * self.xscale, sinusoids(positions, self.d_model)
 
 
+def _numpy(self: torch.Tensor) -> np.ndarray:
+    # ESPnet asks for a dtype's lowest number by way of numpy. A traced tensor has a
+    # dtype but no values.
+    return np.empty(0, str(self.dtype).replace("torch.", ""))
+
+
 def _never_short(ins: torch.nn.Module, size: Any):
     # The runtime compares the length with the manifest's bound before it runs a graph.
     return False, -1
@@ -113,6 +120,7 @@ def _patch_table():
         (embedding.PositionalEncoding, "forward", _absolute),
         (embedding.ScaledPositionalEncoding, "forward", _scaled),
         (embedding.RelPositionalEncoding, "forward", _relative),
+        (torch.Tensor, "numpy", _numpy),
         (embedding.LegacyRelPositionalEncoding, "forward", _relative_legacy),
     ]
 

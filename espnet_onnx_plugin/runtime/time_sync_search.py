@@ -91,8 +91,8 @@ class TimeSyncSearch:
         forward = {prefixes[0]: (-math.inf, 0.0)}  # non-blank, blank
         totals: Dict[Prefix, float] = {}
         for frame in log_probs:
-            forward = self._advance(frame, prefixes, forward)
-            totals = self._joint(forward, prefix_scores)
+            forward, reached = self._advance(frame, prefixes, forward)
+            totals = self._joint(reached, forward, prefix_scores)
             prefixes = sorted(totals, key=totals.__getitem__, reverse=True)
             prefixes = prefixes[: config.beam_size]
         hypotheses = [Hypothesis([*p, config.sos], totals[p]) for p in prefixes]
@@ -105,7 +105,13 @@ class TimeSyncSearch:
         return hypotheses
 
     def _advance(self, frame, prefixes, forward):
-        """Forward variables of all prefixes that one more frame can make."""
+        """Forward variables of the prefixes that one more frame can make.
+
+        Returns:
+            The variables, and the prefixes that compete. As in ESPnet, a prefix that
+            was reached by repeating its last token alone has variables but does not
+            compete.
+        """
         config = self._config
         threshold = np.sort(frame)[-int(PRE_BEAM_RATIO * config.beam_size) :][0]
         candidates = np.flatnonzero(frame >= threshold).tolist()
@@ -114,6 +120,7 @@ class TimeSyncSearch:
         running = set(prefixes)
         none = (-math.inf, -math.inf)
         new: Dict[Prefix, Tuple[float, float]] = {}
+        reached: Dict[Prefix, None] = {}  # in order, where a set has none
         for prefix in prefixes:
             non_blank, blank = forward.get(prefix, none)
             both = np.logaddexp(non_blank, blank)
@@ -122,6 +129,7 @@ class TimeSyncSearch:
                 if c == config.blank:
                     n, b = new.get(prefix, none)
                     new[prefix] = (n, np.logaddexp(b, p + both))
+                    reached[prefix] = None
                     continue
                 longer = (*prefix, c)
                 n, b = new.get(longer, none)
@@ -137,16 +145,18 @@ class TimeSyncSearch:
                     b = np.logaddexp(b, frame[config.blank] + np.logaddexp(n_old, b_old))
                     n = np.logaddexp(n, p + n_old)
                 new[longer] = (n, b)
-        return new
+                reached[longer] = None
+        return new, list(reached)
 
-    def _joint(self, forward, prefix_scores):
-        """Weighted totals of all prefixes."""
+    def _joint(self, reached, forward, prefix_scores):
+        """Weighted totals of the prefixes that compete."""
         config = self._config
-        extended = [prefix for prefix in forward if len(prefix) > 1]
+        extended = [prefix for prefix in reached if len(prefix) > 1]
         for scores in prefix_scores.values():
             scores.prepare([prefix[:-1] for prefix in extended])
         totals = {}
-        for prefix, (non_blank, blank) in forward.items():
+        for prefix in reached:
+            non_blank, blank = forward[prefix]
             total = config.weights["ctc"] * np.logaddexp(non_blank, blank)
             if len(prefix) > 1:
                 for name, scores in prefix_scores.items():

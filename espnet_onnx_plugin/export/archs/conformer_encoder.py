@@ -46,7 +46,7 @@ register(
             "conditioned": dict(
                 _LATEST, interctc_layer_idx=[1], interctc_use_conditioning=True
             ),
-            "no_input_layer": dict(_LATEST, output_size=12, input_layer=None),
+            "no_input_layer": dict(_LATEST, output_size=20, input_layer=None),
         },
         limits="no ctc_trim; input_layer embed is for token ids",
     )

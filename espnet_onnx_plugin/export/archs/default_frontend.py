@@ -98,15 +98,15 @@ register(
         name="default",
         wrap=DefaultFrontend,
         tiny={
-            "hop128": dict(fs=8000, n_fft=64, hop_length=32, n_mels=12),
+            "hop128": dict(fs=8000, n_fft=64, hop_length=32, n_mels=20),
             "short_window": dict(
-                fs=8000, n_fft=64, win_length=50, hop_length=20, n_mels=12
+                fs=8000, n_fft=64, win_length=50, hop_length=20, n_mels=20
             ),
             "plain": dict(
                 fs=8000,
                 n_fft=64,
                 hop_length=32,
-                n_mels=12,
+                n_mels=20,
                 window=None,
                 center=False,
                 normalized=True,

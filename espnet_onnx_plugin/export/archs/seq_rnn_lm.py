@@ -10,11 +10,17 @@ from espnet_onnx_plugin.export.steps import StepModule
 
 
 class SeqRNNLMStep(StepModule):
-    """``espnet2.lm.seq_rnn_lm.SequentialRNNLM``, one token."""
+    """``espnet2.lm.seq_rnn_lm.SequentialRNNLM``, one token.
+
+    The cells are written out (equations of ``torch.nn.LSTM``, ``GRU`` and ``RNN``): the
+    recurrent operators of ONNX take a sequence, and their weights cannot be quantized.
+    """
 
     def __init__(self, lm: torch.nn.Module):
         super().__init__(lm)
-        names = ("h", "c") if isinstance(lm.rnn, torch.nn.LSTM) else ("h",)
+        kind = type(lm.rnn)
+        self.cell = {torch.nn.LSTM: _lstm, torch.nn.GRU: _gru}.get(kind, _rnn)
+        names = ("h", "c") if kind is torch.nn.LSTM else ("h",)
         axes = ("rows", lm.nlayers, lm.nhid)
         self.states = {name: State("float32", axes) for name in names}
 
@@ -22,14 +28,40 @@ class SeqRNNLMStep(StepModule):
         self, tokens: torch.Tensor, parents: torch.Tensor, *tensors: torch.Tensor
     ) -> Tuple[torch.Tensor, ...]:
         """See :class:`StepModule`."""
-        parents = parents.flatten()
-        # torch's recurrent layers keep layers first.
-        past = tuple(s.index_select(0, parents).transpose(0, 1) for s in tensors)
-        hidden = past if len(past) == 2 else past[0]
-        logits, hidden = self.reference(tokens.flatten()[:, None], hidden)
-        new = hidden if len(past) == 2 else (hidden,)
-        scores = torch.log_softmax(logits[:, 0], dim=-1)
-        return (scores, *(s.transpose(0, 1) for s in new))
+        lm, parents = self.reference, parents.flatten()
+        past = [state.index_select(0, parents) for state in tensors]
+        x = lm.encoder(tokens.flatten())
+        layers = []
+        for i in range(lm.nlayers):
+            w_ih, w_hh, b_ih, b_hh = lm.rnn.all_weights[i]
+            new = self.cell(
+                lm.rnn,
+                torch.nn.functional.linear(x, w_ih, b_ih),
+                torch.nn.functional.linear(past[0][:, i], w_hh, b_hh),
+                *(state[:, i] for state in past),
+            )
+            layers.append(new)
+            x = new[0]
+        scores = torch.log_softmax(lm.decoder(x), dim=-1)
+        return (scores, *(torch.stack(state, dim=1) for state in zip(*layers)))
+
+
+def _lstm(rnn, from_x, from_h, h, c):
+    i, f, g, o = (from_x + from_h).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru(rnn, from_x, from_h, h):
+    r, z, n = from_x.chunk(3, dim=-1)
+    r_h, z_h, n_h = from_h.chunk(3, dim=-1)
+    z = torch.sigmoid(z + z_h)
+    return ((1 - z) * torch.tanh(n + torch.sigmoid(r + r_h) * n_h) + z * h,)
+
+
+def _rnn(rnn, from_x, from_h, h):
+    activation = {"tanh": torch.tanh, "relu": torch.relu}[rnn.nonlinearity]
+    return (activation(from_x + from_h),)
 
 
 register(

@@ -1,0 +1,148 @@
+"""What several tests need: tiny random models in ESPnet's own files."""
+
+import os
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+import pytest
+import yaml
+
+
+TOKENS = ["<blank>", "<unk>", *"abcdefghijklmno", "<space>", "<sos/eos>"]
+
+#: One second and a bit: the tiny frontends of the registry run at 8 kHz.
+RATE = 8000
+
+
+def asr_config(**choices: Any) -> Dict[str, Any]:
+    """A training configuration as ESPnet writes it, with tiny sizes."""
+    from espnet2.tasks.asr import ASRTask
+
+    config = dict(ASRTask.get_default_config())
+    config.update(
+        token_list=TOKENS,
+        token_type="char",
+        frontend="default",
+        frontend_conf=dict(fs=RATE, n_fft=64, hop_length=32, n_mels=20),
+        normalize="utterance_mvn",
+        normalize_conf={},
+        encoder="transformer",
+        encoder_conf=dict(
+            output_size=8, attention_heads=2, linear_units=12, num_blocks=2
+        ),
+        decoder="transformer",
+        decoder_conf=dict(attention_heads=2, linear_units=12, num_blocks=2),
+        model_conf=dict(ctc_weight=0.3),
+        specaug=None,
+        init=None,
+    )
+    config.update(choices)
+    return config
+
+
+def build_asr(config: Dict[str, Any], seed: int = 0):
+    """A model with random weights, in eval mode."""
+    import argparse
+
+    import torch
+    from espnet2.tasks.asr import ASRTask
+
+    torch.manual_seed(seed)
+    model = ASRTask.build_model(argparse.Namespace(**config)).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            # Fresh statistics are 0 and 1, which would hide a mistake.
+            module.running_mean.normal_(0.0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    for parameter in model.parameters():
+        # ESPnet starts biases and scales at 0 and 1.
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def build_lm(name: str, conf: Dict[str, Any], seed: int = 0):
+    """An ``ESPnetLanguageModel`` with random weights, and its configuration."""
+    import argparse
+
+    import torch
+    from espnet2.tasks.lm import LMTask
+
+    config = dict(LMTask.get_default_config())
+    config.update(token_list=TOKENS, token_type="char", lm=name, lm_conf=conf)
+    torch.manual_seed(seed)
+    return LMTask.build_model(argparse.Namespace(**config)).eval(), config
+
+
+def save(model, config: Dict[str, Any], directory: Path, name: str) -> Dict[str, Path]:
+    """Write what training leaves: ``config.yaml`` and a checkpoint."""
+    import torch
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    torch.save(model.state_dict(), directory / name)
+    return {"config": directory / "config.yaml", "file": directory / name}
+
+
+def sharpen(model) -> None:
+    """Scale the output layers so that a random model's choices are not all alike."""
+    for layer in (model.decoder.output_layer, model.ctc.ctc_lo):
+        layer.weight.data *= 6.0
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Dict[str, Any]:
+    """A tiny ASR model and LM on disk, their bundle, and a data directory."""
+    from espnet_onnx_plugin.export.asr import export_asr
+    from espnet_onnx_plugin.export.model import Checkpoints
+
+    root = tmp_path_factory.mktemp("tiny")
+    config = asr_config()
+    model = build_asr(config)
+    sharpen(model)
+    asr = save(model, config, root / "asr", "model.pth")
+    lm_model, lm_config = build_lm(
+        "transformer", dict(embed_unit=6, att_unit=12, head=2, unit=20, layer=2)
+    )
+    lm = save(lm_model, lm_config, root / "lm", "lm.pth")
+    checkpoints = Checkpoints(asr["config"], asr["file"], lm["config"], lm["file"])
+    bundle = export_asr(checkpoints, root / "fp32")
+    return dict(
+        root=root,
+        asr=asr,
+        lm=lm,
+        checkpoints=checkpoints,
+        bundle=bundle.path,
+        data=write_data(root / "data"),
+    )
+
+
+def waves(count: int = 4, seed: int = 0) -> Dict[str, np.ndarray]:
+    """Noise bursts of different lengths."""
+    random = np.random.default_rng(seed)
+    return {
+        f"utt{i}": (0.2 * random.standard_normal(RATE // 2 + 1700 * i)).clip(-0.9, 0.9)
+        for i in range(count)
+    }
+
+
+def write_data(directory: Path) -> Path:
+    """A data directory with wav.scp (sound)."""
+    import soundfile
+
+    directory.mkdir(parents=True)
+    with open(directory / "wav.scp", "w", encoding="utf-8") as f:
+        for key, wave in waves().items():
+            soundfile.write(directory / f"{key}.wav", wave, RATE)
+            f.write(f"{key} {directory / f'{key}.wav'}\n")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def digits() -> Path:
+    """A recipe directory with a model trained on human speech, if there is one."""
+    default = Path(__file__).parents[2] / "shared" / "digits"
+    path = Path(os.environ.get("DIGITS_ROOT", default))
+    if not path.is_dir():
+        pytest.skip("no trained digits recipe: set DIGITS_ROOT to its directory")
+    return path

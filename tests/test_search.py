@@ -1,0 +1,258 @@
+"""The searches against ESPnet's own, with the same random scorers."""
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.espnet_compat import import_nets
+from espnet_onnx_plugin.runtime.beam_search import BeamSearch, BeamSearchConfig
+from espnet_onnx_plugin.runtime.scorers import Encoded, LengthBonus
+from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
+
+BLANK = 0
+
+
+class Table:
+    """Random scores that depend on the last tokens, the same for both searches."""
+
+    def __init__(self, name, vocabulary, sharpness, end_bias):
+        self.name = name
+        self.vocabulary = vocabulary
+        self.sharpness = sharpness
+        self.end_bias = end_bias
+        self.rows = {}
+
+    def row(self, prefix):
+        key = tuple(prefix[-3:]) + (len(prefix),)
+        if key not in self.rows:
+            digest = hashlib.sha256(repr((self.name, key)).encode()).digest()
+            random = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+            logits = self.sharpness * random.standard_normal(self.vocabulary)
+            logits[-1] += self.end_bias
+            self.rows[key] = torch.log_softmax(
+                torch.tensor(logits, dtype=torch.float32), dim=-1
+            )
+        return self.rows[key]
+
+
+class OurScorer:
+    """:class:`Table` as this package's full scorer; its state is the prefixes."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def start(self, encoded):
+        return [()]
+
+    def score(self, tokens, parents, state):
+        prefixes = [(*state[p], int(t)) for t, p in zip(tokens, parents)]
+        return np.stack([self.table.row(p).numpy() for p in prefixes]), prefixes
+
+
+def their_scorer(table):
+    """:class:`Table` as ESPnet's batch scorer."""
+    interface = import_nets("scorer_interface").BatchScorerInterface
+
+    class TheirScorer(interface):
+        def score(self, y, state, x):
+            return table.row(y.tolist()), len(y)
+
+    return TheirScorer()
+
+
+class TheirCTC(torch.nn.Module):
+    """Stands for the CTC layer: scores are given, not computed."""
+
+    def __init__(self, logp):
+        super().__init__()
+        self.logp = logp
+
+    def log_softmax(self, x):
+        return self.logp[None].clone()
+
+
+def make_case(seed, vocabularies=(8, 19, 60, 200)):
+    """One random case: sizes, weights, options."""
+    random = np.random.default_rng(seed)
+    vocabulary = int(random.choice(vocabularies))
+    frames = int(random.integers(2, 40))
+    logits = random.choice([1.0, 4.0]) * random.standard_normal((frames, vocabulary))
+    logits[:, BLANK] += 2.0
+    ctc_weight = float(random.choice([0.0, 0.3, 0.5, 1.0]))
+    return dict(
+        vocabulary=vocabulary,
+        beam_size=int(random.choice([1, 2, 5, 8])),
+        frames=frames,
+        logp=torch.log_softmax(torch.tensor(logits, dtype=torch.float32), dim=-1),
+        weights=dict(
+            decoder=1.0 - ctc_weight,
+            ctc=ctc_weight,
+            length_bonus=float(random.choice([0.0, 0.0, 0.5, -0.3])),
+            lm=float(random.choice([0.0, 0.3, 1.0])),
+            ngram=float(random.choice([0.0, 0.0, 0.4])),
+        ),
+        # With more steps than frames ESPnet's CTC scorer ends in an IndexError.
+        maxlenratio=max(-frames, float(random.choice([0.0, 0.0, 0.5, 0.01, -4, -9]))),
+        minlenratio=float(random.choice([0.0, 0.0, 0.25, -3])),
+        normalize_length=bool(random.integers(2)),
+        tables={
+            name: Table(
+                f"{name}{seed}", vocabulary, 2.0, float(random.choice([0.0, 2.0]))
+            )
+            for name in ("decoder", "lm", "ngram")
+        },
+    )
+
+
+def espnet_search(case):
+    """N-best list of ESPnet's BatchBeamSearch."""
+    search_cls = import_nets("batch_beam_search").BatchBeamSearch
+    prefix_scorer = import_nets("scorers.ctc").CTCPrefixScorer
+    bonus = import_nets("scorers.length_bonus").LengthBonus
+    eos = case["vocabulary"] - 1
+    scorers = dict(
+        decoder=their_scorer(case["tables"]["decoder"]),
+        ctc=prefix_scorer(TheirCTC(case["logp"]), eos),
+        length_bonus=bonus(case["vocabulary"]),
+        lm=their_scorer(case["tables"]["lm"]),
+        ngram=their_scorer(case["tables"]["ngram"]),
+    )
+    search = search_cls(
+        scorers,
+        case["weights"],
+        case["beam_size"],
+        case["vocabulary"],
+        eos,
+        eos,
+        pre_beam_score_key=None if case["weights"]["ctc"] == 1.0 else "full",
+        normalize_length=case["normalize_length"],
+    )
+    with torch.no_grad():
+        return search(
+            torch.zeros(case["frames"], 1), case["maxlenratio"], case["minlenratio"]
+        )
+
+
+def config_of(case):
+    eos = case["vocabulary"] - 1
+    return BeamSearchConfig(
+        beam_size=case["beam_size"],
+        vocabulary=case["vocabulary"],
+        sos=eos,
+        eos=eos,
+        weights=case["weights"],
+        pre_beam=case["weights"]["ctc"] != 1.0,
+        maxlenratio=case["maxlenratio"],
+        minlenratio=case["minlenratio"],
+        normalize_length=case["normalize_length"],
+    )
+
+
+def encoded_of(case):
+    return Encoded(
+        encoder_out_lens=np.array([case["frames"]]),
+        ctc_log_probs=case["logp"].numpy()[None],
+    )
+
+
+def our_scorers(case):
+    tables = case["tables"]
+    return dict(
+        decoder=OurScorer(tables["decoder"]),
+        length_bonus=LengthBonus(case["vocabulary"]),
+        lm=OurScorer(tables["lm"]),
+        ngram=OurScorer(tables["ngram"]),
+    )
+
+
+def assert_same(ours, theirs, what):
+    """Same hypotheses in the same order; those that tie may change places.
+
+    Hypotheses made of ESPnet's stand-in for log 0 (-1e10, where single precision holds
+    nothing else) all tie, so that only their being there counts.
+    """
+    assert bool(ours) == bool(theirs), what
+    ours = [h for h in ours if h.score > -1e8]
+    theirs = [h for h in theirs if float(h.score) > -1e8]
+    assert len(ours) == len(theirs), what
+    for mine, other in zip(ours, theirs):
+        score = float(other.score)
+        assert mine.score == pytest.approx(score, abs=1e-3, rel=1e-5), what
+        if list(mine.yseq) != other.yseq.tolist():
+            ties = [
+                h.yseq.tolist() for h in theirs if abs(float(h.score) - score) < 1e-3
+            ]
+            assert list(mine.yseq) in ties, what
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_beam_search_is_espnets(seed):
+    case = make_case(seed)
+    theirs = espnet_search(case)
+    ours = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
+    assert_same(ours, theirs, {k: v for k, v in case.items() if k != "logp"})
+    if theirs and float(theirs[0].score) > -1e8:
+        for name, value in theirs[0].scores.items():
+            if list(ours[0].yseq) == theirs[0].yseq.tolist():
+                assert ours[0].scores[name] == pytest.approx(float(value), abs=2e-3)
+
+
+def test_cases_reach_every_answer():
+    # If the random cases stopped meeting these, the test above would prove less.
+    seen = set()
+    for seed in range(400):
+        case = make_case(seed)
+        hypotheses = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
+        eos = case["vocabulary"] - 1
+        if not hypotheses:
+            seen.add("nothing ended")
+        for h in hypotheses:
+            if list(h.yseq[-2:]) == [eos, eos] and len(h.yseq) > 2:
+                seen.add("ended in the last step")
+            if len(h.yseq) > 3:
+                seen.add("longer than one token")
+    assert seen == {
+        "nothing ended",
+        "ended in the last step",
+        "longer than one token",
+    }
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_time_synchronous_search_is_espnets(seed):
+    # ESPnet's search needs 1.5 times as many tokens as the beam is wide.
+    case = make_case(seed + 1000, vocabularies=[19, 60, 200])
+    weights = case["weights"]
+    case["weights"] = dict(
+        weights, ctc=weights["ctc"] or 0.3, decoder=1.0 - (weights["ctc"] or 0.3)
+    )
+    module = import_nets("beam_search_timesync")
+    eos = case["vocabulary"] - 1
+    theirs = module.BeamSearchTimeSync(
+        sos=eos,
+        beam_size=case["beam_size"],
+        scorers=dict(
+            ctc=TheirCTC(case["logp"]),
+            decoder=their_scorer(case["tables"]["decoder"]),
+            lm=their_scorer(case["tables"]["lm"]),
+        ),
+        weights=case["weights"],
+        token_list=[str(i) for i in range(case["vocabulary"])],
+    )(torch.zeros(case["frames"], 1))
+    ours = TimeSyncSearch(config_of(case), our_scorers(case))(encoded_of(case))
+    for mine, other in itertools.zip_longest(ours, theirs):
+        assert mine.score == pytest.approx(float(other.score), abs=1e-3, rel=1e-5)
+    assert list(ours[0].yseq) == theirs[0].yseq.tolist() or (
+        len(ours) > 1 and abs(ours[0].score - ours[1].score) < 1e-3
+    )
+
+
+def test_beam_larger_than_vocabulary_is_refused():
+    case = make_case(0)
+    case["beam_size"] = case["vocabulary"] + 1
+    with pytest.raises(PluginError, match="larger than the vocabulary"):
+        config_of(case)
