@@ -3,7 +3,9 @@
 # setup.cfg, and where it is root the Debian packages that this, the demo and the tests
 # call. Instant when nothing has changed. Afterwards: . .venv/bin/activate
 #
-# Usage: scripts/setup_env.sh [EXTRAS]    (default: export,report)
+# Usage: scripts/setup_env.sh [EXTRAS [DEBIAN_PACKAGE ...]]
+#   EXTRAS: default export,report
+#   DEBIAN_PACKAGE: wanted besides espeak-ng and sctk, named like the command in it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -37,7 +39,9 @@ find_python() {
 }
 
 missing=()
-command -v espeak-ng > /dev/null || missing+=(espeak-ng)
+for command in espeak-ng "${@:2}"; do
+    command -v "${command}" > /dev/null || missing+=("${command}")
+done
 command -v sclite > /dev/null || missing+=(sctk)
 if [ "${#missing[@]}" -gt 0 ] && ! debian_packages "${missing[@]}"; then
     echo "Note: not installed: ${missing[*]}; as root: apt-get install ${missing[*]}" >&2
