@@ -294,9 +294,7 @@ def new_bundle(output_dir: Union[str, Path]) -> Iterator[Path]:
                 "--output_dir"
             )
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(
-        tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent)
-    )
+    work = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
     try:
         yield work
         work.chmod(0o755)  # mkdtemp's is private; the recipe's are not

@@ -22,7 +22,10 @@ OPSET = 20
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's progress and advice for its developers off the log."""
-    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(n)
+        for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -68,7 +71,11 @@ def export_graph(
         path: the file to write.
     """
     shapes = tuple(
-        {i: torch.export.Dim.AUTO for i, axis in enumerate(axes) if isinstance(axis, str)}
+        {
+            i: torch.export.Dim.AUTO
+            for i, axis in enumerate(axes)
+            if isinstance(axis, str)
+        }
         for axes in inputs.values()
     )
     if any(p.kind == p.VAR_POSITIONAL for p in _parameters(module)):
@@ -120,9 +127,7 @@ def export_encoder(
     """Write an encoder graph; ``example`` is (speech, lengths) of two utterances."""
     length = "samples" if example[0].dim() == 2 else "frames_in"
     inputs = {
-        "speech": Tensor(
-            "float32", ("utterances", length, *example[0].shape[2:])
-        ),
+        "speech": Tensor("float32", ("utterances", length, *example[0].shape[2:])),
         "speech_lengths": Tensor("int64", ("utterances",)),
     }
     outputs = module.outputs
@@ -137,9 +142,7 @@ def export_memory(step: StepModule, dim: int, path: Path) -> Graph:
         "encoder_out_lens": Tensor("int64", ("utterances",)),
     }
     example = (torch.zeros(2, 7, dim), torch.tensor([7, 5]))
-    export_graph(
-        step.memory, example, _axes(inputs), _axes(step.memory_tensors), path
-    )
+    export_graph(step.memory, example, _axes(inputs), _axes(step.memory_tensors), path)
     return describe(path, inputs, step.memory_tensors, {})
 
 

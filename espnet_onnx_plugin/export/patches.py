@@ -15,7 +15,6 @@ import torch
 
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 
-
 _PADDED_LENGTH: List[Any] = []
 
 

@@ -204,7 +204,9 @@ class Speech2Text:
         feeds = {"speech": speech[None], "speech_lengths": np.array([len(speech)])}
         outputs = self._encoder.graph.outputs
         return Encoded(
-            self._encoder.run(feeds, [name for name in outputs if name != "encoder_out"])
+            self._encoder.run(
+                feeds, [name for name in outputs if name != "encoder_out"]
+            )
         )
 
     def __call__(

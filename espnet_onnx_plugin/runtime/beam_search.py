@@ -257,7 +257,10 @@ class BeamSearch:
         return _Beam(
             yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
             score=total[parents, tokens],
-            scores={k: beam.scores[k][parents] + v[parents, tokens] for k, v in parts.items()},
+            scores={
+                k: beam.scores[k][parents] + v[parents, tokens]
+                for k, v in parts.items()
+            },
             parents=parents,
             states=states,
             ctc=ctc.extend(beam.ctc, psi, parents, tokens) if ctc is not None else None,

@@ -93,7 +93,9 @@ class Source:
         """From ``PATH,TYPE``."""
         path, comma, kind = value.rpartition(",")
         if not comma or not path:
-            raise PluginError(f"'{value}' is not SCP,TYPE, e.g. dump/raw/dev/wav.scp,sound")
+            raise PluginError(
+                f"'{value}' is not SCP,TYPE, e.g. dump/raw/dev/wav.scp,sound"
+            )
         return Source(Path(path), kind)
 
     def entries(self) -> Dict[str, str]:

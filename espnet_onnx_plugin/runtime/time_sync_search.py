@@ -142,7 +142,9 @@ class TimeSyncSearch:
                 if longer not in running and longer in forward:
                     # It fell out of the beam and comes back with its own past.
                     n_old, b_old = forward[longer]
-                    b = np.logaddexp(b, frame[config.blank] + np.logaddexp(n_old, b_old))
+                    b = np.logaddexp(
+                        b, frame[config.blank] + np.logaddexp(n_old, b_old)
+                    )
                     n = np.logaddexp(n, p + n_old)
                 new[longer] = (n, b)
                 reached[longer] = None

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs every test, the linters and shellcheck. Does its own set-up, see setup_env.sh.
+# Tests of real recipes need an ESPnet checkout: ESPNET_ROOT=DIR scripts/test.sh
+#
+# Usage: scripts/test.sh [PYTEST_ARGS]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/setup_env.sh export,ngram,optimize,report,test shellcheck
+# shellcheck source=/dev/null
+. .venv/bin/activate
+export PATH="${PATH}:/usr/lib/sctk/bin"
+
+echo "== linters"
+black --quiet --check espnet_onnx_plugin tests egs2_stage scripts
+isort --quiet --check espnet_onnx_plugin tests egs2_stage scripts
+ruff check --quiet espnet_onnx_plugin tests egs2_stage scripts
+# What holds for shell: every tracked file that is a shell script.
+mapfile -t scripts < <(git grep -lE '^(#!.*\b(ba)?sh\b|# shellcheck shell=)')
+shellcheck "${scripts[@]}"
+
+echo "== tests"
+python -m pytest "$@"

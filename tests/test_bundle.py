@@ -1,0 +1,159 @@
+"""Bundles on disk."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from espnet_onnx_plugin.bundle import (
+    MANIFEST,
+    Manifest,
+    Speech,
+    State,
+    Tensor,
+    Text,
+    describe,
+    new_bundle,
+    read_bundle,
+    write_manifest,
+)
+from espnet_onnx_plugin.derive import derive
+from espnet_onnx_plugin.errors import PluginError
+
+
+def write(directory, content=b"graph"):
+    with new_bundle(directory) as work:
+        (work / "tokens.txt").write_text("<blank>\nä\n", encoding="utf-8")
+        (work / "encoder.onnx").write_bytes(content)
+        graph = describe(
+            work / "encoder.onnx",
+            {"speech": Tensor("float32", ("utterances", "samples"))},
+            {"encoder_out": Tensor("float32", ("utterances", "frames", 8))},
+            {"h": State("float32", ("rows", 2))},
+        )
+        write_manifest(
+            work,
+            Manifest(
+                task="asr",
+                graphs={"encoder": graph},
+                speech=Speech("waveform", 16000, 0, 400),
+                text=Text("char", "tokens.txt"),
+                search={"sos": 1, "eos": 1, "blank": 0},
+                source={"torch": "x"},
+                checks={"parity": {"encoder": 1e-6}},
+            ),
+        )
+    return directory
+
+
+def leftovers(directory):
+    return [p.name for p in directory.parent.iterdir() if p != directory]
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    bundle = read_bundle(write(tmp_path / "b"))
+    assert bundle.manifest.graphs["encoder"].states["h"].axes == ("rows", 2)
+    assert bundle.manifest.checks == {"parity": {"encoder": 1e-6}}
+    assert bundle.manifest.speech.seconds(8000) == 0.5
+    assert leftovers(tmp_path / "b") == []
+    assert "/" not in (tmp_path / "b" / MANIFEST).read_text().replace("://", "")
+
+
+def test_a_copy_elsewhere_is_the_same_bundle(tmp_path):
+    write(tmp_path / "b")
+    shutil.move(tmp_path / "b", tmp_path / "elsewhere")
+    assert read_bundle(tmp_path / "elsewhere").manifest.task == "asr"
+
+
+def test_a_failure_leaves_the_older_bundle_and_nothing_else(tmp_path):
+    write(tmp_path / "b", b"old")
+    with pytest.raises(RuntimeError):
+        with new_bundle(tmp_path / "b") as work:
+            (work / "encoder.onnx").write_bytes(b"half")
+            raise RuntimeError
+    bundle = read_bundle(tmp_path / "b")
+    assert bundle.file("encoder.onnx").read_bytes() == b"old"
+    assert leftovers(tmp_path / "b") == []
+
+
+def test_a_newer_bundle_takes_the_place_of_the_older(tmp_path):
+    write(tmp_path / "b", b"old")
+    write(tmp_path / "b", b"new")
+    assert (tmp_path / "b" / "encoder.onnx").read_bytes() == b"new"
+    assert leftovers(tmp_path / "b") == []
+
+
+def test_a_directory_with_other_things_is_not_overwritten(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("x")
+    with pytest.raises(PluginError, match="exists and is not a bundle"):
+        write(tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda b: (b / MANIFEST).unlink(), "is not a bundle"),
+        (lambda b: (b / MANIFEST).write_text("format_version: [1"), "is damaged"),
+        (lambda b: (b / MANIFEST).write_text("format_version: 1\n"), "is damaged"),
+        (lambda b: (b / MANIFEST).write_text("- 1\n"), "is damaged"),
+        (lambda b: (b / MANIFEST).write_text("format_version: 99\n"), "has format 99"),
+        (lambda b: (b / "encoder.onnx").unlink(), r"encoder.onnx is missing"),
+        (lambda b: (b / "encoder.onnx").write_bytes(b"gra"), "truncated or changed"),
+        (lambda b: (b / "encoder.onnx").write_bytes(b"grabh"), "truncated or changed"),
+        (lambda b: (b / "tokens.txt").unlink(), r"tokens.txt is missing"),
+    ],
+)
+def test_damage_is_named(tmp_path, damage, message):
+    write(tmp_path / "b")
+    damage(tmp_path / "b")
+    with pytest.raises(PluginError, match=message) as e:
+        read_bundle(tmp_path / "b")
+    assert "\n" not in str(e.value)
+
+
+class Counter:
+    """A rewrite that counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, role, old, new):
+        self.calls += 1
+        new.write_bytes(old.read_bytes() + b"!")
+
+
+def test_derive_carries_everything_over_and_is_idle_when_current(tmp_path):
+    parent = read_bundle(write(tmp_path / "a"))
+    rewrite = Counter()
+    arguments = dict(made_by={"step": "x"}, rewrite=rewrite, check=lambda b: {"x": 1})
+    bundle = derive(parent, tmp_path / "b", **arguments)
+    assert bundle.file("encoder.onnx").read_bytes() == b"graph!"
+    assert bundle.file("tokens.txt").read_text(encoding="utf-8") == "<blank>\nä\n"
+    assert bundle.manifest.checks == {"parity": {"encoder": 1e-6}, "x": 1}
+    assert bundle.manifest.source["torch"] == "x"
+    derive(parent, tmp_path / "b", **arguments)
+    assert rewrite.calls == 1
+    derive(parent, tmp_path / "b", **{**arguments, "made_by": {"step": "y"}})
+    assert rewrite.calls == 2
+
+
+def test_derive_refused_by_its_check_leaves_the_older_bundle(tmp_path):
+    parent = read_bundle(write(tmp_path / "a"))
+    derive(parent, tmp_path / "b", {"step": 1}, Counter(), lambda b: {})
+
+    def refuse(bundle):
+        raise PluginError("worse than allowed")
+
+    with pytest.raises(PluginError, match="worse than allowed"):
+        derive(parent, tmp_path / "b", {"step": 2}, Counter(), refuse)
+    assert read_bundle(tmp_path / "b").manifest.source["made_by"] == {"step": 1}
+    with pytest.raises(PluginError, match="give another directory"):
+        derive(parent, tmp_path / "a", {}, Counter(), lambda b: {})
+
+
+def test_manifests_are_immutable(tmp_path):
+    bundle = read_bundle(write(tmp_path / "b"))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        bundle.manifest.task = "tts"

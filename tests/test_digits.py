@@ -1,0 +1,57 @@
+"""A model trained on human speech: every token of every test set is ESPnet's."""
+
+import json
+
+import pytest
+import soundfile
+
+import espnet_onnx_plugin
+from espnet_onnx_plugin.export.asr import export_asr
+from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.optimize.fuse import optimize
+from espnet_onnx_plugin.runtime.data import Source, read_scp
+
+SETS = ("dev", "test", "test_noisy")
+
+
+@pytest.fixture(scope="module")
+def bundles(digits, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(digits)  # the configurations name files relative to the recipe
+        asr = digits / "exp" / "asr_train_conformer_raw_en_char"
+        lm = digits / "exp" / "lm_train_lm_en_char"
+        checkpoints = Checkpoints(
+            asr / "config.yaml",
+            asr / "valid.acc.ave.pth",
+            lm / "config.yaml",
+            lm / "valid.loss.ave.pth",
+        )
+        out = tmp_path_factory.mktemp("digits")
+        source = Source(digits / "dump" / "raw" / "dev" / "wav.scp", "sound")
+        fp32 = export_asr(checkpoints, out / "fp32", source)
+        optimized = optimize(fp32, out / "optimized", "cpu", source)
+    return {"fp32": fp32, "optimized": optimized}
+
+
+@pytest.mark.parametrize("decode", ["nolm", "lm"])
+@pytest.mark.parametrize("beam", [1, 5, 10])
+@pytest.mark.parametrize("variant", ["fp32", "optimized"])
+def test_tokens_are_espnets(bundles, digits, variant, beam, decode):
+    ours = espnet_onnx_plugin.Speech2Text(
+        bundles[variant].path,
+        beam_size=beam,
+        ctc_weight=0.3,
+        lm_weight=0.3 if decode == "lm" else 0.0,
+    )
+    count = 0
+    for name in SETS:
+        expected = json.loads((digits / "espnet202511" / f"{name}.json").read_text())
+        audio = read_scp(digits / "dump" / "raw" / name / "wav.scp")
+        for key, reference in expected[f"beam{beam}_{decode}"].items():
+            speech, _ = soundfile.read(digits / audio[key])
+            text, _, token_int, hypothesis = ours(speech)[0]
+            assert token_int == reference["token_int"], key
+            assert text == reference["text"], key
+            assert hypothesis.score == pytest.approx(reference["score"], abs=1e-3), key
+            count += 1
+    assert count == 500

@@ -1,0 +1,260 @@
+"""The export, optimize, quantize and verify commands."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import asr_config, build_asr, build_lm, save, waves
+
+import espnet_onnx_plugin
+from espnet_onnx_plugin.bin import export, optimize, quantize, verify
+from espnet_onnx_plugin.bundle import read_bundle
+from espnet_onnx_plugin.quantize.dynamic import needs_reduced_range
+
+
+def args(**options):
+    return [a for k, v in options.items() for a in (f"--{k}", str(v))]
+
+
+def model_args(tiny):
+    return dict(train_config=tiny["asr"]["config"], model_file=tiny["asr"]["file"])
+
+
+def lm_args(tiny):
+    return dict(lm_train_config=tiny["lm"]["config"], lm_file=tiny["lm"]["file"])
+
+
+def refused(capsys, command, tmp_path, *arguments):
+    """Run a command that has to fail in one line and to write nothing."""
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(SystemExit) as e:
+        command.main(list(map(str, arguments)))
+    assert e.value.code == 1
+    errors = [x for x in capsys.readouterr().err.splitlines() if "error:" in x]
+    assert len(errors) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    return errors[0]
+
+
+def test_export_says_what_it_wrote_and_is_idle_the_second_time(capsys, tiny, tmp_path):
+    shutil.copytree(tiny["bundle"], tmp_path / "fp32")
+    before = (tmp_path / "fp32" / "manifest.yaml").stat().st_mtime_ns
+    parity = f"{tiny['data'] / 'wav.scp'},sound"
+    export.main(
+        args(
+            output_dir=tmp_path / "fp32",
+            parity_scp=parity,
+            **model_args(tiny),
+            **lm_args(tiny),
+        )
+    )
+    assert "largest difference from PyTorch" in capsys.readouterr().out
+    assert (tmp_path / "fp32" / "manifest.yaml").stat().st_mtime_ns == before
+
+
+def test_the_manifest_tells_what_the_bundle_is(tiny):
+    manifest = read_bundle(tiny["bundle"]).manifest
+    assert list(manifest.graphs) == ["encoder", "decoder_memory", "decoder", "lm"]
+    assert set(manifest.checks["parity"]) == {"encoder", "decoder", "lm"}
+    assert all(0 < v <= 1e-4 for v in manifest.checks["parity"].values())
+    assert manifest.source["torch"] == torch.__version__
+    content = (tiny["bundle"] / "manifest.yaml").read_text()
+    assert str(tiny["root"]) not in content
+
+
+def test_export_from_a_packed_zip(tiny, tmp_path):
+    from espnet2.main_funcs.pack_funcs import pack
+
+    zipped = tmp_path / "model.zip"
+    pack(
+        files={
+            "asr_model_file": str(tiny["asr"]["file"]),
+            "lm_file": str(tiny["lm"]["file"]),
+        },
+        yaml_files={
+            "asr_train_config": str(tiny["asr"]["config"]),
+            "lm_train_config": str(tiny["lm"]["config"]),
+        },
+        outpath=str(zipped),
+    )
+    export.main(args(model_tag=zipped, output_dir=tmp_path / "fp32"))
+    ours = espnet_onnx_plugin.Speech2Text(tmp_path / "fp32", beam_size=2)
+    same = espnet_onnx_plugin.Speech2Text(tiny["bundle"], beam_size=2)
+    for wave in waves().values():
+        assert ours(wave)[0][2] == same(wave)[0][2]
+
+
+def test_bad_models_are_named(capsys, tiny, tmp_path):
+    out = tmp_path / "out"
+
+    def line(**options):
+        return refused(capsys, export, tmp_path, *args(output_dir=out, **options))
+
+    good = model_args(tiny)
+    assert "nowhere.pth does not exist" in line(
+        **{**good, "model_file": tmp_path / "nowhere.pth"}
+    )
+    assert "go together" in line(**good, lm_file=tiny["lm"]["file"])
+    assert "--model_tag" in line()
+    assert "exclude each other" in line(**good, model_tag="x")
+
+    (tmp_path / "junk.pth").write_bytes(b"not a checkpoint")
+    assert "does not fit" in line(**{**good, "model_file": tmp_path / "junk.pth"})
+    other = save(
+        build_asr(asr_config(encoder_conf=dict(output_size=16, num_blocks=1))),
+        {},
+        tmp_path / "other",
+        "other.pth",
+    )
+    message = line(**{**good, "model_file": other["file"]})
+    assert "other.pth does not fit" in message and "size mismatch" in message
+
+    (tmp_path / "broken.yaml").write_text("a: [")
+    assert "broken.yaml" in line(**{**good, "train_config": tmp_path / "broken.yaml"})
+    (tmp_path / "junk.zip").write_bytes(b"PK")
+    assert "not a model packed" in line(model_tag=tmp_path / "junk.zip")
+
+
+@pytest.mark.parametrize(
+    "choices, message",
+    [
+        (dict(encoder="rnn", encoder_conf={}), "encoder 'rnn' is not supported"),
+        (dict(decoder="transducer", decoder_conf={}), "transducer"),
+        (dict(decoder="rnn", decoder_conf={}), "decoder 'rnn' is not supported"),
+        (
+            dict(frontend="sliding_window", frontend_conf=dict(win_length=40)),
+            "frontend 'sliding_window' is not supported",
+        ),
+    ],
+)
+def test_architectures_that_are_not_supported_are_named(
+    capsys, tmp_path, choices, message
+):
+    if "transducer" in choices.values():
+        pytest.importorskip("warprnnt_pytorch", reason="transducers need it to build")
+    config = asr_config(**choices)
+    files = save(build_asr(config), config, tmp_path / "asr", "model.pth")
+    line = refused(
+        capsys,
+        export,
+        tmp_path,
+        *args(
+            train_config=files["config"],
+            model_file=files["file"],
+            output_dir=tmp_path / "out",
+        ),
+    )
+    assert message in line
+
+
+def test_a_language_model_of_other_tokens_is_named(capsys, tiny, tmp_path):
+    model, config = build_lm("seq_rnn", dict(unit=8, nlayers=1))
+    config["token_list"] = list(reversed(config["token_list"]))
+    files = save(model, config, tmp_path / "lm", "lm.pth")
+    line = refused(
+        capsys,
+        export,
+        tmp_path,
+        *args(
+            output_dir=tmp_path / "out",
+            lm_train_config=files["config"],
+            lm_file=files["file"],
+            **model_args(tiny),
+        ),
+    )
+    assert "same token list" in line
+
+
+@pytest.mark.parametrize("calibration", [True, False])
+def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
+    scp = f"{tiny['data'] / 'wav.scp'},sound"
+    extra = dict(calibration_scp=scp) if calibration else {}
+    optimized, int8 = tmp_path / "optimized", tmp_path / "int8"
+    optimize.main(args(model_dir=tiny["bundle"], output_dir=optimized, **extra))
+    assert "same tokens on" in capsys.readouterr().out
+    quantize.main(args(model_dir=tiny["bundle"], output_dir=int8, **extra))
+    assert "same tokens on" in capsys.readouterr().out
+    figures = read_bundle(optimized).manifest.checks["optimize"]
+    assert figures["audio"] == ("real" if calibration else "noise")
+    assert figures["utterances"] == figures["identical"] == (4 if calibration else 3)
+    for nodes in figures["nodes"].values():
+        assert nodes["after"] < nodes["before"]
+    figures = read_bundle(int8).manifest.checks["quantize"]
+    assert 0 < figures["differences"]["decoder"] < 0.2
+    reference = espnet_onnx_plugin.Speech2Text(tiny["bundle"], beam_size=2)
+    for variant in (optimized, int8):
+        ours = espnet_onnx_plugin.Speech2Text(variant, beam_size=2)
+        for wave in waves().values():
+            result, expected = ours(wave)[0], reference(wave)[0]
+            if variant == optimized:
+                assert result[:3] == expected[:3]
+            scale = max(1.0, abs(expected[3].score))
+            assert abs(result[3].score - expected[3].score) < 0.3 * scale
+
+
+def test_int8_graphs_hold_bytes_and_a_filterbank_in_floats(tiny, tmp_path):
+    import onnx
+
+    quantize.main(args(model_dir=tiny["bundle"], output_dir=tmp_path / "int8"))
+    types = {}
+    for name in ("encoder", "decoder", "lm"):
+        graph = onnx.load(tmp_path / "int8" / f"{name}.onnx").graph
+        types[name] = {i.name: i.data_type for i in graph.initializer}
+        assert onnx.TensorProto.INT8 in types[name].values()
+    melmat = [v for k, v in types["encoder"].items() if k.endswith("melmat")]
+    assert melmat == [onnx.TensorProto.FLOAT]
+
+
+def test_what_is_quantized_is_not_quantized_again(capsys, tiny, tmp_path):
+    quantize.main(args(model_dir=tiny["bundle"], output_dir=tmp_path / "int8"))
+    line = refused(
+        capsys,
+        quantize,
+        tmp_path,
+        *args(model_dir=tmp_path / "int8", output_dir=tmp_path / "again"),
+    )
+    assert "quantized already" in line
+
+
+def test_reduced_range_follows_the_processor(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags : fpu avx2 avx512_vnni")
+    assert not needs_reduced_range(str(info))
+    info.write_text("flags : fpu avx2")
+    assert needs_reduced_range(str(info))
+    assert needs_reduced_range(str(tmp_path / "nowhere"))
+
+
+def test_verify_measures_parity_and_notices_another_model(capsys, tiny, tmp_path):
+    verify.main(args(model_dir=tiny["bundle"]))
+    assert "are whole" in capsys.readouterr().out
+    verify.main(args(model_dir=tiny["bundle"], **model_args(tiny), **lm_args(tiny)))
+    assert "largest difference from PyTorch" in capsys.readouterr().out
+    config = yaml.safe_load(tiny["asr"]["config"].read_text())
+    files = save(build_asr(config, seed=9), config, tmp_path / "asr", "model.pth")
+    line = refused(
+        capsys,
+        verify,
+        tmp_path,
+        *args(
+            model_dir=tiny["bundle"],
+            train_config=files["config"],
+            model_file=files["file"],
+        ),
+    )
+    assert "parity check failed: encoder" in line
+
+
+def test_rounding_noise_is_measured_not_assumed(tiny):
+    from espnet_onnx_plugin.export import parity
+
+    config = yaml.safe_load(tiny["asr"]["config"].read_text())
+    model = build_asr(config)
+    speech = torch.tensor(waves()["utt1"], dtype=torch.float32)[None]
+    lengths = torch.tensor([speech.size(1)])
+    reference = parity.encode_reference(model, speech, lengths)
+    noise = parity.rounding_noise(model, speech, lengths, reference)
+    assert 0 < noise["encoder_out"] < 1e-4
+    assert np.isfinite(list(noise.values())).all()
