@@ -420,10 +420,22 @@ if runs 12; then
     done
 fi
 
-# write_trn TEXT UTT2SPK TYPE OPTIONS: prints TEXT in sclite's form, "words (speaker-id)"
+# write_trn NAME TEXT_DIR UNIT SCORE_DIR OPTIONS: brings TEXT_DIR/SET/text of every set
+# into sclite's form, "words (speaker-id)", as SCORE_DIR/NAME.trn of the set. All sets in
+# one call: most of its time is the start of Python.
 write_trn() {
-    paste <(${python} -m espnet2.bin.tokenize_text --field 2- --input "$1" --output - --token_type "$3" $4) \
-        <(awk 'NR == FNR { speaker[$1] = $2; next } { print "(" speaker[$1] "-" $1 ")" }' "$2" "$1")
+    local dset lines
+    lines=$(for dset in ${_eval_sets}; do
+        awk -v dir="${asr_exp}/${inference_tag}/${dset}/$4" '
+            NR == FNR { speaker[$1] = $2; next }
+            { print dir, "(" speaker[$1] "-" $1 ")", $0 }' \
+            "${data_feats}/${dset}/utt2spk" "$2/${dset}/text"
+    done)
+    paste <(cut -d " " -f 1-2 <<< "${lines}") \
+        <(${python} -m espnet2.bin.tokenize_text --field 4- --input - --output - --token_type "$3" $5 <<< "${lines}") |
+        awk -F '[ \t]' -v name="$1.trn" '{
+            file = $1 "/" name; id = $2; sub(/^[^\t]*\t/, ""); print $0 "\t" id > file
+        }'
 }
 
 if runs 13; then
@@ -431,21 +443,25 @@ if runs 13; then
     command -v sclite > /dev/null ||
         fail "sclite is not on PATH; install it (Debian and Ubuntu: apt-get install sctk) and add /usr/lib/sctk/bin to PATH"
     for dset in ${_eval_sets}; do
-        _data=${data_feats}/${dset}
-        _dir=${asr_exp}/${inference_tag}/${dset}
-        [ -f "${_dir}/text" ] || fail "${_dir}/text does not exist; run stage 12 for this set"
-        for _unit in char word bpe; do
-            _type=${_unit:0:1}er
-            _opts="--non_linguistic_symbols ${nlsyms_txt} --remove_non_linguistic_symbols true"
-            if [ "${_unit}" = bpe ]; then
-                [ -f "${bpemodel}" ] || continue
-                _type=ter
-                _opts="--bpemodel ${bpemodel}"
-            fi
-            _scoredir=${_dir}/score_${_type}
-            mkdir -p "${_scoredir}"
-            write_trn "${_data}/text" "${_data}/utt2spk" "${_unit}" "${_opts} --cleaner ${cleaner}" > "${_scoredir}/ref.trn"
-            write_trn "${_dir}/text" "${_data}/utt2spk" "${_unit}" "${_opts} --cleaner ${hyp_cleaner}" > "${_scoredir}/hyp.trn"
+        _text=${asr_exp}/${inference_tag}/${dset}/text
+        [ -f "${_text}" ] || fail "${_text} does not exist; run stage 12 for this set"
+    done
+    for _unit in char word bpe; do
+        _type=${_unit:0:1}er
+        _opts="--non_linguistic_symbols ${nlsyms_txt} --remove_non_linguistic_symbols true"
+        if [ "${_unit}" = bpe ]; then
+            [ -f "${bpemodel}" ] || continue
+            _type=ter
+            _opts="--bpemodel ${bpemodel}"
+        fi
+        for dset in ${_eval_sets}; do
+            mkdir -p "${asr_exp}/${inference_tag}/${dset}/score_${_type}"
+        done
+        write_trn ref "${data_feats}" "${_unit}" "score_${_type}" "${_opts} --cleaner ${cleaner}" &
+        write_trn hyp "${asr_exp}/${inference_tag}" "${_unit}" "score_${_type}" "${_opts} --cleaner ${hyp_cleaner}"
+        wait $!
+        for dset in ${_eval_sets}; do
+            _scoredir=${asr_exp}/${inference_tag}/${dset}/score_${_type}
             sclite ${score_opts} -r "${_scoredir}/ref.trn" trn -h "${_scoredir}/hyp.trn" trn \
                 -i rm -o all stdout > "${_scoredir}/result.txt"
             log "Write ${_type} result in ${_scoredir}/result.txt"
