@@ -4,8 +4,9 @@
 # demo needs of them, so that the demo runs with the PyPI package of ESPnet alone.
 # Sourced with --stage 100000 it runs nothing and leaves every variable set.
 #
-# Variables that only the plugin's stages read; options are words by design:
-# shellcheck disable=SC2034,SC2086
+# Variables that only the plugin's stages read, and those of cmd.sh; options are words
+# by design:
+# shellcheck disable=SC2034,SC2086,SC2154
 set -euo pipefail
 
 log() {
@@ -114,10 +115,13 @@ EOT
 )
 
 log "$0 $*"
+# shellcheck source=/dev/null
 . utils/parse_options.sh
 [ $# -eq 0 ] || fail "no positional arguments are taken: $*"
 
+# shellcheck source=/dev/null
 . ./path.sh
+# shellcheck source=/dev/null
 . ./cmd.sh
 
 [ -n "${valid_set}" ] || fail "--valid_set is required"
