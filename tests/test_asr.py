@@ -442,7 +442,10 @@ def test_ngram_scores_are_espnets(tiny, tmp_path):
     bigrams += [
         f"{-random.uniform(0.1, 1):.4f}\t{a} {b}" for a in words[:6] for b in words[:6]
     ]
-    arpa = "\\data\\\nngram 1={}\nngram 2={}\n\n\\1-grams:\n{}\n\n\\2-grams:\n{}\n\n\\end\\\n"
+    arpa = (
+        "\\data\\\nngram 1={}\nngram 2={}\n\n"
+        "\\1-grams:\n{}\n\n\\2-grams:\n{}\n\n\\end\\\n"
+    )
     path = tmp_path / "3gram.arpa"
     path.write_text(
         arpa.format(

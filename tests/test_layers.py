@@ -1,4 +1,4 @@
-"""What may import what: bundle <- runtime <- export, optimize, quantize, report <- bin."""
+"""What may import what; every part is below those that may import it."""
 
 import ast
 import subprocess

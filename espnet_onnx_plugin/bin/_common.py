@@ -85,6 +85,18 @@ def add_derive_options(parser: ArgumentParser) -> None:
         "--calibration_scp",
         help="SCP,TYPE of audio for the check, e.g. dump/raw/dev/wav.scp,sound",
     )
+    parser.add_argument(
+        "--calibration_utterances", type=int, default=10, help="how many of them"
+    )
+
+
+def calibration_source(args: argparse.Namespace) -> "Optional[Any]":
+    """The audio that :func:`add_derive_options` asks for, or None."""
+    from espnet_onnx_plugin.runtime.data import Source
+
+    if not args.calibration_scp:
+        return None
+    return Source.parse(args.calibration_scp, args.calibration_utterances)
 
 
 def run(

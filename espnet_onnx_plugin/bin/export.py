@@ -28,6 +28,9 @@ def get_parser() -> ArgumentParser:
         "--parity_scp",
         help="SCP,TYPE of real audio to check on, e.g. dump/raw/dev/wav.scp,sound",
     )
+    parser.add_argument(
+        "--parity_utterances", type=int, default=5, help="how many of them to check on"
+    )
     return parser
 
 
@@ -46,7 +49,9 @@ def export(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.export.model import Checkpoints, from_tag
     from espnet_onnx_plugin.runtime.data import Source
 
-    parity = Source.parse(args.parity_scp) if args.parity_scp else None
+    parity = None
+    if args.parity_scp:
+        parity = Source.parse(args.parity_scp, args.parity_utterances)
     if args.model_tag is not None:
         with from_tag(args.model_tag, args.ngram_file) as checkpoints:
             bundle = export_asr(checkpoints, args.output_dir, parity)

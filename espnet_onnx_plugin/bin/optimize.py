@@ -3,7 +3,12 @@
 import argparse
 from typing import Optional, Sequence
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, add_derive_options, run
+from espnet_onnx_plugin.bin._common import (
+    ArgumentParser,
+    add_derive_options,
+    calibration_source,
+    run,
+)
 
 
 def get_parser() -> ArgumentParser:
@@ -20,11 +25,9 @@ def optimize(args: argparse.Namespace) -> None:
     """Optimize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
     from espnet_onnx_plugin.optimize.fuse import optimize
-    from espnet_onnx_plugin.runtime.data import Source
 
-    source = Source.parse(args.calibration_scp) if args.calibration_scp else None
     model = read_bundle(args.model_dir)
-    bundle = optimize(model, args.output_dir, args.provider, source)
+    bundle = optimize(model, args.output_dir, args.provider, calibration_source(args))
     figures = bundle.manifest.checks["optimize"]
     nodes = figures["nodes"].values()
     print(

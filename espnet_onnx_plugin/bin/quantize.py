@@ -3,7 +3,12 @@
 import argparse
 from typing import Optional, Sequence
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, add_derive_options, run
+from espnet_onnx_plugin.bin._common import (
+    ArgumentParser,
+    add_derive_options,
+    calibration_source,
+    run,
+)
 
 
 def get_parser() -> ArgumentParser:
@@ -19,11 +24,9 @@ def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
     from espnet_onnx_plugin.quantize.dynamic import quantize
-    from espnet_onnx_plugin.runtime.data import Source
 
-    source = Source.parse(args.calibration_scp) if args.calibration_scp else None
     model = read_bundle(args.model_dir)
-    bundle = quantize(model, args.output_dir, source)
+    bundle = quantize(model, args.output_dir, calibration_source(args))
     figures = bundle.manifest.checks["quantize"]
     print(
         f"{bundle.path}: {model.size / 2**20:.1f} -> {bundle.size / 2**20:.1f} MiB, "

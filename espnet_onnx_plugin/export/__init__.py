@@ -1,1 +1,1 @@
-"""From ESPnet checkpoints to bundles; the only package that imports torch and ESPnet."""
+"""From ESPnet checkpoints to bundles. No other package imports torch and ESPnet."""

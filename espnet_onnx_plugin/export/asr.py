@@ -4,11 +4,10 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 import espnet_onnx_plugin
@@ -32,19 +31,16 @@ from espnet_onnx_plugin.export.graph import (
     export_memory,
     export_step,
 )
-from espnet_onnx_plugin.export.model import Checkpoints, build
+from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import StepModule
-from espnet_onnx_plugin.runtime.data import Source, check_rate, iterate, prepare
+from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.session import Device, Session
 
 logger = logging.getLogger(__name__)
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
-
-#: Utterances of real audio that the encoder is checked on.
-REAL_UTTERANCES = 5
 
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", None)
 
@@ -72,19 +68,25 @@ def is_current(output_dir: Path, source: Dict[str, Any]) -> bool:
     return {k: manifest.source.get(k) for k in source} == source
 
 
-def _refuse(model: torch.nn.Module, args: Any) -> None:
-    """Name what this version cannot export."""
-    if type(model).__name__ != "ESPnetASRModel":
+def _refuse(config: Mapping[str, Any]) -> None:
+    """Name what this version cannot export, before anything is built.
+
+    Some choices need packages, or weights from a hub, only to be built.
+    """
+    roles = [*PARTS, "encoder"]
+    if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
+        roles.append("decoder")  # ESPnet leaves it out of a model that is all CTC
+    for role in roles:
+        if config.get(role) is not None:
+            find(role, config[role])
+    if config.get("model", "espnet") != "espnet":
         raise PluginError(
-            f"model '{args.model}' ({type(model).__name__}) is not supported; "
-            "supported: espnet"
+            f"model '{config['model']}' is not supported (supported: espnet)"
         )
-    if model.use_transducer_decoder:
-        raise PluginError(f"decoder '{args.decoder}' (transducer) is not supported yet")
-    if model.postencoder is not None:
-        raise PluginError(f"postencoder '{args.postencoder}' is not supported yet")
-    if args.token_type not in _TOKEN_TYPES:
-        raise PluginError(f"token_type '{args.token_type}' is not supported yet")
+    if config.get("postencoder") is not None:
+        raise PluginError(f"postencoder '{config['postencoder']}' is not supported yet")
+    if config.get("token_type") not in _TOKEN_TYPES:
+        raise PluginError(f"token_type '{config['token_type']}' is not supported yet")
 
 
 def _shortest_frames(encoder: torch.nn.Module) -> int:
@@ -134,18 +136,10 @@ def _write_text(model: torch.nn.Module, args: Any, work: Path) -> Text:
 def real_batches(
     source: Source, speech: Speech
 ) -> Iterator[Tuple[str, torch.Tensor, torch.Tensor]]:
-    """The first utterances of a source that are long enough, one at a time."""
-    count = 0
-    for key, audio in iterate(source):
-        check_rate(key, audio, speech)
-        array = prepare(audio.array, speech)
-        if len(array) >= speech.min_length:
-            yield f"utterance {key}", torch.from_numpy(array)[None], torch.tensor(
-                [len(array)]
-            )
-            count += 1
-        if count == REAL_UTTERANCES:
-            return
+    """Utterances of real audio, one at a time."""
+    for key, array in usable(source, speech):
+        batch = torch.from_numpy(array)[None]
+        yield f"utterance {key}", batch, torch.tensor([len(array)])
 
 
 def export_asr(
@@ -178,10 +172,10 @@ class _Model:
         from espnet2.tasks.asr import ASRTask
         from espnet2.tasks.lm import LMTask
 
+        _refuse(read_config(checkpoints.train_config))
         self.model, self.args = build(
             ASRTask, checkpoints.train_config, checkpoints.model_file
         )
-        _refuse(self.model, self.args)
         choices = {r: getattr(self.args, r, None) for r in (*PARTS, "encoder")}
         self.encoder = EncoderGraph(self.model, choices).eval()
         #: Decoders and language models by role.
@@ -190,6 +184,7 @@ class _Model:
             arch = find("decoder", self.args.decoder)
             self.steps["decoder"] = arch.wrap(self.model.decoder).eval()
         if checkpoints.lm_file is not None:
+            arch = find("lm", read_config(checkpoints.lm_train_config).get("lm"))
             lm, lm_args = build(
                 LMTask, checkpoints.lm_train_config, checkpoints.lm_file
             )
@@ -199,7 +194,7 @@ class _Model:
                     f"{checkpoints.train_config}; use a language model trained on the "
                     "same token list"
                 )
-            self.steps["lm"] = find("lm", lm_args.lm).wrap(lm.lm).eval()
+            self.steps["lm"] = arch.wrap(lm.lm).eval()
 
     @property
     def dim(self) -> int:

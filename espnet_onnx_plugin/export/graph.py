@@ -1,6 +1,7 @@
 """From a torch module to an ONNX file with named tensors and free sizes."""
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -11,8 +12,11 @@ import onnx
 import torch
 
 from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
 from espnet_onnx_plugin.export.steps import StepModule
+
+logger = logging.getLogger(__name__)
 
 #: ONNX operator set of exported graphs: the newest that onnxruntime's optimizers and
 #: quantizers of the supported range all know.
@@ -55,6 +59,22 @@ def _name_axes(
                 dim.dim_param = axis
 
 
+def _trace(module, example, shapes, inputs, outputs) -> torch.onnx.ONNXProgram:
+    with torch.no_grad(), _quiet():
+        with traceable():
+            exported = torch.export.export(
+                module, tuple(example), dynamic_shapes=shapes, strict=False
+            )
+        return torch.onnx.export(
+            exported,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+
+
 def export_graph(
     module: torch.nn.Module,
     example: Sequence[torch.Tensor],
@@ -69,6 +89,9 @@ def export_graph(
         example: one tensor for each input; sizes of free axes are at least 2.
         inputs, outputs: axes by tensor name; an axis that is a string is free.
         path: the file to write.
+
+    Raises:
+        PluginError: if torch cannot trace or convert the module.
     """
     shapes = tuple(
         {
@@ -81,18 +104,16 @@ def export_graph(
     if any(p.kind == p.VAR_POSITIONAL for p in _parameters(module)):
         fixed = sum(p.kind != p.VAR_POSITIONAL for p in _parameters(module))
         shapes = (*shapes[:fixed], shapes[fixed:])
-    with torch.no_grad(), _quiet():
-        with traceable():
-            exported = torch.export.export(
-                module, tuple(example), dynamic_shapes=shapes, strict=False
-            )
-        program = torch.onnx.export(
-            exported,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
+    try:
+        program = _trace(module, example, shapes, list(inputs), list(outputs))
+    except PluginError:
+        raise
+    except Exception as e:  # whatever the model's code or torch's exporter raises
+        logger.debug("torch's exporter failed", exc_info=True)
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
+        raise PluginError(
+            f"torch {torch.__version__} could not export {path.stem}: {reason} "
+            "(--log_level DEBUG shows where)"
         )
     model = program.model_proto
     _name_axes(model.graph.input, inputs)
@@ -107,8 +128,6 @@ def export_graph(
 
 
 def _parameters(module: torch.nn.Module):
-    import inspect
-
     return list(inspect.signature(module.forward).parameters.values())
 
 

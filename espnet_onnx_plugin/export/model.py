@@ -1,12 +1,13 @@
-"""Loading what ESPnet's training wrote: from a recipe, a packed zip or the model zoo."""
+"""Loading what training wrote: from a recipe, a packed zip or the model zoo."""
 
 import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
+import yaml
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -35,7 +36,7 @@ class Checkpoints:
         if (self.lm_train_config is None) != (self.lm_file is None):
             raise PluginError("--lm_train_config and --lm_file go together")
 
-    def files(self) -> "dict[str, Path]":
+    def files(self) -> Dict[str, Path]:
         """The files that are given, by the option that names them."""
         return {name: path for name, path in vars(self).items() if path is not None}
 
@@ -70,7 +71,7 @@ def from_tag(tag: str, ngram_file: Optional[Path] = None) -> Iterator[Checkpoint
         )
 
 
-def _download(tag: str) -> "dict[str, str]":
+def _download(tag: str) -> Dict[str, str]:
     try:
         from espnet_model_zoo.downloader import ModelDownloader
     except ImportError:
@@ -86,6 +87,21 @@ def _download(tag: str) -> "dict[str, str]":
             f"--model_tag {tag} is no file and could not be fetched from the model "
             f"zoo: {reason}"
         )
+
+
+def read_config(path: Path) -> Dict[str, Any]:
+    """Read a training configuration.
+
+    Raises:
+        PluginError: if it is not one.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise PluginError(f"{path} is not YAML: {' '.join(str(e).split())}")
+    if not isinstance(config, dict):
+        raise PluginError(f"{path} is not a training configuration of ESPnet")
+    return config
 
 
 def build(task: type, config: Path, checkpoint: Path) -> Tuple[torch.nn.Module, object]:

@@ -67,7 +67,7 @@ def make_pad_mask(
 
 
 def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
-    """Sinusoidal table (1, len(positions), d_model); "Attention is all you need" 3.5."""
+    """Sinusoids (1, len(positions), d_model) of "Attention is all you need", 3.5."""
     div_term = torch.exp(
         torch.arange(0, d_model, 2, dtype=torch.float32)
         * -(math.log(10000.0) / d_model)

@@ -1,8 +1,8 @@
 """Dynamic int8: weights of matrix products stored in 8 bits per channel.
 
 Activations are quantized as they come. Convolutions stay in fp32: their dynamic int8
-form is many times slower than fp32. The graphs are fused afterwards, since onnxruntime's
-quantizer does not know fused operators.
+form is many times slower than fp32. The graphs are fused afterwards, since
+onnxruntime's quantizer does not know fused operators.
 """
 
 import logging

@@ -64,8 +64,8 @@ class BeamSearchConfig:
         if self.beam_size > self.vocabulary:
             raise PluginError(
                 f"beam_size {self.beam_size} is larger than the vocabulary "
-                f"({self.vocabulary} tokens), which ESPnet's search cannot take either; "
-                f"use {self.vocabulary} or less"
+                f"({self.vocabulary} tokens), which ESPnet's search cannot take "
+                f"either; use {self.vocabulary} or less"
             )
 
 

@@ -1,19 +1,19 @@
 """How far a rewritten bundle is from the one it was made from, on the same audio."""
 
+import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.runtime.asr import Speech2Text
-from espnet_onnx_plugin.runtime.data import Source, check_rate, iterate, prepare
+from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.scorers import Encoded, GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
 from espnet_onnx_plugin.runtime.text import TokenConverter
 
-#: Utterances that two bundles are compared on.
-UTTERANCES = 10
+logger = logging.getLogger(__name__)
 
 BEAM_SIZE = 5
 
@@ -44,24 +44,12 @@ class Comparison:
         return {**vars(self), "differences": differences}
 
 
-def _noise(speech: Speech) -> Iterator[np.ndarray]:
+def _noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
     random = np.random.default_rng(0)
     for factor in (3, 7, 20):
         shape = [speech.min_length * factor]
         shape += [speech.feature_dim] if speech.feature_dim else []
-        yield random.standard_normal(shape) * 0.1
-
-
-def _audio(source: Source, speech: Speech) -> Iterator[np.ndarray]:
-    """Utterances that the encoder can take, from the start of a source."""
-    count = 0
-    for key, audio in iterate(source):
-        check_rate(key, audio, speech)
-        if len(prepare(audio.array, speech)) >= speech.min_length:
-            yield audio.array
-            count += 1
-        if count == UTTERANCES:
-            return
+        yield f"noise {shape}", random.standard_normal(shape) * 0.1
 
 
 def _relative(ours: np.ndarray, reference: np.ndarray) -> float:
@@ -121,7 +109,8 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         figure = _relative(ours, expected)
         differences[component] = max(differences.get(component, 0.0), figure)
 
-    for audio in _noise(speech) if source is None else _audio(source, speech):
+    for key, audio in _noise(speech) if source is None else usable(source, speech):
+        logger.info("comparing on %s", key)
         encoded = left.speech2text.encode(audio)
         encoded_right = right.speech2text.encode(audio)
         for name, value in encoded.items():

@@ -74,12 +74,15 @@ READERS: Dict[str, Callable[[str], Audio]] = {
 class Source:
     """ESPnet's ``data_path_and_name_and_type`` less the name: an scp and its type.
 
+    ``limit``: how many utterances a check takes of it, from its start; None for all.
+
     Raises:
         PluginError: if the type is not one of :data:`READERS`.
     """
 
     path: Path
     type: str
+    limit: Optional[int] = None
 
     def __post_init__(self) -> None:
         if self.type not in READERS:
@@ -89,14 +92,14 @@ class Source:
             )
 
     @staticmethod
-    def parse(value: str) -> "Source":
+    def parse(value: str, limit: Optional[int] = None) -> "Source":
         """From ``PATH,TYPE``."""
         path, comma, kind = value.rpartition(",")
         if not comma or not path:
             raise PluginError(
                 f"'{value}' is not SCP,TYPE, e.g. dump/raw/dev/wav.scp,sound"
             )
-        return Source(Path(path), kind)
+        return Source(Path(path), kind, limit)
 
     def entries(self) -> Dict[str, str]:
         """Utterance id to what follows it in the scp file, in the file's order."""
@@ -196,4 +199,26 @@ def check_rate(key: str, audio: Audio, expected: Speech) -> None:
         raise PluginError(
             f"utterance '{key}' is sampled at {audio.rate} Hz, the model takes "
             f"{expected.sampling_rate} Hz; resample the data (--fs of the recipe)"
+        )
+
+
+def usable(source: Source, expected: Speech) -> Iterator[Tuple[str, np.ndarray]]:
+    """The first utterances of a source that the encoder can take, prepared for it.
+
+    Raises:
+        PluginError: if there is none.
+    """
+    count = 0
+    for key, audio in iterate(source):
+        if count == source.limit:
+            return
+        check_rate(key, audio, expected)
+        speech = prepare(audio.array, expected)
+        if len(speech) >= expected.min_length:
+            count += 1
+            yield key, speech
+    if count == 0:
+        raise PluginError(
+            f"{source.path} has no utterance of {expected.min_length} or more "
+            "samples or frames, the least that the encoder takes"
         )
