@@ -26,6 +26,9 @@ onnx_check_environment() {
         else
             export PATH=${PATH}:${onnx_plugin_root}/egs2_stage/bin
             export ONNX_PYTHON=${python}
+            onnx_python -c 'import jiwer' ||
+                onnx_die "neither sclite nor jiwer for scoring:" \
+                    "run ${python} -m pip install jiwer"
         fi
     fi
 }

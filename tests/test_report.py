@@ -7,7 +7,7 @@ import pytest
 
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
+from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts, read_result
 from espnet_onnx_plugin.report.results import System, compare
 from espnet_onnx_plugin.report.tables import (
     latex_escape,
@@ -210,10 +210,10 @@ def test_tables(decodes):
 
 
 def test_scorers_are_named(decodes):
-    text = "Scored by the plugin's stand-in for sclite, ...\n" + make_result()
+    text = f"{STAND_IN}\n" + make_result()
     (decodes / "fp32/test_clean/score_wer/result.txt").write_text(text)
     markdown = to_markdown("Title", {}, run_compare(decodes))
-    assert "raw counts of: sclite, stand-in for sclite." in markdown
+    assert "raw counts of: jiwer, sclite." in markdown
 
 
 def test_write_leaves_the_old_file_where_it_fails(tmp_path):

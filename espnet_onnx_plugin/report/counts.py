@@ -9,7 +9,7 @@ from pathlib import Path
 from espnet_onnx_plugin.errors import PluginError
 
 # The first line of a result.txt that the stand-in wrote.
-STAND_IN = "Scored by the plugin's stand-in for sclite"
+STAND_IN = "Scored by jiwer in the place of sclite"
 
 # The raw-count table of "sclite -o all": | Sum | # Snt # Wrd | Corr Sub Del Ins Err
 # S.Err |. The percentages ("Sum/Avg") carry one decimal only.
@@ -62,5 +62,5 @@ def read_result(path: Path) -> tuple[ErrorCounts, str]:
     counts = ErrorCounts(sentences, words, *rest, sentence_errors)
     if counts.errors != errors or counts.correct + sum(rest[1:3]) != words:
         raise PluginError(f"{path}: the raw counts do not add up: run scoring again")
-    scorer = "stand-in for sclite" if text.startswith(STAND_IN) else "sclite"
+    scorer = "jiwer" if text.startswith(STAND_IN) else "sclite"
     return counts, scorer

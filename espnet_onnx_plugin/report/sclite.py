@@ -1,9 +1,14 @@
-"""A stand-in for NIST's sclite where it is not installed.
+"""A stand-in for NIST's sclite where it is not installed: jiwer in sclite's clothes.
 
-It reads the same ``trn`` files, aligns with sclite's own costs and preferences, and
-prints the tables that ESPnet's scoring stage and ``show_asr_result.sh`` read, with the
-same counts. What it does not know (alternations, optional words, tags, other options)
-it refuses instead of counting differently.
+It reads the same ``trn`` files, aligns them with jiwer, and prints the tables that
+ESPnet's scoring stage and ``show_asr_result.sh`` read. What it does not know
+(alternations, optional words, tags, other options) it refuses.
+
+jiwer counts the least number of errors (Levenshtein). sclite finds the cheapest
+alignment at a cost of 4 for a substitution and 3 for a deletion or an insertion, so
+that it prefers five of the latter (15) to four of the former (16). Hence both count the
+same reference words everywhere and the same errors in every sentence with at most 3 of
+them; in a worse one sclite may count more.
 """
 
 from __future__ import annotations
@@ -13,17 +18,12 @@ import string
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-
-import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts
 
-# Costs of sclite's alignment (SCTK, wwd_WORD in src/sclite/word.c). They are not those
-# of the Levenshtein distance: four substitutions (16) lose to five insertions and
-# deletions (15), so a plain edit distance gives other counts.
-SUBSTITUTION, GAP = 4, 3
 # Tokens that sclite reads as more than a word: alternations, tags and their escape.
 SPECIAL_CHARACTERS = "{;\\"
 ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
@@ -61,45 +61,6 @@ class Alignment:
             insertions=insertions,
             sentence_errors=int(errors > 0),
         )
-
-
-def align(
-    ref: tuple[str, ...], hyp: tuple[str, ...]
-) -> tuple[tuple[str | None, str | None], ...]:
-    """Align two word sequences as sclite does.
-
-    Of equally cheap steps into a cell, sclite takes the substitution (or match) first,
-    then the insertion, then the deletion (SCTK, calculate_internal_cells in
-    src/sclite/net_dp.c).
-    """
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(ref + hyp))}
-    hyp_ids = np.array([vocabulary[word] for word in hyp], dtype=np.int64)
-    gaps = GAP * np.arange(len(hyp) + 1)
-    cost = np.empty((len(ref) + 1, len(hyp) + 1), dtype=np.int64)
-    cost[0] = gaps
-    for i, word in enumerate(ref, 1):
-        step = np.where(hyp_ids == vocabulary[word], 0, SUBSTITUTION)
-        cost[i] = cost[i - 1] + GAP
-        np.minimum(cost[i, 1:], cost[i - 1, :-1] + step, out=cost[i, 1:])
-        # An insertion extends a cell of the same row: a running minimum.
-        cost[i] = np.minimum.accumulate(cost[i] - gaps) + gaps
-    pairs: list[tuple[str | None, str | None]] = []
-    i, j = len(ref), len(hyp)
-    while i or j:
-        here = cost[i, j]
-        if i and j:
-            step = 0 if ref[i - 1] == hyp[j - 1] else SUBSTITUTION
-            if cost[i - 1, j - 1] + step == here:
-                i, j = i - 1, j - 1
-                pairs.append((ref[i], hyp[j]))
-                continue
-        if j and cost[i, j - 1] + GAP == here:
-            j -= 1
-            pairs.append((None, hyp[j]))
-        else:
-            i -= 1
-            pairs.append((ref[i], None))
-    return tuple(reversed(pairs))
 
 
 def read_trn(path: Path, fold: Callable[[str], str]) -> dict[str, Utterance]:
@@ -155,18 +116,40 @@ def _words(text: str, where: str) -> Iterator[str]:
 
 def score(ref: Path, hyp: Path, case_sensitive: bool) -> list[Alignment]:
     """Align every hypothesis with its reference, in the hypotheses' order."""
+    try:
+        import jiwer
+    except ImportError:
+        raise PluginError("the package jiwer is missing: pip install jiwer") from None
 
     def fold(line: str) -> str:
         # sclite's default encoding is 8-bit ASCII: other letters keep their case.
         return line if case_sensitive else line.translate(ASCII_LOWER)
 
     references = read_trn(ref, fold)
+    hypotheses = read_trn(hyp, fold)
+    missing = hypotheses.keys() - references.keys()
+    if missing:
+        raise PluginError(f"{ref}: no reference for '{min(missing)}'")
+    # jiwer's default transform takes other white space than ASCII's away, too.
+    split = jiwer.ReduceToListOfListOfWords()
+    output = jiwer.process_words(
+        [" ".join(references[utterance_id].words) for utterance_id in hypotheses],
+        [" ".join(utterance.words) for utterance in hypotheses.values()],
+        split,
+        split,
+    )
     alignments = []
-    for utterance in read_trn(hyp, fold).values():
-        if utterance.utterance_id not in references:
-            raise PluginError(f"{ref}: no reference for '{utterance.utterance_id}'")
-        reference = references[utterance.utterance_id]
-        alignments.append(Alignment(utterance, align(reference.words, utterance.words)))
+    for utterance, chunks in zip(hypotheses.values(), output.alignments, strict=True):
+        words = references[utterance.utterance_id].words
+        pairs = [
+            pair
+            for chunk in chunks
+            for pair in zip_longest(
+                words[chunk.ref_start_idx : chunk.ref_end_idx],
+                utterance.words[chunk.hyp_start_idx : chunk.hyp_end_idx],
+            )
+        ]
+        alignments.append(Alignment(utterance, tuple(pairs)))
     return alignments
 
 
@@ -180,7 +163,7 @@ def format_report(alignments: list[Alignment], title: str) -> str:
     percentages = [(name, *_percentages(c)) for name, c in speakers.items()]
     counts = [(name, *_raw(c)) for name, c in speakers.items()]
     lines = [
-        f"{STAND_IN}, with sclite's alignment costs",
+        STAND_IN,
         *_table(title, percentages, ("Sum/Avg", *_percentages(total))),
         *_table(title, counts, ("Sum", *_raw(total))),
     ]
