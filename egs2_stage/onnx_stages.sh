@@ -13,23 +13,31 @@
 # Variables of ESPnet's driver, and commands of several words in one variable:
 # shellcheck disable=SC2154,SC2086
 
+# onnx_need_modules MODULE...: ends where the recipe's python lacks one
+onnx_need_modules() {
+    local missing
+    missing=$(onnx_python -c '
+import sys
+from importlib.util import find_spec
+print(*[name for name in sys.argv[1:] if find_spec(name) is None])' "$@")
+    [ -z "${missing}" ] ||
+        onnx_die "'${python}' lacks ${missing}: run ${python} -m pip install ${missing}"
+}
+
 # onnx_check_environment: ends where a module is missing; finds a sclite for scoring
 onnx_check_environment() {
     if [ "${onnx_stop_stage}" -ge 14 ]; then
-        onnx_python -c 'import espnet_onnx_plugin, onnx, onnxruntime, onnxscript' ||
-            onnx_die "'${python}' lacks a module:" \
-                "run ${python} -m pip install onnx onnxruntime onnxscript"
+        onnx_need_modules onnx onnxruntime onnxscript
     fi
-    if ! command -v sclite > /dev/null; then
-        if [ -x /usr/lib/sctk/bin/sclite ]; then
-            export PATH=${PATH}:/usr/lib/sctk/bin
-        else
-            export PATH=${PATH}:${onnx_plugin_root}/egs2_stage/bin
-            export ONNX_PYTHON=${python}
-            onnx_python -c 'import jiwer' ||
-                onnx_die "neither sclite nor jiwer for scoring:" \
-                    "run ${python} -m pip install jiwer"
-        fi
+    if command -v sclite > /dev/null; then
+        return
+    fi
+    if [ -x /usr/lib/sctk/bin/sclite ]; then
+        export PATH=${PATH}:/usr/lib/sctk/bin
+    else
+        onnx_need_modules jiwer
+        export PATH=${PATH}:${onnx_plugin_root}/egs2_stage/bin
+        export ONNX_PYTHON=${python}
     fi
 }
 
@@ -100,6 +108,19 @@ onnx_need_bundle() {
         onnx_die "no model in ${onnx_dir}/$1: run stages 14 and 15 with $1 in --onnx_variants"
 }
 
+# onnx_need_scorers VARIANT: ends where the bundle lacks a model that the search uses
+onnx_need_scorers() {
+    local manifest=${onnx_dir}/$1/manifest.yaml
+    if "${use_lm}" && ! grep -q '^  lm:' "${manifest}"; then
+        onnx_die "${onnx_dir}/$1 has no language model: run stages 14 and 15 again," \
+            "or use --use_lm false"
+    fi
+    if "${use_ngram}" && grep -q '^ngram: null' "${manifest}"; then
+        onnx_die "${onnx_dir}/$1 has no n-gram model: run stages 14 and 15 again," \
+            "or use --use_ngram false"
+    fi
+}
+
 onnx_export() {
     log "Stage 14: Export: ${onnx_exp} -> ${onnx_dir}/fp32, log: '${onnx_dir}/export.log'"
     onnx_find_validation_data --parity_scp
@@ -136,7 +157,7 @@ onnx_optimize() {
 # onnx_decode VARIANT DSET
 onnx_decode() {
     local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
-    local logdir=${dir}/logdir keys count n f split_scps=() switches=()
+    local logdir=${dir}/logdir keys count n f split_scps=()
     onnx_find_data "${data}"
     keys=${data}/${onnx_scp}
     count=$(wc -l < "${keys}")
@@ -149,20 +170,14 @@ onnx_decode() {
         split_scps+=("${logdir}/keys.${n}.scp")
     done
     utils/split_scp.pl "${keys}" "${split_scps[@]}"
-    # A bundle may hold a language model that this run does not use: a weight of zero
-    # takes a scorer out of ESPnet's search.
-    "${use_lm}" || switches+=(--lm_weight 0)
-    "${use_ngram}" || switches+=(--ngram_weight 0)
     log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/asr_inference.*.log'"
     ${onnx_cmd} JOB=1:"${count}" "${logdir}"/asr_inference.JOB.log \
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
         ${python} -m "espnet_onnx_plugin.bin.${onnx_task}_inference" \
-        --model_dir "${onnx_dir}/$1" \
-        --provider "${onnx_provider}" --num_threads "${onnx_threads}" \
+        --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" \
         --data_path_and_name_and_type "${keys},speech,${onnx_type}" \
         --key_file "${logdir}"/keys.JOB.scp \
-        --output_dir "${logdir}"/output.JOB \
-        "${onnx_search_args[@]}" "${switches[@]}" ||
+        --output_dir "${logdir}"/output.JOB ||
         onnx_show_failure "${logdir}"/asr_inference.*.log
     for f in token token_int score text; do
         if [ -f "${logdir}"/output.1/1best_recog/${f} ]; then
@@ -186,33 +201,60 @@ onnx_score() {
         onnx_show_failure "${onnx_exp}/${tag}"/score.log
 }
 
-# onnx_time_reference DSET: times PyTorch on some utterances, with as many threads
-onnx_time_reference() {
-    local data=${data_feats}/$1 dir=${onnx_exp}/${inference_tag}/$1/onnx_reference
-    local setting="${onnx_provider} ${onnx_threads}" gpus=0
-    if [ "${dir}"/setting -nt "${dir}"/../token_int ] &&
-        [ "$(< "${dir}"/setting)" = "${setting}" ]; then
+# onnx_time SYSTEM DSET: times PyTorch, or a variant, on the sample of a test set, in one
+# process; nothing where it has been timed with the same files and options
+onnx_time() {
+    local data=${data_feats}/$2 tag=${inference_tag} module=${onnx_task}_reference
+    local keys=${onnx_dir}/timing/$2/keys.scp files=("${onnx_checkpoints[@]}") args=()
+    local reference=${onnx_exp}/${inference_tag}/$2/onnx_timing/setting dir setting
+    if [ "$1" = PyTorch ]; then
+        args=(
+            --ngpu "$([ "${onnx_provider}" = cpu ] && echo 0 || echo 1)"
+            --num_threads "${onnx_threads}"
+            "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
+        )
+    else
+        tag+=_onnx_$1
+        module=${onnx_task}_inference
+        args=(--model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}")
+        files=("${onnx_dir}/$1"/manifest.yaml)
+        # The time to compare with must not be of another day than this one.
+        [ ! -f "${reference}" ] || files+=("${reference}")
+    fi
+    dir=${onnx_exp}/${tag}/$2/onnx_timing
+    onnx_find_data "${data}"
+    args+=(
+        --data_path_and_name_and_type "${data}/${onnx_scp},speech,${onnx_type}"
+        --key_file "${keys}" --output_dir "${dir}"/output
+    )
+    files+=(${inference_config:+"${inference_config}"})
+    setting="${args[*]} $(cksum < "${keys}") $(stat -L -c '%n %s %y' "${files[@]}")"
+    if [ -f "${dir}"/setting ] && [ "$(< "${dir}"/setting)" = "${setting}" ]; then
         return
     fi
-    [ "${onnx_provider}" = cpu ] || gpus=1
-    onnx_find_data "${data}"
     rm -rf "${dir}"
-    log "Timing PyTorch on some of ${data}, log: '${dir}/${onnx_task}_reference.log'"
-    onnx_job "${onnx_cmd}" "${dir}/${onnx_task}"_reference.log "${onnx_task}"_reference \
-        --ngpu "${gpus}" --num_threads "${onnx_threads}" \
-        --data_path_and_name_and_type "${data}/${onnx_scp},speech,${onnx_type}" \
-        --output_dir "${dir}" "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
+    log "Timing $1 on some of ${data}, log: '${dir}/${module}.log'"
+    onnx_job "${onnx_cmd}" "${dir}/${module}".log "${module}" "${args[@]}"
     echo "${setting}" > "${dir}"/setting
 }
 
 onnx_decode_and_score() {
-    local dsets=${test_sets} variant dset systems=() reference=() versions
+    local dsets=${test_sets} variant dset system systems=() reference=() versions
     log "Stage 16: Decode and score: ${onnx_variants}"
     if "${eval_valid_set}"; then
         dsets="org/${valid_set} ${test_sets}"
     fi
+    onnx_decode_args=(
+        --provider "${onnx_provider}" --num_threads "${onnx_threads}"
+        "${onnx_search_args[@]}"
+    )
+    # A bundle may hold a language model that this run does not use: a weight of zero
+    # takes a scorer out of ESPnet's search.
+    "${use_lm}" || onnx_decode_args+=(--lm_weight 0)
+    "${use_ngram}" || onnx_decode_args+=(--ngram_weight 0)
     for variant in ${onnx_variants}; do
         onnx_need_bundle "${variant}"
+        onnx_need_scorers "${variant}"
     done
     for variant in ${onnx_variants}; do
         for dset in ${dsets}; do
@@ -235,11 +277,16 @@ onnx_decode_and_score() {
             break
         fi
     done
-    if [ "${#reference[@]}" -gt 0 ]; then
-        for dset in ${dsets}; do
-            onnx_time_reference "${dset}"
+    # One after the other, so that each has the machine as the others have it.
+    for dset in ${dsets}; do
+        onnx_find_data "${data_feats}/${dset}"
+        onnx_job "${decode_cmd}" "${onnx_dir}/timing/${dset}"/sample.log sample \
+            --scp "${data_feats}/${dset}/${onnx_scp},${onnx_type}" \
+            --output_file "${onnx_dir}/timing/${dset}"/keys.scp
+        for system in ${reference:+PyTorch} ${onnx_variants}; do
+            onnx_time "${system}" "${dset}"
         done
-    fi
+    done
     versions=$(onnx_python -c '
 import importlib.metadata, espnet2
 others = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnxruntime")]

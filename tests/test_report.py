@@ -8,7 +8,7 @@ import pytest
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts, read_result
-from espnet_onnx_plugin.report.results import System, compare
+from espnet_onnx_plugin.report.results import TIMING, System, compare
 from espnet_onnx_plugin.report.tables import (
     latex_escape,
     markdown_escape,
@@ -48,7 +48,7 @@ def make_result(words=1000, sub=3, dele=2, ins=1, sentences=4, **changes):
     return RESULT.format(**{**figures, **changes})
 
 
-def make_decode(directory, tokens, results=None, timings=None, where="output.1"):
+def make_decode(directory, tokens, results=None, timings=None):
     directory.mkdir(parents=True)
     lines = [f"{key} {ids}".rstrip() for key, ids in tokens.items()]
     (directory / "token_int").write_text("\n".join(lines) + "\n")
@@ -56,9 +56,9 @@ def make_decode(directory, tokens, results=None, timings=None, where="output.1")
         (directory / score_dir).mkdir()
         (directory / score_dir / "result.txt").write_text(text)
     if timings:
-        folder = directory / ("logdir/" + where if "output" in where else where)
-        folder.mkdir(parents=True)
-        with open(folder / "timing.jsonl", "w") as f:
+        path = directory / TIMING
+        path.parent.mkdir(parents=True)
+        with open(path, "w") as f:
             for key, (audio, total, memory) in timings.items():
                 row = {
                     "key": key,
@@ -71,20 +71,19 @@ def make_decode(directory, tokens, results=None, timings=None, where="output.1")
 
 @pytest.fixture
 def decodes(tmp_path):
-    """PyTorch, timed on one utterance, and a variant that differs in one token."""
+    """PyTorch and a variant that differs in one token, both timed on a sample."""
     tokens = {"a": "1 2 3", "b": "", "c": "4"}
     make_decode(
         tmp_path / "torch/test_clean",
         tokens,
         {"score_wer": make_result(), "score_ter": make_result(words=2000)},
-        {"a": (10.0, 5.0, 800.0)},
-        where="onnx_reference",
+        {"a": (10.0, 5.0, 800.0), "b": (1.0, 0.5, 900.0)},
     )
     make_decode(
         tmp_path / "fp32/test_clean",
         {**tokens, "c": "5"},
         {"score_wer": make_result(sub=4), "score_cer": make_result()},
-        {"a": (10.0, 2.0, 100.0), "b": (1.0, 0.5, 90.0), "c": (9.0, 1.5, 120.0)},
+        {"a": (10.0, 2.0, 100.0), "b": (1.0, 0.2, 120.0)},
     )
     model = tmp_path / "bundle/sub"
     model.mkdir(parents=True)
@@ -109,6 +108,7 @@ def test_figures(decodes):
     assert torch.scorers == {"sclite"}
     assert torch.differences == {} and torch.speed_up is None
     assert torch.timing.rtf == pytest.approx(0.5)
+    assert torch.timing.peak_memory_mb == 900
     assert torch.model_bytes is None
 
     assert fp32.identical == 2
@@ -116,10 +116,20 @@ def test_figures(decodes):
     # A rate that only one side has is shown, without a difference.
     assert fp32.errors.keys() == {"WER", "CER"}
     assert fp32.differences == pytest.approx({"WER": 0.1})
-    assert fp32.timing.rtf == pytest.approx(4 / 20)
+    assert fp32.timing.rtf == pytest.approx(0.2)
     assert fp32.timing.peak_memory_mb == 120
-    assert fp32.speed_up == pytest.approx(2.5)  # on "a" alone
+    assert fp32.speed_up == pytest.approx(2.5)
     assert fp32.model_bytes == 122
+
+
+def test_no_speed_up_from_other_utterances(decodes):
+    path = decodes / "torch/test_clean" / TIMING
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    torch, fp32 = run_compare(decodes)
+    assert torch.timing.utterances == 1 and fp32.timing.utterances == 2
+    assert fp32.speed_up is None
+    path.unlink()
+    assert run_compare(decodes)[0].timing is None
 
 
 def test_without_reference(decodes):
@@ -156,14 +166,14 @@ def test_missing_decode_names_the_file(decodes):
     "line", ["{", '{"key": "a"}', '{"key": "a", "audio_seconds": 1}', "[]"]
 )
 def test_damaged_timing_names_file_and_line(decodes, line):
-    path = decodes / "fp32/test_clean/logdir/output.1/timing.jsonl"
+    path = decodes / "fp32/test_clean" / TIMING
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(PluginError, match=r"timing\.jsonl:4: not a timing"):
+    with pytest.raises(PluginError, match=r"timing\.jsonl:3: not a timing"):
         run_compare(decodes)
 
 
 def test_a_key_timed_twice_is_an_error(decodes):
-    path = decodes / "fp32/test_clean/logdir/output.1/timing.jsonl"
+    path = decodes / "fp32/test_clean" / TIMING
     path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
     with pytest.raises(PluginError, match="a second timing for 'a'"):
         run_compare(decodes)
@@ -195,6 +205,7 @@ def test_tables(decodes):
     assert len({row.count("|") for row in rows}) == 1
     assert rows[2].startswith("| fp32 | 0.70 | +0.10 | 0.60 | — | — | — | 3 | 66.67 |")
     assert "2.50x" in rows[2]
+    assert "the same sample" in markdown and "test\\_clean 2)" in markdown
 
     latex = to_latex("Title", facts, results)
     assert r"\toprule" in latex and r"\bottomrule" in latex

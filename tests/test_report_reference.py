@@ -1,16 +1,18 @@
-"""Timing ESPnet's inference on a sample, with a made-up ESPnet."""
+"""Timing: the sample, and ESPnet's inference with a made-up ESPnet."""
 
 import argparse
 import json
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from espnet_onnx_plugin.bin import asr_reference
-from espnet_onnx_plugin.bin.asr_reference import choose_keys
+from espnet_onnx_plugin.bin import asr_reference, sample
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.sample import choose_keys, read_lengths
+from espnet_onnx_plugin.runtime.data import Source
 
 
 def test_sample_is_spread_and_has_the_longest():
@@ -31,6 +33,33 @@ def test_small_samples():
     assert choose_keys(lengths, 1) == ["b"]
     with pytest.raises(PluginError, match="--num_utts 0"):
         choose_keys(lengths, 0)
+
+
+@pytest.mark.parametrize("lengths_are_known", [True, False])
+def test_lengths(tmp_path, lengths_are_known):
+    for key, length in {"u1": 5, "u2": 9}.items():
+        np.save(tmp_path / f"{key}.npy", np.zeros(length))
+    scp = tmp_path / "wav.scp"
+    scp.write_text("".join(f"{key} {tmp_path}/{key}.npy\n" for key in ("u1", "u2")))
+    if lengths_are_known:
+        (tmp_path / "utt2num_samples").write_text("u1 50\nu2 90\nu3 10\n")
+    scale = 10 if lengths_are_known else 1
+    assert read_lengths(Source(scp, "npy")) == {"u1": 5 * scale, "u2": 9 * scale}
+    keys = tmp_path / "new/keys.scp"
+    args = ["--scp", f"{scp},npy", "--num_utts", "1", "--output_file", str(keys)]
+    sample.main(args)
+    assert keys.read_text() == "u2\n"
+
+
+def test_empty_list_is_one_line(tmp_path, capsys):
+    (tmp_path / "wav.scp").write_text("")
+    keys = tmp_path / "keys.scp"
+    with pytest.raises(SystemExit) as error:
+        sample.main(["--scp", f"{tmp_path}/wav.scp,sound", "--output_file", str(keys)])
+    message = capsys.readouterr().err
+    assert error.value.code == 1
+    assert message.count("\n") == 1 and "no utterance" in message
+    assert not keys.exists()
 
 
 class Speech2Text:
@@ -59,8 +88,9 @@ def espnet(monkeypatch, tmp_path):
     ):
         assert beam_size == 5
         module.made = module.Speech2Text()
-        for line in open(key_file):
-            length = int(lengths[line.strip()])
+        Path(output_dir).mkdir()
+        for line in open(key_file or data_path_and_name_and_type[0][0]):
+            length = int(lengths[line.split()[0]])
             try:
                 module.made(np.zeros(length, dtype=np.float32))
             except RuntimeError:
@@ -70,6 +100,7 @@ def espnet(monkeypatch, tmp_path):
         parser = argparse.ArgumentParser()
         parser.add_argument("--output_dir", required=True)
         parser.add_argument("--config")
+        parser.add_argument("--key_file")
         parser.add_argument("--log_level", default="INFO")
         parser.add_argument("--beam_size", type=int)
         parser.add_argument(
@@ -84,8 +115,6 @@ def espnet(monkeypatch, tmp_path):
     module.get_parser = get_parser
     package = types.ModuleType("espnet2.bin")
     package.asr_inference = module
-    dataset = types.ModuleType("espnet2.train.iterable_dataset")
-    dataset.DATA_TYPES = {"sound": lambda path: np.zeros(int(lengths[path]))}
     torch = types.ModuleType("torch")
     torch.set_num_threads = threads.append
     for name, fake in {
@@ -93,8 +122,6 @@ def espnet(monkeypatch, tmp_path):
         "espnet2": types.ModuleType("espnet2"),
         "espnet2.bin": package,
         "espnet2.bin.asr_inference": module,
-        "espnet2.train": types.ModuleType("espnet2.train"),
-        "espnet2.train.iterable_dataset": dataset,
     }.items():
         monkeypatch.setitem(sys.modules, name, fake)
     lengths = {"u1": "8000", "u2": "16000", "u3": "50", "u4": "4000"}
@@ -103,29 +130,28 @@ def espnet(monkeypatch, tmp_path):
     return module
 
 
-@pytest.mark.parametrize("lengths_are_known", [True, False])
-def test_timings(espnet, tmp_path, lengths_are_known):
-    if lengths_are_known:
-        lines = "u1 8000\nu2 16000\nu3 50\nu4 4000\n"
-        (tmp_path / "utt2num_samples").write_text(lines)
-    out = tmp_path / "out"
-    asr_reference.main(
-        ["--output_dir", str(out), "--beam_size", "5", "--num_threads", "2"]
-        + ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
-        + ["--num_utts", "3"]
-    )
-    rows = [json.loads(line) for line in open(out / "timing.jsonl")]
-    # Evenly spread with the longest; ESPnet goes on after the short one.
-    assert [row["key"] for row in rows] == ["u1", "u2", "u3"]
-    assert [row["audio_seconds"] for row in rows] == [1.0, 2.0, 50 / 8000]
+@pytest.mark.parametrize("keys", [["u1", "u3", "u2"], None])
+def test_timings(espnet, tmp_path, keys):
+    args = ["--output_dir", str(tmp_path / "out"), "--beam_size", "5"]
+    args += ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
+    if keys:
+        (tmp_path / "keys.scp").write_text("".join(f"{key}\n" for key in keys))
+        args += ["--key_file", str(tmp_path / "keys.scp")]
+    asr_reference.main([*args, "--num_threads", "2"])
+    rows = [json.loads(line) for line in open(tmp_path / "out/timing.jsonl")]
+    seconds = {"u1": 1.0, "u2": 2.0, "u3": 50 / 8000, "u4": 0.5}
+    # ESPnet goes on after the short one.
+    keys = keys or list(seconds)
+    assert [row["key"] for row in rows] == keys
+    assert [row["audio_seconds"] for row in rows] == [seconds[key] for key in keys]
     assert all(row["total_seconds"] > 0 for row in rows)
     assert all(row["peak_memory_mb"] > 1 for row in rows)
     assert espnet.threads == [2]
-    assert espnet.made.calls == 4  # one of them to warm up
+    assert espnet.made.calls == len(keys)
     assert espnet.Speech2Text is Speech2Text  # given back
 
 
-def test_empty_list_is_one_line(espnet, tmp_path, capsys):
+def test_no_utterance_is_one_line(espnet, tmp_path, capsys):
     (tmp_path / "wav.scp").write_text("")
     with pytest.raises(SystemExit) as error:
         asr_reference.main(

@@ -56,7 +56,8 @@ import json, os, sys
 from pathlib import Path
 args = sys.argv[1:]
 if args[0] == "-c":
-    sys.exit(int(os.environ.get("NO_MODULES", "0")))
+    print(os.environ.get("NO_MODULES", ""))
+    sys.exit()
 name = args[1].rpartition(".")[2]
 values = {{}}
 for arg in args[2:]:
@@ -69,7 +70,7 @@ with open("module_calls", "a") as f:
 print("about to run")
 if os.environ.get("FAIL") == name:
     sys.exit("the reason of the failure")
-if name == "report":
+if name in ("report", "sample"):
     os.execv(sys.executable, [sys.executable, *args])
 out = Path(values["output_dir"][0])
 if name == "asr_inference":
@@ -83,10 +84,16 @@ if name == "asr_inference":
             for k in keys]
 elif name == "asr_reference":
     out.mkdir(parents=True, exist_ok=True)
-    rows = [dict(key="u1", audio_seconds=2, total_seconds=4, peak_memory_mb=9)]
+    rows = [dict(key=line.strip(), audio_seconds=2, total_seconds=4, peak_memory_mb=9)
+            for line in open(values["key_file"][0])]
 else:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.yaml").write_text("made by " + name)
+    if name == "export":
+        manifest = "graphs:\\n  encoder:\\n" + "  lm:\\n" * ("lm_file" in values)
+        manifest += "ngram: " + ("x" if "ngram_file" in values else "null") + "\\n"
+    else:
+        manifest = Path(values["model_dir"][0], "manifest.yaml").read_text()
+    (out / "manifest.yaml").write_text(manifest)
     rows = []
 if rows:
     (out / "timing.jsonl").write_text("".join(json.dumps(r) + "\\n" for r in rows))
@@ -126,6 +133,8 @@ def make_data(name, keys, scp="wav.scp", feats_type="raw", audio_format="flac"):
     directory.mkdir(parents=True)
     (directory / scp).write_text("".join(f"{key} {key}.flac\n" for key in keys))
     (directory / "feats_type").write_text(feats_type + "\n")
+    lengths = "".join(f"{key} 16000\n" for key in keys)
+    (directory / "utt2num_samples").write_text(lengths)
     (directory / "audio_format").write_text(audio_format + "\n")
 
 
@@ -257,7 +266,7 @@ def test_bad_options_are_refused_before_anything_runs(recipe, args, messages):
 
 
 def test_missing_modules_are_told_before_anything_runs(recipe):
-    result = run_onnx(env={"NO_MODULES": "1"})
+    result = run_onnx(env={"NO_MODULES": "onnx onnxruntime"})
     assert_refused(result, "./mypython -m pip install onnx onnxruntime")
     assert all("RAN" not in line for call in driver_calls() for line in call)
 
@@ -324,7 +333,8 @@ def test_all_three_stages(recipe):
             "calibration_scp": audio,
         }
     ]
-    decodes = module_calls("asr_inference")
+    calls = module_calls("asr_inference")
+    decodes = [c for c in calls if "logdir" in c["output_dir"][0]]
     assert len(decodes) == 3 * (3 + 1)  # variants, jobs of test_a and test_b
     assert decodes[0] == {
         "model_dir": ["exp/asr/onnx/fp32"],
@@ -351,21 +361,79 @@ def test_all_three_stages(recipe):
         ["--skip_stages", "", "--stage", "13", "--stop_stage", "13"]
     )
     assert sum(line == "RAN 13" for call in driver_calls() for line in call) == 3
-    references = module_calls("asr_reference")
-    assert [call["output_dir"] for call in references] == [
-        ["exp/asr/tag/test_a/onnx_reference"],
-        ["exp/asr/tag/test_b/onnx_reference"],
-    ]
-    assert references[0]["beam_size"] == ["5"] and references[0]["ngpu"] == ["0"]
     table = Path("exp/asr/onnx/RESULTS.md").read_text()
     assert "| int8 | 4 | 100.00 | 0.500 | 4.00x |" in table
     assert table in result.stdout
 
-    # What is there is not timed again, unless it is older or made with other threads.
-    assert run_onnx("--stage", "16", "--onnx_variants", "int8").returncode == 0
-    assert len(module_calls("asr_reference")) == 2
-    assert run_onnx("--stage", "16", "--onnx_threads", "2").returncode == 0
-    assert len(module_calls("asr_reference")) == 4
+
+def timed():
+    """Return the model (None for PyTorch) and test set of each timing so far."""
+    pairs = []
+    for name, args in module_calls():
+        output_dir = args.get("output_dir", [""])[0]
+        if "onnx_timing" in output_dir:
+            assert args["data_path_and_name_and_type"][0].count("wav.scp,speech")
+            model = args["model_dir"][0] if name == "asr_inference" else None
+            pairs.append((model, output_dir.split("/")[-3]))
+    return pairs
+
+
+def test_every_system_is_timed_alone_on_the_same_utterances(recipe):
+    make_torch_decode()
+    args = ["--stage", "16", "--inference_args", "--beam_size 5"]
+    assert run_onnx("--stage", "14", "--stop_stage", "15").returncode == 0
+    assert run_onnx(*args).returncode == 0
+    bundles = [f"exp/asr/onnx/{name}" for name in ("fp32", "optimized", "int8")]
+    systems = [None, *bundles]
+    assert timed() == [(s, d) for d in ("test_a", "test_b") for s in systems]
+    timings = [c for _, c in module_calls() if "onnx_timing" in str(c)]
+    timings = [c for c in timings if "key_file" in c]
+    assert {c["key_file"][0] for c in timings} == {
+        "exp/asr/onnx/timing/test_a/keys.scp",
+        "exp/asr/onnx/timing/test_b/keys.scp",
+    }
+    assert all(c["beam_size"] == ["5"] for c in timings)
+    assert all(c["num_threads"] == ["1"] for c in timings)
+    assert timings[0]["ngpu"] == ["0"]
+    keys = Path("exp/asr/onnx/timing/test_a/keys.scp").read_text()
+    assert keys == "u1\nu2\nu3\nu4\n"
+
+    def timed_by(*args):
+        before = len(timed())
+        assert run_onnx(*args).returncode == 0
+        return [model for model, test_set in timed()[before:] if test_set == "test_a"]
+
+    # What is there is not timed again, unless something has changed.
+    assert timed_by(*args) == []
+    assert timed_by(*args, "--onnx_variants", "int8") == []
+    Path(bundles[2], "manifest.yaml").touch()
+    assert timed_by(*args) == [bundles[2]]
+    Path("exp/asr/m.pth").write_text("another model")
+    assert timed_by(*args) == systems
+    assert timed_by(*args, "--onnx_threads", "2") == systems
+
+
+def test_variants_are_timed_without_pytorch(recipe):
+    result = run_onnx("--stage", "14", "--onnx_variants", "fp32")
+    assert result.returncode == 0, result.stderr
+    bundle = "exp/asr/onnx/fp32"
+    assert timed() == [(bundle, "test_a"), (bundle, "test_b")]
+    assert "| fp32 | 4 | — | 0.500 |" in Path("exp/asr/onnx/RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize("option, what", [("lm", "language"), ("ngram", "n-gram")])
+def test_a_bundle_lacks_a_model_that_the_search_uses(recipe, option, what):
+    Path("exp/ngram").mkdir()
+    Path("exp/ngram/3gram.bin").touch()
+    args = ["--ngram_exp", "exp/ngram", "--inference_ngram", "3gram.bin"]
+    use = [f"--use_{option}", "true"]
+    assert run_onnx("--stage", "14", "--stop_stage", "15").returncode == 0
+    result = run_onnx("--stage", "16", *args, *use)
+    assert_refused(result, f"exp/asr/onnx/fp32 has no {what} model: run stages 14")
+    assert run_onnx("--stage", "14", *args, *use).returncode == 0
+    # More than the search uses is no harm: a weight of 0 takes it out.
+    assert run_onnx("--stage", "16").returncode == 0
+    assert module_calls("asr_inference")[-1][f"{option}_weight"] == ["0"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
 
 # Scoring directories of ESPnet's recipes, by the name of the rate they hold.
 ERROR_TYPES = {"WER": "score_wer", "CER": "score_cer", "TER": "score_ter"}
+# Where a decode directory's sample was timed, in one process.
+TIMING = "onnx_timing/output/timing.jsonl"
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class Result:
         scorers: What counted the errors.
         differences: Error rate less the reference's, by error type.
         identical: Utterances with the same token_int as the reference's.
-        timing: Over all utterances that were timed, None where none was.
-        speed_up: The reference's time over this system's, on the utterances for which
-            both were timed.
+        timing: Over the sample that was timed, None where none was.
+        speed_up: The reference's time over this system's, None where it was not timed
+            on the same sample.
         model_bytes: Size of the model's files.
     """
 
@@ -143,8 +145,12 @@ class _Decode:
             token_int=_read_token_int(directory / "token_int"),
             errors=errors,
             scorers=frozenset(scorers),
-            timings=_read_timings(directory),
+            timings=_read_timings(directory / TIMING),
         )
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(timing.total_seconds for timing in self.timings.values())
 
     def result(self, test_set: str, base: _Decode | None) -> Result:
         differences, identical, speed_up = {}, None, None
@@ -155,7 +161,8 @@ class _Decode:
             identical = sum(
                 tokens == base.token_int[key] for key, tokens in self.token_int.items()
             )
-            speed_up = _speed_up(self.timings, base.timings)
+            if self.timings and self.timings.keys() == base.timings.keys():
+                speed_up = base.total_seconds / self.total_seconds
         return Result(
             test_set=test_set,
             system=self.system.name,
@@ -188,25 +195,23 @@ def _read_token_int(path: Path) -> dict[str, str]:
     return token_int
 
 
-def _read_timings(directory: Path) -> dict[str, UtteranceTiming]:
-    """Read the timings that decoding wrote, or the sample that was timed apart."""
-    paths = sorted(directory.glob("logdir/output.*/timing.jsonl"))
+def _read_timings(path: Path) -> dict[str, UtteranceTiming]:
+    """Read the timings of a sample, none where the test set was not timed."""
     timings: dict[str, UtteranceTiming] = {}
-    for path in paths or sorted(directory.glob("onnx_reference/timing.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                row = json.loads(line)
-                key = row["key"]
-                timing = UtteranceTiming(
-                    row["audio_seconds"], row["total_seconds"], row["peak_memory_mb"]
-                )
-            except (KeyError, TypeError, ValueError) as error:
-                raise PluginError(
-                    f"{path}:{number}: not a timing: {error!r}"
-                ) from error
-            if key in timings:
-                raise PluginError(f"{path}:{number}: a second timing for '{key}'")
-            timings[key] = timing
+    if not path.is_file():
+        return timings
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            key = row["key"]
+            timing = UtteranceTiming(
+                row["audio_seconds"], row["total_seconds"], row["peak_memory_mb"]
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PluginError(f"{path}:{number}: not a timing: {error!r}") from error
+        if key in timings:
+            raise PluginError(f"{path}:{number}: a second timing for '{key}'")
+        timings[key] = timing
     return timings
 
 
@@ -223,17 +228,6 @@ def _check_same_keys(base: _Decode, other: _Decode) -> None:
             f"{other.directory}: other utterances than {base.directory}: "
             f"{' and '.join(parts)}: decode it again"
         )
-
-
-def _speed_up(
-    timings: Mapping[str, UtteranceTiming], base: Mapping[str, UtteranceTiming]
-) -> float | None:
-    keys = timings.keys() & base.keys()
-    if not keys:
-        return None
-    return sum(base[k].total_seconds for k in keys) / sum(
-        timings[k].total_seconds for k in keys
-    )
 
 
 def _sum_timings(timings: Iterable[UtteranceTiming]) -> Timing | None:

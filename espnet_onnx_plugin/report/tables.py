@@ -92,23 +92,14 @@ def notes(results: list[Result]) -> Iterator[str]:
         yield f"Error rates from the raw counts of: {', '.join(scorers)}."
     if any(r.identical is not None for r in results):
         yield "Identical: share of utterances with the same token_int as PyTorch's."
-    timed = [r for r in results if r.timing]
-    if timed:
-        yield (
-            "RTF: decoding time over the audio's length. The decoding jobs of a test "
-            "set share the machine."
-        )
-    samples = sorted(
-        {
-            f"{r.test_set} {r.timing.utterances}"
-            for r in timed
-            if r.timing.utterances < r.utterances
-        }
+    samples = dict.fromkeys(
+        f"{r.test_set} {r.timing.utterances}" for r in results if r.timing
     )
     if samples:
         yield (
-            "PyTorch is timed in one process on a sample of the utterances "
-            f"({', '.join(samples)}); the speed-up is over the same utterances."
+            "RTF (decoding time over the audio's length), speed-up and peak memory: "
+            "each system decodes the same sample of a test set in one process, one "
+            f"system after the other (utterances: {', '.join(samples)})."
         )
 
 
