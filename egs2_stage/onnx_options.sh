@@ -1,16 +1,17 @@
 # shellcheck shell=bash
 # Sourced by the adapters: the options of the ONNX stages, taken out of a recipe's
 # command line. Everything here is called onnx or onnx_*, so that nothing meets the
-# variables of ESPnet's driver, which is sourced into the same shell.
+# variables of ESPnet's driver, which is sourced into the same shell. They set
+# onnx_plugin_root, the clone of the plugin.
 #
 # Variables that the adapters read:
-# shellcheck disable=SC2034
+# shellcheck disable=SC2034,SC2154
 
 onnx=false
 onnx_variants="fp32 optimized int8"
-onnx_export_config=
-onnx_optimize_config=
-onnx_quantize_config=
+onnx_export_config=${onnx_plugin_root}/conf/export.yaml
+onnx_optimize_config=${onnx_plugin_root}/conf/optimize.yaml
+onnx_quantize_config=${onnx_plugin_root}/conf/quantize.yaml
 onnx_provider=cpu
 onnx_threads=1
 onnx_nj=
@@ -20,9 +21,9 @@ onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
     --onnx                 # Whether to run these stages in place of ESPnet's from 14 on (default=\"${onnx}\").
     --onnx_variants        # The models to make and to decode with (default=\"${onnx_variants}\").
-    --onnx_export_config   # YAML for the export (default=\"${onnx_export_config}\", built-in values).
-    --onnx_optimize_config # YAML for the optimization (default=\"${onnx_optimize_config}\", built-in values).
-    --onnx_quantize_config # YAML for the quantization (default=\"${onnx_quantize_config}\", built-in values).
+    --onnx_export_config   # YAML for the export (default=\"${onnx_export_config}\").
+    --onnx_optimize_config # YAML for the optimization (default=\"${onnx_optimize_config}\").
+    --onnx_quantize_config # YAML for the quantization (default=\"${onnx_quantize_config}\").
     --onnx_provider        # Where to decode, cpu or cuda (default=\"${onnx_provider}\").
     --onnx_threads         # The number of threads of each decoding job (default=\"${onnx_threads}\").
     --onnx_nj              # The number of parallel jobs in decoding (default=\"${onnx_nj}\", that of inference_nj).
@@ -98,7 +99,7 @@ onnx_check_options() {
     [ -n "${onnx_variants}" ] ||
         onnx_die "--onnx_variants must name at least one of fp32 optimized int8"
     for option in onnx_export_config onnx_optimize_config onnx_quantize_config; do
-        [ -z "${!option}" ] || [ -f "${!option}" ] ||
+        [ -f "${!option}" ] ||
             onnx_die "--${option}: no such file: '${!option}'"
     done
     for option in stage stop_stage; do

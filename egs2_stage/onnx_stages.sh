@@ -126,8 +126,7 @@ onnx_export() {
     onnx_find_validation_data --parity_scp
     onnx_job "${decode_cmd}" "${onnx_dir}"/export.log export \
         --task "${onnx_task}" "${onnx_export_args[@]}" "${onnx_validation_args[@]}" \
-        ${onnx_export_config:+--config "${onnx_export_config}"} \
-        --output_dir "${onnx_dir}"/fp32
+        --config "${onnx_export_config}" --output_dir "${onnx_dir}"/fp32
 }
 
 onnx_optimize() {
@@ -142,15 +141,14 @@ onnx_optimize() {
         onnx_job "${onnx_cmd}" "${onnx_dir}"/optimize.log optimize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/optimized \
             --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
-            ${onnx_optimize_config:+--config "${onnx_optimize_config}"}
+            --config "${onnx_optimize_config}"
     fi
     if [[ ${onnx_variants} == *int8* ]]; then
         # From the exported graphs: onnxruntime's quantizer does not know fused ones.
         log "Stage 15: Quantize: ${onnx_dir}/fp32 -> ${onnx_dir}/int8, log: '${onnx_dir}/quantize.log'"
         onnx_job "${onnx_cmd}" "${onnx_dir}"/quantize.log quantize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/int8 \
-            "${onnx_validation_args[@]}" \
-            ${onnx_quantize_config:+--config "${onnx_quantize_config}"}
+            "${onnx_validation_args[@]}" --config "${onnx_quantize_config}"
     fi
 }
 

@@ -230,6 +230,7 @@ def test_help(recipe):
         assert result.stderr.startswith("ESPnet's help")
         for name in ("variants", "export_config", "optimize_config", "quantize_config"):
             assert f"--onnx_{name} " in result.stderr
+        assert f'(default="{ROOT}/conf/quantize.yaml")' in result.stderr
         for name in ("provider", "threads", "nj", "dir"):
             assert f"--onnx_{name} " in result.stderr
 
@@ -250,6 +251,7 @@ def test_help(recipe):
         (["--onnx_threads", "two"], ["--onnx_threads", "'two'"]),
         (["--onnx_nj", "-1"], ["--onnx_nj", "'-1'"]),
         (["--onnx_export_config", "no.yaml"], ["--onnx_export_config", "'no.yaml'"]),
+        (["--onnx_quantize_config", ""], ["--onnx_quantize_config", "no such file"]),
         (["--stage", "x"], ["--stage", "'x'"]),
         (["--asr_task", "asr_transducer"], ["--asr_task asr_transducer"]),
         (["--use_k2", "true"], ["--use_k2"]),
@@ -314,6 +316,7 @@ def test_all_three_stages(recipe):
             "model_file": ["exp/asr/m.pth"],
             **lm,
             "parity_scp": audio,
+            "config": [str(ROOT / "conf/export.yaml")],
             "output_dir": ["exp/asr/onnx/fp32"],
         }
     ]
@@ -331,6 +334,7 @@ def test_all_three_stages(recipe):
             "model_dir": ["exp/asr/onnx/fp32"],
             "output_dir": ["exp/asr/onnx/int8"],
             "calibration_scp": audio,
+            "config": [str(ROOT / "conf/quantize.yaml")],
         }
     ]
     calls = module_calls("asr_inference")
