@@ -33,7 +33,14 @@ def fuse_graph(source: Path, target: Path, provider: str) -> None:
     options = session_options(Device())
     options.graph_optimization_level = _LEVELS[provider]
     options.optimized_model_filepath = str(target)
-    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    try:
+        ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime's exceptions have no common base
+        reason = str(e).splitlines()[0]
+        raise PluginError(
+            f"onnxruntime {ort.__version__} cannot write the optimized {source.stem} "
+            f"({reason}); check the space left in {target.parent.parent}"
+        )
 
 
 def count_nodes(path: Path) -> Counter:

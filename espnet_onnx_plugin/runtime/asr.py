@@ -121,6 +121,11 @@ class Speech2Text:
                 f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "
                 "Speech2Text takes asr"
             )
+        if device.provider == "cuda" and "quantize" in bundle.manifest.checks:
+            raise PluginError(
+                f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no "
+                "such operators; use the fp32 or optimized bundle with cuda"
+            )
         self.bundle = bundle
         self.device = device
         self.converter = TokenConverter(self.bundle)
