@@ -35,15 +35,18 @@ def test_small_samples():
         choose_keys(lengths, 0)
 
 
-@pytest.mark.parametrize("lengths_are_known", [True, False])
-def test_lengths(tmp_path, lengths_are_known):
+@pytest.mark.parametrize(
+    "file, end", [("utt2num_samples", ""), ("feats_shape", ",80"), (None, None)]
+)
+def test_lengths(tmp_path, file, end):
     for key, length in {"u1": 5, "u2": 9}.items():
         np.save(tmp_path / f"{key}.npy", np.zeros(length))
     scp = tmp_path / "wav.scp"
     scp.write_text("".join(f"{key} {tmp_path}/{key}.npy\n" for key in ("u1", "u2")))
-    if lengths_are_known:
-        (tmp_path / "utt2num_samples").write_text("u1 50\nu2 90\nu3 10\n")
-    scale = 10 if lengths_are_known else 1
+    if file:
+        lines = [f"{key}{end}\n" for key in ("u1 50", "u2 90", "u3 10")]
+        (tmp_path / file).write_text("".join(lines))
+    scale = 10 if file else 1
     assert read_lengths(Source(scp, "npy")) == {"u1": 5 * scale, "u2": 9 * scale}
     keys = tmp_path / "new/keys.scp"
     args = ["--scp", f"{scp},npy", "--num_utts", "1", "--output_file", str(keys)]

@@ -9,7 +9,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.data import Source, read_scp
 
 # Lengths that ESPnet's data preparation leaves beside a wav.scp or feats.scp.
-LENGTH_FILES = ("utt2num_samples", "utt2num_frames")
+LENGTH_FILES = ("utt2num_samples", "feats_shape")
 
 
 def choose_keys(lengths: Mapping[str, int], num_utts: int) -> list[str]:
@@ -41,5 +41,5 @@ def read_lengths(source: Source) -> dict[str, int]:
         if path.is_file():
             known = read_scp(path)
             if known.keys() >= entries.keys():
-                return {key: int(known[key]) for key in entries}
+                return {key: int(known[key].split(",")[0]) for key in entries}
     return {key: len(source.read(key, value).array) for key, value in entries.items()}
