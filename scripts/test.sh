@@ -20,4 +20,5 @@ mapfile -t scripts < <(git grep -lE '^(#!.*\b(ba)?sh\b|# shellcheck shell=)')
 shellcheck "${scripts[@]}"
 
 echo "== tests"
-python -m pytest "$@"
+# A file's tests stay together: they share what is slow to make.
+python -m pytest -n 2 --dist loadfile "$@"
