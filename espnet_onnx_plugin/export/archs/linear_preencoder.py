@@ -7,6 +7,6 @@ register(
         role="preencoder",
         name="linear",
         wrap=as_it_is,
-        tiny={"projection": dict(output_size=10)},
+        tiny={"projection": dict(input_size=20, output_size=10)},
     )
 )
