@@ -52,6 +52,8 @@ def make_decode(directory, tokens, results=None, timings=None):
     directory.mkdir(parents=True)
     lines = [f"{key} {ids}".rstrip() for key, ids in tokens.items()]
     (directory / "token_int").write_text("\n".join(lines) + "\n")
+    scores = [f"{key} tensor(-1.5000)\n" for key in tokens]
+    (directory / "score").write_text("".join(scores))
     for score_dir, text in (results or {}).items():
         (directory / score_dir).mkdir()
         (directory / score_dir / "result.txt").write_text(text)
@@ -111,7 +113,7 @@ def test_figures(decodes):
     assert torch.timing.peak_memory_mb == 900
     assert torch.model_bytes is None
 
-    assert fp32.identical == 2
+    assert (fp32.identical, fp32.ties) == (2, 1)
     assert fp32.errors["WER"].rate == pytest.approx(0.7)
     # A rate that only one side has is shown, without a difference.
     assert fp32.errors.keys() == {"WER", "CER"}
@@ -120,6 +122,15 @@ def test_figures(decodes):
     assert fp32.timing.peak_memory_mb == 120
     assert fp32.speed_up == pytest.approx(2.5)
     assert fp32.model_bytes == 122
+
+
+@pytest.mark.parametrize(
+    "score, ties",
+    [("-1.5009", 1), ("-1.4", 0), ("tensor(-15.)", 0), ("tensor(inf)", 0)],
+)
+def test_ties(decodes, score, ties):
+    (decodes / "fp32/test_clean/score").write_text(f"a -9\nb -9\nc {score}\n")
+    assert run_compare(decodes)[1].ties == ties
 
 
 def test_no_speed_up_from_other_utterances(decodes):
@@ -203,7 +214,9 @@ def test_tables(decodes):
     assert "## test\\_clean" in markdown and "exp/asr\\_train" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("| ")]
     assert len({row.count("|") for row in rows}) == 1
-    assert rows[2].startswith("| fp32 | 0.70 | +0.10 | 0.60 | — | — | — | 3 | 66.67 |")
+    assert rows[2].startswith(
+        "| fp32 | 0.70 | +0.10 | 0.60 | — | — | — | 3 | 66.67 | 1 |"
+    )
     assert "2.50x" in rows[2]
     assert "the same sample" in markdown and "test\\_clean 2)" in markdown
 

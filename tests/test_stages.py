@@ -143,7 +143,8 @@ def make_torch_decode(test_sets=("test_a", "test_b")):
         directory = Path("exp/asr/tag", name)
         directory.mkdir(parents=True)
         keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
-        (directory / "token_int").write_text("".join(f"{k} 1 2\n" for k in keys))
+        for file in ("token_int", "score"):
+            (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
 
 
 def run(*args, env=()):
@@ -366,7 +367,7 @@ def test_all_three_stages(recipe):
     )
     assert sum(line == "RAN 13" for call in driver_calls() for line in call) == 3
     table = Path("exp/asr/onnx/RESULTS.md").read_text()
-    assert "| int8 | 4 | 100.00 | 0.500 | 4.00x |" in table
+    assert "| int8 | 4 | 100.00 | 0 | 0.500 | 4.00x |" in table
     assert table in result.stdout
 
 
@@ -422,7 +423,7 @@ def test_variants_are_timed_without_pytorch(recipe):
     assert result.returncode == 0, result.stderr
     bundle = "exp/asr/onnx/fp32"
     assert timed() == [(bundle, "test_a"), (bundle, "test_b")]
-    assert "| fp32 | 4 | — | 0.500 |" in Path("exp/asr/onnx/RESULTS.md").read_text()
+    assert "| fp32 | 4 | — | — | 0.500 |" in Path("exp/asr/onnx/RESULTS.md").read_text()
 
 
 @pytest.mark.parametrize("option, what", [("lm", "language"), ("ngram", "n-gram")])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,10 @@ from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
 ERROR_TYPES = {"WER": "score_wer", "CER": "score_cer", "TER": "score_ter"}
 # Where a decode directory's sample was timed, in one process.
 TIMING = "onnx_timing/output/timing.jsonl"
+# Hypotheses whose scores are no further apart are equally good; ESPnet writes scores
+# as "tensor(-12.3456)" or as plain numbers.
+TIE = 1e-3
+NUMBER = re.compile(r"-?(\d+\.?\d*(e[-+]?\d+)?|inf|nan)")
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Result:
         scorers: What counted the errors.
         differences: Error rate less the reference's, by error type.
         identical: Utterances with the same token_int as the reference's.
+        ties: Those of the others whose score is the reference's, to 1e-3.
         timing: Over the sample that was timed, None where none was.
         speed_up: The reference's time over this system's, None where it was not timed
             on the same sample.
@@ -87,6 +94,7 @@ class Result:
     scorers: frozenset[str] = frozenset()
     differences: Mapping[str, float] = field(default_factory=dict)
     identical: int | None = None
+    ties: int | None = None
     timing: Timing | None = None
     speed_up: float | None = None
     model_bytes: int | None = None
@@ -126,6 +134,7 @@ class _Decode:
     system: System
     directory: Path
     token_int: Mapping[str, str]
+    scores: Mapping[str, float]
     errors: Mapping[str, ErrorCounts]
     scorers: frozenset[str]
     timings: Mapping[str, UtteranceTiming]
@@ -142,7 +151,11 @@ class _Decode:
         return cls(
             system=system,
             directory=directory,
-            token_int=_read_token_int(directory / "token_int"),
+            token_int=_read_table(directory / "token_int"),
+            scores={
+                key: _number(text)
+                for key, text in _read_table(directory / "score").items()
+            },
             errors=errors,
             scorers=frozenset(scorers),
             timings=_read_timings(directory / TIMING),
@@ -152,15 +165,22 @@ class _Decode:
     def total_seconds(self) -> float:
         return sum(timing.total_seconds for timing in self.timings.values())
 
+    def is_tie(self, key: str, base: _Decode) -> bool:
+        return abs(self.scores[key] - base.scores[key]) <= TIE
+
     def result(self, test_set: str, base: _Decode | None) -> Result:
-        differences, identical, speed_up = {}, None, None
+        differences, identical, ties, speed_up = {}, None, None, None
         if base is not None and base is not self:
             for error_type in self.errors.keys() & base.errors.keys():
                 rate, base_rate = (d.errors[error_type].rate for d in (self, base))
                 differences[error_type] = rate - base_rate
-            identical = sum(
-                tokens == base.token_int[key] for key, tokens in self.token_int.items()
-            )
+            others = [
+                key
+                for key, tokens in self.token_int.items()
+                if tokens != base.token_int[key]
+            ]
+            identical = len(self.token_int) - len(others)
+            ties = sum(self.is_tie(key, base) for key in others)
             if self.timings and self.timings.keys() == base.timings.keys():
                 speed_up = base.total_seconds / self.total_seconds
         return Result(
@@ -171,6 +191,7 @@ class _Decode:
             scorers=self.scorers,
             differences=differences,
             identical=identical,
+            ties=ties,
             timing=_sum_timings(self.timings.values()),
             speed_up=speed_up,
             model_bytes=self.system.model_bytes,
@@ -183,16 +204,21 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _read_token_int(path: Path) -> dict[str, str]:
+def _read_table(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise PluginError(f"{path} is missing: decode this test set first")
-    token_int: dict[str, str] = {}
+    table: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        key, *tokens = line.split()
-        if key in token_int:
+        key, *values = line.split()
+        if key in table:
             raise PluginError(f"{path}:{number}: a second line for '{key}'")
-        token_int[key] = " ".join(tokens)
-    return token_int
+        table[key] = " ".join(values)
+    return table
+
+
+def _number(text: str) -> float:
+    match = NUMBER.search(text)
+    return float(match[0]) if match else math.nan
 
 
 def _read_timings(path: Path) -> dict[str, UtteranceTiming]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
-from espnet_onnx_plugin.report.results import ERROR_TYPES, Result
+from espnet_onnx_plugin.report.results import ERROR_TYPES, TIE, Result
 
 MISSING = "—"
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -64,6 +64,7 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
             if r.identical is None
             else f"{100 * r.identical / r.utterances:.2f}"
         ),
+        "ties": lambda r: MISSING if r.ties is None else str(r.ties),
         "RTF": lambda r: f"{r.timing.rtf:.3f}" if r.timing else MISSING,
         "speed-up": lambda r: f"{r.speed_up:.2f}x" if r.speed_up else MISSING,
         "model MiB": lambda r: (
@@ -91,7 +92,10 @@ def notes(results: list[Result]) -> Iterator[str]:
     if scorers:
         yield f"Error rates from the raw counts of: {', '.join(scorers)}."
     if any(r.identical is not None for r in results):
-        yield "Identical: share of utterances with the same token_int as PyTorch's."
+        yield (
+            "Identical: share of utterances with the same token_int as PyTorch's. "
+            f"Ties: others that score as PyTorch's, to {TIE:g}."
+        )
     samples = dict.fromkeys(
         f"{r.test_set} {r.timing.utterances}" for r in results if r.timing
     )
@@ -163,6 +167,7 @@ def _csv_row(result: Result) -> dict[str, object]:
         "system": result.system,
         "utterances": result.utterances,
         "identical": result.identical,
+        "ties": result.ties,
         "scorers": ", ".join(sorted(result.scorers)),
     }
     for error_type in ERROR_TYPES:
