@@ -47,7 +47,7 @@ onnx_python() {
 }
 
 # onnx_job COMMAND LOG MODULE ARGS...: runs a module as a job of COMMAND, which may hold
-# options; shows the last line of its log, or all of it where the job fails
+# options; shows the last line of its log, or its end where the job fails
 onnx_job() {
     local cmd=$1 log_file=$2 module=$3
     shift 3
@@ -58,11 +58,11 @@ onnx_job() {
     log "$(grep -v '^#' "${log_file}" | tail -n 1)"
 }
 
-# onnx_show_failure LOG...: shows the log of the first job that failed, and ends
+# onnx_show_failure LOG...: shows the end of the first failed job's log, and ends
 onnx_show_failure() {
     local failed
     mapfile -t failed < <(grep -L 'Ended (code 0)' "$@")
-    cat "${failed[0]}" >&2
+    tail -n 50 "${failed[0]}" >&2
     onnx_die "${#failed[@]} of $# job(s) failed, see ${failed[0]}"
 }
 
