@@ -8,7 +8,7 @@
 # shellcheck disable=SC2034,SC2154
 
 onnx=false
-onnx_variants="fp32 optimized int8"
+onnx_variants=default
 onnx_export_config=${onnx_plugin_root}/conf/export.yaml
 onnx_optimize_config=${onnx_plugin_root}/conf/optimize.yaml
 onnx_quantize_config=${onnx_plugin_root}/conf/quantize.yaml
@@ -20,7 +20,7 @@ onnx_dir=
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
     --onnx                 # Whether to run these stages in place of ESPnet's from 14 on (default=\"${onnx}\").
-    --onnx_variants        # The models to make and to decode with (default=\"${onnx_variants}\").
+    --onnx_variants        # The models to make and to decode with (default=\"fp32 optimized int8\", with cuda without int8).
     --onnx_export_config   # YAML for the export (default=\"${onnx_export_config}\").
     --onnx_optimize_config # YAML for the optimization (default=\"${onnx_optimize_config}\").
     --onnx_quantize_config # YAML for the quantization (default=\"${onnx_quantize_config}\").
@@ -88,6 +88,10 @@ onnx_check_options() {
         onnx_die "--onnx_threads must be a positive integer, not '${onnx_threads}'"
     [[ ${onnx_nj:-1} =~ ^[1-9][0-9]*$ ]] ||
         onnx_die "--onnx_nj must be a positive integer, not '${onnx_nj}'"
+    if [ "${onnx_variants}" = default ]; then
+        onnx_variants="fp32 optimized"
+        [ "${onnx_provider}" = cuda ] || onnx_variants+=" int8"
+    fi
     for value in ${onnx_variants}; do
         [[ ${value} =~ ^(fp32|optimized|int8)$ ]] ||
             onnx_die "--onnx_variants: '${value}' is none of fp32 optimized int8"
@@ -98,6 +102,8 @@ onnx_check_options() {
     onnx_variants=${variants% }
     [ -n "${onnx_variants}" ] ||
         onnx_die "--onnx_variants must name at least one of fp32 optimized int8"
+    [[ ${onnx_provider} != cuda || ${onnx_variants} != *int8* ]] ||
+        onnx_die "--onnx_variants: int8 is for the CPU, leave it out with --onnx_provider cuda"
     for option in onnx_export_config onnx_optimize_config onnx_quantize_config; do
         [ -f "${!option}" ] ||
             onnx_die "--${option}: no such file: '${!option}'"

@@ -247,6 +247,10 @@ def test_help(recipe):
         (["--onnx-nbest", "1"], ["unknown option --onnx-nbest"]),
         (["--onnx_variants", "fp32 fp16"], ["'fp16'", "fp32 optimized int8"]),
         (["--onnx_variants", ""], ["--onnx_variants", "at least one"]),
+        (
+            ["--onnx_variants", "fp32 int8", "--onnx_provider", "cuda"],
+            ["int8 is for the CPU"],
+        ),
         (["--onnx_provider", "tpu"], ["--onnx_provider", "'tpu'"]),
         (["--onnx_threads", "0"], ["--onnx_threads", "'0'"]),
         (["--onnx_threads", "two"], ["--onnx_threads", "'two'"]),

@@ -81,7 +81,7 @@ class Speech2Text:
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
     Args:
-        model_dir: the bundle.
+        model_dir: the bundle, or its directory.
         provider: ``cpu`` or ``cuda``.
         threads: CPU threads.
         options: ESPnet's decoding options, see :class:`DecodeOptions`.
@@ -97,25 +97,17 @@ class Speech2Text:
 
     def __init__(
         self,
-        model_dir: Union[str, Path],
+        model_dir: Union[str, Path, Bundle],
         provider: str = "cpu",
         threads: int = 1,
-        **options: object,
+        **options: Any,
     ):
-        self._open(read_bundle(model_dir), Device(provider, threads), options)
-
-    @classmethod
-    def of_bundle(cls, bundle: Bundle, **options: object) -> "Speech2Text":
-        """From a bundle that is open already, on the CPU with one thread."""
-        speech2text = cls.__new__(cls)
-        speech2text._open(bundle, Device(), options)
-        return speech2text
-
-    def _open(self, bundle: Bundle, device: Device, options: Dict[str, Any]) -> None:
         try:
             self._options = DecodeOptions(**options)
         except TypeError as e:
             raise PluginError(f"decoding options: {e}")
+        bundle = model_dir if isinstance(model_dir, Bundle) else read_bundle(model_dir)
+        device = Device(provider, threads)
         if bundle.manifest.task != "asr":
             raise PluginError(
                 f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "

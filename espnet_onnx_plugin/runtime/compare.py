@@ -68,7 +68,7 @@ class _Side:
         elif "ctc_log_probs" not in graphs["encoder"].outputs:
             options["ctc_weight"] = 0.0
         beam_size = min(BEAM_SIZE, len(TokenConverter(bundle).token_list))
-        self.speech2text = Speech2Text.of_bundle(
+        self.speech2text = Speech2Text(
             bundle, beam_size=beam_size, ngram_weight=0.0, **options
         )
         device = self.speech2text.device
