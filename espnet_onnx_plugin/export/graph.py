@@ -49,12 +49,15 @@ def _name_axes(
         dims = value.type.tensor_type.shape.dim
         axes = tensors[value.name]
         if len(dims) != len(axes):
-            raise AssertionError(f"{value.name} has {len(dims)} axes, not {axes}")
+            raise PluginError(
+                f"{value.name} came out with {len(dims)} axes, not {axes}"
+            )
         for dim, axis in zip(dims, axes):
             if isinstance(axis, str):
                 if dim.HasField("dim_value"):
-                    raise AssertionError(
-                        f"axis {axis} of {value.name} was fixed to {dim.dim_value}"
+                    raise PluginError(
+                        f"axis {axis} of {value.name} came out fixed to "
+                        f"{dim.dim_value}: the graph would take no other size"
                     )
                 dim.dim_param = axis
 
@@ -106,6 +109,7 @@ def export_graph(
         shapes = (*shapes[:fixed], shapes[fixed:])
     try:
         program = _trace(module, example, shapes, list(inputs), list(outputs))
+        model = program.model_proto
     except PluginError:
         raise
     except Exception as e:  # whatever the model's code or torch's exporter raises
@@ -115,7 +119,6 @@ def export_graph(
             f"torch {torch.__version__} could not export {path.stem}: {reason} "
             "(--log_level DEBUG shows where)"
         )
-    model = program.model_proto
     _name_axes(model.graph.input, inputs)
     _name_axes(model.graph.output, outputs)
     # Shapes in between were worked out from the exporter's own symbols; onnxruntime
@@ -124,6 +127,11 @@ def export_graph(
     del model.graph.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]
+    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise PluginError(
+            f"{path.stem} is larger than the 2 GiB that one ONNX file can hold, which "
+            "is not supported yet"
+        )
     onnx.save(model, path)
 
 
