@@ -20,5 +20,4 @@ mapfile -t scripts < <(git grep -lE '^(#!.*\b(ba)?sh\b|# shellcheck shell=)')
 shellcheck "${scripts[@]}"
 
 echo "== tests"
-# A file's tests stay together: they share what is slow to make.
-python -m pytest -n 2 --dist loadfile "$@"
+python -m pytest -n 2 --dist loadgroup "$@"

@@ -35,7 +35,14 @@ def bundles(digits, tmp_path_factory):
 
 @pytest.mark.parametrize("decode", ["nolm", "lm"])
 @pytest.mark.parametrize("beam", [1, 5, 10])
-@pytest.mark.parametrize("variant", ["fp32", "optimized"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        # Two groups, so that two workers share the longest tests of all.
+        pytest.param(name, marks=pytest.mark.xdist_group(f"digits_{name}"))
+        for name in ("fp32", "optimized")
+    ],
+)
 def test_tokens_are_espnets(bundles, digits, variant, beam, decode):
     ours = espnet_onnx_plugin.Speech2Text(
         bundles[variant].path,
