@@ -50,7 +50,7 @@ def derive(
             f"--output_dir {output_dir} is --model_dir; give another directory"
         )
     origin = {"parent": sha256(parent.path / MANIFEST), "made_by": dict(made_by)}
-    if _is_current(output_dir, origin):
+    if is_current(output_dir, origin):
         return read_bundle(output_dir)
     with new_bundle(output_dir) as work:
         for file in parent.path.iterdir():
@@ -79,7 +79,8 @@ def _rewritten(
     return redescribe(work / graph.file, graph)
 
 
-def _is_current(output_dir: Path, origin: Mapping[str, Any]) -> bool:
+def is_current(output_dir: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether ``output_dir`` already holds a whole bundle of this origin."""
     try:
         source = read_bundle(output_dir).manifest.source
     except PluginError:

@@ -194,6 +194,26 @@ def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
             assert abs(result[3].score - expected[3].score) < 0.3 * scale
 
 
+def test_a_graph_that_gives_no_numbers_is_refused(capsys, tiny, tmp_path, monkeypatch):
+    import espnet_onnx_plugin.runtime.compare as module
+
+    forced = module._Side.forced
+
+    def forced_by_the_second(self, role, encoded, tokens):
+        rows = forced(self, role, encoded, tokens)
+        original = self.speech2text.bundle.path == tiny["bundle"]
+        return rows if original else rows * np.float32("nan")
+
+    monkeypatch.setattr(module._Side, "forced", forced_by_the_second)
+    line = refused(
+        capsys,
+        optimize,
+        tmp_path,
+        *args(model_dir=tiny["bundle"], output_dir=tmp_path / "optimized"),
+    )
+    assert "optimized decoder differs" in line
+
+
 def test_int8_graphs_hold_bytes_and_a_filterbank_in_floats(tiny, tmp_path):
     import onnx
 

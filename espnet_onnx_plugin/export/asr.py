@@ -21,6 +21,7 @@ from espnet_onnx_plugin.bundle import (
     sha256,
     write_manifest,
 )
+from espnet_onnx_plugin.derive import is_current
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
@@ -57,15 +58,6 @@ def fingerprint(checkpoints: Checkpoints) -> Dict[str, Any]:
         "opset": OPSET,
         "espnet_onnx_plugin": espnet_onnx_plugin.__version__,
     }
-
-
-def is_current(output_dir: Path, source: Dict[str, Any]) -> bool:
-    """Whether ``output_dir`` already holds a whole bundle made from ``source``."""
-    try:
-        manifest = read_bundle(output_dir).manifest
-    except PluginError:
-        return False
-    return {k: manifest.source.get(k) for k in source} == source
 
 
 def _refuse(config: Mapping[str, Any]) -> None:

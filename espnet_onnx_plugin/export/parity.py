@@ -12,6 +12,7 @@ import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.steps import StepModule
+from espnet_onnx_plugin.runtime.compare import difference
 from espnet_onnx_plugin.runtime.session import Session
 
 TOLERANCE = 1e-4
@@ -22,17 +23,6 @@ NOISE_FACTOR = 2.0
 
 #: (number of utterances, length of the longest relative to the shortest allowed one)
 SHAPES = ((1, 5.3), (3, 9.7), (2, 31.4))
-
-
-def difference(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference relative to the reference's largest magnitude."""
-    if ours.shape != reference.shape:
-        return float("inf")
-    if reference.size == 0:
-        return 0.0
-    scale = max(float(np.abs(reference).max()), 1e-20)
-    worst = float(np.abs(ours - reference).max()) / scale
-    return worst if np.isfinite(worst) else float("inf")
 
 
 def require(component: str, what: str, worst: float) -> float:

@@ -52,9 +52,18 @@ def _noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
         yield f"noise {shape}", random.standard_normal(shape) * 0.1
 
 
-def _relative(ours: np.ndarray, reference: np.ndarray) -> float:
+def difference(ours: np.ndarray, reference: np.ndarray) -> float:
+    """Largest difference relative to the reference's largest magnitude.
+
+    Infinite where the shapes differ or a value is not a number.
+    """
+    if ours.shape != reference.shape:
+        return float("inf")
+    if reference.size == 0:
+        return 0.0
     scale = max(float(np.abs(reference).max()), 1e-20)
-    return float(np.abs(ours - reference).max()) / scale
+    worst = float(np.abs(ours - reference).max()) / scale
+    return worst if np.isfinite(worst) else float("inf")
 
 
 class _Side:
@@ -106,7 +115,7 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
     differences: Dict[str, float] = {}
 
     def note(component: str, ours: np.ndarray, expected: np.ndarray) -> None:
-        figure = _relative(ours, expected)
+        figure = difference(ours, expected)
         differences[component] = max(differences.get(component, 0.0), figure)
 
     for key, audio in _noise(speech) if source is None else usable(source, speech):

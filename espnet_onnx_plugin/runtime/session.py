@@ -85,7 +85,7 @@ class Session:
                 "driver and the CUDA and cuDNN libraries, or use provider cpu"
             )
         self._device = device.provider
-        self._fetched = {i.name for i in self._session.get_inputs()}
+        self._inputs = {i.name for i in self._session.get_inputs()}
 
     def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> Dict[str, Value]:
         """Run the graph.
@@ -100,7 +100,7 @@ class Session:
         fetch = set(fetch)
         binding = self._session.io_binding()
         for name, value in feeds.items():
-            if name not in self._fetched:
+            if name not in self._inputs:
                 continue  # an input that the graph turned out not to depend on
             if isinstance(value, np.ndarray):
                 binding.bind_cpu_input(name, value)
