@@ -18,7 +18,7 @@ import yaml
 
 from espnet_onnx_plugin.errors import PluginError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.yaml"
 
 #: An axis of a tensor: its size, or the name of a size that varies.
@@ -46,20 +46,28 @@ class State:
 
 
 @dataclass(frozen=True)
+class File:
+    """A file of a bundle: its name below the bundle, bytes, and digest."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Graph:
     """One ONNX graph of a bundle.
 
     Attributes:
-        file: file name below the bundle.
-        size: bytes of the file.
-        sha256: of the file.
+        file: the graph.
+        weights: its tensors, in a file that is mapped into memory; None where the graph
+            has no large ones.
         inputs, outputs: the tensors that are not states, by name.
         states: the recurrent states, by name.
     """
 
-    file: str
-    size: int
-    sha256: str
+    file: File
+    weights: Optional[File]
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
     states: Mapping[str, State] = field(default_factory=dict)
@@ -158,17 +166,26 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def weights_path(graph: Path) -> Path:
+    """Where the weights of the graph that lies at ``graph`` are."""
+    return graph.with_suffix(".weights")
+
+
+def _file(path: Path) -> File:
+    return File(path.name, path.stat().st_size, sha256(path))
+
+
 def describe(
     path: Path,
     inputs: Mapping[str, Tensor],
     outputs: Mapping[str, Tensor],
     states: Mapping[str, State],
 ) -> Graph:
-    """The manifest's entry for a graph that lies at ``path``."""
+    """The manifest's entry for a graph that lies at ``path``, weights beside it."""
+    weights = weights_path(path)
     return Graph(
-        file=path.name,
-        size=path.stat().st_size,
-        sha256=sha256(path),
+        file=_file(path),
+        weights=_file(weights) if weights.exists() else None,
         inputs=dict(inputs),
         outputs=dict(outputs),
         states=dict(states),
@@ -218,6 +235,8 @@ def _parse(content: Any) -> Manifest:
         role: Graph(
             **{
                 **entry,
+                "file": File(**entry["file"]),
+                "weights": entry["weights"] and File(**entry["weights"]),
                 "inputs": tensors(entry["inputs"], Tensor),
                 "outputs": tensors(entry["outputs"], Tensor),
                 "states": tensors(entry["states"], State),
@@ -257,18 +276,23 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
             f"{FORMAT_VERSION}; export the bundle again"
         )
     for graph in manifest.graphs.values():
-        file = path / graph.file
-        if not file.is_file():
-            raise PluginError(f"{file} is missing; copy the bundle again, or export it")
-        if file.stat().st_size != graph.size or sha256(file) != graph.sha256:
-            raise PluginError(
-                f"{file} is truncated or changed (its size or sha256 is not the "
-                "manifest's); copy the bundle again, or export it"
-            )
+        for expected in (graph.file, graph.weights):
+            if expected is not None:
+                _verify(path / expected.name, expected)
     for name in (manifest.text.token_list, manifest.text.bpemodel, manifest.ngram):
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")
     return Bundle(path, manifest)
+
+
+def _verify(file: Path, expected: File) -> None:
+    if not file.is_file():
+        raise PluginError(f"{file} is missing; copy the bundle again, or export it")
+    if file.stat().st_size != expected.size or sha256(file) != expected.sha256:
+        raise PluginError(
+            f"{file} is truncated or changed (its size or sha256 is not the "
+            "manifest's); copy the bundle again, or export it"
+        )
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

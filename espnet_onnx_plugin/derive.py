@@ -52,9 +52,15 @@ def derive(
     origin = {"parent": sha256(parent.path / MANIFEST), "made_by": dict(made_by)}
     if is_current(output_dir, origin):
         return read_bundle(output_dir)
+    graph_files = {
+        file.name
+        for graph in parent.manifest.graphs.values()
+        for file in (graph.file, graph.weights)
+        if file is not None
+    }
     with new_bundle(output_dir) as work:
         for file in parent.path.iterdir():
-            if file.name != MANIFEST and file.suffix != ".onnx":
+            if file.name != MANIFEST and file.name not in graph_files:
                 shutil.copyfile(file, work / file.name)
         graphs = {
             role: _rewritten(role, graph, parent, work, rewrite)
@@ -75,8 +81,9 @@ def derive(
 def _rewritten(
     role: str, graph: Graph, parent: Bundle, work: Path, rewrite: Rewrite
 ) -> Graph:
-    rewrite(role, parent.file(graph.file), work / graph.file)
-    return redescribe(work / graph.file, graph)
+    new = work / graph.file.name
+    rewrite(role, parent.file(graph.file.name), new)
+    return redescribe(new, graph)
 
 
 def is_current(output_dir: Path, origin: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ def write(directory, content=b"graph"):
     with new_bundle(directory) as work:
         (work / "tokens.txt").write_text("<blank>\nä\n", encoding="utf-8")
         (work / "encoder.onnx").write_bytes(content)
+        (work / "encoder.weights").write_bytes(b"weights")
         graph = describe(
             work / "encoder.onnx",
             {"speech": Tensor("float32", ("utterances", "samples"))},
@@ -96,12 +97,14 @@ def test_a_directory_with_other_things_is_not_overwritten(tmp_path):
     [
         (lambda b: (b / MANIFEST).unlink(), "is not a bundle"),
         (lambda b: (b / MANIFEST).write_text("format_version: [1"), "is damaged"),
-        (lambda b: (b / MANIFEST).write_text("format_version: 1\n"), "is damaged"),
+        (lambda b: (b / MANIFEST).write_text("format_version: 2\n"), "is damaged"),
         (lambda b: (b / MANIFEST).write_text("- 1\n"), "is damaged"),
         (lambda b: (b / MANIFEST).write_text("format_version: 99\n"), "has format 99"),
         (lambda b: (b / "encoder.onnx").unlink(), r"encoder.onnx is missing"),
         (lambda b: (b / "encoder.onnx").write_bytes(b"gra"), "truncated or changed"),
         (lambda b: (b / "encoder.onnx").write_bytes(b"grabh"), "truncated or changed"),
+        (lambda b: (b / "encoder.weights").unlink(), r"encoder.weights is missing"),
+        (lambda b: (b / "encoder.weights").write_bytes(b"w"), "truncated or changed"),
         (lambda b: (b / "tokens.txt").unlink(), r"tokens.txt is missing"),
     ],
 )

@@ -15,6 +15,7 @@ from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
 from espnet_onnx_plugin.export.steps import StepModule
+from espnet_onnx_plugin.graph_file import save_graph
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def export_graph(
             f"{path.stem} is larger than the 2 GiB that one ONNX file can hold, which "
             "is not supported yet"
         )
-    onnx.save(model, path)
+    save_graph(model, path)
 
 
 def _parameters(module: torch.nn.Module):

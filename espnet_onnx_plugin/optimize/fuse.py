@@ -12,9 +12,10 @@ from typing import Any, Dict, Mapping, Optional
 import onnx
 import onnxruntime as ort
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import Bundle, weights_path
 from espnet_onnx_plugin.derive import derive
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.graph_file import THRESHOLD
 from espnet_onnx_plugin.runtime.compare import compare
 from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.session import Device, session_options
@@ -33,6 +34,14 @@ def fuse_graph(source: Path, target: Path, provider: str) -> None:
     options = session_options(Device())
     options.graph_optimization_level = _LEVELS[provider]
     options.optimized_model_filepath = str(target)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name",
+        weights_path(target).name,
+    )
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes",
+        str(THRESHOLD),
+    )
     try:
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime's exceptions have no common base

@@ -6,6 +6,7 @@ onnxruntime's quantizer does not know fused operators.
 """
 
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
@@ -47,7 +48,7 @@ def _is_filterbank(node: onnx.NodeProto) -> bool:
 
 def quantize_graph(source: Path, target: Path, reduce_range: bool) -> None:
     """Write the int8 form of one ONNX file."""
-    nodes = onnx.load(source).graph.node
+    nodes = onnx.load(source, load_external_data=False).graph.node
     if any(node.domain for node in nodes):
         raise PluginError(
             f"{source} is optimized or quantized already; give the bundle that was "
@@ -56,22 +57,23 @@ def quantize_graph(source: Path, target: Path, reduce_range: bool) -> None:
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it logs through the root logger
-    plain = target.with_suffix(".plain.onnx")
-    try:
-        quantize_dynamic(
-            source,
-            plain,
-            op_types_to_quantize=["MatMul"],  # it makes these of Gemm first
-            nodes_to_exclude=[node.name for node in nodes if _is_filterbank(node)],
-            per_channel=True,
-            reduce_range=reduce_range,
-            weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
-    finally:
-        root.setLevel(level)
-    fuse_graph(plain, target, "cpu")
-    plain.unlink()
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        plain = Path(work) / target.name
+        try:
+            quantize_dynamic(
+                source,
+                plain,
+                op_types_to_quantize=["MatMul"],  # it makes these of Gemm first
+                nodes_to_exclude=[node.name for node in nodes if _is_filterbank(node)],
+                per_channel=True,
+                reduce_range=reduce_range,
+                weight_type=QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+                use_external_data_format=True,
+            )
+        finally:
+            root.setLevel(level)
+        fuse_graph(plain, target, "cpu")
 
 
 def quantize(model: Bundle, output_dir: Path, source: Optional[Source]) -> Bundle:

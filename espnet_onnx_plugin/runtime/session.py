@@ -67,7 +67,7 @@ class Session:
 
     def __init__(self, bundle: Bundle, role: str, device: Device):
         self.graph = bundle.manifest.graphs[role]
-        path = bundle.file(self.graph.file)
+        path = bundle.file(self.graph.file.name)
         provider = _PROVIDERS[device.provider]
         try:
             self._session = ort.InferenceSession(
