@@ -24,6 +24,7 @@ from typing import Any
 from benchmarking import drive, models
 from benchmarking.config import Config, RandomModel, read_config
 
+import espnet_onnx_plugin
 from espnet_onnx_plugin.bin._common import run, str2bool
 from espnet_onnx_plugin.bundle import MANIFEST, sha256
 from espnet_onnx_plugin.errors import PluginError
@@ -90,11 +91,19 @@ def machine() -> dict[str, str]:
     flags = re.search(r"^flags\s*: (.*)$", cpuinfo, re.M)
     present = [f for f in CPU_FLAGS if flags and f in flags[1].split()]
     cpu = name[1] if name else platform.processor() or platform.machine()
-    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES.values()]
+    versions = [f"{name} {_version(name)}" for name in PACKAGES.values()]
+    versions.append(f"espnet_onnx_plugin {espnet_onnx_plugin.__version__}")
     return {
         "CPU": f"{cpu}, {os.cpu_count()} cores ({' '.join(present)})",
         "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a checkout, or onnxruntime-gpu
+        return "(version unknown)"
 
 
 class Benchmark:
@@ -168,6 +177,7 @@ class Benchmark:
             },
             "audio": [sha256(path) for path in audio.files],
             "references": audio.references,
+            "code": [sha256(path) for path in sorted(models.measured_code())],
         }
         return json.loads(json.dumps(origin))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from benchmarking.config import RandomModel, TestData, TrainedModel
 
+from espnet_onnx_plugin import runtime
 from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.sample import choose_keys, read_lengths
@@ -54,6 +55,14 @@ def environment(threads: int) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         **dict.fromkeys(names, str(threads)),
     }
+
+
+def measured_code() -> list[Path]:
+    """Return the sources on which the figures depend: decoder and benchmark."""
+    return [
+        *Path(runtime.__file__).parent.glob("*.py"),
+        *Path(__file__).parent.glob("*.py"),
+    ]
 
 
 def last_line(log: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.memory import peak_memory_mb
 
 # As the tables have them; rest is the total less these.
@@ -132,7 +133,10 @@ def main() -> None:
     os.dup2(2, 1)
     spec = json.loads(sys.argv[1])
     opener = open_pytorch if spec["system"] == "pytorch" else open_bundle
-    system = opener(spec)
+    try:
+        system = opener(spec)
+    except PluginError as e:
+        sys.exit(str(e))
     for line in sys.stdin:
         speech = np.load(spec["audio"][int(line)])
         print(json.dumps(measure(system, speech)), file=answers, flush=True)
