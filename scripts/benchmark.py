@@ -241,7 +241,7 @@ def benchmark(args: argparse.Namespace) -> None:
             show(outcomes[-1])
     except KeyboardInterrupt:
         raise PluginError(
-            f"interrupted; the {len(outcomes)} settings that were finished are kept in "
+            f"interrupted; finished settings ({len(outcomes)}) are kept in "
             f"{args.output_dir}, the same command goes on"
         )
     facts = {

@@ -111,7 +111,7 @@ def test_finished_settings_are_kept(smoke, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         module.main(["--config", str(config), "--output_dir", str(smoke)])
     assert measured == ["1.5 s, beam 4, LM 0.5"]
-    assert "the 2 settings that were finished are kept" in capsys.readouterr().err
+    assert "finished settings (2) are kept" in capsys.readouterr().err
 
 
 def worker_spec(smoke, system, model):
