@@ -89,11 +89,10 @@ def open_pytorch(spec: dict[str, Any]) -> System:
     speech2text = Speech2Text(**spec["model"], **spec["options"], device="cpu")
     model, scorers = speech2text.asr_model, speech2text.beam_search.scorers
     watch = Stopwatch()
-    for name in ("frontend", "normalize"):
-        watch.watch("frontend", getattr(model, name), "forward")
-    for name in ("preencoder", "encoder", "postencoder"):
+    watch.watch("frontend", model.frontend, "forward")
+    # As the graphs of a bundle have it.
+    for name in ("normalize", "preencoder", "encoder"):
         watch.watch("encoder", getattr(model, name), "forward")
-    # The CTC's posteriors are the encoder graph's in a bundle.
     watch.watch("encoder", model.ctc, "log_softmax")
     for name in ("decoder", "lm"):
         watch.watch(name, scorers.get(name), "batch_score", "score")
