@@ -55,7 +55,7 @@ def fuse_graph(source: Path, target: Path, provider: str) -> None:
 
 
 def optimize_graph(source: Path, target: Path, provider: str) -> Dict[str, int]:
-    """Write the optimized form of one ONNX file; returns how often each rule matched."""
+    """Write the optimized form of an ONNX file; returns how often each rule matched."""
     model, counts = apply_rules(load_graph(source), provider)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         rewritten = Path(work) / target.name

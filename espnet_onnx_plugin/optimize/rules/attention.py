@@ -204,7 +204,7 @@ def _rewrite(graph: Graph, found: _Attention) -> None:
     bias = np.concatenate(biases)
     mask = None
     if found.mask is not None:
-        mask = graph.once(("key mask", found.mask), lambda: _key_mask(graph, found))
+        mask = graph.once(_key_mask, found.mask)
     positions = found.positions
     if positions is not None:
         positions = _scaled(graph, positions, found.scale)
@@ -224,20 +224,17 @@ def _rewrite(graph: Graph, found: _Attention) -> None:
 
 def _merged_heads(graph: Graph, heads: _Heads, source: ir.Value) -> ir.Value:
     """(batch, time, heads * d), whatever axes the source has before its last."""
-    shape = graph.once(
-        ("merged", heads.shape),
-        lambda: graph.put(
-            "Concat",
-            graph.put("Slice", heads.shape, graph.ints(0), graph.ints(2)),
-            graph.ints(heads.heads * heads.d),
-            axis=0,
-        ),
-    )
+    shape = graph.once(_merged_shape, heads.shape, heads.heads * heads.d)
     return graph.put("Reshape", source, shape)
 
 
-def _key_mask(graph: Graph, found: _Attention) -> ir.Value:
-    keys = graph.put("Squeeze", graph.put("Not", found.mask), graph.ints(1, 2))
+def _merged_shape(graph: Graph, shape: ir.Value, size: int) -> ir.Value:
+    rows = graph.put("Slice", shape, graph.ints(0), graph.ints(2))
+    return graph.put("Concat", rows, graph.ints(size), axis=0)
+
+
+def _key_mask(graph: Graph, mask: ir.Value) -> ir.Value:
+    keys = graph.put("Squeeze", graph.put("Not", mask), graph.ints(1, 2))
     return graph.put("Cast", keys, to=ir.DataType.INT32.value)
 
 

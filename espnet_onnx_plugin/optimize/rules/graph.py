@@ -60,14 +60,13 @@ class Graph:
 
     def ints(self, *numbers: int) -> ir.Value:
         """An int64 vector; equal ones are one initializer."""
-        return self.once(
-            ("ints", numbers), lambda: self.add_constant(np.array(numbers, np.int64))
-        )
+        return self.once(_ints, *numbers)
 
-    def once(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
-        """What ``make`` gives, made once for all layers that ask by this key."""
+    def once(self, make: Callable[..., ir.Value], *args: Hashable) -> ir.Value:
+        """``make(graph, *args)``, made once for all layers that ask for the same."""
+        key = (make, args)
         if key not in self._shared:
-            self._shared[key] = make()
+            self._shared[key] = make(self, *args)
         return self._shared[key]
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
@@ -96,6 +95,10 @@ class Graph:
     def _name(self, hint: str) -> str:
         self._count += 1
         return f"rewritten_{hint}_{self._count}"
+
+
+def _ints(graph: Graph, *numbers: int) -> ir.Value:
+    return graph.add_constant(np.array(numbers, np.int64))
 
 
 def constant(value: Optional[ir.Value]) -> Optional[np.ndarray]:

@@ -30,20 +30,8 @@ def apply(graph: Graph) -> int:
         weight = constant(node.inputs[1])
         if table is None or weight.shape[0] % 2:
             continue
-        last, frequencies = table
-
-        def angles() -> ir.Value:
-            one = graph.add_constant(np.array(1, np.int64))
-            zero = graph.add_constant(np.array(0, np.int64))
-            positions = graph.put("Range", zero, graph.put("Add", last, one), one)
-            positions = graph.put("Cast", positions, to=ir.DataType.FLOAT.value)
-            return graph.put(
-                "Mul", graph.put("Unsqueeze", positions, graph.ints(1)), frequencies
-            )
-
-        angle = graph.once(("angles", last, frequencies), angles)
-        sin = graph.once(("sin", angle), lambda: graph.put("Sin", angle))
-        cos = graph.once(("cos", angle), lambda: graph.put("Cos", angle))
+        angles = graph.once(_angles, *table)
+        sin, cos = graph.once(_sin, angles), graph.once(_cos, angles)
         odd = graph.put("MatMul", sin, graph.add_constant(weight[0::2]))
         even = graph.put("MatMul", cos, graph.add_constant(weight[1::2]))
         left = graph.put(
@@ -65,6 +53,22 @@ def apply(graph: Graph) -> int:
         graph.replace(node.outputs[0], graph.put("Unsqueeze", both, graph.ints(0)))
         count += 1
     return count
+
+
+def _angles(graph: Graph, last: ir.Value, frequencies: ir.Value) -> ir.Value:
+    zero, one = (graph.add_constant(np.array(i, np.int64)) for i in (0, 1))
+    positions = graph.put("Range", zero, graph.put("Add", last, one), one)
+    positions = graph.put("Cast", positions, to=ir.DataType.FLOAT.value)
+    column = graph.put("Unsqueeze", positions, graph.ints(1))
+    return graph.put("Mul", column, frequencies)
+
+
+def _sin(graph: Graph, angles: ir.Value) -> ir.Value:
+    return graph.put("Sin", angles)
+
+
+def _cos(graph: Graph, angles: ir.Value) -> ir.Value:
+    return graph.put("Cos", angles)
 
 
 def _match(table: ir.Value) -> Optional[Tuple[ir.Value, ir.Value]]:

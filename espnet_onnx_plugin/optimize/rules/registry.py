@@ -10,6 +10,7 @@ from espnet_onnx_plugin.optimize.rules import (
     attention,
     depthwise_conv,
     flatten_order,
+    merged_projections,
     pointwise_conv,
     position_table,
     rel_shift,
@@ -50,6 +51,7 @@ RULES = (
     Rule("scale", scale.apply),
     Rule("rel_shift", rel_shift.apply),
     Rule("attention", attention.apply, ("cpu",)),
+    Rule("merged_projections", merged_projections.apply),
     Rule("softmax_mask", softmax_mask.apply),
     Rule("position_table", position_table.apply),
 )

@@ -17,8 +17,8 @@ def apply(graph: Graph) -> int:
     """Transformer-XL's shift of relative positions becomes a slice of the flat rows.
 
     ESPnet puts a column of zeros before (time, 2 * time - 1), views it as
-    (2 * time, time), drops the first row, views it back and keeps ``time`` columns. That
-    is out[i, j] = x[i, time - 1 - i + j]: from element time - 1 on, rows that are
+    (2 * time, time), drops the first row, views it back and keeps ``time`` columns.
+    That is out[i, j] = x[i, time - 1 - i + j]: from element time - 1 on, rows that are
     2 * time - 2 apart. Saves copying the table once. All providers.
     """
     count = 0
@@ -27,32 +27,34 @@ def apply(graph: Graph) -> int:
         if table is None:
             continue
         time = node.inputs[2]
+        start = graph.once(_start, time)
+        stride = graph.once(_stride, time)
+        end = graph.once(_end, time, start, stride)
         flat = graph.put("Reshape", table, graph.ints(0, 0, -1))
-        one, two = graph.ints(1), graph.ints(2)
-
-        def start() -> ir.Value:
-            return graph.put("Sub", time, one)
-
-        def stride() -> ir.Value:
-            # A single frame has one position; its stride must not be zero.
-            return graph.put("Max", graph.put("Mul", first, two), one)
-
-        def end() -> ir.Value:
-            return graph.put("Add", first, graph.put("Mul", time, apart))
-
-        first = graph.once(("rel_shift start", time), start)
-        apart = graph.once(("rel_shift stride", time), stride)
-        last = graph.once(("rel_shift end", time), end)
-        rows = graph.once(
-            ("rel_shift rows", time),
-            lambda: graph.put("Concat", graph.ints(0, 0, -1), apart, axis=0),
-        )
-        shifted = graph.put("Slice", flat, first, last, two)
-        shifted = graph.put("Reshape", shifted, rows)
+        shifted = graph.put("Slice", flat, start, end, graph.ints(2))
+        shifted = graph.put("Reshape", shifted, graph.once(_rows, stride))
         shifted = graph.put("Slice", shifted, graph.ints(0), time, graph.ints(3))
         graph.replace(node.outputs[0], shifted)
         count += 1
     return count
+
+
+def _start(graph: Graph, time: ir.Value) -> ir.Value:
+    return graph.put("Sub", time, graph.ints(1))
+
+
+def _stride(graph: Graph, time: ir.Value) -> ir.Value:
+    # A single frame has one position; its stride must not be zero.
+    twice = graph.put("Mul", graph.once(_start, time), graph.ints(2))
+    return graph.put("Max", twice, graph.ints(1))
+
+
+def _end(graph: Graph, time: ir.Value, start: ir.Value, stride: ir.Value) -> ir.Value:
+    return graph.put("Add", start, graph.put("Mul", time, stride))
+
+
+def _rows(graph: Graph, stride: ir.Value) -> ir.Value:
+    return graph.put("Concat", graph.ints(0, 0, -1), stride, axis=0)
 
 
 def _match(last: ir.Node) -> Optional[ir.Value]:

@@ -1,6 +1,7 @@
 """Masks around a softmax as one bias for all layers."""
 
 import numpy as np
+import onnx_ir as ir
 
 from espnet_onnx_plugin.optimize.rules.graph import Graph, made_by, scalar
 
@@ -20,15 +21,7 @@ def apply(graph: Graph) -> int:
         mask, lowest, scores = before.inputs
         if (scalar(lowest) or 0.0) > -1e30:
             continue
-        bias = graph.once(
-            ("mask bias", mask),
-            lambda: graph.put(
-                "Where",
-                mask,
-                lowest,
-                graph.add_constant(np.zeros((), np.float32)),
-            ),
-        )
+        bias = graph.once(_bias, mask, lowest)
         softmax = graph.put(
             "Softmax",
             graph.put("Add", scores, bias),
@@ -44,3 +37,8 @@ def apply(graph: Graph) -> int:
         graph.replace(node.outputs[0], softmax)
         count += 1
     return count
+
+
+def _bias(graph: Graph, mask: ir.Value, lowest: ir.Value) -> ir.Value:
+    zero = graph.add_constant(np.zeros((), np.float32))
+    return graph.put("Where", mask, lowest, zero)
