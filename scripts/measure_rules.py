@@ -100,9 +100,8 @@ def main(bundle, role, repetitions="15"):
 
         first = previous = build(())[0]
         print(f"### {role}, onnxruntime {ort.__version__}\n")
-        print(
-            "| rule | what | matches | nodes | ms | saves ms |\n|---|---|---|---|---|---|"
-        )
+        print("| rule | what | matches | nodes | ms | saves ms |")
+        print("|---|---|---|---|---|---|")
         took, _ = measure(source, first, int(repetitions))
         nodes = f"{count_nodes(source).total()} -> {count_nodes(first).total()}"
         print(f"| | onnxruntime's optimizer alone | | {nodes} | {took:.1f} | |")
