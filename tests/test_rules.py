@@ -1,0 +1,309 @@
+"""Optimization rules: they match where they should, and what they make is equal."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from conftest import TOKENS, asr_config, build_asr
+
+from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
+from espnet_onnx_plugin.export.graph import export_encoder, export_step
+from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.graph_file import load_graph
+from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
+from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
+
+#: Rules for the CPU that must match in the encoder of each case, and how often.
+ENCODERS = {
+    ("conformer", "latest"): dict(
+        pointwise_conv=4,
+        depthwise_conv=2,
+        flatten_order=1,
+        scale=5,
+        rel_shift=2,
+        attention=2,
+        position_table=2,
+    ),
+    ("conformer", "legacy"): dict(pointwise_conv=4, depthwise_conv=2, attention=2),
+    ("transformer", None): dict(attention=2, flatten_order=1),
+    ("branchformer", None): dict(depthwise_conv=2, attention=2),
+    ("e_branchformer", None): dict(depthwise_conv=4, attention=2),
+}
+
+
+def run(model, feeds):
+    session = ort.InferenceSession(model.SerializeToString())
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds)))
+
+
+def assert_same(before, after, feeds):
+    """Equal outputs; of a batch's rows, the valid frames."""
+    expected, ours = run(before, feeds), run(after, feeds)
+    lengths = expected.pop("encoder_out_lens", None)
+    for name, rows in expected.items():
+        assert np.isfinite(ours[name]).all()
+        assert ours[name].shape == rows.shape
+        for i, row in enumerate(rows):
+            valid = slice(None if lengths is None else lengths[i])
+            scale = np.abs(row[valid]).max()
+            assert np.abs(ours[name][i][valid] - row[valid]).max() <= 1e-5 * scale
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Exported encoder graphs by architecture and variant, made when asked for."""
+    made = {}
+
+    def get(name, variant):
+        if (name, variant) not in made:
+            tiny = find("encoder", name).tiny
+            conf = tiny[variant] if variant else next(iter(tiny.values()))
+            config = asr_config(encoder=name, encoder_conf=conf)
+            module = EncoderGraph(
+                build_asr(config), {r: config[r] for r in (*PARTS, "encoder")}
+            ).eval()
+            path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
+            example = (torch.randn(2, 71, 20), torch.tensor([71, 60]))
+            export_encoder(module, example, path)
+            made[name, variant] = path
+        return made[name, variant]
+
+    return get
+
+
+def batches(model):
+    """Unequal lengths in a batch, and an input of few frames."""
+    random = np.random.default_rng(0)
+    names = [i.name for i in model.graph.input]
+    for lengths in ((97, 131, 22), (15,)):
+        feats = random.standard_normal((len(lengths), max(lengths), 20))
+        yield dict(zip(names, (feats.astype(np.float32), np.array(lengths))))
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+@pytest.mark.parametrize("name, variant", ENCODERS)
+def test_encoders(encoders, name, variant, provider):
+    model = load_graph(encoders(name, variant))
+    rewritten, counts = apply_rules(model, provider)
+    onnx.checker.check_model(rewritten)
+    for feeds in batches(model):
+        assert_same(model, rewritten, feeds)
+    expected = ENCODERS[name, variant]
+    if provider == "cuda":
+        assert not any(node.domain for node in rewritten.graph.node)
+        expected = {k: v for k, v in expected.items() if k in counts}
+        expected["softmax_mask"] = ENCODERS[name, variant]["attention"]
+    assert {k: counts[k] for k in expected} == expected
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory):
+    """The graph of a decoder's step."""
+    path = tmp_path_factory.mktemp("step") / "decoder.onnx"
+    module = find("decoder", "transformer").wrap(build_asr(asr_config()).decoder)
+    export_step(module.eval(), len(TOKENS), path)
+    return load_graph(path)
+
+
+def step_feeds(model):
+    """Three utterances of two hypotheses, five nodes kept of eleven."""
+    random = np.random.default_rng(0)
+    sizes = dict(utterances=3, hypotheses=2, kept=5, previous_nodes=11, frames=13)
+    feeds = {}
+    for tensor in model.graph.input:
+        kind = tensor.type.tensor_type
+        shape = [d.dim_value or sizes[d.dim_param] for d in kind.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        values = random.standard_normal(shape)
+        feeds[tensor.name] = (
+            3 * abs(values) if dtype != np.float32 else values
+        ).astype(dtype)
+    return feeds
+
+
+def test_step(step):
+    rewritten, counts = apply_rules(step, "cpu")
+    assert {k: v for k, v in counts.items() if v} == {"merged_projections": 2}
+    feeds = step_feeds(step)
+    assert_same(step, rewritten, feeds)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_each_rule_alone(encoders, step, rule):
+    in_a_step = rule.name == "merged_projections"
+    model = step if in_a_step else load_graph(encoders("conformer", "latest"))
+    rewritten, counts = apply_rules(model, rule.providers[0], (rule,))
+    assert counts == {rule.name: counts[rule.name]}
+    assert rule.name == "transpose" or counts[rule.name] > 0
+    assert rule.what
+    for feeds in [step_feeds(model)] if in_a_step else batches(model):
+        assert_same(model, rewritten, feeds)
+    # Applied once, nothing of it is left to do.
+    _, again = apply_rules(rewritten, rule.providers[0], (rule,))
+    assert again == {rule.name: 0}
+
+
+def test_weights_stay_plain_products(encoders):
+    """Of products with constant weights the quantizer knows MatMul and Gemm."""
+    model = load_graph(encoders("conformer", "latest"))
+    rewritten, _ = apply_rules(model, "cpu")
+    sizes = {i.name: np.prod(i.dims) for i in rewritten.graph.initializer}
+    for node in rewritten.graph.node:
+        if node.domain:
+            assert sum(sizes.get(name, 0) for name in node.input) <= 3 * 8
+
+
+def test_the_file_is_optimized_by_both(encoders, tmp_path):
+    source = encoders("conformer", "latest")
+    counts = optimize_graph(source, tmp_path / "encoder.onnx", "cpu")
+    nodes = count_nodes(tmp_path / "encoder.onnx")
+    assert nodes["MultiHeadAttention"] == counts["attention"] == 2
+    assert nodes["QuickGelu"] > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "encoder.onnx",
+        "encoder.weights",
+    ]
+
+
+#: Graphs that look like what a rule rewrites and are not: name of the rule, inputs with
+#: their shapes, and nodes. ``w`` and ``v`` are weights, the rest constants.
+LOOKALIKES = {
+    "strides": (
+        "pointwise_conv",
+        "float[2,4,T] x",
+        "y = Conv<kernel_shape=[1], strides=[2]>(x, kernel1)",
+    ),
+    "groups": (
+        "pointwise_conv",
+        "float[2,4,T] x",
+        "y = Conv<kernel_shape=[1], group=4>(x, depthwise1)",
+    ),
+    "width": ("pointwise_conv", "float[2,4,T] x", "y = Conv(x, kernel3)"),
+    "grouped, not depthwise": (
+        "depthwise_conv",
+        "float[2,4,T] x",
+        "y = Conv<group=2>(x, grouped3)",
+    ),
+    "one side not transposed": (
+        "transpose",
+        "float[2,4,4] x",
+        "t = Transpose<perm=[0,2,1]>(x) y = Add(t, x)",
+    ),
+    "other axes": (
+        "transpose",
+        "float[2,4,4] x",
+        "t = Transpose<perm=[1,0,2]>(x) y = Transpose<perm=[0,2,1]>(t)",
+    ),
+    "also used unscaled": (
+        "scale",
+        "float[2,T,4] x",
+        "a = MatMul(x, w) b = Mul(a, half) y = Add(a, b)",
+    ),
+    "scaled by a vector": (
+        "scale",
+        "float[2,T,4] x",
+        "a = MatMul(x, w) y = Mul(a, bias)",
+    ),
+    "a fill that is no mask": (
+        "softmax_mask",
+        "float[2,T,4] x, bool[2,1,4] m",
+        "a = Where(m, half, x) y = Softmax(a)",
+    ),
+    "another mask after": (
+        "attention",
+        "float[2,T,4] x, bool[2,1,4] m",
+        "a = Where(m, lowest, x) p = Softmax(a) n = Not(m) y = Where(n, zero, p)",
+    ),
+    "a product of activations": (
+        "merged_projections",
+        "float[4,4] x",
+        "a = Gemm(x, x, bias) b = Gemm(x, x, bias) y = Add(a, b)",
+    ),
+    "a scaled product": (
+        "merged_projections",
+        "float[4,4] x",
+        "a = Gemm<alpha=2.0>(x, w, bias) b = Gemm<alpha=2.0>(x, v, bias) y = Add(a, b)",
+    ),
+    "flattened where it is": (
+        "flatten_order",
+        "float[2,2,3,2] x",
+        "r = Relu(x) t = Transpose<perm=[0,3,2,1]>(r) f = Reshape(t, shape) "
+        "y = MatMul(f, w)",
+    ),
+}
+
+CONSTANTS = dict(
+    w=np.arange(16).reshape(4, 4) / 9,
+    v=np.arange(16).reshape(4, 4) / 7,
+    bias=np.arange(4) / 3,
+    half=np.array(0.5),
+    zero=np.array(0.0),
+    lowest=np.array(np.finfo(np.float32).min),
+    kernel1=np.arange(16).reshape(4, 4, 1) / 9,
+    kernel3=np.arange(48).reshape(4, 4, 3) / 9,
+    depthwise1=np.arange(4).reshape(4, 1, 1) / 9,
+    grouped3=np.arange(24).reshape(4, 2, 3) / 9,
+)
+
+
+def parse(inputs, nodes):
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> g ({inputs}) => (float y) '
+        f"{{ {nodes} }}"
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    used = {name for node in model.graph.node for name in node.input}
+    for name, array in CONSTANTS.items():
+        if name in used:
+            tensor = onnx.numpy_helper.from_array(np.float32(array), name)
+            model.graph.initializer.append(tensor)
+    if "shape" in used:
+        shape = onnx.numpy_helper.from_array(np.array([2, -1, 4]), "shape")
+        model.graph.initializer.append(shape)
+    return model
+
+
+@pytest.mark.parametrize("case", LOOKALIKES)
+def test_what_only_looks_alike_is_left_alone(case):
+    name, inputs, nodes = LOOKALIKES[case]
+    model = parse(inputs, nodes)
+    (rule,) = (rule for rule in RULES if rule.name == name)
+    rewritten, counts = apply_rules(model, rule.providers[0], (rule,))
+    assert counts == {name: 0}
+    assert [n.op_type for n in rewritten.graph.node] == [
+        n.op_type for n in model.graph.node
+    ]
+
+
+@pytest.mark.parametrize(
+    "edit, rule",
+    [
+        # Positions that do not end at 1 - time; a shift of another number of columns.
+        ("range", "position_table"),
+        ("slice", "rel_shift"),
+    ],
+)
+def test_other_positions_are_left_alone(encoders, edit, rule):
+    model = load_graph(encoders("conformer", "latest"))
+    if edit == "range":
+        for node in model.graph.node:
+            if node.op_type == "Range" and node.output[0] != "":
+                longer = onnx.helper.make_node(
+                    "Add", [node.input[1], "two"], ["longer"]
+                )
+                table = [n for n in model.graph.node if node.output[0] in n.input]
+                if table and table[0].op_type == "Sub":
+                    node.input[1] = "longer"
+                    index = list(model.graph.node).index(node)
+                    model.graph.node.insert(index, longer)
+                    two = onnx.numpy_helper.from_array(np.array(2), "two")
+                    model.graph.initializer.append(two)
+                    break
+    else:
+        for node in model.graph.node:
+            if node.op_type == "Concat" and list(node.attribute)[0].i == -1:
+                if any(i.startswith("zeros") for i in node.input):
+                    node.input[0], node.input[1] = node.input[1], node.input[0]
+    _, counts = apply_rules(model, "cpu")
+    assert counts[rule] == 0
