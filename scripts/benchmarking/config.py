@@ -34,13 +34,19 @@ class RandomModel:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Files of a trained model, as bin.export and bin.optimize take them."""
+    """Files of a trained model, as bin.export and bin.optimize take them.
+
+    Attributes:
+        calibration_scp: Of its validation set, as bin.optimize takes it.
+        quantize_options: More options of bin.quantize.
+    """
 
     train_config: Path
     model_file: Path
     lm_train_config: Path | None = None
     lm_file: Path | None = None
     calibration_scp: str | None = None
+    quantize_options: Sequence[str] = ()
 
     @property
     def files(self) -> dict[str, Path]:

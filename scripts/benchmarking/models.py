@@ -29,6 +29,13 @@ from espnet_onnx_plugin.runtime.data import (
 
 SCRIPTS = Path(__file__).parents[1]
 
+#: Noise for a model of random weights: as much as ranges need.
+CALIBRATION_UTTERANCES = 3
+CALIBRATION_SAMPLES = 32000
+
+#: A model of random weights recognizes nothing: there is no quality to hold.
+NO_BUDGET = ("--max_wer_increase", "100", "--min_token_agreement", "0")
+
 
 @dataclass(frozen=True)
 class Audio:
@@ -91,7 +98,12 @@ def _run(log: Path, module: str, *args: object) -> None:
 def make_random_model(model: RandomModel, directory: Path, log: Path) -> TrainedModel:
     """Write a model of random weights, unless it is there."""
     spec = json.dumps(dataclasses.asdict(model), sort_keys=True)
-    files = TrainedModel(directory / "asr.yaml", directory / "asr.pth")
+    files = TrainedModel(
+        directory / "asr.yaml",
+        directory / "asr.pth",
+        calibration_scp=f"{directory / 'noise.scp'},npy",
+        quantize_options=NO_BUDGET,
+    )
     if model.lm is not None:
         lm = {"lm_train_config": directory / "lm.yaml", "lm_file": directory / "lm.pth"}
         files = dataclasses.replace(files, **lm)
@@ -100,8 +112,20 @@ def make_random_model(model: RandomModel, directory: Path, log: Path) -> Trained
         directory.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
         _run(log, "benchmarking.random_model", spec, directory)
+        _make_calibration_noise(directory)
         write_atomically(done, spec)
     return files
+
+
+def _make_calibration_noise(directory: Path) -> None:
+    """Write other noise than that which is decoded, for the ranges of convolutions."""
+    random = np.random.default_rng(1)
+    with open(directory / "noise.scp", "w", encoding="utf-8") as scp:
+        for number in range(CALIBRATION_UTTERANCES):
+            path = directory / f"noise_{number}.npy"
+            noise = 0.1 * random.standard_normal(CALIBRATION_SAMPLES)
+            np.save(path, noise.astype(np.float32))
+            scp.write(f"noise_{number} {path}\n")
 
 
 def make_bundles(
@@ -121,6 +145,8 @@ def make_bundles(
         if variant in variants:
             output = directory / variant
             options = ["--model_dir", fp32, "--output_dir", output, *calibration]
+            if name == "quantize":
+                options += model.quantize_options
             _run(logs / f"{name}.log", f"{commands}{name}", *options)
             bundles[variant] = read_bundle(output)
     return bundles
