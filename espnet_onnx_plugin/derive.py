@@ -21,7 +21,8 @@ from espnet_onnx_plugin.errors import PluginError
 #: Writes the new form of a graph: (role, old file, new file).
 Rewrite = Callable[[str, Path, Path], None]
 
-#: Measures a new bundle and returns its figures, or raises to refuse it.
+#: Measures a new bundle and returns its figures, or raises to refuse it. It may write
+#: the bundle's graphs again until they pass.
 Check = Callable[[Bundle], Mapping[str, Any]]
 
 
@@ -72,9 +73,14 @@ def derive(
         manifest: Manifest = dataclasses.replace(
             parent.manifest, graphs=graphs, source=source, checks={}
         )
-        figures = check(Bundle(work, manifest))
-        checks = {**parent.manifest.checks, **figures}
-        write_manifest(work, dataclasses.replace(manifest, checks=checks))
+        checks = {**parent.manifest.checks, **check(Bundle(work, manifest))}
+        graphs = {  # a check may mend what it measures
+            role: redescribe(work / graph.file.name, graph)
+            for role, graph in graphs.items()
+        }
+        write_manifest(
+            work, dataclasses.replace(manifest, graphs=graphs, checks=checks)
+        )
     return read_bundle(output_dir)
 
 
