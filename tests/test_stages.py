@@ -62,7 +62,8 @@ name = args[1].rpartition(".")[2]
 values = {{}}
 for arg in args[2:]:
     if arg.startswith("--"):
-        values[arg[2:]] = last = []
+        key, equals, value = arg[2:].partition("=")
+        values[key] = last = [value] if equals else []
     else:
         last.append(arg)
 with open("module_calls", "a") as f:
@@ -132,6 +133,7 @@ def make_data(name, keys, scp="wav.scp", feats_type="raw", audio_format="flac"):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     (directory / scp).write_text("".join(f"{key} {key}.flac\n" for key in keys))
+    (directory / "text").write_text("".join(f"{key} words\n" for key in keys))
     (directory / "feats_type").write_text(feats_type + "\n")
     lengths = "".join(f"{key} 16000\n" for key in keys)
     (directory / "utt2num_samples").write_text(lengths)
@@ -245,11 +247,16 @@ def test_help(recipe):
         (["--onnx"], ["--onnx needs a value"]),
         (["--onnx_variant", "int8"], ["unknown option --onnx_variant"]),
         (["--onnx-nbest", "1"], ["unknown option --onnx-nbest"]),
-        (["--onnx_variants", "fp32 fp16"], ["'fp16'", "fp32 optimized int8"]),
+        (["--onnx_variants", "fp32 int4"], ["'int4'", "fp32 optimized int8 weight8"]),
+        (["--onnx_variants", "fp16"], ["fp16 is for --onnx_provider cuda"]),
         (["--onnx_variants", ""], ["--onnx_variants", "at least one"]),
         (
             ["--onnx_variants", "fp32 int8", "--onnx_provider", "cuda"],
             ["int8 is for the CPU"],
+        ),
+        (
+            ["--onnx_variants", "weight4", "--onnx_provider", "cuda"],
+            ["weight4 is for the CPU"],
         ),
         (["--onnx_provider", "tpu"], ["--onnx_provider", "'tpu'"]),
         (["--onnx_threads", "0"], ["--onnx_threads", "'0'"]),
@@ -338,7 +345,11 @@ def test_all_three_stages(recipe):
         {
             "model_dir": ["exp/asr/onnx/fp32"],
             "output_dir": ["exp/asr/onnx/int8"],
+            "precision": ["int8"],
             "calibration_scp": audio,
+            "calibration_text": ["dump/raw/org/valid/text"],
+            "inference_config": ["decode.yaml"],
+            "inference_args": ["--beam_size 5 --ngram_weight 0"],
             "config": [str(ROOT / "conf/quantize.yaml")],
         }
     ]
@@ -451,6 +462,7 @@ def test_a_bundle_lacks_a_model_that_the_search_uses(recipe, option, what):
         ("fp32", ["export"]),
         ("optimized", ["export", "optimize"]),
         ("int8 fp32", ["export", "quantize"]),
+        ("weight4 weight8", ["export", "quantize", "quantize"]),
     ],
 )
 def test_only_the_variants_asked_for(recipe, variants, made):

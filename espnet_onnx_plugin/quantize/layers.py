@@ -229,7 +229,7 @@ def _name(editor: Editor, node: onnx.NodeProto) -> str:
     add = editor.bias(node)
     parameters = list(node.input[1:]) + ([bias_of(editor, add)] if add else [])
     for parameter in parameters:
-        match = re.fullmatch(r"(.+\..+)\.(weight|bias)(\.\w+)?", parameter)
+        match = re.fullmatch(r"(.+)\.(weight|bias)(\.\w+)?", parameter)
         if match:
             return match[1]
     return node.output[0]
