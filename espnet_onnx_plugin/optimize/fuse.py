@@ -1,10 +1,11 @@
-"""Fusion by onnxruntime's optimizer, ahead of time.
+"""Fused graphs: our rules, then onnxruntime's own optimizer, ahead of time.
 
 On the CPU the level is the one below hardware-specific layouts, so that a bundle runs
 on any machine; onnxruntime adds those when it loads a graph. For CUDA it stops at what
 every provider runs, and the provider fuses the rest when it loads.
 """
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
@@ -15,7 +16,8 @@ import onnxruntime as ort
 from espnet_onnx_plugin.bundle import Bundle, weights_path
 from espnet_onnx_plugin.derive import derive
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.graph_file import THRESHOLD
+from espnet_onnx_plugin.graph_file import THRESHOLD, load_graph, save_graph
+from espnet_onnx_plugin.optimize.rules.registry import apply_rules
 from espnet_onnx_plugin.runtime.compare import compare
 from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.session import Device, session_options
@@ -30,7 +32,7 @@ _LEVELS = {
 
 
 def fuse_graph(source: Path, target: Path, provider: str) -> None:
-    """Write the optimized form of one ONNX file."""
+    """Write what onnxruntime's optimizer makes of one ONNX file."""
     options = session_options(Device())
     options.graph_optimization_level = _LEVELS[provider]
     options.optimized_model_filepath = str(target)
@@ -50,6 +52,16 @@ def fuse_graph(source: Path, target: Path, provider: str) -> None:
             f"onnxruntime {ort.__version__} cannot write the optimized {source.stem} "
             f"({reason}); check the space left in {target.parent.parent}"
         )
+
+
+def optimize_graph(source: Path, target: Path, provider: str) -> Dict[str, int]:
+    """Write the optimized form of one ONNX file; returns how often each rule matched."""
+    model, counts = apply_rules(load_graph(source), provider)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        rewritten = Path(work) / target.name
+        save_graph(model, rewritten)
+        fuse_graph(rewritten, target, provider)
+    return counts
 
 
 def count_nodes(path: Path) -> Counter:
@@ -75,11 +87,12 @@ def optimize(
     nodes: Dict[str, Any] = {}
 
     def rewrite(role: str, old: Path, new: Path) -> None:
-        fuse_graph(old, new, provider)
+        rules = optimize_graph(old, new, provider)
         before, after = count_nodes(old), count_nodes(new)
         nodes[role] = {
             "before": sum(before.values()),
             "after": sum(after.values()),
+            "rules": {name: count for name, count in rules.items() if count},
             "fused": dict(after - before),
         }
 

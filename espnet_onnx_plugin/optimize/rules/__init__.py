@@ -1,0 +1,1 @@
+"""Rules that make graphs faster; onnxruntime's own optimizer comes after them."""

@@ -1,0 +1,264 @@
+"""Attention as one operator."""
+
+from dataclasses import dataclass
+from typing import List, Optional, Tuple
+
+import numpy as np
+import onnx_ir as ir
+
+from espnet_onnx_plugin.optimize.rules.graph import (
+    CONTRIB,
+    Graph,
+    attribute,
+    biased_linear,
+    constant,
+    is_private,
+    made_by,
+    scalar,
+    split_operands,
+    tail,
+)
+
+#: Of a masked score: its exponential is 0, and a position's bias added to it is finite.
+_MASKED = -1e30
+
+
+def apply(graph: Graph) -> int:
+    """Scores, mask, softmax and weighted sum become MultiHeadAttention.
+
+    The biases of the projections go into it, the position scores are its
+    attention_bias, and the two biases of a relative-position query (ESPnet's pos_bias_u
+    and pos_bias_v) leave one addition. Saves the transposes and every pass over the
+    scores. CPU: measured there only.
+    """
+    count = 0
+    for node in graph.nodes("Softmax"):
+        found = _match(node)
+        if found is not None:
+            _rewrite(graph, found)
+            count += 1
+    return count
+
+
+@dataclass
+class _Heads:
+    """A tensor split in heads: its source, the split's target shape, and what is added.
+
+    Attributes:
+        source: (batch, time, heads * d).
+        shape: the Reshape's target (batch, time, heads, d).
+        heads, d: its last two numbers.
+        perm: from (batch, time, heads, d) to the operand of the product.
+        added: the constant (heads * d,) added after the split, or None.
+    """
+
+    source: ir.Value
+    shape: ir.Value
+    heads: int
+    d: int
+    perm: Tuple[int, ...]
+    added: Optional[np.ndarray] = None
+
+
+@dataclass
+class _Attention:
+    output: ir.Value
+    output_shape: ir.Value
+    q: _Heads
+    k: _Heads
+    v: _Heads
+    mask: Optional[ir.Value]
+    scale: float
+    positions: Optional[ir.Value]
+
+
+def _match(softmax: ir.Node) -> Optional[_Attention]:
+    if attribute(softmax, "axis", -1) not in (-1, 3):
+        return None
+    scores, mask = softmax.inputs[0], None
+    before = made_by(scores, "Where")
+    probabilities = softmax.outputs[0]
+    if not is_private(probabilities):
+        return None
+    if before is not None:
+        mask, lowest, scores = before.inputs
+        if (scalar(lowest) or 0.0) > -1e30 or not _is_key_mask(mask):
+            return None
+        after = probabilities.uses()[0].node
+        if after.op_type == "Where":
+            if after.inputs[0] is not mask or scalar(after.inputs[1]) != 0.0:
+                return None
+            probabilities = after.outputs[0]
+    scaled = made_by(scores, "Div", "Mul")
+    if scaled is None or scalar(scaled.inputs[1]) is None:
+        return None
+    number = scalar(scaled.inputs[1])
+    scale = 1.0 / number if scaled.op_type == "Div" else number
+    product, positions = scaled.inputs[0], None
+    if made_by(product, "Add") is not None:
+        # Both are products: the keys' is the one whose operands are split in heads.
+        found = split_operands(product.producer(), _query_and_key)
+        if found is None:
+            return None
+        positions, (q, k) = found
+    else:
+        found = _query_and_key(product)
+        if found is None:
+            return None
+        q, k = found
+    output = _output(probabilities)
+    if output is None:
+        return None
+    v, merged = output
+    if not q.heads == k.heads == v.heads:
+        return None
+    return _Attention(
+        merged.outputs[0], merged.inputs[1], q, k, v, mask, scale, positions
+    )
+
+
+def _output(probabilities: ir.Value) -> Optional[Tuple[_Heads, ir.Node]]:
+    if not is_private(probabilities):
+        return None
+    product = probabilities.uses()[0].node
+    if product.op_type != "MatMul" or product.inputs[0] is not probabilities:
+        return None
+    v = _heads(product.inputs[1])
+    if v is None or v.perm != (0, 2, 1, 3) or not is_private(product.outputs[0]):
+        return None
+    transpose = product.outputs[0].uses()[0].node
+    if (
+        transpose.op_type != "Transpose"
+        or list(attribute(transpose, "perm")) != [0, 2, 1, 3]
+        or not is_private(transpose.outputs[0])
+    ):
+        return None
+    merged = transpose.outputs[0].uses()[0].node
+    if merged.op_type != "Reshape" or tail(merged.inputs[1], 1) != (v.heads * v.d,):
+        return None
+    return (v, merged) if _rank(merged.inputs[1]) == 3 else None
+
+
+def _query_and_key(product: ir.Value) -> Optional[Tuple[_Heads, _Heads]]:
+    node = made_by(product, "MatMul")
+    if node is None:
+        return None
+    q, k = _heads(node.inputs[0]), _heads(node.inputs[1])
+    if q is None or k is None or k.added is not None:
+        return None
+    if q.perm != (0, 2, 1, 3) or k.perm != (0, 2, 3, 1):
+        return None
+    # The position table is split in heads too, but once for the whole batch.
+    batch = tail(k.shape, 4)
+    return None if batch is not None and batch[0] == 1 else (q, k)
+
+
+def _heads(value: ir.Value) -> Optional[_Heads]:
+    perm: Tuple[int, ...] = (0, 1, 2, 3)
+    while (node := made_by(value, "Transpose")) is not None:
+        step = attribute(node, "perm")
+        if step is None or len(step) != 4:
+            return None
+        perm = tuple(step[i] for i in perm)
+        value = node.inputs[0]
+    added = None
+    if made_by(value, "Add") is not None:
+        found = split_operands(value.producer(), constant)
+        if found is None or found[1].ndim != 2:
+            return None
+        value, added = found
+    node = made_by(value, "Reshape")
+    if node is None or _rank(node.inputs[1]) != 4:
+        return None
+    last = tail(node.inputs[1], 2)
+    if last is None or min(last) < 1 or (added is not None and added.shape != last):
+        return None
+    flat = None if added is None else added.reshape(-1)
+    return _Heads(node.inputs[0], node.inputs[1], *last, perm, flat)
+
+
+def _rank(shape: ir.Value) -> Optional[int]:
+    size = shape.shape[0] if shape.shape is not None and len(shape.shape) else None
+    return size if isinstance(size, int) else None
+
+
+def _is_key_mask(mask: ir.Value) -> bool:
+    """Whether a mask is (batch, 1, 1, keys)."""
+    shape = mask.shape
+    return shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1
+
+
+def _rewrite(graph: Graph, found: _Attention) -> None:
+    q, k, v = found.q, found.k, found.v
+    inputs: List[Optional[ir.Value]] = []
+    biases: List[np.ndarray] = []
+    for heads in (q, k, v):
+        source, bias = heads.source, np.zeros(heads.heads * heads.d, np.float32)
+        layer = biased_linear(source)
+        if layer is not None:
+            source, bias = layer[0].outputs[0], layer[1]
+        if heads.added is not None:
+            bias = bias + heads.added
+        inputs.append(_merged_heads(graph, heads, source))
+        biases.append(bias)
+    bias = np.concatenate(biases)
+    mask = None
+    if found.mask is not None:
+        mask = graph.once(("key mask", found.mask), lambda: _key_mask(graph, found))
+    positions = found.positions
+    if positions is not None:
+        positions = _scaled(graph, positions, found.scale)
+    y = graph.put(
+        "MultiHeadAttention",
+        *inputs,
+        graph.add_constant(bias) if bias.any() else None,
+        mask,
+        positions,
+        domain=CONTRIB,
+        num_heads=q.heads,
+        scale=float(found.scale),
+        mask_filter_value=_MASKED,
+    )
+    graph.replace(found.output, y)
+
+
+def _merged_heads(graph: Graph, heads: _Heads, source: ir.Value) -> ir.Value:
+    """(batch, time, heads * d), whatever axes the source has before its last."""
+    shape = graph.once(
+        ("merged", heads.shape),
+        lambda: graph.put(
+            "Concat",
+            graph.put("Slice", heads.shape, graph.ints(0), graph.ints(2)),
+            graph.ints(heads.heads * heads.d),
+            axis=0,
+        ),
+    )
+    return graph.put("Reshape", source, shape)
+
+
+def _key_mask(graph: Graph, found: _Attention) -> ir.Value:
+    keys = graph.put("Squeeze", graph.put("Not", found.mask), graph.ints(1, 2))
+    return graph.put("Cast", keys, to=ir.DataType.INT32.value)
+
+
+def _scaled(graph: Graph, value: ir.Value, factor: float) -> ir.Value:
+    """A value times a number, which goes into constant weights where there are any."""
+    node = value.producer()
+    if node is not None and is_private(value):
+        if node.op_type in ("Reshape", "Transpose", "Slice"):
+            _rescale(graph, node, 0, factor)
+            return value
+        if node.op_type == "MatMul":
+            weight = constant(node.inputs[1])
+            if weight is None:
+                _rescale(graph, node, 1, factor)
+            else:
+                scaled = graph.add_constant((weight * factor).astype(weight.dtype))
+                node.replace_input_with(1, scaled)
+            return value
+    by = graph.add_constant(np.array(factor, np.float32))
+    return graph.put("Mul", value, by)
+
+
+def _rescale(graph: Graph, node: ir.Node, index: int, factor: float) -> None:
+    node.replace_input_with(index, _scaled(graph, node.inputs[index], factor))

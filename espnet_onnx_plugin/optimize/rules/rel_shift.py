@@ -1,0 +1,96 @@
+"""Relative shift without its concatenation."""
+
+from typing import Optional
+
+import numpy as np
+import onnx_ir as ir
+
+from espnet_onnx_plugin.optimize.rules.graph import (
+    Graph,
+    attribute,
+    constant,
+    made_by,
+)
+
+
+def apply(graph: Graph) -> int:
+    """Transformer-XL's shift of relative positions becomes a slice of the flat rows.
+
+    ESPnet puts a column of zeros before (time, 2 * time - 1), views it as
+    (2 * time, time), drops the first row, views it back and keeps ``time`` columns. That
+    is out[i, j] = x[i, time - 1 - i + j]: from element time - 1 on, rows that are
+    2 * time - 2 apart. Saves copying the table once. All providers.
+    """
+    count = 0
+    for node in graph.nodes("Slice"):
+        table = _match(node)
+        if table is None:
+            continue
+        time = node.inputs[2]
+        flat = graph.put("Reshape", table, graph.ints(0, 0, -1))
+        one, two = graph.ints(1), graph.ints(2)
+
+        def start() -> ir.Value:
+            return graph.put("Sub", time, one)
+
+        def stride() -> ir.Value:
+            # A single frame has one position; its stride must not be zero.
+            return graph.put("Max", graph.put("Mul", first, two), one)
+
+        def end() -> ir.Value:
+            return graph.put("Add", first, graph.put("Mul", time, apart))
+
+        first = graph.once(("rel_shift start", time), start)
+        apart = graph.once(("rel_shift stride", time), stride)
+        last = graph.once(("rel_shift end", time), end)
+        rows = graph.once(
+            ("rel_shift rows", time),
+            lambda: graph.put("Concat", graph.ints(0, 0, -1), apart, axis=0),
+        )
+        shifted = graph.put("Slice", flat, first, last, two)
+        shifted = graph.put("Reshape", shifted, rows)
+        shifted = graph.put("Slice", shifted, graph.ints(0), time, graph.ints(3))
+        graph.replace(node.outputs[0], shifted)
+        count += 1
+    return count
+
+
+def _match(last: ir.Node) -> Optional[ir.Value]:
+    """The unshifted table, if this slice is the last node of a shift."""
+    if not _slices(last, start=0, axis=3):
+        return None
+    back = made_by(last.inputs[0], "Reshape")
+    drop = made_by(back.inputs[0], "Slice") if back is not None else None
+    if drop is None or not _slices(drop, start=1, axis=2):
+        return None
+    stop = constant(drop.inputs[2])
+    turned = made_by(drop.inputs[0], "Reshape")
+    cat = made_by(turned.inputs[0], "Concat") if turned is not None else None
+    if stop is None or stop.reshape(-1)[0] < 2**31 or cat is None:
+        return None
+    if attribute(cat, "axis") not in (-1, 3) or len(cat.inputs) != 2:
+        return None
+    zeros = made_by(cat.inputs[0], "Expand")
+    if zeros is None:
+        return None
+    filling = constant(zeros.inputs[0])
+    # (.., heads, 2 * time, time) then (.., heads, time, 2 * time - 1): the number of
+    # rows kept is the last axis of the view in between.
+    view = made_by(turned.inputs[1], "Concat")
+    if filling is None or np.any(filling) or view is None:
+        return None
+    return cat.inputs[1] if view.inputs[-1] is last.inputs[2] else None
+
+
+def _slices(node: ir.Node, start: int, axis: int) -> bool:
+    starts = constant(node.inputs[1])
+    axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    steps = constant(node.inputs[4]) if len(node.inputs) > 4 else np.ones(1)
+    return (
+        starts is not None
+        and axes is not None
+        and steps is not None
+        and starts.tolist() == [start]
+        and axes.tolist() == [axis]
+        and steps.tolist() == [1]
+    )
