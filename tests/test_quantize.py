@@ -165,7 +165,7 @@ def hostile(model, output_dir, role, name):
         graph_model = load_graph(old)
         if graph_role == role:
             gemms_to_products(graph_model)
-            (layer,) = (x for x in find_layers(graph_model) if x.name == name)
+            (layer,) = (x for x in find_layers(graph_model) if x.name.endswith(name))
             editor = Editor(graph_model)
             node = editor.node(layer.output)
             array = editor.array(node.input[1])
@@ -192,7 +192,7 @@ def test_a_hostile_layer_is_found_and_kept(hostile_bundle, tmp_path, utterances)
     budget = Budget(min_token_agreement=0.9)
     bundle = quantize(hostile_bundle, tmp_path / "q", "int8", utterances, budget)
     kept = sum(figures(bundle)["kept"].values(), [])
-    assert "decoder: output_layer" in kept
+    assert any(layer.endswith("output_layer") for layer in kept)
     assert len(kept) <= 2
     assert figures(bundle)["token_agreement"] >= 0.9
     # What the manifest tells of the files is what they are.
@@ -203,7 +203,7 @@ def test_ranking_puts_the_hostile_layer_first(hostile_bundle, utterances):
     quantizer = _Quantizer(hostile_bundle, "int8", utterances, Budget())
     outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
     steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds)
-    assert (steps[0].role, steps[0].layer) == ("decoder", "output_layer")
+    assert steps[0].role == "decoder" and steps[0].layer.endswith("output_layer")
     assert steps[0].gain > 10 * steps[2].gain
     layers = [f"{s.role} {s.layer}" for s in steps]
     assert {layers.count(layer) for layer in layers} == {1, 2}  # steps to fp32
@@ -246,7 +246,8 @@ def test_an_error_rate_over_the_budget_is_mended(
     said = Utterances(utterances.source, text, SEARCH)
     bundle = quantize(hostile_bundle, tmp_path / "q", "int8", said, budget)
     assert figures(bundle)["wer"] == figures(bundle)["wer_fp32"] == 0
-    assert "decoder: output_layer" in sum(figures(bundle)["kept"].values(), [])
+    kept = sum(figures(bundle)["kept"].values(), [])
+    assert any(layer.endswith("output_layer") for layer in kept)
 
 
 @pytest.mark.parametrize("threshold", [1, 2, 3, 7, 11, 64, 100])

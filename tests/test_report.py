@@ -293,7 +293,9 @@ def quantized_markdown(root, **changes):
 
     checks = {"parity": {}, "quantize": {**FIGURES, **changes}}
     (root / "bundle").mkdir(exist_ok=True)
-    (root / "bundle/manifest.yaml").write_text(yaml.safe_dump({"checks": checks}))
+    (root / "bundle/manifest.yaml").write_text(
+        yaml.safe_dump({"checks": checks}, sort_keys=False)
+    )
     systems = [
         System("fp32", root / "fp32"),
         System("int8", root / "fp32", (root / "bundle",)),
@@ -316,8 +318,8 @@ def test_layers_kept_and_a_slower_variant_are_told(decodes):
     note = quantized_markdown(decodes, kept=kept, slower=True, speed_ratio=0.8)
     assert note.endswith(
         "kept: 6 layers in weight8 (encoder: l0, encoder: l1, encoder: l2, "
-        "encoder: l3, encoder: l4, ...) and 1 layers in fp32 (lm: x); slower than fp32 on the "
-        "machine that made it (0.80x)."
+        "encoder: l3, encoder: l4, ...) and 1 layers in fp32 (lm: x); slower than "
+        "fp32 on the machine that made it (0.80x)."
     )
     note = quantized_markdown(decodes, budget=None)
     assert "no budget was measured" in note and "WER" not in note

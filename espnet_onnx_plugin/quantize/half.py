@@ -8,8 +8,9 @@ from onnxruntime.transformers.float16 import (
     convert_float_to_float16,
 )
 
-from espnet_onnx_plugin.graph_file import load_graph, save_graph
+from espnet_onnx_plugin.graph_file import save_graph
 from espnet_onnx_plugin.quantize.layers import leading_to
+from espnet_onnx_plugin.quantize.lowering import load_rewritten
 
 #: Operators in float32: sums over many values, and the logarithms of probabilities, of
 #: which the search adds hundreds up.
@@ -22,7 +23,7 @@ _FLOAT32_BEFORE = {"Log", "Sin", "Cos"}
 
 def to_half(source: Path, target: Path) -> None:
     """Write an exported graph in half precision."""
-    model: onnx.ModelProto = load_graph(source)
+    model: onnx.ModelProto = load_rewritten(source, "cuda")
     for node in model.graph.node:
         node.name = node.name or node.output[0]
     before = leading_to(model.graph, _FLOAT32_BEFORE)

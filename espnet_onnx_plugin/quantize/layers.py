@@ -26,7 +26,8 @@ class Layer:
 
     Attributes:
         name: unique in the graph; the module's path in ESPnet's model where a parameter
-            tells it, e.g. ``encoder.encoders.0.feed_forward.w_1``.
+            tells it, e.g. ``encoder.encoders.0.feed_forward.w_1``, or the last such one
+            and how many layers after it, e.g. ``ctc.ctc_lo+1``.
         kind: :data:`PRODUCT` or :data:`CONVOLUTION`.
         output: what the node gives, which identifies it.
     """
@@ -208,6 +209,7 @@ def find_layers(model: onnx.ModelProto) -> List[Layer]:
     skipped = leading_to(model.graph, {"Log"})
     layers: List[Layer] = []
     names: Set[str] = set()
+    last, after = "", 0
     for node in model.graph.node:
         if node.output[0] in skipped or node.domain:
             continue
@@ -217,19 +219,24 @@ def find_layers(model: onnx.ModelProto) -> List[Layer]:
             kind = CONVOLUTION
         else:
             continue
-        name = _name(editor, node)
-        name = name if name not in names else f"{name}:{node.output[0]}"
+        module = _module(editor, node)
+        if module is None or module in names:
+            after += 1
+            name = f"{last}+{after}"
+        else:
+            name = last = module
+            after = 0
         names.add(name)
         layers.append(Layer(name, kind, node.output[0]))
     return layers
 
 
-def _name(editor: Editor, node: onnx.NodeProto) -> str:
-    """Path of the module whose parameters a node holds; else what it gives."""
+def _module(editor: Editor, node: onnx.NodeProto) -> Optional[str]:
+    """Path of the module whose parameters a node holds, if they tell."""
     add = editor.bias(node)
     parameters = list(node.input[1:]) + ([bias_of(editor, add)] if add else [])
     for parameter in parameters:
         match = re.fullmatch(r"(.+)\.(weight|bias)(\.\w+)?", parameter)
         if match:
             return match[1]
-    return node.output[0]
+    return None

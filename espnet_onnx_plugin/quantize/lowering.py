@@ -13,6 +13,7 @@ from espnet_onnx_plugin.bundle import weights_path
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import fuse_graph
+from espnet_onnx_plugin.optimize.rules.registry import apply_rules
 from espnet_onnx_plugin.quantize import convolutions, products
 from espnet_onnx_plugin.quantize.convolutions import Range
 from espnet_onnx_plugin.quantize.layers import (
@@ -42,6 +43,21 @@ _BITS = {"weight8": 8, "weight4": 4}
 
 #: Inputs of one run of a graph, by name.
 Feeds = Mapping[str, np.ndarray]
+
+
+def load_rewritten(source: Path, provider: str) -> onnx.ModelProto:
+    """Read an exported graph and apply the optimizer's rules to it.
+
+    Raises:
+        PluginError: if it has been optimized or quantized already.
+    """
+    model = load_graph(source)
+    if any(node.domain for node in model.graph.node):
+        raise PluginError(
+            f"{source} is optimized or quantized already; give the bundle that was "
+            "exported as --model_dir"
+        )
+    return apply_rules(model, provider)[0]
 
 
 class Lowering:
@@ -81,12 +97,7 @@ class Lowering:
         self._ranges = self._calibrate(editor, feeds)
 
     def _model(self) -> onnx.ModelProto:
-        model = load_graph(self._source)
-        if any(node.domain for node in model.graph.node):
-            raise PluginError(
-                f"{self._source} is optimized or quantized already; give the bundle "
-                "that was exported as --model_dir"
-            )
+        model = load_rewritten(self._source, "cpu")
         gemms_to_products(model)
         return model
 

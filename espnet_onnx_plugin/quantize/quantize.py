@@ -16,7 +16,7 @@ import onnxruntime as ort
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.derive import derive
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.optimize.fuse import fuse_graph
+from espnet_onnx_plugin.optimize.fuse import optimize_graph
 from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
 from espnet_onnx_plugin.quantize.half import to_half
 from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
@@ -144,7 +144,7 @@ class _Quantizer:
         elif self.precision == FP16 and role != FRONTEND:
             to_half(old, new)
         else:
-            fuse_graph(old, new, "cuda" if self.precision == FP16 else "cpu")
+            optimize_graph(old, new, "cuda" if self.precision == FP16 else "cpu")
 
     def check(self, bundle: Bundle) -> Mapping[str, Any]:
         """Hold a bundle to the budget, raising what costs most; return the figures."""
