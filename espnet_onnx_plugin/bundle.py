@@ -38,7 +38,7 @@ class State:
     """A recurrent state of a step graph.
 
     The graph has an input ``name`` and an output ``next_<name>``. The state starts as
-    zeros in which an axis named ``past`` has size 0.
+    zeros in which an axis named ``rows`` has size 1 and an axis named ``nodes`` size 0.
     """
 
     dtype: str
@@ -64,6 +64,7 @@ class Graph:
             has no large ones.
         inputs, outputs: the tensors that are not states, by name.
         states: the recurrent states, by name.
+        batches: whether an utterance gets the same result in a batch as alone.
     """
 
     file: File
@@ -71,6 +72,7 @@ class Graph:
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
     states: Mapping[str, State] = field(default_factory=dict)
+    batches: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Manifest:
 
     Attributes:
         task: asr.
-        graphs: by role: encoder, decoder_memory, decoder, lm.
+        graphs: by role: frontend, encoder, decoder_memory, decoder, lm.
         speech, text: input and output of the model.
         search: ids and defaults that the search needs (sos, eos, blank, ...).
         ngram: file of a KenLM model, or None.
@@ -194,7 +196,8 @@ def describe(
 
 def redescribe(path: Path, graph: Graph) -> Graph:
     """The entry of a graph that was rewritten: same tensors, another file."""
-    return describe(path, graph.inputs, graph.outputs, graph.states)
+    new = describe(path, graph.inputs, graph.outputs, graph.states)
+    return dataclasses.replace(new, batches=graph.batches)
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,7 @@
 
 import argparse
 import logging
-import time
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 from espnet_onnx_plugin.bin._common import ArgumentParser, run, str2bool, str_or_none
 from espnet_onnx_plugin.errors import PluginError
@@ -12,7 +11,6 @@ from espnet_onnx_plugin.errors import PluginError
 #: that is supported here and what to do about another one.
 UNSUPPORTED = {
     "dtype": ("float32", "graphs have their own precision"),
-    "batch_size": (1, "utterances are decoded one at a time"),
     "streaming": (False, "streaming search is not supported yet"),
     "enh_s2t_task": (False, "joint enhancement is not supported yet"),
     "multi_asr": (False, "multi-speaker models are not supported yet"),
@@ -89,6 +87,13 @@ def get_parser() -> ArgumentParser:
         help="PATH,speech,TYPE with TYPE sound, kaldi_ark, multi_columns_sound or npy",
     )
     group.add_argument("--key_file", type=str_or_none, help="utterances to decode")
+    group.add_argument(
+        "--batch_size",
+        type=int,
+        default=1,
+        help="utterances of similar length that are decoded together; the results are "
+        "those of one at a time",
+    )
 
     group = parser.add_argument_group("Search, as in espnet2.bin.asr_inference")
     group.add_argument("--nbest", type=int, default=1)
@@ -146,9 +151,13 @@ def inference(args: argparse.Namespace) -> None:
 
     from espnet_onnx_plugin.runtime.asr import Speech2Text
     from espnet_onnx_plugin.runtime.data import Source, iterate, read_keys
+    from espnet_onnx_plugin.runtime.decode import decode
+    from espnet_onnx_plugin.runtime.memory import peak_memory_mb
     from espnet_onnx_plugin.runtime.progress import progress
     from espnet_onnx_plugin.runtime.writer import result_writer
 
+    if args.batch_size < 1:
+        raise PluginError(f"--batch_size {args.batch_size} must be 1 or more")
     provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
     source = Source(path, kind)
     keys = read_keys(args.key_file) if args.key_file else list(source.entries())
@@ -159,43 +168,19 @@ def inference(args: argparse.Namespace) -> None:
         **{name: getattr(args, name) for name in SEARCH_OPTIONS},
     )
     with result_writer(args.output_dir) as writer, logging_redirect_tqdm():
-        for key, audio in progress(iterate(source, keys), len(keys)):
-            decode(speech2text, key, audio, writer)
+        utterances = progress(iterate(source, keys), len(keys))
+        for decoded in decode(speech2text, utterances, args.batch_size):
+            timing = decoded.timing
+            writer.results(decoded.key, decoded.results, decoded.intermediate)
+            writer.timing(
+                key=decoded.key,
+                audio_seconds=decoded.audio_seconds,
+                encoder_seconds=timing.frontend + timing.encoder,
+                search_seconds=timing.decoder + timing.lm + timing.ctc + timing.rest,
+                total_seconds=decoded.total_seconds,
+                peak_memory_mb=peak_memory_mb(),
+            )
     logging.info("decoded %d utterances into %s", len(keys), args.output_dir)
-
-
-def decode(speech2text: Any, key: str, audio: Any, writer: Any) -> None:
-    """Decode one utterance; a too short one gets ESPnet's placeholder."""
-    from espnet_onnx_plugin.runtime.asr import Timing, TooShortUttError
-    from espnet_onnx_plugin.runtime.beam_search import Hypothesis
-    from espnet_onnx_plugin.runtime.data import check_rate
-    from espnet_onnx_plugin.runtime.memory import peak_memory_mb
-
-    expected = speech2text.bundle.manifest.speech
-    check_rate(key, audio, expected)
-    logging.info("utterance: %s", key)
-    start = time.perf_counter()
-    interctc = None
-    timing = Timing(0.0, 0.0)
-    try:
-        results: List[Any] = speech2text(audio.array)
-        timing = speech2text.timing
-        if isinstance(results, tuple):
-            results, interctc = results
-    except TooShortUttError as e:
-        logging.warning("Utterance %s %s", key, e)
-        hypothesis = Hypothesis(yseq=[], score=0.0)
-        results = [(" ", ["<space>"], [2], hypothesis)] * speech2text.nbest
-    total = time.perf_counter() - start
-    writer.results(key, results, interctc)
-    writer.timing(
-        key=key,
-        audio_seconds=expected.seconds(len(audio.array)),
-        encoder_seconds=timing.encoder,
-        search_seconds=timing.search,
-        total_seconds=total,
-        peak_memory_mb=peak_memory_mb(),
-    )
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

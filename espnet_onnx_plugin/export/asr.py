@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ import torch
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import (
     Bundle,
+    Graph,
     Manifest,
     Speech,
     Text,
@@ -29,6 +30,7 @@ from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import (
     OPSET,
     export_encoder,
+    export_frontend,
     export_memory,
     export_step,
 )
@@ -36,6 +38,7 @@ from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.data import Source, usable
+from espnet_onnx_plugin.runtime.encoder import Encoder
 from espnet_onnx_plugin.runtime.session import Device, Session
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ def _refuse(config: Mapping[str, Any]) -> None:
 
     Some choices need packages, or weights from a hub, only to be built.
     """
-    roles = [*PARTS, "encoder"]
+    roles = ["frontend", *PARTS, "encoder"]
     if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
         roles.append("decoder")  # ESPnet leaves it out of a model that is all CTC
     for role in roles:
@@ -90,8 +93,23 @@ def _shortest_frames(encoder: torch.nn.Module) -> int:
     return frames
 
 
-def describe_speech(model: torch.nn.Module, encoder: EncoderGraph, args: Any) -> Speech:
-    """What the encoder graph's input has to be."""
+def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module]:
+    """The frontend of an ``ESPnetASRModel``, traceable; None where it has none."""
+    if model.frontend is None:
+        return None
+    return find("frontend", args.frontend).wrap(model.frontend).eval()
+
+
+def describe_speech(
+    model: torch.nn.Module, frontend: Optional[torch.nn.Module], args: Any
+) -> Speech:
+    """What the input has to be.
+
+    Args:
+        model: an ``ESPnetASRModel``.
+        frontend: what :func:`wrap_frontend` gave.
+        args: the training arguments.
+    """
     frames = _shortest_frames(model.encoder)
     preprocessor = getattr(args, "preprocessor_conf", None) or {}
     common = dict(
@@ -100,9 +118,9 @@ def describe_speech(model: torch.nn.Module, encoder: EncoderGraph, args: Any) ->
     )
     if not args.use_preprocessor:
         common = {}
-    if model.frontend is None:
+    if frontend is None:
         return Speech("features", FEATURE_RATE, args.input_size, frames, **common)
-    stft = encoder.parts[0].stft
+    stft = frontend.stft
     samples = stft.n_fft - 2 * stft.pad + (frames - 1) * stft.hop_length
     # The reflection at the edges needs more samples than it adds.
     samples = max(samples, stft.pad + 1)
@@ -123,15 +141,6 @@ def _write_text(model: torch.nn.Module, args: Any, work: Path) -> Text:
         bpemodel = "bpe.model"
         shutil.copyfile(args.bpemodel, work / bpemodel)
     return Text(args.token_type, "tokens.txt", bpemodel)
-
-
-def real_batches(
-    source: Source, speech: Speech
-) -> Iterator[Tuple[str, torch.Tensor, torch.Tensor]]:
-    """Utterances of real audio, one at a time."""
-    for key, array in usable(source, speech):
-        batch = torch.from_numpy(array)[None]
-        yield f"utterance {key}", batch, torch.tensor([len(array)])
 
 
 def export_asr(
@@ -168,6 +177,7 @@ class _Model:
         self.model, self.args = build(
             ASRTask, checkpoints.train_config, checkpoints.model_file
         )
+        self.frontend = wrap_frontend(self.model, self.args)
         choices = {r: getattr(self.args, r, None) for r in (*PARTS, "encoder")}
         self.encoder = EncoderGraph(self.model, choices).eval()
         #: Decoders and language models by role.
@@ -207,11 +217,10 @@ def _export(
 ) -> None:
     espnet = _Model(checkpoints)
     model = espnet.model
-    speech = describe_speech(model, espnet.encoder, espnet.args)
+    speech = describe_speech(model, espnet.frontend, espnet.args)
     text = _write_text(model, espnet.args, work)
     logger.info("exporting the encoder")
-    example = _example(speech)
-    graphs = {"encoder": export_encoder(espnet.encoder, example, work / "encoder.onnx")}
+    graphs = export_audio(espnet.frontend, espnet.encoder, speech, work)
     for role, step in espnet.steps.items():
         logger.info("exporting the %s", role)
         if step.memory is not None:
@@ -231,17 +240,39 @@ def _export(
         ngram=ngram,
         source=source,
     )
-    figures = _check_parity(Bundle(work, manifest), espnet, parity_source)
+    bundle = Bundle(work, manifest)
+    figures = _check_parity(bundle, espnet, parity_source)
+    if not parity.encodes_batches(Encoder(bundle, Device()), speech):
+        logger.info("the encoder mixes the utterances of a batch: it gets them singly")
+        encoder = dataclasses.replace(graphs["encoder"], batches=False)
+        manifest = dataclasses.replace(manifest, graphs=graphs | {"encoder": encoder})
     write_manifest(work, dataclasses.replace(manifest, checks=dict(parity=figures)))
 
 
-def _example(speech: Speech) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Two utterances to trace with."""
+def export_audio(
+    frontend: Optional[torch.nn.Module],
+    encoder: EncoderGraph,
+    speech: Speech,
+    work: Path,
+) -> Dict[str, Graph]:
+    """Write the graphs from audio to encoder output, by role."""
+    graphs = {}
     length = speech.min_length * 8 + 1
     shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
     generator = torch.Generator().manual_seed(1)
-    batch = torch.randn(shape, generator=generator)
-    return batch, torch.tensor([length, length - length // 5])
+    example = (
+        torch.randn(shape, generator=generator),
+        torch.tensor([length, length - length // 5]),
+    )
+    if frontend is not None:
+        with torch.no_grad():
+            feats, lengths = frontend(*example)
+        graphs["frontend"] = export_frontend(
+            frontend, example, feats.size(2), work / "frontend.onnx"
+        )
+        example = (feats, lengths)
+    graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
+    return graphs
 
 
 def verify_parity(
@@ -264,12 +295,12 @@ def _check_parity(
     logger.info("comparing every graph with PyTorch")
     device = Device()
     speech = bundle.manifest.speech
-    session = Session(bundle, "encoder", device)
-    batches = parity.random_batches(speech.min_length, speech.feature_dim)
-    figures = {"encoder": parity.check_encoder(espnet.model, session, batches)}
+    encoder = Encoder(bundle, device)
+    noise = parity.noise(speech)
+    figures = {"encoder": parity.check_encoder(espnet.model, encoder, noise)}
     if source is not None:
         figures["encoder_on_real_audio"] = parity.check_encoder(
-            espnet.model, session, real_batches(source, speech)
+            espnet.model, encoder, usable(source, speech)
         )
     for role, step in espnet.steps.items():
         if role not in bundle.manifest.graphs:

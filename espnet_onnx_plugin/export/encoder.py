@@ -1,4 +1,4 @@
-"""The encoder graph: waveform or features in, encoder output and CTC scores out."""
+"""The encoder graph: features in, encoder output and CTC scores out."""
 
 from typing import Dict, List, Optional, Tuple
 
@@ -6,11 +6,11 @@ import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.patches import padded_to
+from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 
-#: What comes before the encoder, in the order of ESPnet's ``encode``.
-PARTS = ("frontend", "normalize", "preencoder")
+#: What the encoder graph holds before the encoder, in the order of ESPnet's ``encode``.
+PARTS = ("normalize", "preencoder")
 
 
 def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
@@ -26,12 +26,15 @@ def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
 
 
 class EncoderGraph(torch.nn.Module):
-    """``ESPnetASRModel.encode`` less its checks, and the CTC of its output.
+    """``ESPnetASRModel.encode`` less frontend and checks, and the CTC of its output.
+
+    An utterance of a batch gets the result that it gets alone, where the encoder allows
+    it: ESPnet's own batches let the padding into subsampling and convolutions.
 
     Args:
         model: an ``ESPnetASRModel``.
-        choices: what ``config.yaml`` names for frontend, normalize, preencoder and
-            encoder; None where there is none.
+        choices: what ``config.yaml`` names for normalize, preencoder and encoder; None
+            where there is none.
     """
 
     def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
@@ -68,22 +71,22 @@ class EncoderGraph(torch.nn.Module):
         return outputs
 
     def forward(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+        self, feats: torch.Tensor, feats_lengths: torch.Tensor
     ) -> Tuple[torch.Tensor, ...]:
         """Encode a batch.
 
         Args:
-            speech: (utterances, samples) or (utterances, frames, dim) float32.
-            speech_lengths: (utterances,) int64.
+            feats: (utterances, frames, dim) float32.
+            feats_lengths: (utterances,) int64.
 
         Returns:
             What :attr:`outputs` names: encoder output, its lengths, and log
             probabilities of the CTC and of each intermediate CTC.
         """
-        x, lengths = speech, speech_lengths
+        x, lengths = feats, feats_lengths
         for part in self.parts:
             x, lengths = part(x, lengths)
-        with padded_to(x.size(1)):
+        with padded_to(x.size(1)), padding_kept_out(self.encoder):
             if self.conditioned:
                 x, lengths, _ = self.encoder(x, lengths, ctc=self.ctc)
             else:

@@ -149,14 +149,29 @@ def _zeros(tensor, sizes: Mapping[str, int]) -> torch.Tensor:
     return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
 
 
+def export_frontend(
+    module: torch.nn.Module, example: Sequence[torch.Tensor], dim: int, path: Path
+) -> Graph:
+    """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances."""
+    inputs = {
+        "speech": Tensor("float32", ("utterances", "samples")),
+        "speech_lengths": Tensor("int64", ("utterances",)),
+    }
+    outputs = {
+        "feats": Tensor("float32", ("utterances", "frames_in", dim)),
+        "feats_lengths": Tensor("int64", ("utterances",)),
+    }
+    export_graph(module, example, _axes(inputs), _axes(outputs), path)
+    return describe(path, inputs, outputs, {})
+
+
 def export_encoder(
     module: torch.nn.Module, example: Sequence[torch.Tensor], path: Path
 ) -> Graph:
-    """Write an encoder graph; ``example`` is (speech, lengths) of two utterances."""
-    length = "samples" if example[0].dim() == 2 else "frames_in"
+    """Write an encoder graph; ``example`` is (feats, lengths) of two utterances."""
     inputs = {
-        "speech": Tensor("float32", ("utterances", length, *example[0].shape[2:])),
-        "speech_lengths": Tensor("int64", ("utterances",)),
+        "feats": Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
+        "feats_lengths": Tensor("int64", ("utterances",)),
     }
     outputs = module.outputs
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
@@ -176,30 +191,30 @@ def export_memory(step: StepModule, dim: int, path: Path) -> Graph:
 
 def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
     """Write the graph of one decoding step."""
-    axes = ("utterances", "hypotheses")
-    inputs = {"tokens": Tensor("int64", axes), "parents": Tensor("int64", axes)}
-    inputs.update(step.memory_tensors)
+    inputs = {**step.inputs, **step.memory_tensors}
     outputs = {"log_probs": Tensor("float32", ("rows", vocabulary))}
-    sizes = dict(utterances=2, hypotheses=3, rows=5, past=4, frames=7)
+    sizes = dict(utterances=2, hypotheses=3, rows=5, kept=4, nodes=9, frames=7)
     states: Dict[str, State] = dict(step.states)
     export_graph(
         step,
         [_zeros(tensor, sizes) for tensor in (*inputs.values(), *states.values())],
-        {
-            **_axes(inputs),
-            # The rows of the previous step, whose number is its own.
-            **{
-                name: tuple("previous_rows" if a == "rows" else a for a in state.axes)
-                for name, state in states.items()
-            },
-        },
+        {**_axes(inputs), **_state_axes(states, "previous")},
         {
             **_axes(outputs),
             **{
-                f"next_{name}": tuple("next_past" if a == "past" else a for a in s.axes)
-                for name, s in states.items()
+                f"next_{name}": axes
+                for name, axes in _state_axes(states, "next").items()
             },
         },
         path,
     )
     return describe(path, inputs, outputs, states)
+
+
+def _state_axes(states: Mapping[str, State], when: str) -> Dict[str, Sequence]:
+    """Axes of states, of which each step has its own number of rows and nodes."""
+    names = {"rows": f"{when}_rows", "nodes": f"{when}_nodes"}
+    return {
+        name: tuple(names.get(axis, axis) for axis in state.axes)
+        for name, state in states.items()
+    }

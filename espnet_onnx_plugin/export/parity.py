@@ -1,18 +1,22 @@
 """Measured equality of graphs and ESPnet's own modules.
 
-Every component runs on shapes unlike the traced one, with unequal lengths in a batch,
-and steps with reordered hypotheses. The figure is max |ONNX - PyTorch| relative to the
+Every component runs on shapes unlike the traced one, and steps with reordered
+hypotheses of several utterances of unequal lengths. PyTorch gets one utterance at a
+time, as in ESPnet's inference. The figure is max |ONNX - PyTorch| relative to the
 output's scale.
 """
 
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import torch
 
+from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, to_numpy
+from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
 
 TOLERANCE = 1e-4
@@ -21,8 +25,8 @@ TOLERANCE = 1e-4
 #: differ by this much of it: the two round independently.
 NOISE_FACTOR = 2.0
 
-#: (number of utterances, length of the longest relative to the shortest allowed one)
-SHAPES = ((1, 5.3), (3, 9.7), (2, 31.4))
+#: Lengths of noise relative to the shortest one that the encoder takes.
+LENGTHS = (1.0, 5.3, 9.7, 7.1, 31.4)
 
 
 def require(component: str, what: str, worst: float) -> float:
@@ -40,12 +44,15 @@ def require(component: str, what: str, worst: float) -> float:
 
 
 def encode_reference(
-    model: torch.nn.Module, speech: torch.Tensor, lengths: torch.Tensor
+    model: torch.nn.Module, speech: torch.Tensor
 ) -> Dict[str, np.ndarray]:
-    """The encoder graph's outputs, from ESPnet's own ``encode``."""
+    """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``."""
+    lengths = torch.tensor([len(speech)])
     with torch.no_grad():
         # A copy: ESPnet normalizes features in place.
-        out, out_lengths = model.encode(speech=speech.clone(), speech_lengths=lengths)
+        out, out_lengths = model.encode(
+            speech=speech[None].clone(), speech_lengths=lengths
+        )
         out, intermediate = out if isinstance(out, tuple) else (out, [])
         results = {"encoder_out": out, "encoder_out_lens": out_lengths}
         if model.ctc is not None:
@@ -57,15 +64,15 @@ def encode_reference(
 
 def check_encoder(
     model: torch.nn.Module,
-    session: Session,
-    batches: Iterable[Tuple[str, torch.Tensor, torch.Tensor]],
+    encoder: Encoder,
+    utterances: Iterable[Tuple[str, np.ndarray]],
 ) -> float:
-    """Compare the encoder graph with ``model.encode``.
+    """Compare frontend and encoder graph with ``model.encode``.
 
     Args:
         model: ESPnet's model.
-        session: of the encoder graph.
-        batches: (description, speech, lengths).
+        encoder: the graphs.
+        utterances: (description, audio).
 
     Returns:
         The largest relative difference of any output.
@@ -74,28 +81,39 @@ def check_encoder(
         PluginError: if one is above the tolerance, and above PyTorch's own rounding.
     """
     worst = 0.0
-    for what, speech, lengths in batches:
-        reference = encode_reference(model, speech, lengths)
-        noise: Dict[str, float] = {}
-        feeds = {"speech": speech.numpy(), "speech_lengths": lengths.numpy()}
-        ours = session.run(feeds, session.graph.outputs)
-        if not np.array_equal(ours["encoder_out_lens"], reference["encoder_out_lens"]):
+    for what, array in utterances:
+        speech = torch.from_numpy(array)
+        reference = encode_reference(model, speech)
+        rounding: Dict[str, float] = {}
+        ours = encoder([array])
+        if not np.array_equal(ours.lengths, reference["encoder_out_lens"]):
             require("encoder_out_lens", what, float("inf"))
         for name, value in reference.items():
-            figure = difference(ours[name], value)
-            if figure > TOLERANCE and not noise:
-                noise = rounding_noise(model, speech, lengths, reference)
-            if figure > NOISE_FACTOR * noise.get(name, 0.0):
+            figure = difference(to_numpy(ours[name]), value)
+            if figure > TOLERANCE and not rounding:
+                rounding = rounding_noise(model, speech, reference)
+            if figure > NOISE_FACTOR * rounding.get(name, 0.0):
                 require(f"encoder ({name})", what, figure)
             worst = max(worst, figure)
     return worst
 
 
+def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
+    """Whether utterances of unequal lengths get the same results together as alone."""
+    feats = encoder.features([array for _, array in noise(speech)])
+    together = encoder.encode_together(feats)
+    for i, one in enumerate(feats):
+        alone, ours = encoder.encode_together([one]), together.select([i])
+        if not all(
+            difference(to_numpy(ours[name]), to_numpy(value)) <= TOLERANCE
+            for name, value in alone.items()
+        ):
+            return False
+    return True
+
+
 def rounding_noise(
-    model: torch.nn.Module,
-    speech: torch.Tensor,
-    lengths: torch.Tensor,
-    reference: Mapping[str, np.ndarray],
+    model: torch.nn.Module, speech: torch.Tensor, reference: Mapping[str, np.ndarray]
 ) -> Dict[str, float]:
     """How far PyTorch moves from itself when its input moves by a float's last digit.
 
@@ -108,28 +126,18 @@ def rounding_noise(
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, speech.shape, generator=generator) * 2 - 1
     moved = speech * (1 + signs * torch.finfo(torch.float32).eps)
-    other = encode_reference(model, moved, lengths)
+    other = encode_reference(model, moved)
     return {name: difference(other[name], value) for name, value in reference.items()}
 
 
-def random_batches(
-    min_length: int, feature_dim: int
-) -> Iterable[Tuple[str, torch.Tensor, torch.Tensor]]:
-    """Noise in :data:`SHAPES`, the shorter utterances of a batch cut to other lengths.
-
-    Args:
-        min_length: the shortest input that the encoder takes.
-        feature_dim: 0 for waveforms.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for utterances, factor in SHAPES:
-        longest = int(min_length * factor)
-        lengths = torch.linspace(longest, longest * 0.6, utterances).long()
-        shape = (utterances, longest, *([feature_dim] if feature_dim else []))
-        speech = torch.randn(shape, generator=generator) * 0.1
-        for row, length in zip(speech, lengths):
-            row[length:] = 0.0
-        yield f"noise of lengths {lengths.tolist()}", speech, lengths
+def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
+    """Utterances of noise with descriptions, in :data:`LENGTHS`."""
+    random = np.random.default_rng(0)
+    for factor in LENGTHS:
+        shape = [int(speech.min_length * factor)]
+        shape += [speech.feature_dim] if speech.feature_dim else []
+        array = random.standard_normal(shape).astype(np.float32) * np.float32(0.1)
+        yield f"noise of length {len(array)}", array
 
 
 class _Reference:
@@ -187,33 +195,27 @@ def check_step(
     random = np.random.default_rng(0)
     count = len(frames)
     encoder_out = random.standard_normal((count, max(frames), dim)).astype(np.float32)
-    constants: Mapping[str, Any] = {}
-    if memory is not None:
-        lengths = np.array(frames)
-        feeds = {"encoder_out": encoder_out, "encoder_out_lens": lengths}
-        constants = memory.run(feeds, fetch=())
     first = vocabulary - 1
     references = [
         _Reference(step.reference, torch.from_numpy(encoder_out[i, :length]), first)
         for i, length in enumerate(frames)
     ]
-    states = session.initial_states()
+    scorer = GraphScorer(session, memory)
+    state = scorer.start(
+        Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
+    )
     tokens = np.full((count, 1), first)
-    local = np.zeros((count, 1), np.int64)
-    parents, width = local, 1  # both utterances extend the one initial row
+    parents = np.zeros((count, 1), np.int64)
     worst = 0.0
     for number in range(steps):
-        ours, states = session.step(
-            {"tokens": tokens, "parents": parents, **constants}, states, "log_probs"
-        )
-        expected = np.concatenate(
-            [r.score(t, p) for r, t, p in zip(references, tokens, local)]
+        ours, state = scorer.score(tokens, parents, state)
+        expected = np.stack(
+            [r.score(t, p) for r, t, p in zip(references, tokens, parents)]
         )
         what = f"step {number + 1}, {tokens.shape[1]} hypotheses each"
         worst = max(worst, require(name, what, difference(ours, expected)))
-        previous, width = width, 2 + number % 3
+        previous, width = tokens.shape[1], 2 + number % 3
         # Token 0 takes part: some language models treat it as padding.
         tokens = random.integers(0, vocabulary, (count, width))
-        local = random.integers(0, previous, (count, width))
-        parents = local + previous * np.arange(count)[:, None]
+        parents = random.integers(0, previous, (count, width))
     return worst

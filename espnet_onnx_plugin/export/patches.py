@@ -32,6 +32,49 @@ def padded_to(length: Any) -> Iterator[None]:
         _PADDED_LENGTH.pop()
 
 
+@contextlib.contextmanager
+def padding_kept_out(encoder: torch.nn.Module) -> Iterator[None]:
+    """Give each utterance of a batch what it gets alone, for the time of the block.
+
+    Alone, a convolution sees zeros behind the last frame, and a subsampled frame exists
+    if all frames that it is made of do. In a batch, ESPnet's convolutions see what the
+    layers made of the padding, and subsampled frames may be made of it.
+    """
+    handles: List[Any] = []
+    masks: List[Optional[torch.Tensor]] = [None]
+
+    def take_mask(layer, args):  # (x, mask (B, 1, T), ...)
+        masks[0] = args[1] if len(args) > 1 else None
+
+    def clear_padding(conv, args):  # (x (B, C, T),)
+        [x] = args
+        if masks[0] is not None and masks[0].dim() == 3:
+            return (x.masked_fill(~masks[0], 0.0),)
+
+    def subsample_mask(embed, args, output):
+        x, mask = output
+        if mask is not None:
+            mask = args[1]
+            for conv in embed.conv:
+                if isinstance(conv, (torch.nn.Conv1d, torch.nn.Conv2d)):
+                    mask = mask[:, :, conv.kernel_size[0] - 1 :: conv.stride[0]]
+        return x, mask
+
+    for layer in getattr(encoder, "encoders", []):
+        handles.append(layer.register_forward_pre_hook(take_mask))
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1:
+                handles.append(module.register_forward_pre_hook(clear_padding))
+    embed = getattr(encoder, "embed", None)
+    if isinstance(getattr(embed, "conv", None), torch.nn.Sequential):
+        handles.append(embed.register_forward_hook(subsample_mask))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def make_pad_mask(
     lengths: torch.Tensor,
     xs: Optional[torch.Tensor] = None,

@@ -1,15 +1,19 @@
 """Decoders and language models as step graphs: one token for every hypothesis.
 
 A step takes the last token of each hypothesis and the states of the previous step, and
-gives the scores of the next token and the states. Hypotheses are reordered inside the
-graph: ``parents`` says which row of the previous step each hypothesis extends.
+gives the scores of the next token and the states. Tokens come as (utterances,
+hypotheses), so that all hypotheses of an utterance share its memory (the projected
+encoder output), which is computed once per utterance. A *row* is one hypothesis, in
+that order.
 
-Tokens come as (utterances, hypotheses) so that all hypotheses of an utterance share
-its memory (the projected encoder output), which is computed once per utterance.
+Self-attention keeps its keys and values as *nodes* of a tree: a node is one token of
+one past row, and hypotheses that share a past share its nodes. A step is told which
+nodes to keep and which of them each row sees, so that nothing is stored, moved or
+attended to once for every hypothesis.
 """
 
 import math
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -17,39 +21,58 @@ from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import sinusoids
 
+_ROWS = ("utterances", "hypotheses")
+
+#: What a recurrent step is fed: the last tokens, and which row of the previous step
+#: each hypothesis extends.
+RECURRENT_INPUTS = {"tokens": Tensor("int64", _ROWS), "parents": Tensor("int64", _ROWS)}
+
+#: What a step with self-attention is fed: the last tokens and their positions, which
+#: nodes of the previous step stay, and which of those each row sees.
+TREE_INPUTS = {
+    "tokens": Tensor("int64", _ROWS),
+    "positions": Tensor("int64", _ROWS),
+    "kept": Tensor("int64", ("kept",)),
+    "visible": Tensor("bool", (*_ROWS, "kept")),
+}
+
 
 class StepModule(torch.nn.Module):
     """What the exporter needs to know of a decoder or language model.
 
     Attributes:
         reference: ESPnet's own module, which the graph is compared with.
-        states: the recurrent states by name. Axis ``rows`` counts hypotheses of all
-            utterances, axis ``past`` the tokens so far.
+        inputs: :data:`RECURRENT_INPUTS` or :data:`TREE_INPUTS`.
+        states: the recurrent states by name. Axis ``rows`` counts the rows of the
+            previous step, axis ``nodes`` its nodes.
         memory: a module from ``(encoder_out (utterances, frames, dim), lengths)`` to
             the tensors that every step reads, or None.
         memory_tensors: those tensors by name, in the order of ``memory``'s results.
     """
 
-    def __init__(self, reference: torch.nn.Module):
+    def __init__(self, reference: torch.nn.Module, inputs: Mapping[str, Tensor]):
         super().__init__()
         self.reference = reference
+        self.inputs = inputs
         self.states: Mapping[str, State] = {}
         self.memory: Optional[torch.nn.Module] = None
         self.memory_tensors: Mapping[str, Tensor] = {}
 
-    def forward(
-        self, tokens: torch.Tensor, parents: torch.Tensor, *tensors: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    def split(self, tensors: Sequence[torch.Tensor]) -> List[Sequence[torch.Tensor]]:
+        """A step's tensors as those of :attr:`inputs`, of the memory, and states."""
+        first = len(self.inputs)
+        second = first + len(self.memory_tensors)
+        return [tensors[:first], tensors[first:second], tensors[second:]]
+
+    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Score the next token.
 
         Args:
-            tokens: (utterances, hypotheses) int64, the last token of each.
-            parents: (utterances, hypotheses) int64, rows of the previous step.
-            tensors: the memory's tensors, then the states.
+            tensors: what :attr:`inputs` names, the memory's tensors, the states.
 
         Returns:
-            Log probabilities (utterances * hypotheses, vocabulary), then the new
-            states.
+            Log probabilities (rows, vocabulary), then the new states: of the rows, or
+            of the kept nodes followed by one node for each row.
         """
         raise NotImplementedError
 
@@ -96,38 +119,52 @@ def normed(attention: torch.nn.Module, which: str, x: torch.Tensor) -> torch.Ten
     return x if norm is None else norm(x)
 
 
+def tree_bias(visible: torch.Tensor) -> torch.Tensor:
+    """What self-attention adds to its scores so that a row sees its own past only.
+
+    Args:
+        visible: (utterances, hypotheses, kept) bool.
+
+    Returns:
+        (rows, kept + rows): the kept nodes, then the new ones, of which a row sees its
+        own.
+    """
+    visible = visible.flatten(0, 1)
+    row = torch.arange(visible.size(0))
+    return masked(torch.cat((visible, row[:, None] == row[None]), dim=1))
+
+
 def self_attention_step(
     attention: torch.nn.Module,
     x: torch.Tensor,
-    parents: torch.Tensor,
+    kept: torch.Tensor,
+    bias: torch.Tensor,
     past_k: torch.Tensor,
     past_v: torch.Tensor,
-    bias: Optional[torch.Tensor] = None,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One query against all keys so far.
+    """One query of each row against the nodes that it sees.
 
     Args:
         x: (rows, size), the layer's input for the newest token.
-        parents: (rows,).
-        past_k, past_v: (previous rows, h, past, d).
-        bias: (rows, 1, 1, past + 1) or None.
+        kept: (kept,), nodes of the past that stay.
+        bias: (rows, kept + rows), see :func:`tree_bias`.
+        past_k, past_v: (h, nodes, d).
 
     Returns:
-        (rows, size), and keys and values (rows, h, past + 1, d).
+        (rows, size), and keys and values (h, kept + rows, d).
     """
-    x = x[:, None]
     q = normed(attention, "q_norm", split_heads(attention, attention.linear_q(x)))
     k = normed(attention, "k_norm", split_heads(attention, attention.linear_k(x)))
     v = split_heads(attention, attention.linear_v(x))
-    k = torch.cat((past_k.index_select(0, parents), k), dim=2)
-    v = torch.cat((past_v.index_select(0, parents), v), dim=2)
-    return attend(attention, q, k, v, bias)[:, 0], k, v
+    k = torch.cat((past_k.index_select(1, kept), k), dim=1)
+    v = torch.cat((past_v.index_select(1, kept), v), dim=1)
+    return attend(attention, q, k, v, bias), k, v
 
 
 def encode_position(
-    pos_enc: torch.nn.Module, x: torch.Tensor, position: int
+    pos_enc: torch.nn.Module, x: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
-    """Add the encoding of one position to (rows, size).
+    """Add the encoding of a position (rows,) to each row of (rows, size).
 
     Raises:
         PluginError: for a positional encoding other than absolute, scaled and none.
@@ -140,7 +177,7 @@ def encode_position(
             f"positional encoding {kind} is not supported in a decoder or LM; "
             "supported: PositionalEncoding, ScaledPositionalEncoding, none"
         )
-    table = sinusoids(torch.arange(position, position + 1), pos_enc.d_model)[0]
+    table = sinusoids(positions, pos_enc.d_model)[0]
     if kind == "ScaledPositionalEncoding":
         return x + pos_enc.alpha * table
     return x * pos_enc.xscale + table
@@ -151,6 +188,6 @@ def cache_states(attentions: List[torch.nn.Module]) -> Dict[str, State]:
     states = {}
     for i, attention in enumerate(attentions):
         for kind in ("k", "v"):
-            axes = ("rows", attention.h, "past", attention.d_k)
+            axes = (attention.h, "nodes", attention.d_k)
             states[f"self_{kind}_{i}"] = State("float32", axes)
     return states

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -17,12 +17,12 @@ from espnet_onnx_plugin.runtime.beam_search import (
     Hypothesis,
 )
 from espnet_onnx_plugin.runtime.data import prepare
+from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
 from espnet_onnx_plugin.runtime.scorers import (
-    Encoded,
     FullScorer,
-    GraphScorer,
     LengthBonus,
     NgramScorer,
+    graph_scorer,
 )
 from espnet_onnx_plugin.runtime.session import Device, Session
 from espnet_onnx_plugin.runtime.text import TokenConverter
@@ -31,6 +31,7 @@ from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 logger = logging.getLogger(__name__)
 
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
+Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
 
 
 class TooShortUttError(Exception):
@@ -38,10 +39,14 @@ class TooShortUttError(Exception):
 
 
 class Timing(NamedTuple):
-    """Seconds that one utterance took."""
+    """Seconds that a call took, by part; ``rest`` is what no part accounts for."""
 
+    frontend: float
     encoder: float
-    search: float
+    decoder: float
+    lm: float
+    ctc: float
+    rest: float
 
 
 @dataclass(frozen=True)
@@ -135,17 +140,17 @@ class Speech2Text:
         self.bundle = bundle
         self.device = device
         self.converter = TokenConverter(self.bundle)
-        self._encoder = Session(self.bundle, "encoder", self.device)
+        self._encoder = Encoder(self.bundle, self.device)
         self.search = self._build_search()
         #: Length of the n-best list.
         self.nbest = self._options.nbest
         #: Timing of the newest call.
-        self.timing = Timing(0.0, 0.0)
+        self.timing = Timing(*[0.0] * len(Timing._fields))
 
     def _build_search(self) -> Union[BeamSearch, TimeSyncSearch]:
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
-        has_ctc = "ctc_log_probs" in self._encoder.graph.outputs
+        has_ctc = "ctc_log_probs" in self._encoder.outputs
         if not has_ctc and (options.ctc_weight > 0 or options.time_sync):
             raise PluginError(
                 "the model has no CTC: set ctc_weight to 0 and time_sync to false"
@@ -181,24 +186,21 @@ class Speech2Text:
             if "decoder_memory" in manifest.graphs:
                 memory = Session(self.bundle, "decoder_memory", self.device)
             step = Session(self.bundle, "decoder", self.device)
-            scorers["decoder"] = GraphScorer(step, memory)
+            scorers["decoder"] = graph_scorer(step, memory)
         if weights["length_bonus"]:
             scorers["length_bonus"] = LengthBonus(len(tokens))
         if weights["lm"] and "lm" in manifest.graphs:
-            scorers["lm"] = GraphScorer(Session(self.bundle, "lm", self.device))
+            scorers["lm"] = graph_scorer(Session(self.bundle, "lm", self.device))
         if weights["ngram"] and manifest.ngram is not None:
             path = str(self.bundle.file(manifest.ngram))
             scorers["ngram"] = NgramScorer(path, tokens)
         return scorers
 
-    def encode(self, speech: np.ndarray) -> Encoded:
-        """Run the encoder graph on one utterance.
+    def prepare(self, speech: np.ndarray) -> np.ndarray:
+        """What the graphs take of an utterance.
 
         Args:
             speech: (samples,), (samples, channels) or (frames, dim).
-
-        Returns:
-            The graph's outputs; ``encoder_out`` stays on the device.
 
         Raises:
             TooShortUttError: where ESPnet raises it.
@@ -212,17 +214,13 @@ class Speech2Text:
                 f"has {len(speech)} {unit} and is too short for the encoder (it needs "
                 f"{expected.min_length}), return empty results"
             )
-        feeds = {"speech": speech[None], "speech_lengths": np.array([len(speech)])}
-        outputs = self._encoder.graph.outputs
-        return Encoded(
-            self._encoder.run(
-                feeds, [name for name in outputs if name != "encoder_out"]
-            )
-        )
+        return speech
 
-    def __call__(
-        self, speech: np.ndarray
-    ) -> Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]:
+    def encode(self, utterances: Sequence[np.ndarray]) -> Encoded:
+        """Run frontend and encoder on utterances that :meth:`prepare` gave."""
+        return self._encoder(utterances)
+
+    def __call__(self, speech: np.ndarray) -> Results:
         """Recognize one utterance.
 
         Args:
@@ -233,29 +231,47 @@ class Speech2Text:
             Up to ``nbest`` tuples (text, token, token_int, hypothesis), best first. For
             a model with intermediate CTC, a pair of that and the tokens of each
             intermediate layer, as in ESPnet.
+
+        Raises:
+            TooShortUttError: where ESPnet raises it.
+        """
+        return self.batch([self.prepare(speech)])[0]
+
+    def batch(self, utterances: Sequence[np.ndarray]) -> List[Results]:
+        """Recognize several utterances together.
+
+        Each gets the result that it gets alone.
+
+        Args:
+            utterances: what :meth:`prepare` gave; of similar lengths, for speed.
         """
         start = time.perf_counter()
-        encoded = self.encode(speech)
-        encoded_at = time.perf_counter()
-        hypotheses = self.search(encoded)[: self.nbest]
-        self.timing = Timing(encoded_at - start, time.perf_counter() - encoded_at)
-        results = [self._result(hypothesis) for hypothesis in hypotheses]
-        intermediate = self._interctc(encoded)
-        return (results, intermediate) if intermediate else results
+        encoded = self.encode(utterances)
+        results = []
+        for i, hypotheses in enumerate(self.search(encoded)):
+            best = [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
+            intermediate = self._interctc(encoded, i)
+            results.append((best, intermediate) if intermediate else best)
+        parts = {**self._encoder.seconds, **self.search.seconds}
+        total = time.perf_counter() - start
+        named = {name: parts.get(name, 0.0) for name in Timing._fields[:-1]}
+        self.timing = Timing(**named, rest=total - sum(named.values()))
+        return results
 
     def _result(self, hypothesis: Hypothesis) -> Result:
         token_int = [i for i in hypothesis.yseq[1:-1] if i != 0]
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(token), token, token_int, hypothesis
 
-    def _interctc(self, encoded: Encoded) -> Dict[int, List[str]]:
+    def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
         """Greedy result of each intermediate CTC."""
         search = self.bundle.manifest.search
         excluded = {search["blank"], search["sos"], search["eos"]}
         results = {}
         for name, value in encoded.items():
             if name.startswith("interctc_"):
-                best = value[0].argmax(axis=-1).tolist()
+                frames = encoded.lengths[utterance]
+                best = value[utterance, :frames].argmax(axis=-1).tolist()
                 ids = [i for i, _ in groupby(best) if i not in excluded]
                 layer = int(name[len("interctc_") :])
                 results[layer] = self.converter.ids2tokens(ids)

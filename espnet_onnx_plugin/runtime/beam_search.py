@@ -5,14 +5,16 @@ where ESPnet's is, in the same order of summation, so that near ties fall the sa
 """
 
 import logging
+import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer
-from espnet_onnx_plugin.runtime.scorers import Encoded, FullScorer
+from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer, CTCPrefixState
+from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.scorers import FullScorer
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,12 @@ class BeamSearchConfig:
                 f"either; use {self.vocabulary} or less"
             )
 
+    @property
+    def pre_beam_size(self) -> Optional[int]:
+        """How many tokens of a hypothesis get a CTC score; None: all of them."""
+        size = int(PRE_BEAM_RATIO * self.beam_size)
+        return size if self.pre_beam and size < self.vocabulary else None
+
 
 def top(scores: np.ndarray, count: int) -> np.ndarray:
     """Indices of the largest scores of each row, (..., count), in no order."""
@@ -122,29 +130,142 @@ class _Beam:
     yseq: np.ndarray  # (N, length) int64
     score: np.ndarray  # (N,) float32
     scores: Dict[str, np.ndarray]  # each (N,) float32
-    parents: np.ndarray  # (N,) rows of the states below
-    states: Dict[str, Any]
-    ctc: Any = None  # rows are these hypotheses
+    parents: np.ndarray  # (N,) the hypothesis of the previous step that each extends
+    ctc: Optional[CTCPrefixState]
 
     def keep(self, ids: np.ndarray) -> "_Beam":
-        ctc = self.ctc
-        if ctc is not None:
-            ctc = type(ctc)(ctc.tokens[ids], ctc.length, ctc.r[ids], ctc.score[ids])
         return _Beam(
             self.yseq[ids],
             self.score[ids],
             {k: v[ids] for k, v in self.scores.items()},
             self.parents[ids],
-            self.states,
-            ctc,
+            self.ctc.keep(ids) if self.ctc is not None else None,
         )
 
     def __len__(self) -> int:
         return len(self.yseq)
 
 
+class _Utterance:
+    """The search over one utterance, to which the full scorers' scores are given.
+
+    Attributes:
+        beam: the running hypotheses.
+        ended: those that ended.
+        done: whether the search is over.
+        ctc_seconds: time spent on CTC prefix scores.
+    """
+
+    def __init__(
+        self,
+        config: BeamSearchConfig,
+        frames: int,
+        minlenratio: float,
+        scorers: Sequence[str],
+        ctc: Optional[CTCPrefixScorer],
+    ):
+        self._config = config
+        self._ctc = ctc
+        self._pre_beam = config.pre_beam_size if ctc is not None else None
+        bounds = length_bounds(frames, config.maxlenratio, minlenratio)
+        self._maxlen, self._minlen = bounds
+        logger.info("decoder input length: %d", frames)
+        logger.info("max output length: %d", self._maxlen)
+        logger.info("min output length: %d", self._minlen)
+        self._step = 0
+        self.beam = _Beam(
+            yseq=np.array([[config.sos]], dtype=np.int64),
+            score=np.zeros(1, np.float32),
+            scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
+            parents=np.zeros(1, np.int64),
+            ctc=ctc.start() if ctc is not None else None,
+        )
+        self.ended: List[Hypothesis] = []
+        self.ctc_seconds = 0.0
+        self.done = self._maxlen < 1
+
+    def advance(self, parts: Dict[str, np.ndarray]) -> None:
+        """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
+        config = self._config
+        beam = self._extend(parts)
+        if self._step == self._maxlen - 1:
+            # As ESPnet does, to the ended ones too: these get a second end symbol.
+            logger.info("adding <eos> in the last position in the loop")
+            end = np.full((len(beam), 1), config.eos, np.int64)
+            beam.yseq = np.concatenate((beam.yseq, end), axis=1)
+        is_end = beam.yseq[:, -1] == config.eos
+        if self._step >= self._minlen:
+            self.ended += [_hypothesis(beam, i) for i in np.flatnonzero(is_end)]
+        self.beam = beam.keep(np.flatnonzero(~is_end))
+        if config.maxlenratio == 0.0 and end_detected(self.ended, self._step):
+            logger.info("end detected at %d", self._step)
+            self.done = True
+        elif len(self.beam) == 0:
+            logger.info("no hypothesis. Finish decoding.")
+            self.done = True
+        self._step += 1
+        self.done |= self._step == self._maxlen
+
+    def _extend(self, parts: Dict[str, np.ndarray]) -> _Beam:
+        """Every hypothesis by every token, the best ``beam_size`` of them."""
+        config, beam = self._config, self.beam
+        total = np.zeros((len(beam), config.vocabulary), np.float32)
+        for name, scores in parts.items():
+            total += np.float32(config.weights[name]) * scores
+        ids = None  # the tokens that ``total`` has a column for, or all
+        if self._pre_beam is not None:
+            ids, total = self._candidates(total)
+        if self._ctc is not None:
+            start = time.perf_counter()
+            psi = self._ctc.score(beam.ctc, ids)
+            self.ctc_seconds += time.perf_counter() - start
+            ctc = (psi - beam.ctc.score[:, None]).astype(np.float32)
+            total += np.float32(config.weights["ctc"]) * ctc
+        total += beam.score[:, None]
+
+        best = top_sorted(total.ravel(), config.beam_size)
+        parents, columns = np.divmod(best, total.shape[1])
+        tokens = columns if ids is None else ids[parents, columns]
+        chosen = {name: scores[parents, tokens] for name, scores in parts.items()}
+        state = None
+        if self._ctc is not None:
+            chosen["ctc"] = ctc[parents, columns]
+            start = time.perf_counter()
+            state = self._ctc.extend(beam.ctc, parents, tokens, psi[parents, columns])
+            self.ctc_seconds += time.perf_counter() - start
+        return _Beam(
+            yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
+            score=total[parents, columns],
+            scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
+            parents=parents,
+            ctc=state,
+        )
+
+    def _candidates(self, total: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, S) that get a CTC score, and their columns of ``total``.
+
+        The best ones of each hypothesis so far, and the end symbol: ESPnet scores it
+        always.
+        """
+        best = np.sort(top(total, self._pre_beam), axis=1)
+        end = np.full((len(best), 1), self._config.eos)
+        ids = np.concatenate((best, end), axis=1)
+        total = np.take_along_axis(total, ids, axis=1)
+        # It must not stand in two columns.
+        total[(best == self._config.eos).any(axis=1), -1] = -np.inf
+        return ids, total
+
+
+def _hypothesis(beam: _Beam, row: int) -> Hypothesis:
+    return Hypothesis(
+        yseq=beam.yseq[row].tolist(),
+        score=float(beam.score[row]),
+        scores={k: float(v[row]) for k, v in beam.scores.items()},
+    )
+
+
 class BeamSearch:
-    """Search over one utterance at a time.
+    """Search over a batch of utterances.
 
     Args:
         config: what to search for.
@@ -156,123 +277,97 @@ class BeamSearch:
         self._config = config
         self._scorers = {k: s for k, s in scorers.items() if config.weights.get(k)}
         self._use_ctc = bool(config.weights.get("ctc"))
-        self._pre_beam_size = int(PRE_BEAM_RATIO * config.beam_size)
-        self._use_pre_beam = (
-            config.pre_beam
-            and self._use_ctc
-            and self._pre_beam_size < config.vocabulary
-        )
+        #: Seconds that the newest call spent, by scorer.
+        self.seconds: Dict[str, float] = {}
 
-    def __call__(self, encoded: Encoded) -> List[Hypothesis]:
-        """Find the best token sequences.
+    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
+        """Find the best token sequences of each utterance.
 
         Args:
-            encoded: the encoder's outputs for one utterance.
+            encoded: the encoder's outputs.
 
         Returns:
-            All hypotheses that ended, best first. Empty if none did, which ESPnet
-            answers with an empty list too.
+            For each utterance all hypotheses that ended, best first. Empty if none did,
+            which ESPnet answers with an empty list too.
         """
-        config = self._config
-        minlenratio = config.minlenratio
-        while True:
-            ended = self._search(encoded, minlenratio)
-            if ended:
-                break
+        self.seconds = dict.fromkeys((*self._scorers, "ctc"), 0.0)
+        results = self._search(encoded, self._config.minlenratio)
+        for i, ended in enumerate(results):
+            results[i] = self._ranked(ended or self._again(encoded.select([i])))
+        return results
+
+    def _again(self, encoded: Encoded) -> List[Hypothesis]:
+        """Search an utterance in which nothing ended with smaller ``minlenratio``."""
+        minlenratio = self._config.minlenratio
+        ended: List[Hypothesis] = []
+        while not ended:
             logger.warning(
                 "there is no N-best results, perform recognition again with smaller "
                 "minlenratio."
             )
             if minlenratio < 0.1:
-                return []
+                break
             minlenratio = max(0.0, minlenratio - 0.1)
-        if config.normalize_length:
+            ended = self._search(encoded, minlenratio)[0]
+        return ended
+
+    def _ranked(self, ended: List[Hypothesis]) -> List[Hypothesis]:
+        if self._config.normalize_length:
             ended.sort(key=lambda h: h.score / (len(h.yseq) - 1), reverse=True)
         else:
             ended.sort(key=lambda h: h.score, reverse=True)
-        self._log_best(ended)
+        if ended:
+            self._log_best(ended)
         return ended
 
-    def _search(self, encoded: Encoded, minlenratio: float) -> List[Hypothesis]:
+    def _search(self, encoded: Encoded, minlenratio: float) -> List[List[Hypothesis]]:
         config = self._config
-        maxlen, minlen = length_bounds(encoded.frames, config.maxlenratio, minlenratio)
-        logger.info("decoder input length: %d", encoded.frames)
-        logger.info("max output length: %d", maxlen)
-        logger.info("min output length: %d", minlen)
-        ctc = None
-        if self._use_ctc:
-            log_probs = encoded["ctc_log_probs"][0, : encoded.frames]
-            ctc = CTCPrefixScorer(log_probs, config.blank, config.eos)
-        beam = _Beam(
-            yseq=np.array([[config.sos]], dtype=np.int64),
-            score=np.zeros(1, np.float32),
-            scores={k: np.zeros(1, np.float32) for k in (*self._scorers, "ctc")},
-            parents=np.zeros(1, np.int64),
-            states={k: s.start(encoded) for k, s in self._scorers.items()},
-            ctc=ctc.start() if ctc is not None else None,
-        )
-        ended: List[Hypothesis] = []
-        for step in range(maxlen):
-            beam = self._extend(beam, ctc)
-            if step == maxlen - 1:
-                # As ESPnet does, to the ended ones too: these get a second end symbol.
-                logger.info("adding <eos> in the last position in the loop")
-                end = np.full((len(beam), 1), config.eos, np.int64)
-                beam.yseq = np.concatenate((beam.yseq, end), axis=1)
-            is_end = beam.yseq[:, -1] == config.eos
-            if step >= minlen:
-                ended += [self._hypothesis(beam, i) for i in np.flatnonzero(is_end)]
-            beam = beam.keep(np.flatnonzero(~is_end))
-            if config.maxlenratio == 0.0 and end_detected(ended, step):
-                logger.info("end detected at %d", step)
-                break
-            if len(beam) == 0:
-                logger.info("no hypothesis. Finish decoding.")
-                break
-        return ended
-
-    def _extend(self, beam: _Beam, ctc: Optional[CTCPrefixScorer]) -> _Beam:
-        """One step: every hypothesis by every token, the best ``beam_size`` of them."""
-        config = self._config
-        weights = config.weights
-        total = np.zeros((len(beam), config.vocabulary), np.float32)
-        parts, states = {}, {}
-        for name, scorer in self._scorers.items():
-            parts[name], states[name] = scorer.score(
-                beam.yseq[:, -1], beam.parents, beam.states[name]
+        utterances = [
+            _Utterance(
+                config,
+                int(frames),
+                minlenratio,
+                list(self._scorers),
+                self._ctc_scorer(encoded, i) if self._use_ctc else None,
             )
-            total += np.float32(weights[name]) * parts[name]
-        psi = None
-        if ctc is not None:
-            candidates = None
-            if self._use_pre_beam:
-                candidates = top(total, self._pre_beam_size)
-            psi = ctc.score(beam.ctc, candidates)
-            parts["ctc"] = (psi - beam.ctc.score[:, None]).astype(np.float32)
-            total += np.float32(weights["ctc"]) * parts["ctc"]
-        total += beam.score[:, None]
+            for i, frames in enumerate(encoded.lengths)
+        ]
+        states = {name: s.start(encoded) for name, s in self._timed_scorers()}
+        running = utterances
+        while not all(utterance.done for utterance in running):
+            left = [i for i, utterance in enumerate(running) if not utterance.done]
+            # Utterances that are over stay in the batch until half of it is.
+            if len(left) <= len(running) // 2:
+                running = [running[i] for i in left]
+                states = {
+                    name: self._scorers[name].select(left, state)
+                    for name, state in states.items()
+                }
+            tokens, parents = _together(running)
+            parts = {}
+            for name, scorer in self._timed_scorers():
+                parts[name], states[name] = scorer.score(tokens, parents, states[name])
+            for i, utterance in enumerate(running):
+                if not utterance.done:
+                    count = len(utterance.beam)
+                    utterance.advance({k: v[i, :count] for k, v in parts.items()})
+        self.seconds["ctc"] += sum(u.ctc_seconds for u in utterances)
+        return [utterance.ended for utterance in utterances]
 
-        best = top_sorted(total.ravel(), config.beam_size)
-        parents, tokens = np.divmod(best, config.vocabulary)
-        return _Beam(
-            yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
-            score=total[parents, tokens],
-            scores={
-                k: beam.scores[k][parents] + v[parents, tokens]
-                for k, v in parts.items()
-            },
-            parents=parents,
-            states=states,
-            ctc=ctc.extend(beam.ctc, psi, parents, tokens) if ctc is not None else None,
-        )
+    def _timed_scorers(self) -> Iterator[Tuple[str, FullScorer]]:
+        """The scorers; what the loop does with each is counted as its time."""
+        for name, scorer in self._scorers.items():
+            start = time.perf_counter()
+            yield name, scorer
+            self.seconds[name] += time.perf_counter() - start
 
-    @staticmethod
-    def _hypothesis(beam: _Beam, row: int) -> Hypothesis:
-        return Hypothesis(
-            yseq=beam.yseq[row].tolist(),
-            score=float(beam.score[row]),
-            scores={k: float(v[row]) for k, v in beam.scores.items()},
-        )
+    def _ctc_scorer(self, encoded: Encoded, utterance: int) -> CTCPrefixScorer:
+        start = time.perf_counter()
+        frames = encoded.lengths[utterance]
+        log_probs = encoded["ctc_log_probs"][utterance, :frames]
+        scorer = CTCPrefixScorer(log_probs, self._config.blank, self._config.eos)
+        self.seconds["ctc"] += time.perf_counter() - start
+        return scorer
 
     def _log_best(self, ended: List[Hypothesis]) -> None:
         """The lines that ESPnet logs of a result."""
@@ -289,3 +384,18 @@ class BeamSearch:
         if config.token_list is not None:
             text = "".join(config.token_list[i] for i in best.yseq[1:-1])
             logger.info("best hypo: %s\n", text)
+
+
+def _together(utterances: Sequence[_Utterance]) -> Tuple[np.ndarray, np.ndarray]:
+    """Last tokens and parents (utterances, hypotheses) of the running hypotheses.
+
+    Rows behind an utterance's last hypothesis, and all of an utterance that is over,
+    extend its first hypothesis by any token, for nobody to read.
+    """
+    running = [(i, u.beam) for i, u in enumerate(utterances) if not u.done]
+    shape = (len(utterances), max(len(beam) for _, beam in running))
+    tokens, parents = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for i, beam in running:
+        tokens[i, : len(beam)] = beam.yseq[:, -1]
+        parents[i, : len(beam)] = beam.parents
+    return tokens, parents

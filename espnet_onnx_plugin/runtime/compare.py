@@ -9,7 +9,8 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.runtime.asr import Speech2Text
 from espnet_onnx_plugin.runtime.data import Source, usable
-from espnet_onnx_plugin.runtime.scorers import Encoded, GraphScorer
+from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
+from espnet_onnx_plugin.runtime.scorers import FullScorer, graph_scorer
 from espnet_onnx_plugin.runtime.session import Session
 from espnet_onnx_plugin.runtime.text import TokenConverter
 
@@ -90,23 +91,23 @@ class _Side:
         graphs = bundle.manifest.graphs
         self.speech2text = Speech2Text(bundle, **search_options(bundle))
         device = self.speech2text.device
-        self.scorers: Dict[str, GraphScorer] = {}
+        self.scorers: Dict[str, FullScorer] = {}
         for role in ("decoder", "lm"):
             if role in graphs:
                 memory = None
                 if f"{role}_memory" in graphs:
                     memory = Session(bundle, f"{role}_memory", device)
-                self.scorers[role] = GraphScorer(Session(bundle, role, device), memory)
+                self.scorers[role] = graph_scorer(Session(bundle, role, device), memory)
 
     def forced(self, role: str, encoded: Encoded, tokens: List[int]) -> np.ndarray:
         """Scores along a given token sequence, (tokens, vocabulary)."""
         scorer = self.scorers[role]
         state = scorer.start(encoded)
-        parents = np.zeros(1, np.int64)
+        parents = np.zeros((1, 1), np.int64)
         rows = []
         for token in tokens:
-            scores, state = scorer.score(np.array([token]), parents, state)
-            rows.append(scores[0])
+            scores, state = scorer.score(np.array([[token]]), parents, state)
+            rows.append(scores[0, 0])
         return np.stack(rows)
 
 
@@ -129,15 +130,14 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
 
     for key, audio in noise(speech) if source is None else usable(source, speech):
         logger.info("comparing on %s", key)
-        encoded = left.speech2text.encode(audio)
-        encoded_right = right.speech2text.encode(audio)
+        prepared = [left.speech2text.prepare(audio)]
+        encoded = left.speech2text.encode(prepared)
+        encoded_right = right.speech2text.encode(prepared)
         for name, value in encoded.items():
-            if isinstance(value, np.ndarray) and value.dtype == np.float32:
-                note("encoder", encoded_right[name], value)
-            elif name == "encoder_out":
-                note("encoder", encoded_right[name].numpy(), value.numpy())
-        best = left.speech2text.search(encoded)
-        best_right = right.speech2text.search(encoded_right)
+            if name != "encoder_out_lens":
+                note("encoder", to_numpy(encoded_right[name]), to_numpy(value))
+        [best] = left.speech2text.search(encoded)
+        [best_right] = right.speech2text.search(encoded_right)
         tokens = best[0].yseq[:-1] if best else [reference.manifest.search["sos"]]
         for role in left.scorers:
             # Both get the reference's encoder output: each component on its own.

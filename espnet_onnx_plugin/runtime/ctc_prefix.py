@@ -13,6 +13,7 @@ domain.
 """
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
@@ -34,6 +35,12 @@ class CTCPrefixState:
     length: int
     r: np.ndarray
     score: np.ndarray
+
+    def keep(self, ids: np.ndarray) -> "CTCPrefixState":
+        """The state of some of the hypotheses."""
+        return CTCPrefixState(
+            self.tokens[ids], self.length, self.r[ids], self.score[ids]
+        )
 
 
 class CTCPrefixScorer:
@@ -63,53 +70,46 @@ class CTCPrefixScorer:
         r[0, 1] = self._sums[self._blank]
         return CTCPrefixState(np.array([-1]), 0, r, np.zeros(1))
 
-    def score(self, state: CTCPrefixState, candidates: "np.ndarray | None"):
+    def score(
+        self, state: CTCPrefixState, candidates: Optional[np.ndarray]
+    ) -> np.ndarray:
         """Score candidates as the next token.
 
         Args:
             state: N prefixes.
-            candidates: (N, S) token ids, or None for the whole vocabulary.
+            candidates: (N, S) token ids, or None for the whole vocabulary in order.
 
         Returns:
-            log psi of each prefix and token, (N, vocabulary) float64. Tokens that are
-            no candidates, and the blank, have :data:`LOGZERO`; the end of the sentence
-            is always scored.
+            (N, S) float64, log psi of each prefix with each candidate. The end of the
+            sentence has the probability of the prefix itself; the blank, which is no
+            token, has :data:`LOGZERO`.
         """
         phi = np.logaddexp(state.r[:, 0], state.r[:, 1])  # (N, T)
-        psi = self._candidate_scores(state, phi, candidates)
-        psi[:, self._eos] = phi[:, -1]
-        if self._eos != self._blank:
-            psi[:, self._blank] = LOGZERO
-        return psi
-
-    def _candidate_scores(self, state, phi, candidates):
         count, frames = phi.shape
         first = max(state.length, 1)
-        # phi(t - 1) for t = first ... T - 1, relative to its maximum.
-        before = phi[:, first - 1 : frames - 1]
-        repeat = state.r[:, 1, first - 1 : frames - 1]
-        if candidates is None:
+        ids = candidates
+        if ids is None:
             ids = np.broadcast_to(np.arange(self.vocabulary), (count, self.vocabulary))
-        else:
-            ids = candidates
         if frames <= first:
             scores = np.full(ids.shape, LOGZERO)
-        elif candidates is None:
-            scores = self._dot_all(before, first)
         else:
-            scores = self._dot(before, first, ids)
-        # A candidate that repeats the last token needs a blank in between.
-        rows, columns = np.nonzero(ids == state.tokens[:, None])
-        if len(rows) and frames > first:
-            log_probs = self._log_probs[ids[rows, columns], first:]
-            scores[rows, columns] = np.logaddexp.reduce(
-                repeat[rows] + log_probs, axis=1
-            )
+            # phi(t - 1) for t = first ... T - 1.
+            before = phi[:, first - 1 : frames - 1]
+            if candidates is None:
+                scores = self._dot_all(before, first)
+            else:
+                scores = self._dot(before, first, ids)
+            # A candidate that repeats the last token needs a blank in between.
+            rows, columns = np.nonzero(ids == state.tokens[:, None])
+            if len(rows):
+                repeat = state.r[rows, 1, first - 1 : frames - 1]
+                log_probs = self._log_probs[ids[rows, columns], first:]
+                scores[rows, columns] = np.logaddexp.reduce(repeat + log_probs, axis=1)
         if state.length == 0:  # the first token may start in the first frame
             scores = np.logaddexp(scores, self._log_probs[ids, 0])
-        psi = np.full((count, self.vocabulary), LOGZERO)
-        np.put_along_axis(psi, ids, scores, axis=1)
-        return psi
+        if self._eos != self._blank:
+            scores[ids == self._blank] = LOGZERO
+        return np.where(ids == self._eos, phi[:, -1:], scores)
 
     def _dot_all(self, before, first):
         """logsumexp over frames of before + log p, for the whole vocabulary."""
@@ -136,15 +136,19 @@ class CTCPrefixScorer:
         return scores
 
     def extend(
-        self, state: CTCPrefixState, psi: np.ndarray, parents, tokens
+        self,
+        state: CTCPrefixState,
+        parents: np.ndarray,
+        tokens: np.ndarray,
+        scores: np.ndarray,
     ) -> CTCPrefixState:
         """The state of the hypotheses that survived.
 
         Args:
             state: of the previous step.
-            psi: what :meth:`score` gave for it.
             parents: (M,) row of ``state`` that each extends.
             tokens: (M,) the token that each got.
+            scores: (M,) what :meth:`score` gave for them.
         """
         frames = self._log_probs.shape[1]
         r = np.full((len(parents), 2, frames), LOGZERO)
@@ -160,7 +164,7 @@ class CTCPrefixScorer:
             self._accumulate(r[:, 0], phi, self._sums[tokens], first)
             blank = np.broadcast_to(self._sums[self._blank], phi.shape)
             self._accumulate(r[:, 1], r[:, 0].copy(), blank, first)
-        return CTCPrefixState(tokens, state.length + 1, r, psi[parents, tokens])
+        return CTCPrefixState(tokens, state.length + 1, r, scores)
 
     @staticmethod
     def _accumulate(r, source, sums, first):

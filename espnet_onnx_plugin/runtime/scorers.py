@@ -1,32 +1,26 @@
 """What gives a score to the next token of a hypothesis.
 
-A *full* scorer scores every token of the vocabulary; the search below knows nothing
-else of it. Scorers hold no state of an utterance: :meth:`start` makes it and
-:meth:`score` returns the next one.
+A *full* scorer scores every token of the vocabulary; the searches know nothing else of
+it. It takes all hypotheses of a batch of utterances at once. Scorers hold no state of
+an utterance: :meth:`start` makes it and :meth:`score` returns the next one, and an
+older state can be scored again.
 """
 
-from typing import Any, Dict, List, Protocol, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, NamedTuple, Protocol, Sequence, Tuple
 
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.session import Session, Value
-
-
-class Encoded(Dict[str, Value]):
-    """The encoder graph's outputs for one utterance, by name."""
-
-    @property
-    def frames(self) -> int:
-        """Number of encoder frames."""
-        return int(self["encoder_out_lens"][0])
 
 
 class FullScorer(Protocol):
     """Scores every token as the continuation of each hypothesis."""
 
     def start(self, encoded: Encoded) -> Any:
-        """The state of the empty hypothesis of an utterance."""
+        """The state in which each utterance has one hypothesis, the empty one."""
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: Any
@@ -34,14 +28,37 @@ class FullScorer(Protocol):
         """Score all continuations.
 
         Args:
-            tokens: (N,) int64, the last token of each hypothesis.
-            parents: (N,) int64, which row of ``state`` each hypothesis extends.
+            tokens: (utterances, hypotheses) int64, the last token of each hypothesis.
+            parents: (utterances, hypotheses) int64, which hypothesis of the previous
+                step, counted within the utterance, each extends.
             state: of the previous step.
 
         Returns:
-            Log probabilities (N, vocabulary) float32, and the state whose rows are
-            these hypotheses.
+            Log probabilities (utterances, hypotheses, vocabulary) float32, and the
+            state of these hypotheses.
         """
+
+    def select(self, utterances: Sequence[int], state: Any) -> Any:
+        """The state of some of the utterances."""
+
+
+@dataclass(frozen=True)
+class StepState:
+    """State of a step graph. (U, H) are utterances and their hypotheses.
+
+    Attributes:
+        memory: tensors by name, rows are utterances.
+        states: the graph's states by name.
+        rows: (U, H) row of each hypothesis in states that have rows.
+        visible: (U, H, nodes) bool, which nodes of the states each hypothesis sees.
+        positions: (U, H) number of tokens before the next one.
+    """
+
+    memory: Dict[str, Value]
+    states: Dict[str, Value]
+    rows: np.ndarray
+    visible: np.ndarray
+    positions: np.ndarray
 
 
 class GraphScorer:
@@ -57,22 +74,95 @@ class GraphScorer:
         self._step = step
         self._memory = memory
 
-    def start(self, encoded: Encoded) -> Any:
+    def start(self, encoded: Encoded) -> StepState:
         """See :class:`FullScorer`."""
         memory: Dict[str, Value] = {}
         if self._memory is not None:
             inputs = {name: encoded[name] for name in self._memory.graph.inputs}
             memory = self._memory.run(inputs, fetch=())
-        return memory, self._step.initial_states()
+        zeros = np.zeros((encoded.utterances, 1), np.int64)
+        visible = np.zeros((encoded.utterances, 1, 0), bool)
+        return StepState(memory, self._step.initial_states(), zeros, visible, zeros)
 
     def score(
-        self, tokens: np.ndarray, parents: np.ndarray, state: Any
-    ) -> Tuple[np.ndarray, Any]:
+        self, tokens: np.ndarray, parents: np.ndarray, state: StepState
+    ) -> Tuple[np.ndarray, StepState]:
         """See :class:`FullScorer`."""
-        memory, states = state
-        feeds = {"tokens": tokens[None], "parents": parents[None], **memory}
-        log_probs, states = self._step.step(feeds, states, fetch="log_probs")
-        return log_probs, (memory, states)
+        utterances, hypotheses = tokens.shape
+        of_parents = (np.arange(utterances)[:, None], parents)
+        positions = state.positions[of_parents]
+        visible = state.visible[of_parents]
+        # Nodes of hypotheses that fell out of the beam are seen by none that is left.
+        kept = np.flatnonzero(visible.any(axis=(0, 1)))
+        visible = visible[..., kept]
+        feeds = {
+            "tokens": tokens,
+            "parents": state.rows[of_parents],
+            "positions": positions,
+            "kept": kept,
+            "visible": visible,
+            **state.memory,
+        }
+        log_probs, states = self._step.step(feeds, state.states, fetch="log_probs")
+        rows = np.arange(tokens.size).reshape(tokens.shape)
+        own = np.eye(tokens.size, dtype=bool).reshape(utterances, hypotheses, -1)
+        new = StepState(
+            state.memory,
+            states,
+            rows,
+            np.concatenate((visible, own), axis=2),
+            positions + 1,
+        )
+        return log_probs.reshape(utterances, hypotheses, -1), new
+
+    def select(self, utterances: Sequence[int], state: StepState) -> StepState:
+        """See :class:`FullScorer`."""
+        ids = list(utterances)
+        memory = {k: to_numpy(v)[ids] for k, v in state.memory.items()}
+        return replace(
+            state,
+            memory=memory,
+            rows=state.rows[ids],
+            visible=state.visible[ids],
+            positions=state.positions[ids],
+        )
+
+
+class OneByOne:
+    """A scorer whose graph lets the utterances of a batch change each other's result.
+
+    An activation that is quantized as it comes has one scale for the whole batch.
+    """
+
+    def __init__(self, scorer: FullScorer):
+        self._scorer = scorer
+
+    def start(self, encoded: Encoded) -> List[Any]:
+        """See :class:`FullScorer`."""
+        return [
+            self._scorer.start(encoded.select([i])) for i in range(encoded.utterances)
+        ]
+
+    def score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: List[Any]
+    ) -> Tuple[np.ndarray, List[Any]]:
+        """See :class:`FullScorer`."""
+        scored = [
+            self._scorer.score(*(array[None] for array in rows), one)
+            for *rows, one in zip(tokens, parents, state)
+        ]
+        return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
+
+    def select(self, utterances: Sequence[int], state: List[Any]) -> List[Any]:
+        """See :class:`FullScorer`."""
+        return [state[i] for i in utterances]
+
+
+def graph_scorer(step: Session, memory: "Session | None" = None) -> FullScorer:
+    """The scorer of a step graph, one utterance at a time where a batch is not safe."""
+    scorer = GraphScorer(step, memory)
+    safe = step.graph.batches and (memory is None or memory.graph.batches)
+    return scorer if safe else OneByOne(scorer)
 
 
 class LengthBonus:
@@ -88,7 +178,18 @@ class LengthBonus:
         self, tokens: np.ndarray, parents: np.ndarray, state: None
     ) -> Tuple[np.ndarray, None]:
         """See :class:`FullScorer`."""
-        return np.ones((len(tokens), self._vocabulary), dtype=np.float32), None
+        return np.ones((*tokens.shape, self._vocabulary), dtype=np.float32), None
+
+    def select(self, utterances: Sequence[int], state: None) -> None:
+        """See :class:`FullScorer`."""
+
+
+class _NgramState(NamedTuple):
+    """Contexts of an utterance's hypotheses; scores of every context that it met."""
+
+    contexts: List[Any]
+    known: Dict[Any, np.ndarray]
+    first: bool
 
 
 class NgramScorer:
@@ -121,27 +222,35 @@ class NgramScorer:
         # ESPnet's n-gram models are trained with these names for the sentence's ends.
         self._words = ["</s>" if t == "<eos>" else t for t in token_list]
 
-    def start(self, encoded: Encoded) -> Any:
+    def start(self, encoded: Encoded) -> List[Any]:
         """See :class:`FullScorer`."""
         state = self._kenlm.State()
         self._model.NullContextWrite(state)
-        return [state], {}, True
+        return [_NgramState([state], {}, True) for _ in range(encoded.utterances)]
 
     def score(
-        self, tokens: np.ndarray, parents: np.ndarray, state: Any
-    ) -> Tuple[np.ndarray, Any]:
+        self, tokens: np.ndarray, parents: np.ndarray, state: List[Any]
+    ) -> Tuple[np.ndarray, List[Any]]:
         """See :class:`FullScorer`."""
-        previous, known, first = state
-        rows, states = [], []
+        scored = [self._score(*args) for args in zip(tokens, parents, state)]
+        return np.stack([rows for rows, _ in scored]), [s for _, s in scored]
+
+    def select(self, utterances: Sequence[int], state: List[Any]) -> List[Any]:
+        """See :class:`FullScorer`."""
+        return [state[i] for i in utterances]
+
+    def _score(self, tokens, parents, state: "_NgramState"):
+        """The same for the hypotheses of one utterance."""
+        rows, contexts = [], []
         for token, parent in zip(tokens, parents):
-            word = "<s>" if first else self._words[token]
-            after = self._kenlm.State()
-            self._model.BaseScore(previous[parent], word, after)
-            if after not in known:
-                known[after] = self._row(after)
-            rows.append(known[after])
-            states.append(after)
-        return np.stack(rows), (states, known, False)
+            word = "<s>" if state.first else self._words[token]
+            context = self._kenlm.State()
+            self._model.BaseScore(state.contexts[parent], word, context)
+            if context not in state.known:
+                state.known[context] = self._row(context)
+            rows.append(state.known[context])
+            contexts.append(context)
+        return np.stack(rows), _NgramState(contexts, state.known, False)
 
     def _row(self, state: Any) -> np.ndarray:
         scratch = self._kenlm.State()

@@ -116,8 +116,8 @@ class Session:
         }
 
     def initial_states(self) -> Dict[str, np.ndarray]:
-        """The states before the first step: one row of zeros, nothing in the past."""
-        sizes = {"rows": 1, "past": 0}
+        """The states before the first step: one row of zeros, no nodes."""
+        sizes = {"rows": 1, "nodes": 0}
         return {
             name: np.zeros([sizes.get(a, a) for a in state.axes], dtype=state.dtype)
             for name, state in self.graph.states.items()

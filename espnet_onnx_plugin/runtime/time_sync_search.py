@@ -7,6 +7,7 @@ for a prefix once, all new prefixes of a frame and length together.
 
 import logging
 import math
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
@@ -18,7 +19,8 @@ from espnet_onnx_plugin.runtime.beam_search import (
     BeamSearchConfig,
     Hypothesis,
 )
-from espnet_onnx_plugin.runtime.scorers import Encoded, FullScorer
+from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.scorers import FullScorer
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +42,19 @@ class PrefixScores:
 
     def __init__(self, scorer: FullScorer, encoded: Encoded, sos: int):
         self._scorer = scorer
-        start = scorer.start(encoded)
-        rows, state = scorer.score(np.array([sos]), np.zeros(1, np.int64), start)
+        #: Time spent in the scorer.
+        self.seconds = 0.0
+        begin = time.perf_counter()
+        state = scorer.start(encoded)
+        self.seconds += time.perf_counter() - begin
+        rows, state = self._score(np.array([sos]), np.zeros(1, np.int64), state)
         self._known: Dict[Prefix, _Known] = {(sos,): _Known(rows[0], 0.0, state, 0)}
+
+    def _score(self, tokens: np.ndarray, parents: np.ndarray, state: Any):
+        begin = time.perf_counter()
+        rows, state = self._scorer.score(tokens[None], parents[None], state)
+        self.seconds += time.perf_counter() - begin
+        return rows[0], state
 
     def prepare(self, prefixes: List[Prefix]) -> None:
         """Score every prefix that is not known yet; its parent has to be."""
@@ -55,7 +67,7 @@ class PrefixScores:
             parents = [self._known[prefix[:-1]] for prefix in batch]
             tokens = np.array([prefix[-1] for prefix in batch])
             rows = np.array([parent.row for parent in parents])
-            log_probs, state = self._scorer.score(tokens, rows, parents[0].state)
+            log_probs, state = self._score(tokens, rows, parents[0].state)
             for i, (prefix, parent) in enumerate(zip(batch, parents)):
                 total = parent.total + float(parent.log_probs[prefix[-1]])
                 self._known[prefix] = _Known(log_probs[i], total, state, i)
@@ -67,7 +79,7 @@ class PrefixScores:
 
 
 class TimeSyncSearch:
-    """Search over one utterance at a time; arguments as of ``BeamSearch``."""
+    """Search over one utterance after the other; arguments as of ``BeamSearch``."""
 
     def __init__(self, config: BeamSearchConfig, scorers: Dict[str, FullScorer]):
         self._config = config
@@ -77,12 +89,23 @@ class TimeSyncSearch:
             for name in ("decoder", "lm")
             if name in scorers and config.weights.get(name, 0.0) > 0
         }
+        #: Seconds that the newest call spent, by scorer.
+        self.seconds: Dict[str, float] = {}
 
-    def __call__(self, encoded: Encoded) -> List[Hypothesis]:
-        """Find the best token sequences, best first; at most ``beam_size``."""
+    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
+        """Find the best token sequences of each utterance.
+
+        Returns:
+            For each utterance at most ``beam_size`` hypotheses, best first.
+        """
+        self.seconds = dict.fromkeys(self._scorers, 0.0)
+        return [self._search(encoded.select([i])) for i in range(encoded.utterances)]
+
+    def _search(self, encoded: Encoded) -> List[Hypothesis]:
         config = self._config
-        logger.info("decoder input lengths: %d", encoded.frames)
-        log_probs = encoded["ctc_log_probs"][0, : encoded.frames]
+        frames = int(encoded.lengths[0])
+        logger.info("decoder input lengths: %d", frames)
+        log_probs = encoded["ctc_log_probs"][0, :frames]
         prefix_scores = {
             name: PrefixScores(scorer, encoded, config.sos)
             for name, scorer in self._scorers.items()
@@ -95,6 +118,8 @@ class TimeSyncSearch:
             totals = self._joint(reached, forward, prefix_scores)
             prefixes = sorted(totals, key=totals.__getitem__, reverse=True)
             prefixes = prefixes[: config.beam_size]
+        for name, scores in prefix_scores.items():
+            self.seconds[name] += scores.seconds
         hypotheses = [Hypothesis([*p, config.sos], totals[p]) for p in prefixes]
         best = hypotheses[0]
         logger.info("output length: %d", len(best.yseq))

@@ -6,7 +6,7 @@ import torch
 
 from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.steps import StepModule
+from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
 
 
 class SeqRNNLMStep(StepModule):
@@ -17,19 +17,18 @@ class SeqRNNLMStep(StepModule):
     """
 
     def __init__(self, lm: torch.nn.Module):
-        super().__init__(lm)
+        super().__init__(lm, RECURRENT_INPUTS)
         kind = type(lm.rnn)
         self.cell = {torch.nn.LSTM: _lstm, torch.nn.GRU: _gru}.get(kind, _rnn)
         names = ("h", "c") if kind is torch.nn.LSTM else ("h",)
         axes = ("rows", lm.nlayers, lm.nhid)
         self.states = {name: State("float32", axes) for name in names}
 
-    def forward(
-        self, tokens: torch.Tensor, parents: torch.Tensor, *tensors: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """See :class:`StepModule`."""
-        lm, parents = self.reference, parents.flatten()
-        past = [state.index_select(0, parents) for state in tensors]
+        lm = self.reference
+        (tokens, parents), _, states = self.split(tensors)
+        past = [state.index_select(0, parents.flatten()) for state in states]
         x = lm.encoder(tokens.flatten())
         layers = []
         for i in range(lm.nlayers):

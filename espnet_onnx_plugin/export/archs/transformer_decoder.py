@@ -9,6 +9,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import (
+    TREE_INPUTS,
     StepModule,
     attend,
     cache_states,
@@ -17,6 +18,7 @@ from espnet_onnx_plugin.export.steps import (
     normed,
     self_attention_step,
     split_heads,
+    tree_bias,
 )
 
 
@@ -53,7 +55,7 @@ class TransformerDecoderStep(StepModule):
                 "decoder 'transformer' with use_output_layer: false is not supported: "
                 "it scores no tokens"
             )
-        super().__init__(decoder)
+        super().__init__(decoder, TREE_INPUTS)
         self.layers = decoder.decoders
         self.memory = CrossMemory(self.layers)
         self.states = cache_states([layer.self_attn for layer in self.layers])
@@ -65,23 +67,19 @@ class TransformerDecoderStep(StepModule):
             self.memory_tensors[f"memory_k_{i}"] = Tensor("float32", axes)
             self.memory_tensors[f"memory_v_{i}"] = Tensor("float32", axes)
 
-    def forward(
-        self, tokens: torch.Tensor, parents: torch.Tensor, *tensors: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """See :class:`StepModule`."""
-        count = len(self.memory_tensors)
-        bias, memory, past = tensors[0], tensors[1:count], tensors[count:]
+        inputs, (memory_bias, *memory), past = self.split(tensors)
+        tokens, positions, kept, visible = inputs
         embedding, pos_enc = self.reference.embed
-        x = embedding(tokens.flatten())
-        x = encode_position(pos_enc, x, past[0].size(2))
-        parents = parents.flatten()
+        x = encode_position(pos_enc, embedding(tokens.flatten()), positions.flatten())
+        bias = tree_bias(visible)
         states = []
         for i, layer in enumerate(self.layers):
-            x, *kv = self._self_attention(layer, x, parents, *past[2 * i : 2 * i + 2])
+            of_layer = slice(2 * i, 2 * i + 2)
+            x, *kv = self._self_attention(layer, x, kept, bias, *past[of_layer])
             states += kv
-            x = self._cross_attention(
-                layer, x, tokens, *memory[2 * i : 2 * i + 2], bias
-            )
+            x = self._cross_attention(layer, x, tokens, *memory[of_layer], memory_bias)
             residual = x
             x = layer.norm3(x) if layer.normalize_before else x
             x = residual + layer.feed_forward(x)
@@ -92,10 +90,10 @@ class TransformerDecoderStep(StepModule):
         return (scores, *states)
 
     @staticmethod
-    def _self_attention(layer, x, parents, past_k, past_v):
+    def _self_attention(layer, x, kept, bias, past_k, past_v):
         residual = x
         x = layer.norm1(x) if layer.normalize_before else x
-        y, k, v = self_attention_step(layer.self_attn, x, parents, past_k, past_v)
+        y, k, v = self_attention_step(layer.self_attn, x, kept, bias, past_k, past_v)
         if layer.concat_after:
             y = layer.concat_linear1(torch.cat((x, y), dim=-1))
         x = residual + y

@@ -7,11 +7,13 @@ import torch
 from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import (
+    TREE_INPUTS,
     StepModule,
     cache_states,
     encode_position,
     masked,
     self_attention_step,
+    tree_bias,
 )
 
 
@@ -19,34 +21,32 @@ class TransformerLMStep(StepModule):
     """``espnet2.lm.transformer_lm.TransformerLM``, one token."""
 
     def __init__(self, lm: torch.nn.Module):
-        super().__init__(lm)
+        super().__init__(lm, TREE_INPUTS)
         self.layers = lm.encoder.encoders
         self.states = {
             # ESPnet takes token 0 for padding and does not attend to it.
-            "bias": State("float32", ("rows", 1, 1, "past")),
+            "padding": State("float32", ("nodes",)),
             **cache_states([layer.self_attn for layer in self.layers]),
         }
 
-    def forward(
-        self, tokens: torch.Tensor, parents: torch.Tensor, *tensors: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """See :class:`StepModule`."""
-        tokens, parents = tokens.flatten(), parents.flatten()
-        bias, *past = tensors
+        (tokens, positions, kept, visible), _, (padding, *past) = self.split(tensors)
+        tokens = tokens.flatten()
         encoder = self.reference.encoder
         *embed, pos_enc = encoder.embed
         x = self.reference.embed(tokens)
         for module in embed:
             x = module(x)
-        x = encode_position(pos_enc, x, bias.size(3))
-        newest = masked(tokens != 0)[:, None, None, None]
-        bias = torch.cat((bias.index_select(0, parents), newest), dim=3)
-        states = [bias]
+        x = encode_position(pos_enc, x, positions.flatten())
+        padding = torch.cat((padding.index_select(0, kept), masked(tokens != 0)))
+        bias = tree_bias(visible) + padding
+        states = [padding]
         for i, layer in enumerate(self.layers):
             residual = x
             x = layer.norm1(x) if layer.normalize_before else x
             y, *kv = self_attention_step(
-                layer.self_attn, x, parents, *past[2 * i : 2 * i + 2], bias
+                layer.self_attn, x, kept, bias, *past[2 * i : 2 * i + 2]
             )
             states += kv
             x = residual + y

@@ -1,0 +1,111 @@
+"""The loop over utterances: batches of similar length, results in the order given."""
+
+import logging
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from espnet_onnx_plugin.runtime.asr import (
+    Result,
+    Results,
+    Speech2Text,
+    Timing,
+    TooShortUttError,
+)
+from espnet_onnx_plugin.runtime.beam_search import Hypothesis
+from espnet_onnx_plugin.runtime.data import Audio, check_rate
+
+logger = logging.getLogger(__name__)
+
+#: Batches of which the utterances are sorted by length together: enough for batches of
+#: similar lengths, few enough to keep their audio in memory.
+WINDOW = 16
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An utterance, decoded.
+
+    Attributes:
+        key: the utterance's id.
+        results: its n-best list.
+        intermediate: tokens of each intermediate CTC, if the model has any.
+        audio_seconds: how long it lasts.
+        total_seconds: what it took; in a batch, its share by duration.
+        timing: likewise, by part.
+    """
+
+    key: str
+    results: List[Result]
+    intermediate: Optional[Dict[int, List[str]]]
+    audio_seconds: float
+    total_seconds: float = 0.0
+    timing: Timing = Timing(*[0.0] * len(Timing._fields))
+
+
+def decode(
+    speech2text: Speech2Text, utterances: Iterable[Tuple[str, Audio]], batch_size: int
+) -> Iterator[Decoded]:
+    """Decode utterances; a too short one gets ESPnet's placeholder.
+
+    Args:
+        speech2text: the model and its search.
+        utterances: ids and audio.
+        batch_size: how many are decoded together.
+
+    Raises:
+        PluginError: naming an utterance that the model cannot take.
+    """
+    utterances = iter(utterances)
+    size = 1 if batch_size == 1 else batch_size * WINDOW
+    while window := list(islice(utterances, size)):
+        yield from _decode_window(speech2text, window, batch_size)
+
+
+def _decode_window(
+    speech2text: Speech2Text, window: List[Tuple[str, Audio]], batch_size: int
+) -> List[Decoded]:
+    decoded: Dict[str, Decoded] = {}
+    prepared: Dict[str, np.ndarray] = {}
+    expected = speech2text.bundle.manifest.speech
+    for key, audio in window:
+        check_rate(key, audio, expected)
+        try:
+            prepared[key] = speech2text.prepare(audio.array)
+        except TooShortUttError as e:
+            logger.warning("Utterance %s %s", key, e)
+            placeholder = (" ", ["<space>"], [2], Hypothesis(yseq=[], score=0.0))
+            results = [placeholder] * speech2text.nbest
+            seconds = expected.seconds(len(audio.array))
+            decoded[key] = Decoded(key, results, None, seconds)
+    by_length = sorted(prepared, key=lambda key: len(prepared[key]), reverse=True)
+    for first in range(0, len(by_length), batch_size):
+        batch = {key: prepared[key] for key in by_length[first : first + batch_size]}
+        decoded.update(_decode_batch(speech2text, batch))
+    return [decoded[key] for key, _ in window]
+
+
+def _decode_batch(
+    speech2text: Speech2Text, batch: Dict[str, np.ndarray]
+) -> Dict[str, Decoded]:
+    logger.info("utterance: %s", ", ".join(batch))
+    start = time.perf_counter()
+    all_results: List[Results] = speech2text.batch(list(batch.values()))
+    total = time.perf_counter() - start
+    length = sum(len(audio) for audio in batch.values())
+    decoded = {}
+    for (key, audio), results in zip(batch.items(), all_results):
+        nbest, intermediate = results if isinstance(results, tuple) else (results, None)
+        share = len(audio) / length
+        decoded[key] = Decoded(
+            key,
+            nbest,
+            intermediate,
+            speech2text.bundle.manifest.speech.seconds(len(audio)),
+            total * share,
+            Timing(*(seconds * share for seconds in speech2text.timing)),
+        )
+    return decoded

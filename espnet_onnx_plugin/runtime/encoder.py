@@ -1,0 +1,127 @@
+"""From audio to what the search reads: the frontend's and the encoder's graph."""
+
+import time
+from typing import Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.runtime.session import Device, Session, Value
+
+#: Features (1, frames, dim) of an utterance, and their number (1,).
+Features = Tuple[Value, np.ndarray]
+
+
+def pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack arrays (length, ...) of unequal lengths, zeros behind the shorter ones."""
+    longest = max(len(a) for a in arrays)
+    batch = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(batch, arrays):
+        row[: len(array)] = array
+    return batch
+
+
+def to_numpy(value: Value) -> np.ndarray:
+    """A value as an array, wherever it lies."""
+    return value if isinstance(value, np.ndarray) else value.numpy()
+
+
+class Encoded(Dict[str, Value]):
+    """The encoder graph's outputs for a batch of utterances, by name.
+
+    ``encoder_out`` may lie on the device; the others are arrays.
+    """
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(utterances,) number of encoder frames of each."""
+        return self["encoder_out_lens"]
+
+    @property
+    def utterances(self) -> int:
+        """Number of utterances."""
+        return len(self.lengths)
+
+    def select(self, utterances: Sequence[int]) -> "Encoded":
+        """Some of the utterances, without needless frames."""
+        utterances = list(utterances)
+        if utterances == list(range(self.utterances)):
+            return self
+        lengths = self.lengths[utterances]
+        selected = Encoded(encoder_out_lens=lengths)
+        for name, value in self.items():
+            if name not in selected:
+                selected[name] = to_numpy(value)[utterances, : lengths.max()]
+        return selected
+
+    @staticmethod
+    def stack(utterances: Sequence["Encoded"]) -> "Encoded":
+        """Single utterances as one batch."""
+        if len(utterances) == 1:
+            return utterances[0]
+        stacked = Encoded()
+        for name in utterances[0]:
+            arrays = [to_numpy(encoded[name])[0] for encoded in utterances]
+            if name == "encoder_out_lens":
+                stacked[name] = np.array(arrays)
+            else:
+                stacked[name] = pad(arrays)
+        return stacked
+
+
+class Encoder:
+    """Frontend and encoder of a bundle.
+
+    Args:
+        bundle: where the graphs lie.
+        device: where they run.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device):
+        self._frontend = None
+        if "frontend" in bundle.manifest.graphs:
+            self._frontend = Session(bundle, "frontend", device)
+        self._encoder = Session(bundle, "encoder", device)
+        #: Names of the outputs.
+        self.outputs = tuple(self._encoder.graph.outputs)
+        #: Seconds that the newest call spent, by graph.
+        self.seconds: Dict[str, float] = {}
+
+    def __call__(self, utterances: Sequence[np.ndarray]) -> Encoded:
+        """Encode utterances, in one call where the graph gives each its own result.
+
+        Args:
+            utterances: each (samples,), or (frames, dim) where there is no frontend.
+        """
+        feats = self.features(utterances)
+        if len(feats) == 1 or not self._encoder.graph.batches:
+            return Encoded.stack([self._encode(*pair) for pair in feats])
+        return self.encode_together(feats)
+
+    def features(self, utterances: Sequence[np.ndarray]) -> List[Features]:
+        """What the encoder's graph reads, of each utterance."""
+        self.seconds = {"frontend": 0.0, "encoder": 0.0}
+        return [self._features(utterance) for utterance in utterances]
+
+    def encode_together(self, feats: Sequence[Features]) -> Encoded:
+        """Encode a batch in one call, whatever the manifest says of batches."""
+        arrays = [to_numpy(value)[0] for value, _ in feats]
+        return self._encode(pad(arrays), np.array([len(a) for a in arrays]))
+
+    def _features(self, utterance: np.ndarray) -> Features:
+        length = np.array([len(utterance)])
+        if self._frontend is None:
+            return utterance[None], length
+        start = time.perf_counter()
+        feeds = {"speech": utterance[None], "speech_lengths": length}
+        results = self._frontend.run(feeds, fetch=["feats_lengths"])
+        self.seconds["frontend"] += time.perf_counter() - start
+        return results["feats"], results["feats_lengths"]
+
+    def _encode(self, feats: Value, lengths: np.ndarray) -> Encoded:
+        start = time.perf_counter()
+        feeds = {"feats": feats, "feats_lengths": lengths}
+        fetch = [name for name in self.outputs if name != "encoder_out"]
+        encoded = Encoded(self._encoder.run(feeds, fetch))
+        self.seconds["encoder"] += time.perf_counter() - start
+        return encoded
