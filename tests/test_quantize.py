@@ -178,6 +178,7 @@ def hostile(model, output_dir, role, name):
             scale = make_node("Mul", [source, factors_name], ["scaled_up"])
             editor.replace({layer.output: [scale, node]})
         save_graph(graph_model, new)
+        return True
 
     return derive(model, output_dir, {"step": "test"}, rewrite, lambda bundle: {})
 
@@ -188,13 +189,18 @@ def hostile_bundle(tiny, tmp_path_factory):
     return hostile(read_bundle(tiny["bundle"]), output_dir, "decoder", "output_layer")
 
 
-def test_a_hostile_layer_is_found_and_kept(hostile_bundle, tmp_path, utterances):
-    budget = Budget(min_token_agreement=0.9)
+def test_a_hostile_layer_is_found_and_kept(tiny, hostile_bundle, tmp_path, utterances):
+    free = Budget(min_token_agreement=0)
+    model = read_bundle(tiny["bundle"])
+    usual = figures(quantize(model, tmp_path / "usual", "int8", utterances, free))
+    bundle = quantize(hostile_bundle, tmp_path / "free", "int8", utterances, free)
+    budget = Budget(min_token_agreement=usual["token_agreement"] - 0.15)
+    assert not figures(bundle)["token_agreement"] >= budget.min_token_agreement
     bundle = quantize(hostile_bundle, tmp_path / "q", "int8", utterances, budget)
     kept = sum(figures(bundle)["kept"].values(), [])
     assert any(layer.endswith("output_layer") for layer in kept)
     assert len(kept) <= 2
-    assert figures(bundle)["token_agreement"] >= 0.9
+    assert figures(bundle)["token_agreement"] >= budget.min_token_agreement
     # What the manifest tells of the files is what they are.
     espnet_onnx_plugin.Speech2Text(tmp_path / "q", **SEARCH)
 

@@ -137,14 +137,17 @@ class _Quantizer:
                 forms[role][layer.name] = ladder[max(steps, default=0)]
         return forms
 
-    def rewrite(self, role: str, old: Path, new: Path) -> None:
+    def rewrite(self, role: str, old: Path, new: Path) -> bool:
         """Write a graph in the precision that was asked for."""
         if role in self.lowerings:
             self.lowerings[role].write(self.forms([])[role], new)
-        elif self.precision == FP16 and role != FRONTEND:
+            # Activations that are quantized as they come have one scale for a batch.
+            return self.precision != "int8" or not self.lowerings[role].ladders
+        if self.precision == FP16 and role != FRONTEND:
             to_half(old, new)
         else:
             optimize_graph(old, new, "cuda" if self.precision == FP16 else "cpu")
+        return True
 
     def check(self, bundle: Bundle) -> Mapping[str, Any]:
         """Hold a bundle to the budget, raising what costs most; return the figures."""

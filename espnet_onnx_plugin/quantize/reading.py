@@ -219,9 +219,14 @@ class Reader:
                 if i == 0:
                     speech2text(audio)
                 speech2text(audio)
-                seconds[side]["encoder"] += speech2text.timing.encoder
-                seconds[side]["search"] += speech2text.timing.search
-        return seconds
+                timing = speech2text.timing
+                encoder = timing.frontend + timing.encoder
+                seconds[side]["encoder"] += encoder
+                seconds[side]["search"] += sum(timing) - encoder
+        return {
+            side: {name: round(value, 4) for name, value in parts.items()}
+            for side, parts in seconds.items()
+        }
 
 
 class _Feeds:
