@@ -25,7 +25,7 @@ def get_parser() -> ArgumentParser:
         default="int8",
         choices=("int8", "weight8", "weight4", "fp16"),
         help="int8: products and large convolutions in integers; weight8, weight4: "
-        "only the weights in 8 or 4 bits; fp16: for cuda",
+        "products with weights in blocks of 8 or 4 bits; fp16: for cuda",
     )
     parser.add_argument(
         "--calibration_text",

@@ -133,7 +133,7 @@ class Lowering:
             )
         if form == "int8":
             return products.dynamic_int8(editor, node, quantized, self._reduce_range)
-        return products.weight_only(editor, node, _BITS[form])
+        return products.in_blocks(editor, node, _BITS[form])
 
     def write(self, forms: Mapping[str, str], target: Path) -> None:
         """Write the graph, fused, with each layer in the form that its name has."""

@@ -2,9 +2,14 @@
 
 Two forms. *Dynamic int8*: weights in 8 bits per column, activations quantized per
 tensor as they come, integer product (``MatMulIntegerToFloat``); fast on processors with
-dot-product instructions. *Weight-only*: weights in 8 or 4 bits per block of a column,
-activations in floats (``MatMulNBits``): slower for many rows, but an outlier among the
-activations costs nothing, and one among the weights only its block.
+dot-product instructions. *Blocks*: weights in 8 or 4 bits per block of a column,
+activations in 8 bits per block of a row as they come (``MatMulNBits``): smaller or
+slower, but an outlier costs only its block, among the weights and the activations.
+
+Measured on one AMX core, 48 products of a Transformer layer's sizes (50 MB in fp32): 10
+rows take 10.0 ms in fp32, 1.3 ms in dynamic int8, 3.4 ms in blocks of 8 bits and 4.1 ms
+of 4 bits; one row 5.8, 1.2, 1.2 and 0.8 ms. With activations in floats (accuracy_level
+0) blocks of 8 bits take 37 ms.
 """
 
 from typing import Dict, List
@@ -17,8 +22,12 @@ from espnet_onnx_plugin.quantize.layers import Editor, Replacement, bias_of
 
 MICROSOFT = "com.microsoft"
 
-#: Weights that share a scale in the weight-only form.
-BLOCK = 128
+#: Weights that share a scale, by bits. Blocks of 32 take a quarter more time than those
+#: of 128; in 4 bits they have a quarter less error, in 8 bits none to speak of.
+BLOCKS = {8: 128, 4: 32}
+
+#: MatMulNBits quantizes activations too.
+_INTEGER_ACTIVATIONS = 4
 
 
 def per_channel(
@@ -52,10 +61,10 @@ def per_block(weight: np.ndarray, bits: int) -> "tuple[np.ndarray, np.ndarray]":
         scales, float32 (N, blocks).
     """
     rows, columns = weight.shape
-    blocks = -(-rows // BLOCK)
-    padded = np.zeros((columns, blocks * BLOCK), np.float32)
+    blocks = -(-rows // BLOCKS[bits])
+    padded = np.zeros((columns, blocks * BLOCKS[bits]), np.float32)
     padded[:, :rows] = weight.T
-    padded = padded.reshape(columns, blocks, BLOCK)
+    padded = padded.reshape(columns, blocks, BLOCKS[bits])
     zero = 1 << (bits - 1)
     # The value of largest magnitude becomes -zero, the end of the range that has one
     # more step, whatever its sign: the scale may be negative.
@@ -104,8 +113,8 @@ def dynamic_int8(
     return {node.output[0]: nodes, **removed}
 
 
-def weight_only(editor: Editor, node: onnx.NodeProto, bits: int) -> Replacement:
-    """The weight-only form of a product; see :func:`dynamic_int8`."""
+def in_blocks(editor: Editor, node: onnx.NodeProto, bits: int) -> Replacement:
+    """The form in blocks of a product; see :func:`dynamic_int8`."""
     source, weight = node.input
     array = editor.array(weight)
     value, scale = per_block(array, bits)
@@ -119,6 +128,7 @@ def weight_only(editor: Editor, node: onnx.NodeProto, bits: int) -> Replacement:
         K=array.shape[0],
         N=array.shape[1],
         bits=bits,
-        block_size=BLOCK,
+        block_size=BLOCKS[bits],
+        accuracy_level=_INTEGER_ACTIVATIONS,
     )
     return {node.output[0]: [new]}
