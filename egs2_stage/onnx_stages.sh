@@ -186,7 +186,7 @@ onnx_decode() {
         ${python} -m "espnet_onnx_plugin.bin.${onnx_task}_inference" \
         --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" \
         --data_path_and_name_and_type "${keys},speech,${onnx_type}" \
-        --key_file "${logdir}"/keys.JOB.scp \
+        --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size}" \
         --output_dir "${logdir}"/output.JOB ||
         onnx_show_failure "${logdir}"/asr_inference.*.log
     for f in token token_int score text; do

@@ -130,6 +130,28 @@ def test_files_are_laid_out_as_espnets(tiny, tmp_path):
         assert timing["peak_memory_mb"] > 10
 
 
+@pytest.mark.parametrize("lm_weight", [0.0, 0.4])
+def test_batches_give_the_results_of_one_at_a_time(tiny, tmp_path, lm_weight):
+    data = tmp_path / "data"
+    data.mkdir()
+    soundfile.write(data / "short.wav", np.zeros(20), RATE)
+    scp = (tiny["data"] / "wav.scp").read_text()
+    (data / "wav.scp").write_text(f"short {data / 'short.wav'}\n{scp}")
+    args = ("--beam_size", 4, "--ctc_weight", 0.3, "--lm_weight", lm_weight)
+    where = dict(data=data / "wav.scp")
+    files = {}
+    for size in (1, 3):
+        out = decode(tiny, tmp_path, *args, "--batch_size", size, **where)
+        best = out / "1best_recog"
+        files[size] = [read(best / name) for name in ("token_int", "text")]
+        scores = {k: float(v) for k, v in read(best / "score").items()}
+        files[size].append(scores if size == 1 else pytest.approx(scores, abs=1e-4))
+        timings = (out / "timing.jsonl").read_text().splitlines()
+        assert [json.loads(x)["key"] for x in timings] == ["short", *waves()]
+    assert files[3] == files[1]
+    assert list(files[1][0]) == list(files[3][0]) == ["short", *waves()]
+
+
 def test_a_decoding_yaml_of_espnet_is_taken_unchanged(tiny, tmp_path):
     config = dict(
         batch_size=1,
@@ -367,7 +389,7 @@ def test_intermediate_ctc_is_returned_and_written(tmp_path):
 
 def test_ctc_only_model(tmp_path):
     files, bundle = variant(tmp_path, decoder=None, model_conf=dict(ctc_weight=1.0))
-    assert list(bundle.manifest.graphs) == ["encoder"]
+    assert list(bundle.manifest.graphs) == ["frontend", "encoder"]
     compare(files, bundle, waves().values(), beam_size=3, ctc_weight=1.0)
 
 

@@ -40,12 +40,15 @@ def test_scores_follow_espnet_along_random_prefixes(frames, sharpness, candidate
                     for _ in range(len(prefixes))
                 ]
             )
-        psi = ours.score(state, ids)
+        psi = ours.score(state, None if ids is None else np.insert(ids, 0, eos, axis=1))
         expected, their_new = theirs(
             prefixes, their_state, None if ids is None else torch.from_numpy(ids)
         )
+        expected = expected.numpy()
+        if ids is not None:
+            expected = np.take_along_axis(expected, np.insert(ids, 0, eos, axis=1), 1)
         local = psi - state.score[:, None]
-        np.testing.assert_allclose(local, expected.numpy(), rtol=1e-6, atol=1e-4)
+        np.testing.assert_allclose(local, expected, rtol=1e-6, atol=1e-4)
         parents = random.integers(0, len(prefixes), beam)
         tokens = np.array(
             [random.integers(1, eos) if ids is None else ids[p, 0] for p in parents]
@@ -54,7 +57,8 @@ def test_scores_follow_espnet_along_random_prefixes(frames, sharpness, candidate
         last = prefixes[parents[0], -1].item()
         if ids is None and last != eos:
             tokens[0] = last
-        state = ours.extend(state, psi, parents, tokens)
+        columns = tokens if ids is None else np.ones_like(tokens)
+        state = ours.extend(state, parents, tokens, psi[parents, columns])
         flat = torch.from_numpy(parents * vocabulary + tokens)[None]
         r, s, f_min, f_max = select(theirs, their_new, flat, parents, tokens)
         their_state = (r, s, f_min, f_max)

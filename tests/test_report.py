@@ -257,10 +257,23 @@ def test_command_line(decodes, capsys):
         + ["--test_sets", "test_clean", "--fact", "jobs", "2 in parallel"]
         + ["--output_dir", str(out)]
     )
-    names = ["RESULTS.csv", "RESULTS.md", "RESULTS.tex"]
-    assert sorted(path.name for path in out.iterdir()) == names
+    tables = ["RESULTS.csv", "RESULTS.md", "RESULTS.tex"]
+    plots = [f"{name}_by_rtf.png" for name in ("cer", "ter", "wer")]
+    assert sorted(path.name for path in out.iterdir()) == tables + plots
+    for name in plots:
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert "jobs: 2 in parallel" in (out / "RESULTS.md").read_text()
     assert "RESULTS.md" in capsys.readouterr().out
+
+
+def test_without_matplotlib_tables_alone(decodes, capsys, monkeypatch):
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    report.main(
+        ["--system", "fp32", str(decodes / "fp32"), "--test_sets", "test_clean"]
+        + ["--output_dir", str(decodes / "onnx")]
+    )
+    assert "no plots, they need matplotlib" in capsys.readouterr().out
+    assert not list((decodes / "onnx").glob("*.png"))
 
 
 def test_command_line_error_is_one_line(decodes, capsys):

@@ -10,7 +10,8 @@ import torch
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch, BeamSearchConfig
-from espnet_onnx_plugin.runtime.scorers import Encoded, LengthBonus
+from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.scorers import LengthBonus
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 
 BLANK = 0
@@ -46,11 +47,18 @@ class OurScorer:
         self.table = table
 
     def start(self, encoded):
-        return [()]
+        return [[()] for _ in range(encoded.utterances)]
 
     def score(self, tokens, parents, state):
-        prefixes = [(*state[p], int(t)) for t, p in zip(tokens, parents)]
-        return np.stack([self.table.row(p).numpy() for p in prefixes]), prefixes
+        prefixes = [
+            [(*past[p], int(t)) for t, p in zip(*rows)]
+            for *rows, past in zip(tokens, parents, state)
+        ]
+        scores = [[self.table.row(p).numpy() for p in row] for row in prefixes]
+        return np.array(scores), prefixes
+
+    def select(self, utterances, state):
+        return [state[i] for i in utterances]
 
 
 def their_scorer(table):
@@ -193,7 +201,7 @@ def assert_same(ours, theirs, what):
 def test_beam_search_is_espnets(seed):
     case = make_case(seed)
     theirs = espnet_search(case)
-    ours = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
+    [ours] = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
     assert_same(ours, theirs, {k: v for k, v in case.items() if k != "logp"})
     if theirs and float(theirs[0].score) > -1e8:
         for name, value in theirs[0].scores.items():
@@ -206,7 +214,8 @@ def test_cases_reach_every_answer():
     seen = set()
     for seed in range(400):
         case = make_case(seed)
-        hypotheses = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
+        search = BeamSearch(config_of(case), our_scorers(case))
+        [hypotheses] = search(encoded_of(case))
         eos = case["vocabulary"] - 1
         if not hypotheses:
             seen.add("nothing ended")
@@ -220,6 +229,21 @@ def test_cases_reach_every_answer():
         "ended in the last step",
         "longer than one token",
     }
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_batch_gives_what_one_at_a_time_gives(seed):
+    # Utterances end at different steps, and some of them with nothing.
+    case = make_case(seed)
+    random = np.random.default_rng(seed)
+    frames = random.integers(2, 40, 5)
+    logits = 3.0 * random.standard_normal((5, 40, case["vocabulary"]))
+    logp = torch.log_softmax(torch.tensor(logits, dtype=torch.float32), dim=-1).numpy()
+    search = BeamSearch(config_of(case), our_scorers(case))
+    together = search(Encoded(encoder_out_lens=frames, ctc_log_probs=logp))
+    for i, count in enumerate(frames):
+        alone = Encoded(encoder_out_lens=frames[[i]], ctc_log_probs=logp[[i], :count])
+        assert together[i] == search(alone)[0]
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -243,7 +267,7 @@ def test_time_synchronous_search_is_espnets(seed):
         weights=case["weights"],
         token_list=[str(i) for i in range(case["vocabulary"])],
     )(torch.zeros(case["frames"], 1))
-    ours = TimeSyncSearch(config_of(case), our_scorers(case))(encoded_of(case))
+    [ours] = TimeSyncSearch(config_of(case), our_scorers(case))(encoded_of(case))
     for mine, other in itertools.zip_longest(ours, theirs):
         assert mine.score == pytest.approx(float(other.score), abs=1e-3, rel=1e-5)
     assert list(ours[0].yseq) == theirs[0].yseq.tolist() or (

@@ -55,6 +55,14 @@ SEARCH_OPTIONS = (
 )
 
 
+#: How sessions are made, see ``runtime.session.Device``.
+SESSION_OPTIONS = {
+    "spinning": (False, "threads that wait for work keep their core busy"),
+    "arena": (True, "freed memory is kept for the next utterance"),
+    "memory_pattern": (False, "memory is planned for the first utterance's shape"),
+}
+
+
 def triple(value: str) -> Tuple[str, str, str]:
     """``PATH,NAME,TYPE``."""
     parts = value.rsplit(",", 2)
@@ -77,6 +85,9 @@ def get_parser() -> ArgumentParser:
     )
     parser.add_argument("--num_threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: CUDA")
+    group = parser.add_argument_group("onnxruntime's sessions")
+    for name, (default, about) in SESSION_OPTIONS.items():
+        group.add_argument(f"--{name}", type=str2bool, default=default, help=about)
 
     group = parser.add_argument_group("Input data")
     group.add_argument(
@@ -165,6 +176,7 @@ def inference(args: argparse.Namespace) -> None:
         args.model_dir,
         provider,
         args.num_threads,
+        {name: getattr(args, name) for name in SESSION_OPTIONS},
         **{name: getattr(args, name) for name in SEARCH_OPTIONS},
     )
     with result_writer(args.output_dir) as writer, logging_redirect_tqdm():

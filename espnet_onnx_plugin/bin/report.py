@@ -1,6 +1,7 @@
 """Write tables that compare decode directories."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import List, Optional, Sequence
 
@@ -41,7 +42,7 @@ def get_parser() -> ArgumentParser:
         help="a line above the tables, e.g. how many threads each job had",
     )
     parser.add_argument(
-        "--output_dir", type=Path, required=True, help="of RESULTS.md, .tex and .csv"
+        "--output_dir", type=Path, required=True, help="of RESULTS.* and plots"
     )
     return parser
 
@@ -49,7 +50,7 @@ def get_parser() -> ArgumentParser:
 def report(args: argparse.Namespace) -> None:
     """Read, compare, write."""
     from espnet_onnx_plugin.errors import PluginError
-    from espnet_onnx_plugin.report import tables
+    from espnet_onnx_plugin.report import plots, tables
     from espnet_onnx_plugin.report.results import System, compare
 
     def system(values: List[str]) -> System:
@@ -71,7 +72,11 @@ def report(args: argparse.Namespace) -> None:
         "csv": tables.to_csv(results),
     }.items():
         tables.write_atomically(args.output_dir / f"RESULTS.{suffix}", text)
-    print(f"wrote {args.output_dir}/RESULTS.md, .tex and .csv")
+    if find_spec("matplotlib") is None:
+        plotted = "no plots, they need matplotlib"
+    else:
+        plotted = ", ".join(plots.plot_results(args.output_dir, results)) or "no plots"
+    print(f"wrote {args.output_dir}/RESULTS.md, .tex and .csv; {plotted}")
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

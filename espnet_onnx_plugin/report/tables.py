@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -143,15 +143,22 @@ def _quantization(figures: Mapping[str, Any]) -> str:
     return "; ".join(parts) + "."
 
 
+def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; all but its first column hold figures."""
+    return [
+        f"| {' | '.join(headers)} |",
+        "|---|" + "---:|" * (len(headers) - 1),
+        *(f"| {' | '.join(map(markdown_escape, row))} |" for row in rows),
+    ]
+
+
 def to_markdown(title: str, facts: Mapping[str, str], results: list[Result]) -> str:
     """Return a Markdown page: title, facts, a table per test set, notes."""
     lines = [f"# {markdown_escape(title)}", ""]
     lines += [f"- {name}: {markdown_escape(text)}" for name, text in facts.items()]
     for test_set, headers, rows in _grouped(results):
         lines += ["", f"## {markdown_escape(test_set)}", ""]
-        lines.append(f"| {' | '.join(headers)} |")
-        lines.append("|---|" + "---:|" * (len(headers) - 1))
-        lines += [f"| {' | '.join(map(markdown_escape, row))} |" for row in rows]
+        lines += markdown_table(headers, rows)
     lines += ["", *(f"- {markdown_escape(note)}" for note in notes(results))]
     return "\n".join(lines) + "\n"
 
@@ -189,8 +196,12 @@ def to_latex(title: str, facts: Mapping[str, str], results: list[Result]) -> str
 
 def to_csv(results: Iterable[Result]) -> str:
     """Return a CSV of raw figures: counts, bytes and seconds, empty where missing."""
+    return csv_table([_csv_row(result) for result in results])
+
+
+def csv_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return a CSV of rows with the same keys; None is empty."""
     out = io.StringIO()
-    rows = [_csv_row(result) for result in results]
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -223,11 +234,12 @@ def _csv_row(result: Result) -> dict[str, object]:
     return row
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file aside and rename it, so that no half of it is ever seen."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        data = content.encode("utf-8") if isinstance(content, str) else content
+        aside.write_bytes(data)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -5,7 +5,18 @@ import time
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from types import MappingProxyType
+from typing import (
+    Any,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -107,6 +118,8 @@ class Speech2Text:
         model_dir: the bundle, or its directory.
         provider: ``cpu`` or ``cuda``.
         threads: CPU threads.
+        session: the other attributes of
+            :class:`~espnet_onnx_plugin.runtime.session.Device`, by name.
         options: ESPnet's decoding options, see :class:`DecodeOptions`.
 
     Raises:
@@ -123,6 +136,7 @@ class Speech2Text:
         model_dir: Union[str, Path, Bundle],
         provider: str = "cpu",
         threads: int = 1,
+        session: Mapping[str, bool] = MappingProxyType({}),
         **options: Any,
     ):
         try:
@@ -130,7 +144,7 @@ class Speech2Text:
         except TypeError as e:
             raise PluginError(f"decoding options: {e}")
         bundle = model_dir if isinstance(model_dir, Bundle) else read_bundle(model_dir)
-        device = Device(provider, threads)
+        device = Device(provider, threads, **session)
         if bundle.manifest.task != "asr":
             raise PluginError(
                 f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "

@@ -1,0 +1,128 @@
+"""Plots of measurements, as PNG. They need matplotlib."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from espnet_onnx_plugin.report.results import ERROR_TYPES, Result
+from espnet_onnx_plugin.report.tables import write_atomically
+
+DPI = 150
+MARKS = "osD^vXP*"
+
+
+class Point(NamedTuple):
+    """A system on a test set: error rate in percent against real-time factor."""
+
+    test_set: str
+    system: str
+    rtf: float
+    error_rate: float
+
+
+def _axes() -> Any:
+    # Without pyplot: no display, no state of the process.
+    from matplotlib.figure import Figure
+
+    return Figure(layout="constrained").add_subplot()
+
+
+def _save(figure: Any, path: Path) -> None:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI)
+    write_atomically(path, png.getvalue())
+
+
+def plot_results(output_dir: Path, results: Sequence[Result]) -> list[str]:
+    """Write a plot for each error type that was scored on test sets that were timed.
+
+    Returns:
+        Names of the files.
+    """
+    names = []
+    for error_type in ERROR_TYPES:
+        points = [
+            Point(r.test_set, r.system, r.timing.rtf, r.errors[error_type].rate)
+            for r in results
+            if r.timing and error_type in r.errors
+        ]
+        if points:
+            names.append(f"{error_type.lower()}_by_rtf.png")
+            plot_error_rates(output_dir / names[-1], points, error_type)
+    return names
+
+
+def plot_error_rates(path: Path, points: Sequence[Point], error_type: str) -> None:
+    """Write error rate against RTF: a colour for each test set, a mark for a system."""
+    # Hollow: bundles of one model often fall on one another.
+    style = {"linestyle": "none", "markerfacecolor": "none", "markersize": 9}
+    systems = list(dict.fromkeys(point.system for point in points))
+    marks = dict(zip(systems, itertools.cycle(MARKS)))
+    axes = _axes()
+    for system in systems:
+        axes.plot([], [], marks[system], color="black", label=system, **style)
+    for number, test_set in enumerate(dict.fromkeys(p.test_set for p in points)):
+        color = f"C{number}"  # of matplotlib's own cycle
+        axes.plot([], [], color=color, label=test_set)
+        for point in points:
+            if point.test_set == test_set:
+                mark = marks[point.system]
+                axes.plot(point.rtf, point.error_rate, mark, color=color, **style)
+    axes.set_xscale("log")
+    axes.set_xlabel("real-time factor")
+    axes.set_ylabel(f"{error_type} %")
+    axes.margins(0.1)
+    axes.legend(fontsize="small")
+    _save(axes.figure, path)
+
+
+def plot_parts(
+    path: Path, panels: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> None:
+    """Write stacked bars, a panel with an axis of its own for each setting.
+
+    Args:
+        path: Of the PNG.
+        panels: Seconds by setting, system and part; all with the same parts.
+    """
+    from matplotlib.figure import Figure
+
+    bars = [len(systems) for systems in panels.values()]
+    figure = Figure((8.0, 0.9 * len(bars) + 0.25 * sum(bars)), layout="constrained")
+    grid = figure.subplots(
+        len(bars), height_ratios=[n + 1 for n in bars], squeeze=False
+    )
+    for axes, (setting, systems) in zip(grid[:, 0], panels.items(), strict=True):
+        names = list(systems)
+        left = [0.0] * len(names)
+        for part in systems[names[0]]:
+            widths = [systems[name][part] for name in names]
+            axes.barh(names, widths, left=left, label=part)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        axes.invert_yaxis()  # the first on top
+        axes.set_title(setting, fontsize="medium", loc="left")
+    axes.set_xlabel("seconds")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    _save(figure, path)
+
+
+def plot_rtf(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Write RTF by audio length.
+
+    Args:
+        path: Of the PNG.
+        lines: Pairs (seconds of audio, RTF), by the line's name.
+    """
+    axes = _axes()
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("seconds of audio")
+    axes.set_ylabel("real-time factor")
+    axes.legend(fontsize="small")
+    _save(axes.figure, path)

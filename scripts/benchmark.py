@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Measure ESPnet's own inference and the bundles of one model, side by side.
+
+Usage: scripts/benchmark.py --config conf/benchmark/NAME.yaml --output_dir DIR
+(needs the extras export, optimize and report; see the README)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import platform
+import re
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarking import drive, models
+from benchmarking.config import Config, RandomModel, read_config
+
+import espnet_onnx_plugin
+from espnet_onnx_plugin.bin._common import run, str2bool
+from espnet_onnx_plugin.bundle import MANIFEST, sha256
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.benchmark import describe_agreement, write_report
+from espnet_onnx_plugin.report.measurement import (
+    REFERENCE,
+    Measurement,
+    Outcome,
+    Setting,
+)
+from espnet_onnx_plugin.report.tables import write_atomically
+
+# Packages by what they are imported as, and where their versions are worth telling.
+PACKAGES = {
+    "espnet2": "espnet",
+    "torch": "torch",
+    "onnxruntime": "onnxruntime",
+    "onnx": "onnx",
+    "numpy": "numpy",
+}
+NEEDED = {**PACKAGES, "onnxscript": "onnxscript", "matplotlib": "matplotlib"}
+# Variants that give PyTorch's hypotheses, or are wrong.
+EXACT = ("fp32", "optimized")
+# What decides how fast a CPU multiplies small numbers.
+CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark",
+        description="Measure ESPnet's own inference and bundles side by side",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="what to measure")
+    parser.add_argument("--output_dir", type=Path, required=True, help="of the results")
+    parser.add_argument(
+        "--resume",
+        type=str2bool,
+        default=True,
+        help="keep the settings that an earlier run has finished (default: true)",
+    )
+    parser.add_argument("--log_level", default="INFO", help="of what is printed")
+    return parser
+
+
+def check_packages(config: Config) -> None:
+    """Refuse where a package is missing."""
+    needed = {**NEEDED, **({"jiwer": "jiwer"} if config.data else {})}
+    missing = [name for module, name in needed.items() if find_spec(module) is None]
+    if missing:
+        raise PluginError(
+            f"the benchmark needs {', '.join(missing)}: "
+            "pip install -e '.[export,optimize,report]'"
+        )
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on besides the model: CPU and versions."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        cpuinfo = ""
+    name = re.search(r"^model name\s*: (.*)$", cpuinfo, re.M)
+    flags = re.search(r"^flags\s*: (.*)$", cpuinfo, re.M)
+    present = [f for f in CPU_FLAGS if flags and f in flags[1].split()]
+    cpu = name[1] if name else platform.processor() or platform.machine()
+    versions = [f"{name} {_version(name)}" for name in PACKAGES.values()]
+    versions.append(f"espnet_onnx_plugin {espnet_onnx_plugin.__version__}")
+    return {
+        "CPU": f"{cpu}, {os.cpu_count()} cores ({' '.join(present)})",
+        "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a checkout, or onnxruntime-gpu
+        return "(version unknown)"
+
+
+class Benchmark:
+    """The systems of a configuration, ready to be measured.
+
+    Args:
+        config: What to measure.
+        output_dir: Of models, logs and results; what is up to date in it is kept.
+    """
+
+    def __init__(self, config: Config, output_dir: Path):
+        self._config, self._output_dir = config, output_dir
+        self._logs = output_dir / "log"
+        self.machine = machine()
+        logging.info("making the model's bundles, logs: %s", self._logs)
+        if isinstance(config.model, RandomModel):
+            self._checkpoints = models.make_random_model(
+                config.model, output_dir / "model", self._logs / "model.log"
+            )
+        else:
+            self._checkpoints = config.model
+        variants = {v for setting in config.settings for v in setting.variants}
+        self._bundles = models.make_bundles(
+            self._checkpoints, variants, output_dir / "bundles", self._logs
+        )
+
+    def outcome(self, setting: Setting, resume: bool) -> Outcome:
+        """Measure a setting, or return what an earlier run measured."""
+        slug = re.sub(r"[^a-z0-9.]+", "_", setting.name.lower()).strip("_")
+        path = self._output_dir / "settings" / f"{slug}.json"
+        audio = self._audio(setting)
+        origin = self._origin(setting, audio)
+        if resume and path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["origin"] == origin:
+                logging.info("%s: measured before, see %s", setting.name, path)
+                return Outcome.from_json(content["outcome"])
+        specs = {name: self._spec(name, setting, audio) for name in setting.variants}
+        measured = drive.measure(setting, specs, self._logs / slug)
+        outcome = Outcome(
+            setting,
+            time.strftime("%Y-%m-%d"),
+            audio.references,
+            [
+                Measurement(name, self._size(name), audio.seconds, *measured[name])
+                for name in setting.variants
+            ],
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"origin": origin, "outcome": outcome.to_json()}
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        return outcome
+
+    def _audio(self, setting: Setting) -> models.Audio:
+        speech = self._bundles["fp32"].manifest.speech
+        directory = self._output_dir / "audio"
+        if setting.audio_seconds is not None:
+            return models.make_noise(setting.audio_seconds, speech, directory)
+        return models.choose_data(self._config.data, speech, directory)
+
+    def _origin(self, setting: Setting, audio: models.Audio) -> dict[str, Any]:
+        """Return all that decides what a setting measures, as plain data."""
+        origin = {
+            "setting": dataclasses.asdict(setting),
+            "machine": self.machine,
+            # fp32's manifest names the digests of PyTorch's files.
+            "bundles": {
+                name: sha256(bundle.path / MANIFEST)
+                for name, bundle in self._bundles.items()
+                if name in ("fp32", *setting.variants)
+            },
+            "audio": [sha256(path) for path in audio.files],
+            "references": audio.references,
+            "code": [sha256(path) for path in sorted(models.measured_code())],
+        }
+        return json.loads(json.dumps(origin))
+
+    def _spec(self, name: str, setting: Setting, audio: models.Audio) -> dict[str, Any]:
+        """Return what a worker is told, see benchmarking/worker.py."""
+        if name == REFERENCE:
+            model: Any = self._checkpoints.espnet_options(bool(setting.lm_weight))
+        else:
+            model = str(self._bundles[name].path)
+        return {
+            "system": name,
+            "model": model,
+            "options": setting.search_options,
+            "threads": setting.threads,
+            "audio": [str(path) for path in audio.files],
+        }
+
+    def _size(self, name: str) -> int:
+        if name != REFERENCE:
+            return self._bundles[name].size
+        return sum(path.stat().st_size for path in self._checkpoints.weights)
+
+
+def show(outcome: Outcome) -> None:
+    """Print a setting's figures, one line for each system."""
+    print(outcome.setting.name)
+    for m in outcome.measurements:
+        line = f"  {m.system:10} {m.median:8.3f} s, RTF {m.rtf:.3f}"
+        agreement = outcome.agreement(m)
+        if agreement is not None:
+            speed_up = outcome.reference.median / m.median
+            line += f", {speed_up:.2f}x, {describe_agreement(agreement)}"
+        print(line)
+
+
+def check_hypotheses(outcomes: Sequence[Outcome]) -> None:
+    """Refuse bundles in full precision with hypotheses of their own."""
+    wrong = [
+        f"{m.system} in '{outcome.setting.name}'"
+        for outcome in outcomes
+        for m in outcome.measurements
+        if m.system in EXACT and (a := outcome.agreement(m)) and a.different
+    ]
+    if wrong:
+        raise PluginError(
+            f"other hypotheses than PyTorch's: {', '.join(wrong)}: check the bundles "
+            "(bin.verify), the figures are of no use"
+        )
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Measure every setting and write the tables."""
+    config = read_config(args.config)
+    check_packages(config)
+    outcomes = []
+    try:
+        systems = Benchmark(config, args.output_dir)
+        for setting in config.settings:
+            logging.info("measuring: %s", setting.name)
+            outcomes.append(systems.outcome(setting, args.resume))
+            show(outcomes[-1])
+    except KeyboardInterrupt:
+        raise PluginError(
+            f"interrupted; finished settings ({len(outcomes)}) are kept in "
+            f"{args.output_dir}, the same command goes on"
+        )
+    facts = {
+        "configuration": args.config.name,
+        **({"test data": config.data.describe()} if config.data else {}),
+        "date": ", ".join(dict.fromkeys(outcome.date for outcome in outcomes)),
+        **systems.machine,
+        "threads": ", ".join(
+            dict.fromkeys(str(setting.threads) for setting in config.settings)
+        ),
+    }
+    write_report(args.output_dir, config.title, facts, outcomes)
+    print(f"wrote {args.output_dir}/RESULTS.md, results.csv and plots")
+    check_hypotheses(outcomes)
+
+
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    run(get_parser(), benchmark, cmd)
+
+
+if __name__ == "__main__":
+    main()

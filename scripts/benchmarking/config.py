@@ -1,0 +1,204 @@
+"""The benchmark's configuration: strict YAML to data classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.measurement import Setting
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """A model of ESPnet's tasks with random weights.
+
+    Attributes:
+        asr, lm: Training configurations, of which the sizes matter.
+        tokens: Size of the vocabulary.
+        seed: Of the weights.
+    """
+
+    asr: Mapping[str, Any]
+    lm: Mapping[str, Any] | None = None
+    tokens: int = 5000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Files of a trained model, as bin.export and bin.optimize take them."""
+
+    train_config: Path
+    model_file: Path
+    lm_train_config: Path | None = None
+    lm_file: Path | None = None
+    calibration_scp: str | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Return the files by the option of bin.export that names them."""
+        names = ("train_config", "model_file", "lm_train_config", "lm_file")
+        return {name: path for name in names if (path := getattr(self, name))}
+
+    @property
+    def weights(self) -> list[Path]:
+        """Return the checkpoints."""
+        return [path for path in (self.model_file, self.lm_file) if path]
+
+    def espnet_options(self, with_lm: bool) -> dict[str, str]:
+        """Return the files by the option of ESPnet's Speech2Text."""
+        options = {
+            "asr_train_config": str(self.train_config),
+            "asr_model_file": str(self.model_file),
+        }
+        if with_lm:
+            options["lm_train_config"] = str(self.lm_train_config)
+            options["lm_file"] = str(self.lm_file)
+        return options
+
+
+@dataclass(frozen=True)
+class TestData:
+    """A Kaldi data directory with wav.scp and text, and how much of it to decode."""
+
+    __test__ = False  # no test case, whatever pytest thinks of its name
+
+    dir: Path
+    type: str = "sound"
+    utterances: int = 20
+
+    def describe(self) -> str:
+        """Return what the tables call it."""
+        return f"{self.dir}, up to {self.utterances} utterances spread over it"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A benchmark: one model, and the settings to measure it in."""
+
+    title: str
+    model: RandomModel | TrainedModel
+    data: TestData | None
+    settings: Sequence[Setting]
+
+
+def read_config(path: Path) -> Config:
+    """Read a configuration.
+
+    Names of files in ``random_model`` are relative to the configuration, all others to
+    the working directory, as those in a recipe's training configuration are.
+
+    Raises:
+        PluginError: Naming the key that is wrong.
+    """
+    content = _read_yaml(path)
+    known = ("title", "random_model", "model", "data", "defaults", "settings")
+    _check_keys(content, known, path)
+    if ("random_model" in content) == ("model" in content):
+        raise PluginError(f"{path}: give one of random_model and model")
+    if "model" in content:
+        model = _parse(TrainedModel, content["model"], f"{path}: model")
+    else:
+        sizes = content["random_model"]
+        if isinstance(sizes, dict):
+            sizes = {k: _sizes(v, path) for k, v in sizes.items()}
+        model = _parse(RandomModel, sizes, f"{path}: random_model")
+    data = None
+    if "data" in content:
+        data = _parse(TestData, content["data"], f"{path}: data")
+    settings = _settings(content, path)
+    for setting in settings:
+        if setting.audio_seconds is None and data is None:
+            raise PluginError(
+                f"{path}: '{setting.name}' has neither audio_seconds nor test data: "
+                "give one of them (data: dir)"
+            )
+        lm = model.lm if isinstance(model, RandomModel) else model.lm_file
+        if setting.lm_weight and lm is None:
+            raise PluginError(f"{path}: '{setting.name}' needs a language model")
+    return Config(str(content.get("title", path.stem)), model, data, settings)
+
+
+def _settings(content: Mapping[str, Any], path: Path) -> list[Setting]:
+    entries, defaults = content.get("settings"), content.get("defaults", {})
+    if not isinstance(entries, list) or not entries:
+        raise PluginError(f"{path}: settings is no list")
+    settings: list[Setting] = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}: setting {number}"
+        if not isinstance(entry, dict) or not isinstance(defaults, dict):
+            raise PluginError(f"{where} and defaults must hold options")
+        settings.append(_parse(Setting, {**defaults, **entry}, where))
+        if settings[-1].name in [setting.name for setting in settings[:-1]]:
+            raise PluginError(f"{where}: a second '{settings[-1].name}': set its name")
+    return settings
+
+
+def _sizes(value: Any, path: Path) -> Any:
+    return _read_yaml(path.parent / value) if isinstance(value, str) else value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise PluginError(f"cannot read {path}: {e}")
+    except yaml.YAMLError as e:
+        raise PluginError(f"{path} is not YAML: {' '.join(str(e).split())}")
+    if not isinstance(content, dict):
+        raise PluginError(f"{path} does not hold options: {content!r}")
+    return content
+
+
+def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: Any) -> None:
+    for key in content:
+        if key not in known:
+            raise PluginError(
+                f"{where}: unknown key '{key}'; known: {', '.join(known)}"
+            )
+
+
+def _parse(cls: type[T], content: Any, where: str) -> T:
+    """Build a data class of YAML's values."""
+    if not isinstance(content, dict):
+        raise PluginError(f"{where} does not hold options: {content!r}")
+    fields = dataclasses.fields(cls)
+    _check_keys(content, [field.name for field in fields], where)
+    for field in fields:
+        if field.default is dataclasses.MISSING and field.name not in content:
+            raise PluginError(f"{where}: {field.name} is missing")
+    hints = get_type_hints(cls)
+    values = {k: _value(hints[k], v, f"{where}: {k}") for k, v in content.items()}
+    try:
+        return cls(**values)
+    except PluginError as e:
+        raise PluginError(f"{where}: {e}")
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """Convert one value to what a field is annotated with."""
+    alternatives = get_args(hint)
+    if type(None) in alternatives:
+        if value is None:
+            return None
+        hint = alternatives[0]
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint == tuple[str, ...] and isinstance(value, list):
+        return tuple(map(str, value))
+    if hint in (int, str) and type(value) is hint:
+        return value
+    if hint == Mapping[str, Any] and isinstance(value, dict):
+        return value
+    names = {int: "a whole number", float: "a number", tuple[str, ...]: "a list"}
+    raise PluginError(f"{where} is not {names.get(hint, 'as it should be')}: {value!r}")

@@ -1,0 +1,162 @@
+"""From a configuration to what the systems read: checkpoints, bundles, audio."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from benchmarking.config import RandomModel, TestData, TrainedModel
+
+from espnet_onnx_plugin import runtime
+from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.sample import choose_keys, read_lengths
+from espnet_onnx_plugin.report.tables import write_atomically
+from espnet_onnx_plugin.runtime.data import (
+    Source,
+    check_rate,
+    iterate,
+    prepare,
+    read_scp,
+)
+
+SCRIPTS = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """What a setting decodes.
+
+    Attributes:
+        files: A numpy file for each utterance.
+        seconds: Length of all.
+        references: Transcripts, None for noise.
+    """
+
+    files: Sequence[Path]
+    seconds: float
+    references: Sequence[str] | None = None
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of a process of the benchmark."""
+    paths = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
+    # Not only the libraries that are asked for threads have some: numpy's BLAS, too.
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        **dict.fromkeys(names, str(threads)),
+    }
+
+
+def measured_code() -> list[Path]:
+    """Return the sources on which the figures depend: decoder and benchmark."""
+    return [
+        *Path(runtime.__file__).parent.glob("*.py"),
+        *Path(__file__).parent.glob("*.py"),
+    ]
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log, where a program says why it ended."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next(
+        (line.strip() for line in reversed(lines) if line.strip()), "no message"
+    )
+
+
+def _run(log: Path, module: str, *args: object) -> None:
+    """Run a module with a log, and show the log's last line where it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", module, *map(str, args)]
+    with open(log, "wb") as file:
+        code = subprocess.run(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment(os.cpu_count() or 1),
+        ).returncode
+    if code:
+        raise PluginError(f"{last_line(log)} (log: {log})")
+
+
+def make_random_model(model: RandomModel, directory: Path, log: Path) -> TrainedModel:
+    """Write a model of random weights, unless it is there."""
+    spec = json.dumps(dataclasses.asdict(model), sort_keys=True)
+    files = TrainedModel(directory / "asr.yaml", directory / "asr.pth")
+    if model.lm is not None:
+        lm = {"lm_train_config": directory / "lm.yaml", "lm_file": directory / "lm.pth"}
+        files = dataclasses.replace(files, **lm)
+    done = directory / "spec.json"
+    if not done.is_file() or done.read_text(encoding="utf-8") != spec:
+        directory.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)
+        _run(log, "benchmarking.random_model", spec, directory)
+        write_atomically(done, spec)
+    return files
+
+
+def make_bundles(
+    model: TrainedModel, variants: Collection[str], directory: Path, logs: Path
+) -> dict[str, Bundle]:
+    """Make the bundles of some variants, and fp32; those up to date are kept."""
+    commands = "espnet_onnx_plugin.bin."
+    files = [argument for k, v in model.files.items() for argument in (f"--{k}", v)]
+    fp32 = directory / "fp32"
+    _run(logs / "export.log", f"{commands}export", *files, "--output_dir", fp32)
+    calibration = []
+    if model.calibration_scp is not None:
+        calibration = ["--calibration_scp", model.calibration_scp]
+    # As stage 15: both from the exported graphs.
+    bundles = {"fp32": read_bundle(fp32)}
+    for variant, name in {"optimized": "optimize", "int8": "quantize"}.items():
+        if variant in variants:
+            output = directory / variant
+            options = ["--model_dir", fp32, "--output_dir", output, *calibration]
+            _run(logs / f"{name}.log", f"{commands}{name}", *options)
+            bundles[variant] = read_bundle(output)
+    return bundles
+
+
+def make_noise(seconds: float, speech: Speech, directory: Path) -> Audio:
+    """Write noise of a length."""
+    length = round(seconds * speech.sampling_rate)
+    if length < speech.min_length:
+        raise PluginError(f"audio_seconds {seconds:g}: too short for the encoder")
+    shape = (length, speech.feature_dim) if speech.feature_dim else (length,)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(shape)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"noise_{length}.npy"
+    np.save(path, noise.astype(np.float32))
+    return Audio([path], speech.seconds(length))
+
+
+def choose_data(data: TestData, speech: Speech, directory: Path) -> Audio:
+    """Write some utterances of the test data: spread over it, with the longest."""
+    source = Source(data.dir / "wav.scp", data.type)
+    texts = read_scp(data.dir / "text")
+    lengths = {
+        key: length
+        for key, length in read_lengths(source).items()
+        if length >= speech.min_length and texts.get(key)
+    }
+    if not lengths:
+        raise PluginError(f"{data.dir}: no utterance with a transcript can be decoded")
+    directory.mkdir(parents=True, exist_ok=True)
+    files, seconds = [], 0.0
+    keys = choose_keys(lengths, data.utterances)
+    for number, (key, audio) in enumerate(iterate(source, keys)):
+        check_rate(key, audio, speech)
+        array = prepare(audio.array, speech)
+        files.append(directory / f"data_{number}.npy")
+        np.save(files[-1], array)
+        seconds += speech.seconds(len(array))
+    return Audio(files, seconds, [texts[key] for key in keys])

@@ -1,0 +1,312 @@
+"""scripts/benchmark.py, from a configuration to tables and plots."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.benchmark import describe_agreement, write_report
+from espnet_onnx_plugin.report.measurement import (
+    PARTS,
+    Agreement,
+    Decode,
+    Measurement,
+    Outcome,
+    Setting,
+)
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf" / "benchmark"
+
+# One worker of xdist, so that the smoke configuration runs once.
+pytestmark = pytest.mark.xdist_group("benchmark")
+
+
+def load(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    path = ROOT / "scripts" / "benchmark.py"
+    spec = importlib.util.spec_from_file_location("benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The output directory of the smoke configuration."""
+    output = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        command = ["--config", str(CONF / "smoke.yaml"), "--output_dir", str(output)]
+        load(monkeypatch).main(command)
+    return output
+
+
+def outcomes(output):
+    files = sorted((output / "settings").glob("*.json"))
+    contents = [json.loads(f.read_text(encoding="utf-8")) for f in files]
+    return [Outcome.from_json(content["outcome"]) for content in contents]
+
+
+def test_smoke(smoke):
+    for name in ("time_by_part.png", "rtf_by_length.png"):
+        assert (smoke / name).read_bytes().startswith(b"\x89PNG")
+    page = (smoke / "RESULTS.md").read_text(encoding="utf-8")
+    for heading in ("## Speed", "## Time by part", "## Growth"):
+        assert heading in page
+    for word in ("torch ", "onnxruntime ", "cores", "- date: 20", "threads: 1"):
+        assert word in page
+    with open(smoke / "results.csv", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    assert [row["system"] for row in rows[:4]] == [
+        "pytorch",
+        "fp32",
+        "optimized",
+        "int8",
+    ]
+    assert len(rows) == 6
+    for row in rows:
+        if row["system"] in ("fp32", "optimized"):
+            assert (row["identical"], row["different"]) == ("1", "0")
+        assert float(row["start_seconds"]) > float(row["median_seconds"]) > 0
+        assert int(row["model_bytes"]) > 100_000
+
+
+def test_smoke_measurements(smoke):
+    one, two = outcomes(smoke)
+    assert (one.setting.audio_seconds, two.setting.audio_seconds) == (1.0, 2.0)
+    assert len({m.peak_memory_mb for m in two.measurements}) == 4
+    for m in two.measurements:
+        assert len(m.runs) == 2 and len(m.starts) == 1
+        for (decode,) in m.runs:
+            assert sum(decode.parts.values()) == pytest.approx(decode.seconds)
+            assert min(decode.parts.values()) >= 0
+            assert len(decode.tokens) == 8  # the steps that the configuration fixes
+    pytorch = two.reference.parts
+    assert all(pytorch[part] > 0 for part in PARTS)
+    # A bundle's process holds no torch.
+    assert two.measurements[1].peak_memory_mb < two.reference.peak_memory_mb / 2
+
+
+def test_finished_settings_are_kept(smoke, monkeypatch, tmp_path, capsys):
+    module = load(monkeypatch)
+    config = tmp_path / "more.yaml"
+    text = (CONF / "smoke.yaml").read_text(encoding="utf-8")
+    config.write_text(text + "- audio_seconds: 1.5\n", encoding="utf-8")
+    measured = []
+
+    def interrupt(setting, *others):
+        measured.append(setting.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.drive, "measure", interrupt)
+    with pytest.raises(SystemExit):
+        module.main(["--config", str(config), "--output_dir", str(smoke)])
+    assert measured == ["1.5 s, beam 4, LM 0.5"]
+    assert "finished settings (2) are kept" in capsys.readouterr().err
+
+
+def worker_spec(smoke, system, model):
+    noise = next((smoke / "audio").glob("*.npy"))
+    options = {"beam_size": 4, "maxlenratio": -8.0, "minlenratio": -7.0}
+    return {
+        "system": system,
+        "model": str(model),
+        "options": {**options, "ctc_weight": 0.3, "lm_weight": 0.5},
+        "threads": 1,
+        "audio": [str(noise)],
+    }
+
+
+def test_a_worker_of_a_bundle_imports_neither_torch_nor_espnet_nor_onnx(smoke):
+    code = (
+        "import runpy, sys\n"
+        "for name in ('torch', 'espnet', 'espnet2', 'onnx'): sys.modules[name] = None\n"
+        "runpy.run_module('benchmarking.worker', run_name='__main__')\n"
+    )
+    spec = worker_spec(smoke, "fp32", smoke / "bundles" / "fp32")
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(spec)],
+        input="0\n0\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT}"},
+    )
+    assert result.returncode == 0, result.stderr
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["tokens"] == second["tokens"] and len(first["tokens"]) == 8
+
+
+def test_a_wrong_bundle_is_different(smoke, monkeypatch, tmp_path, capsys):
+    import onnx
+
+    from espnet_onnx_plugin.bundle import read_bundle, redescribe, write_manifest
+
+    module = load(monkeypatch)
+    output = tmp_path / "wrong"
+    shutil.copytree(smoke, output)
+    shutil.rmtree(output / "settings")
+    bundle = read_bundle(output / "bundles" / "fp32")
+    graph = bundle.manifest.graphs["decoder"]
+    path = bundle.file(graph.file.name)
+    # The best token becomes the worst.
+    decoder = onnx.load(path, load_external_data=False)
+    name = "log_probs"
+    for node in decoder.graph.node:
+        node.output[:] = ["right" if o == name else o for o in node.output]
+    decoder.graph.node.append(onnx.helper.make_node("Neg", ["right"], [name]))
+    onnx.save(decoder, path)
+    graphs = {**bundle.manifest.graphs, "decoder": redescribe(path, graph)}
+    write_manifest(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
+    config = tmp_path / "wrong.yaml"
+    text = (CONF / "smoke.yaml").read_text(encoding="utf-8")
+    head = text[: text.index("settings:")]
+    config.write_text(
+        f"{head}settings: [{{audio_seconds: 1, variants: [pytorch, fp32]}}]\n",
+        encoding="utf-8",
+    )
+    # PyTorch's side is as it was.
+    known, measure = outcomes(smoke)[0].reference, module.drive.measure
+
+    def measure_fp32(setting, specs, logs):
+        measured = measure(setting, {"fp32": specs["fp32"]}, logs)
+        return {"pytorch": (known.starts, known.runs), **measured}
+
+    monkeypatch.setattr(module.drive, "measure", measure_fp32)
+    with pytest.raises(SystemExit) as error:
+        module.main(["--config", str(config), "--output_dir", str(output)])
+    assert error.value.code == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "other hypotheses than PyTorch's: fp32 in '1 s, beam 4, LM 0.5'" in message
+    assert "| different (" in (output / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_a_part_within_another_counts_once(monkeypatch):
+    load(monkeypatch)
+    from benchmarking import worker
+
+    class Scorer:
+        def score(self):
+            return self.posteriors()
+
+        def posteriors(self):
+            return "log_probs"
+
+    scorer, clock = Scorer(), iter([1.0, 11.0, 13.0, 113.0])
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock))
+    watch = worker.Stopwatch()
+    watch.watch("encoder", scorer, "posteriors")
+    watch.watch("ctc", scorer, "score", "what_it_lacks")
+    assert scorer.score() == "log_probs"
+    assert watch.seconds == {"ctc": 110.0, "encoder": 2.0}
+
+
+def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
+    module = load(monkeypatch)
+    spec = worker_spec(smoke, "fp32", tmp_path / "nothing")
+    with pytest.raises(PluginError, match="^fp32: .*nothing is not a bun"):
+        module.drive.measure(Setting(), {"fp32": spec}, tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"settings": [{"beam": 4}]}, "setting 1: unknown key 'beam'"),
+        ({"settings": [{"beam_size": "4"}]}, "beam_size is not a whole number"),
+        ({"settings": [{"beam_size": 0}]}, "beam_size 0 must be 1 or more"),
+        ({"settings": [{"variants": ["fp64"]}]}, "variants fp64"),
+        ({"settings": [{}]}, "neither audio_seconds nor test data"),
+        ({"settings": [{"audio_seconds": 1}] * 2}, "setting 2: a second '1 s, beam"),
+        ({"settings": []}, "settings is no list"),
+        ({"model": {}}, "one of random_model and model"),
+        ({"random_model": {"asr": "no.yaml"}}, "cannot read"),
+        ({"random_model": {}}, "asr is missing"),
+        ({"defaults": {"lm_weight": 0.5}}, "needs a language model"),
+        ({"data": {"dirs": "x"}}, "data: unknown key 'dirs'"),
+    ],
+)
+def test_errors_in_a_configuration(monkeypatch, tmp_path, capsys, change, message):
+    import yaml
+
+    module = load(monkeypatch)
+    content = {"random_model": {"asr": {}}, "settings": [{"audio_seconds": 1}]}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**content, **change}), encoding="utf-8")
+    with pytest.raises(SystemExit) as error:
+        module.main(["--config", str(config), "--output_dir", str(tmp_path)])
+    assert error.value.code == 1
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path, capsys):
+    module = load(monkeypatch)
+    monkeypatch.setattr(module, "find_spec", lambda name: name != "espnet2" or None)
+    with pytest.raises(SystemExit):
+        module.main(
+            ["--config", str(CONF / "smoke.yaml"), "--output_dir", str(tmp_path)]
+        )
+    assert "the benchmark needs espnet: pip install" in capsys.readouterr().err
+
+
+def test_the_configurations_are_read(monkeypatch):
+    module = load(monkeypatch)
+    config = module.read_config(CONF / "librispeech_conformer.yaml")
+    assert config.model.asr["encoder_conf"]["num_blocks"] == 12
+    assert config.model.lm["lm_conf"]["layer"] == 16
+    assert len(config.settings) == 6
+
+
+def decode(seconds, tokens, score=-1.0, text="a b"):
+    parts = {part: seconds / len(PARTS) for part in PARTS}
+    return Decode(seconds, parts, tuple(tokens), score, text, 100.0)
+
+
+def measurement(system, *runs):
+    return Measurement(system, 10, 2.0, [1.0, 3.0, 2.0], runs)
+
+
+def test_figures():
+    m = measurement(
+        "fp32", *[[decode(s, [1]), decode(2 * s, [2])] for s in (1.0, 5.0, 2.0)]
+    )
+    assert m.seconds == [3.0, 15.0, 6.0]
+    assert (m.median, m.rtf, m.start) == (6.0, 3.0, 2.0)
+    assert m.encoder == pytest.approx(2.0)
+    assert sum(m.parts.values()) == pytest.approx(6.0)
+
+
+def test_agreement_takes_an_utterances_worst_run():
+    reference = measurement(
+        "pytorch", *[[decode(1, [1, 2]), decode(1, [3]), decode(1, [4, 5])]] * 2
+    )
+    other = measurement(
+        "int8",
+        [decode(1, [1, 2]), decode(1, [4], -1.0009), decode(1, [4, 5])],
+        [decode(1, [1, 2]), decode(1, [3]), decode(1, [4, 6], -1.1)],
+    )
+    agreement = other.agreement(reference)
+    assert agreement == Agreement(1, 1, 1, pytest.approx((1 + 0 + 1 + 1 + 1 + 0.5) / 6))
+    text = "1 identical, 1 tie, 1 different (75.0 % of tokens equal)"
+    assert describe_agreement(agreement) == text
+    assert describe_agreement(Agreement(1, 0, 0, 1.0)) == "identical"
+
+
+def test_error_rates_of_test_data(tmp_path):
+    pytorch = measurement("pytorch", [decode(1, [1], text="a b"), decode(1, [2])])
+    fp32 = measurement("fp32", [decode(0.5, [1], text="a c"), decode(0.5, [2])])
+    outcome = Outcome(Setting(), "2026-01-01", ["a b", "a b"], [pytorch, fp32])
+    write_report(tmp_path, "Title", {}, [outcome])
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| test data, beam 10, no LM | fp32 | 1.000 |" in page
+    assert page.count("| 0.00 |") == 1 and page.count("| 25.00 |") == 1
+    assert (tmp_path / "wer_by_rtf.png").exists()
+    assert not (tmp_path / "rtf_by_length.png").exists()
