@@ -79,7 +79,7 @@ onnx_parse_options() {
 }
 
 onnx_check_options() {
-    local option value variants= known="fp32 optimized int8 weight8 weight4 fp16"
+    local option value variants known="fp32 optimized int8 weight8 weight4 fp16"
     [[ ${onnx} =~ ^(true|false)$ ]] ||
         onnx_die "--onnx must be true or false, not '${onnx}'"
     [[ ${onnx_provider} =~ ^(cpu|cuda)$ ]] ||
@@ -103,6 +103,7 @@ onnx_check_options() {
             cpu-fp16) onnx_die "--onnx_variants: fp16 is for --onnx_provider cuda" ;;
         esac
     done
+    variants=
     for value in ${known}; do
         [[ " ${onnx_variants} " != *" ${value} "* ]] || variants+="${value} "
     done

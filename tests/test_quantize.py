@@ -1,5 +1,6 @@
 """Lower precision: each form decodes, and the budget holds or nothing is written."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -215,6 +216,15 @@ def test_ranking_puts_the_hostile_layer_first(hostile_bundle, utterances):
     assert {layers.count(layer) for layer in layers} == {1, 2}  # steps to fp32
     forms = quantizer.forms(steps)
     assert {form for x in forms.values() for form in x.values()} == {"fp32"}
+
+
+def test_a_model_that_the_search_does_not_use_comes_last(hostile_bundle, utterances):
+    without_lm = dataclasses.replace(utterances, options={**SEARCH, "lm_weight": 0.0})
+    quantizer = _Quantizer(hostile_bundle, "int8", without_lm, Budget())
+    outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
+    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds)
+    assert steps[0].role == "decoder"
+    assert {step.gain for step in steps if step.role == "lm"} == {0.0}
 
 
 def test_a_budget_that_cannot_be_met_is_refused(

@@ -93,7 +93,9 @@ def dynamic_int8(
         Nodes to replace, see :meth:`Editor.replace`.
     """
     source, weight = node.input
-    value, scale = per_channel(editor.array(weight), 1, reduce_range)
+    array = editor.array(weight)
+    columns = array.shape[1]
+    value, scale = per_channel(array, 1, reduce_range)
     value = editor.constant(f"{weight}.int8", value)
     scale = editor.constant(f"{weight}.int8.scale", scale)
     nodes = []
@@ -105,7 +107,7 @@ def dynamic_int8(
     a, a_scale, a_zero = quantized_inputs[source]
     inputs, output, removed = [a, value, a_scale, scale, a_zero], node.output[0], {}
     add = editor.bias(node)
-    if add is not None:
+    if add is not None and editor.constants[bias_of(editor, add)].dims == [columns]:
         inputs += ["", bias_of(editor, add)]
         output = add.output[0]
         removed = {output: []}
