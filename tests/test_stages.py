@@ -16,7 +16,8 @@ DRIVER = r"""
 stage=1; stop_stage=100; skip_stages=; skip_upload_hf=true; skip_eval=false
 python=python3; inference_nj=3; inference_tag=; inference_config=; inference_args=
 asr_task=asr; use_k2=false; use_streaming=false; use_maskctc=false; use_lm=false
-num_inf=; batch_size=1; use_ngram=false; eval_valid_set=false; lm_exp=exp/lm; audio_format=flac
+num_inf=; batch_size=1; use_ngram=false; eval_valid_set=false; lm_exp=exp/lm
+audio_format=flac
 asr_exp=exp/asr; data_feats=dump/raw; valid_set=valid; test_sets="test_a test_b"
 inference_asr_model=m.pth; inference_lm=lm.pth; decode_cmd=./job; cuda_cmd=./job
 log() { echo "LOG $*"; }
