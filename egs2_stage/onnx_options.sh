@@ -20,7 +20,7 @@ onnx_dir=
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
     --onnx                 # Whether to run these stages in place of ESPnet's from 14 on (default=\"${onnx}\").
-    --onnx_variants        # The models to make and to decode with (default=\"fp32 optimized int8\", with cuda without int8).
+    --onnx_variants        # The models to make and to decode with (default=\"fp32 optimized int8\", with cuda without int8; also weight8 and weight4, and with cuda fp16).
     --onnx_export_config   # YAML for the export (default=\"${onnx_export_config}\").
     --onnx_optimize_config # YAML for the optimization (default=\"${onnx_optimize_config}\").
     --onnx_quantize_config # YAML for the quantization (default=\"${onnx_quantize_config}\").
@@ -79,7 +79,7 @@ onnx_parse_options() {
 }
 
 onnx_check_options() {
-    local option value variants=
+    local option value variants known="fp32 optimized int8 weight8 weight4 fp16"
     [[ ${onnx} =~ ^(true|false)$ ]] ||
         onnx_die "--onnx must be true or false, not '${onnx}'"
     [[ ${onnx_provider} =~ ^(cpu|cuda)$ ]] ||
@@ -93,17 +93,23 @@ onnx_check_options() {
         [ "${onnx_provider}" = cuda ] || onnx_variants+=" int8"
     fi
     for value in ${onnx_variants}; do
-        [[ ${value} =~ ^(fp32|optimized|int8)$ ]] ||
-            onnx_die "--onnx_variants: '${value}' is none of fp32 optimized int8"
+        [[ " ${known} " == *" ${value} "* ]] ||
+            onnx_die "--onnx_variants: '${value}' is none of ${known}"
+        case ${onnx_provider}-${value} in
+            cuda-int8 | cuda-weight8 | cuda-weight4)
+                onnx_die "--onnx_variants: ${value} is for the CPU, leave it out with" \
+                    "--onnx_provider cuda"
+                ;;
+            cpu-fp16) onnx_die "--onnx_variants: fp16 is for --onnx_provider cuda" ;;
+        esac
     done
-    for value in fp32 optimized int8; do
+    variants=
+    for value in ${known}; do
         [[ " ${onnx_variants} " != *" ${value} "* ]] || variants+="${value} "
     done
     onnx_variants=${variants% }
     [ -n "${onnx_variants}" ] ||
-        onnx_die "--onnx_variants must name at least one of fp32 optimized int8"
-    [[ ${onnx_provider} != cuda || ${onnx_variants} != *int8* ]] ||
-        onnx_die "--onnx_variants: int8 is for the CPU, leave it out with --onnx_provider cuda"
+        onnx_die "--onnx_variants must name at least one of ${known}"
     for option in onnx_export_config onnx_optimize_config onnx_quantize_config; do
         [ -f "${!option}" ] ||
             onnx_die "--${option}: no such file: '${!option}'"

@@ -88,14 +88,16 @@ onnx_find_data() {
 }
 
 # onnx_find_validation_data OPTION: sets onnx_validation_args to OPTION FILE,TYPE, or to
-# nothing where the recipe has no validation set
+# nothing where the recipe has no validation set, and onnx_validation_text to its text
 onnx_find_validation_data() {
     local dir
     onnx_validation_args=()
+    onnx_validation_text=
     for dir in "${data_feats}/org/${valid_set}" "${data_feats}/${valid_set}"; do
         if [ -n "${valid_set}" ] && [ -f "${dir}"/feats_type ]; then
             onnx_find_data "${dir}"
             onnx_validation_args=("$1" "${dir}/${onnx_scp},${onnx_type}")
+            [ ! -f "${dir}"/text ] || onnx_validation_text=${dir}/text
             return
         fi
     done
@@ -130,6 +132,7 @@ onnx_export() {
 }
 
 onnx_optimize() {
+    local variant search_args=${inference_args}
     if [ "${onnx_variants}" = fp32 ]; then
         log "Stage 15: Nothing to do for --onnx_variants fp32"
         return
@@ -143,13 +146,22 @@ onnx_optimize() {
             --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
             --config "${onnx_optimize_config}"
     fi
-    if [[ ${onnx_variants} == *int8* ]]; then
-        # From the exported graphs: onnxruntime's quantizer does not know fused ones.
-        log "Stage 15: Quantize: ${onnx_dir}/fp32 -> ${onnx_dir}/int8, log: '${onnx_dir}/quantize.log'"
-        onnx_job "${onnx_cmd}" "${onnx_dir}"/quantize.log quantize \
-            --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/int8 \
-            "${onnx_validation_args[@]}" --config "${onnx_quantize_config}"
+    if [ -n "${onnx_validation_text}" ]; then
+        onnx_validation_args+=(--calibration_text "${onnx_validation_text}")
     fi
+    # The search of the recipe, on which the budget is measured.
+    "${use_lm}" || search_args+=" --lm_weight 0"
+    "${use_ngram}" || search_args+=" --ngram_weight 0"
+    for variant in ${onnx_variants}; do
+        [[ " fp32 optimized " != *" ${variant} "* ]] || continue
+        # From the exported graphs: fused operators have no quantized form.
+        log "Stage 15: Quantize: ${onnx_dir}/fp32 -> ${onnx_dir}/${variant}, log: '${onnx_dir}/quantize_${variant}.log'"
+        onnx_job "${decode_cmd} --gpu 0" "${onnx_dir}/quantize_${variant}".log quantize \
+            --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}/${variant}" \
+            --precision "${variant}" "${onnx_validation_args[@]}" \
+            ${inference_config:+--inference_config "${inference_config}"} \
+            --inference_args="${search_args}" --config "${onnx_quantize_config}"
+    done
 }
 
 # onnx_decode VARIANT DSET

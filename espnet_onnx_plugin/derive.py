@@ -18,10 +18,12 @@ from espnet_onnx_plugin.bundle import (
 )
 from espnet_onnx_plugin.errors import PluginError
 
-#: Writes the new form of a graph: (role, old file, new file).
-Rewrite = Callable[[str, Path, Path], None]
+#: Writes the new form of a graph: (role, old file, new file). Returns whether an
+#: utterance gets the same result in a batch as alone, where it did before.
+Rewrite = Callable[[str, Path, Path], bool]
 
-#: Measures a new bundle and returns its figures, or raises to refuse it.
+#: Measures a new bundle and returns its figures, or raises to refuse it. It may write
+#: the bundle's graphs again until they pass.
 Check = Callable[[Bundle], Mapping[str, Any]]
 
 
@@ -72,9 +74,14 @@ def derive(
         manifest: Manifest = dataclasses.replace(
             parent.manifest, graphs=graphs, source=source, checks={}
         )
-        figures = check(Bundle(work, manifest))
-        checks = {**parent.manifest.checks, **figures}
-        write_manifest(work, dataclasses.replace(manifest, checks=checks))
+        checks = {**parent.manifest.checks, **check(Bundle(work, manifest))}
+        graphs = {  # a check may mend what it measures
+            role: redescribe(work / graph.file.name, graph)
+            for role, graph in graphs.items()
+        }
+        write_manifest(
+            work, dataclasses.replace(manifest, graphs=graphs, checks=checks)
+        )
     return read_bundle(output_dir)
 
 
@@ -82,8 +89,10 @@ def _rewritten(
     role: str, graph: Graph, parent: Bundle, work: Path, rewrite: Rewrite
 ) -> Graph:
     new = work / graph.file.name
-    rewrite(role, parent.file(graph.file.name), new)
-    return redescribe(new, graph)
+    batches = rewrite(role, parent.file(graph.file.name), new)
+    return dataclasses.replace(
+        redescribe(new, graph), batches=graph.batches and batches
+    )
 
 
 def is_current(output_dir: Path, origin: Mapping[str, Any]) -> bool:

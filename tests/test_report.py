@@ -286,3 +286,53 @@ def test_command_line_error_is_one_line(decodes, capsys):
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "token_int is missing" in message
     assert not (decodes / "onnx").exists()
+
+
+FIGURES = {
+    "precision": "int8",
+    "utterances": 50,
+    "token_agreement": 0.99876,
+    "wer_fp32": 5.0,
+    "wer": 5.06,
+    "budget": {"max_wer_increase": 0.1, "min_token_agreement": 0.99},
+    "kept": {},
+    "speed_ratio": 1.5,
+    "slower": False,
+}
+
+
+def quantized_markdown(root, **changes):
+    import yaml
+
+    checks = {"parity": {}, "quantize": {**FIGURES, **changes}}
+    (root / "bundle").mkdir(exist_ok=True)
+    (root / "bundle/manifest.yaml").write_text(
+        yaml.safe_dump({"checks": checks}, sort_keys=False)
+    )
+    systems = [
+        System("fp32", root / "fp32"),
+        System("int8", root / "fp32", (root / "bundle",)),
+    ]
+    lines = to_markdown("Title", {}, compare(["test_clean"], systems, None))
+    notes = [line for line in lines.splitlines() if "budget" in line]
+    assert len(notes) == 1
+    return notes[0]
+
+
+def test_what_a_quantized_variant_kept_of_its_budget(decodes):
+    assert quantized_markdown(decodes) == (
+        "- int8: validation set, 50 utterances; WER 5.00 % in fp32, 5.06 % here "
+        "(budget +0.10); 99.88 % of fp32's tokens (budget 99.00 %); no layer kept back."
+    )
+
+
+def test_layers_kept_and_a_slower_variant_are_told(decodes):
+    kept = {"weight8": [f"encoder: l{i}" for i in range(6)], "fp32": ["lm: x"]}
+    note = quantized_markdown(decodes, kept=kept, slower=True, speed_ratio=0.8)
+    assert note.endswith(
+        "kept: 6 layers in weight8 (encoder: l0, encoder: l1, encoder: l2, "
+        "encoder: l3, encoder: l4, ...) and 1 layers in fp32 (lm: x); slower than "
+        "fp32 on the machine that made it (0.80x)."
+    )
+    note = quantized_markdown(decodes, budget=None)
+    assert "no budget was measured" in note and "WER" not in note

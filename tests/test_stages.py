@@ -16,7 +16,8 @@ DRIVER = r"""
 stage=1; stop_stage=100; skip_stages=; skip_upload_hf=true; skip_eval=false
 python=python3; inference_nj=3; inference_tag=; inference_config=; inference_args=
 asr_task=asr; use_k2=false; use_streaming=false; use_maskctc=false; use_lm=false
-num_inf=; use_ngram=false; eval_valid_set=false; lm_exp=exp/lm; audio_format=flac
+num_inf=; batch_size=1; use_ngram=false; eval_valid_set=false; lm_exp=exp/lm
+audio_format=flac
 asr_exp=exp/asr; data_feats=dump/raw; valid_set=valid; test_sets="test_a test_b"
 inference_asr_model=m.pth; inference_lm=lm.pth; decode_cmd=./job; cuda_cmd=./job
 log() { echo "LOG $*"; }
@@ -62,7 +63,8 @@ name = args[1].rpartition(".")[2]
 values = {{}}
 for arg in args[2:]:
     if arg.startswith("--"):
-        values[arg[2:]] = last = []
+        key, equals, value = arg[2:].partition("=")
+        values[key] = last = [value] if equals else []
     else:
         last.append(arg)
 with open("module_calls", "a") as f:
@@ -132,6 +134,7 @@ def make_data(name, keys, scp="wav.scp", feats_type="raw", audio_format="flac"):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     (directory / scp).write_text("".join(f"{key} {key}.flac\n" for key in keys))
+    (directory / "text").write_text("".join(f"{key} words\n" for key in keys))
     (directory / "feats_type").write_text(feats_type + "\n")
     lengths = "".join(f"{key} 16000\n" for key in keys)
     (directory / "utt2num_samples").write_text(lengths)
@@ -245,11 +248,16 @@ def test_help(recipe):
         (["--onnx"], ["--onnx needs a value"]),
         (["--onnx_variant", "int8"], ["unknown option --onnx_variant"]),
         (["--onnx-nbest", "1"], ["unknown option --onnx-nbest"]),
-        (["--onnx_variants", "fp32 fp16"], ["'fp16'", "fp32 optimized int8"]),
+        (["--onnx_variants", "fp32 int4"], ["'int4'", "fp32 optimized int8 weight8"]),
+        (["--onnx_variants", "fp16"], ["fp16 is for --onnx_provider cuda"]),
         (["--onnx_variants", ""], ["--onnx_variants", "at least one"]),
         (
             ["--onnx_variants", "fp32 int8", "--onnx_provider", "cuda"],
             ["int8 is for the CPU"],
+        ),
+        (
+            ["--onnx_variants", "weight4", "--onnx_provider", "cuda"],
+            ["weight4 is for the CPU"],
         ),
         (["--onnx_provider", "tpu"], ["--onnx_provider", "'tpu'"]),
         (["--onnx_threads", "0"], ["--onnx_threads", "'0'"]),
@@ -338,7 +346,11 @@ def test_all_three_stages(recipe):
         {
             "model_dir": ["exp/asr/onnx/fp32"],
             "output_dir": ["exp/asr/onnx/int8"],
+            "precision": ["int8"],
             "calibration_scp": audio,
+            "calibration_text": ["dump/raw/org/valid/text"],
+            "inference_config": ["decode.yaml"],
+            "inference_args": ["--beam_size 5 --ngram_weight 0"],
             "config": [str(ROOT / "conf/quantize.yaml")],
         }
     ]
@@ -351,6 +363,7 @@ def test_all_three_stages(recipe):
         "num_threads": ["1"],
         "data_path_and_name_and_type": ["dump/raw/test_a/wav.scp,speech,sound"],
         "key_file": ["exp/asr/tag_onnx_fp32/test_a/logdir/keys.1.scp"],
+        "batch_size": ["1"],
         "output_dir": ["exp/asr/tag_onnx_fp32/test_a/logdir/output.1"],
         "config": ["decode.yaml"],
         "beam_size": ["5"],
@@ -451,6 +464,7 @@ def test_a_bundle_lacks_a_model_that_the_search_uses(recipe, option, what):
         ("fp32", ["export"]),
         ("optimized", ["export", "optimize"]),
         ("int8 fp32", ["export", "quantize"]),
+        ("weight4 weight8", ["export", "quantize", "quantize"]),
     ],
 )
 def test_only_the_variants_asked_for(recipe, variants, made):

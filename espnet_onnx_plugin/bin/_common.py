@@ -77,8 +77,12 @@ def str_or_none(value: str) -> Optional[str]:
     return None if value.strip().lower() in ("", "none", "null", "nil") else value
 
 
-def add_derive_options(parser: ArgumentParser) -> None:
-    """The options of a command that makes one bundle of another."""
+def add_derive_options(parser: ArgumentParser, utterances: int) -> None:
+    """The options of a command that makes one bundle of another.
+
+    Args:
+        utterances: default of how many the check takes.
+    """
     parser.add_argument("--model_dir", type=Path, required=True, help="the bundle")
     parser.add_argument("--output_dir", type=Path, required=True, help="the new one")
     parser.add_argument(
@@ -86,7 +90,10 @@ def add_derive_options(parser: ArgumentParser) -> None:
         help="SCP,TYPE of audio for the check, e.g. dump/raw/dev/wav.scp,sound",
     )
     parser.add_argument(
-        "--calibration_utterances", type=int, default=10, help="how many of them"
+        "--calibration_utterances",
+        type=int,
+        default=utterances,
+        help="how many of them, spread over the file",
     )
 
 

@@ -14,7 +14,7 @@ from espnet_onnx_plugin.bin._common import (
 def get_parser() -> ArgumentParser:
     """The options."""
     parser = ArgumentParser(prog="optimize", description="Fuse the graphs of a bundle")
-    add_derive_options(parser)
+    add_derive_options(parser, utterances=10)
     parser.add_argument(
         "--provider", default="cpu", choices=("cpu", "cuda"), help="where it will run"
     )

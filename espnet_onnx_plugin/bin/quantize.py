@@ -1,7 +1,9 @@
 """Quantize the graphs of a bundle."""
 
 import argparse
-from typing import Optional, Sequence
+import shlex
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
 
 from espnet_onnx_plugin.bin._common import (
     ArgumentParser,
@@ -14,22 +16,84 @@ from espnet_onnx_plugin.bin._common import (
 def get_parser() -> ArgumentParser:
     """The options."""
     parser = ArgumentParser(
-        prog="quantize", description="Quantize the graphs of a bundle to int8"
+        prog="quantize",
+        description="Write a bundle in lower precision, within a quality budget",
     )
-    add_derive_options(parser)
+    add_derive_options(parser, utterances=200)
+    parser.add_argument(
+        "--precision",
+        default="int8",
+        choices=("int8", "weight8", "weight4", "fp16"),
+        help="int8: products and large convolutions in integers; weight8, weight4: "
+        "products with weights in blocks of 8 or 4 bits; fp16: for cuda",
+    )
+    parser.add_argument(
+        "--calibration_text",
+        type=Path,
+        help="transcripts of --calibration_scp (Kaldi's text), for the error rate",
+    )
+    parser.add_argument(
+        "--inference_config",
+        help="decoding options of the recipe, as bin.asr_inference takes them; "
+        "default: a search of beam 5 that uses every model of the bundle",
+    )
+    parser.add_argument(
+        "--inference_args",
+        default="",
+        help="more of them in one string, e.g. '--lm_weight 0.3'; they win",
+    )
+    parser.add_argument(
+        "--max_wer_increase",
+        type=float,
+        default=0.1,
+        help="how much the error rate may rise, in absolute percent",
+    )
+    parser.add_argument(
+        "--min_token_agreement",
+        type=float,
+        default=0.99,
+        help="share of the tokens that have to be fp32's, which also holds sets "
+        "without transcripts or too small for an error rate",
+    )
     return parser
+
+
+def search_options(config: Optional[str], args: str) -> Optional[Dict[str, Any]]:
+    """Decoding options as bin.asr_inference reads them, None where none are given."""
+    from espnet_onnx_plugin.bin import asr_inference
+
+    given = [*(["--config", config] if config else []), *shlex.split(args)]
+    if not given:
+        return None
+    required = ["--model_dir", "", "--output_dir", ""]
+    required += ["--data_path_and_name_and_type", "scp,speech,sound"]
+    parsed = asr_inference.get_parser().parse_args(required + given)
+    return {name: getattr(parsed, name) for name in asr_inference.SEARCH_OPTIONS}
 
 
 def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.quantize.dynamic import quantize
+    from espnet_onnx_plugin.errors import PluginError
+    from espnet_onnx_plugin.quantize.budget import Budget
+    from espnet_onnx_plugin.quantize.quantize import quantize
+    from espnet_onnx_plugin.quantize.reading import Utterances
 
+    if args.calibration_text and not args.calibration_scp:
+        raise PluginError("--calibration_text needs the audio: --calibration_scp")
+    utterances = Utterances(
+        calibration_source(args),
+        args.calibration_text,
+        search_options(args.inference_config, args.inference_args),
+    )
+    budget = Budget(args.max_wer_increase, args.min_token_agreement)
     model = read_bundle(args.model_dir)
-    bundle = quantize(model, args.output_dir, calibration_source(args))
+    bundle = quantize(model, args.output_dir, args.precision, utterances, budget)
     figures = bundle.manifest.checks["quantize"]
     print(
         f"{bundle.path}: {model.size / 2**20:.1f} -> {bundle.size / 2**20:.1f} MiB, "
+        f"{figures['speed_ratio']:.2f} x the speed, "
+        f"{sum(map(len, figures['kept'].values()))} layers kept in higher precision, "
         f"same tokens on {figures['identical']} of {figures['utterances']} utterances "
         f"({figures['audio']} audio)"
     )

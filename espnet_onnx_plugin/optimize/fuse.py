@@ -86,7 +86,7 @@ def optimize(
     """
     nodes: Dict[str, Any] = {}
 
-    def rewrite(role: str, old: Path, new: Path) -> None:
+    def rewrite(role: str, old: Path, new: Path) -> bool:
         rules = optimize_graph(old, new, provider)
         before, after = count_nodes(old), count_nodes(new)
         nodes[role] = {
@@ -95,6 +95,7 @@ def optimize(
             "rules": {name: count for name, count in rules.items() if count},
             "fused": dict(after - before),
         }
+        return True
 
     def check(bundle: Bundle) -> Mapping[str, Any]:
         comparison = compare(model, bundle, source)

@@ -8,7 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from espnet_onnx_plugin.bundle import MANIFEST
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
 
@@ -42,6 +46,15 @@ class System:
         if not self.model_paths:
             return None
         return sum(map(_size, self.model_paths))
+
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """Return what the quantization measured, None where there was none."""
+        for path in self.model_paths:
+            if (path / MANIFEST).is_file():
+                manifest = yaml.safe_load((path / MANIFEST).read_text(encoding="utf-8"))
+                return (manifest.get("checks") or {}).get("quantize")
+        return None
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,7 @@ class Result:
         speed_up: The reference's time over this system's, None where it was not timed
             on the same sample.
         model_bytes: Size of the model's files.
+        quantization: What the quantization measured, as the manifest has it.
     """
 
     test_set: str
@@ -98,6 +112,7 @@ class Result:
     timing: Timing | None = None
     speed_up: float | None = None
     model_bytes: int | None = None
+    quantization: Mapping[str, Any] | None = None
 
 
 def compare(
@@ -195,6 +210,7 @@ class _Decode:
             timing=_sum_timings(self.timings.values()),
             speed_up=speed_up,
             model_bytes=self.system.model_bytes,
+            quantization=self.system.quantization,
         )
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from espnet_onnx_plugin.report.results import ERROR_TYPES, TIE, Result
 
@@ -24,6 +25,8 @@ LATEX_SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 MIB = 2**20
+# Layers kept in higher precision that are named; the manifest names all.
+KEPT_NAMED = 5
 
 
 def markdown_escape(text: str) -> str:
@@ -105,6 +108,39 @@ def notes(results: list[Result]) -> Iterator[str]:
             "each system decodes the same sample of a test set in one process, one "
             f"system after the other (utterances: {', '.join(samples)})."
         )
+    for system, figures in {r.system: r.quantization for r in results}.items():
+        if figures is not None:
+            yield f"{system}: {_quantization(figures)}"
+
+
+def _quantization(figures: Mapping[str, Any]) -> str:
+    """Return how a quantized model stands to its budget, and what that took."""
+    if figures["budget"] is None:
+        parts = ["no budget was measured, for there was no validation set"]
+    else:
+        parts = [f"validation set, {figures['utterances']} utterances"]
+        budget = figures["budget"]
+        if "wer" in figures:
+            parts.append(
+                f"WER {figures['wer_fp32']:.2f} % in fp32, {figures['wer']:.2f} % here "
+                f"(budget {budget['max_wer_increase']:+.2f})"
+            )
+        parts.append(
+            f"{100 * figures['token_agreement']:.2f} % of fp32's tokens (budget "
+            f"{100 * budget['min_token_agreement']:.2f} %)"
+        )
+    kept = [
+        f"{len(layers)} layers in {form} ({', '.join(layers[:KEPT_NAMED])}"
+        f"{', ...' * (len(layers) > KEPT_NAMED)})"
+        for form, layers in figures["kept"].items()
+    ]
+    parts.append(f"kept: {' and '.join(kept)}" if kept else "no layer kept back")
+    if figures["slower"]:
+        parts.append(
+            "slower than fp32 on the machine that made it "
+            f"({figures['speed_ratio']:.2f}x)"
+        )
+    return "; ".join(parts) + "."
 
 
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

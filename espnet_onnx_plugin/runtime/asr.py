@@ -93,6 +93,24 @@ class DecodeOptions:
         )
 
 
+def _check_precision(bundle: Bundle, device: Device) -> None:
+    """Refuse a bundle in a precision that is not for this device."""
+    quantized = bundle.manifest.checks.get("quantize")
+    if quantized is None:
+        return
+    half = quantized["precision"] == "fp16"
+    if half and device.provider == "cpu":
+        raise PluginError(
+            f"{bundle.path} is in fp16, which is for cuda and slower than fp32 on the "
+            "CPU; use the int8 or optimized bundle with cpu"
+        )
+    if not half and device.provider == "cuda":
+        raise PluginError(
+            f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
+            "operators; use the fp16, fp32 or optimized bundle with cuda"
+        )
+
+
 class Speech2Text:
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
@@ -132,11 +150,7 @@ class Speech2Text:
                 f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "
                 "Speech2Text takes asr"
             )
-        if device.provider == "cuda" and "quantize" in bundle.manifest.checks:
-            raise PluginError(
-                f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no "
-                "such operators; use the fp32 or optimized bundle with cuda"
-            )
+        _check_precision(bundle, device)
         self.bundle = bundle
         self.device = device
         self.converter = TokenConverter(self.bundle)

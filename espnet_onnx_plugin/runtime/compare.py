@@ -45,7 +45,8 @@ class Comparison:
         return {**vars(self), "differences": differences}
 
 
-def _noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
+def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
+    """Utterances for a check without audio, by what they are called."""
     random = np.random.default_rng(0)
     for factor in (3, 7, 20):
         shape = [speech.min_length * factor]
@@ -67,20 +68,28 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> float:
     return worst if np.isfinite(worst) else float("inf")
 
 
+def search_options(bundle: Bundle) -> Dict[str, Any]:
+    """Decoding options for a check, such that every graph of the bundle is used."""
+    graphs = bundle.manifest.graphs
+    ctc_weight = 0.3
+    if "decoder" not in graphs:
+        ctc_weight = 1.0
+    elif "ctc_log_probs" not in graphs["encoder"].outputs:
+        ctc_weight = 0.0
+    return dict(
+        beam_size=min(BEAM_SIZE, len(TokenConverter(bundle).token_list)),
+        ctc_weight=ctc_weight,
+        lm_weight=0.3,
+        ngram_weight=0.0,
+    )
+
+
 class _Side:
     """One of the two bundles, opened for search and for single graphs."""
 
     def __init__(self, bundle: Bundle):
         graphs = bundle.manifest.graphs
-        options: Dict[str, Any] = dict(lm_weight=0.3, ctc_weight=0.3)
-        if "decoder" not in graphs:
-            options["ctc_weight"] = 1.0
-        elif "ctc_log_probs" not in graphs["encoder"].outputs:
-            options["ctc_weight"] = 0.0
-        beam_size = min(BEAM_SIZE, len(TokenConverter(bundle).token_list))
-        self.speech2text = Speech2Text(
-            bundle, beam_size=beam_size, ngram_weight=0.0, **options
-        )
+        self.speech2text = Speech2Text(bundle, **search_options(bundle))
         device = self.speech2text.device
         self.scorers: Dict[str, FullScorer] = {}
         for role in ("decoder", "lm"):
@@ -119,7 +128,7 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         figure = difference(ours, expected)
         differences[component] = max(differences.get(component, 0.0), figure)
 
-    for key, audio in _noise(speech) if source is None else usable(source, speech):
+    for key, audio in noise(speech) if source is None else usable(source, speech):
         logger.info("comparing on %s", key)
         prepared = [left.speech2text.prepare(audio)]
         encoded = left.speech2text.encode(prepared)

@@ -74,7 +74,7 @@ READERS: Dict[str, Callable[[str], Audio]] = {
 class Source:
     """ESPnet's ``data_path_and_name_and_type`` less the name: an scp and its type.
 
-    ``limit``: how many utterances a check takes of it, from its start; None for all.
+    ``limit``: how many utterances a check takes of it, spread over it; None for all.
 
     Raises:
         PluginError: if the type is not one of :data:`READERS`.
@@ -203,15 +203,16 @@ def check_rate(key: str, audio: Audio, expected: Speech) -> None:
 
 
 def usable(source: Source, expected: Speech) -> Iterator[Tuple[str, np.ndarray]]:
-    """The first utterances of a source that the encoder can take, prepared for it.
+    """Those of a source's utterances that the encoder can take, prepared for it.
 
     Raises:
         PluginError: if there is none.
     """
+    keys = list(source.entries())
+    wanted = len(keys) if source.limit is None else min(source.limit, len(keys))
+    keys = [keys[i * len(keys) // wanted] for i in range(wanted)]
     count = 0
-    for key, audio in iterate(source):
-        if count == source.limit:
-            return
+    for key, audio in iterate(source, keys):
         check_rate(key, audio, expected)
         speech = prepare(audio.array, expected)
         if len(speech) >= expected.min_length:

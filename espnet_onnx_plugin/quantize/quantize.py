@@ -1,0 +1,231 @@
+"""Quantization within a quality budget: bundle to bundle.
+
+The bundle is written in the precision that was asked for and read against its parent,
+by the recipe's own search on the validation set. Where it misses the budget, layers are
+kept in higher precision, those first that cost most, until it holds.
+"""
+
+import logging
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Dict, List, Mapping
+
+import onnxruntime as ort
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.derive import derive
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.optimize.fuse import optimize_graph
+from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
+from espnet_onnx_plugin.quantize.half import to_half
+from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
+from espnet_onnx_plugin.quantize.reading import Reader, Utterances
+from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
+from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.session import Device, Session
+
+logger = logging.getLogger(__name__)
+
+FP16 = "fp16"
+PRECISIONS = (*LADDERS, FP16)
+
+#: The graph from waveform to features: the logarithm of a spectrum needs floats.
+FRONTEND = "frontend"
+
+NO_UTTERANCES = Utterances()
+DEFAULT_BUDGET = Budget()
+
+#: Processors with one of these multiply unsigned by signed bytes without saturating.
+_DOT_PRODUCT_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+
+
+def needs_reduced_range(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether this machine's int8 products saturate, so that weights get 7 bits.
+
+    An unknown processor counts as one whose products do: 7 bits are right everywhere.
+    """
+    try:
+        flags = set(Path(cpuinfo).read_text(encoding="utf-8").split())
+    except OSError:
+        return True
+    return not flags & _DOT_PRODUCT_FLAGS
+
+
+def quantize(
+    model: Bundle,
+    output_dir: Path,
+    precision: str = "int8",
+    utterances: Utterances = NO_UTTERANCES,
+    budget: Budget = DEFAULT_BUDGET,
+) -> Bundle:
+    """Write a bundle in lower precision, with the figures of a reading.
+
+    Args:
+        model: the bundle that was exported.
+        output_dir: the new bundle.
+        precision: one of :data:`PRECISIONS`.
+        utterances: audio to measure on; without, nothing holds the budget, and
+            convolutions stay in fp32.
+        budget: what quantization may cost.
+
+    Raises:
+        PluginError: if the budget does not hold; nothing is written then.
+    """
+    if precision not in PRECISIONS:
+        raise PluginError(
+            f"precision '{precision}' is unknown; use one of {', '.join(PRECISIONS)}"
+        )
+    if utterances.source is None:
+        logger.warning(
+            "no calibration audio: convolutions stay in fp32 and the budget is not "
+            "measured; give --calibration_scp"
+        )
+    quantizer = _Quantizer(model, precision, utterances, budget)
+    made_by = dict(
+        step="quantize",
+        precision=precision,
+        reduce_range=quantizer.reduce_range,
+        budget=asdict(budget),
+        calibration=utterances.as_dict(),
+        onnxruntime=ort.__version__,
+    )
+    return derive(model, output_dir, made_by, quantizer.rewrite, quantizer.check)
+
+
+@dataclass(frozen=True)
+class _Quantizer:
+    model: Bundle
+    precision: str
+    utterances: Utterances
+    budget: Budget
+
+    @cached_property
+    def reduce_range(self) -> bool:
+        return needs_reduced_range()
+
+    @cached_property
+    def reader(self) -> Reader:
+        return Reader(self.model, self.utterances)
+
+    @cached_property
+    def lowerings(self) -> Dict[str, Lowering]:
+        """The graphs that are quantized, by role."""
+        real = self.utterances.source is not None
+        return {
+            role: Lowering(
+                self.model.file(graph.file.name),
+                self.precision,
+                self.reduce_range,
+                self.reader.feeds.get(role, ()) if real else (),
+            )
+            for role, graph in self.model.manifest.graphs.items()
+            if role != FRONTEND and self.precision != FP16
+        }
+
+    def forms(self, raises: List[Raise]) -> Dict[str, Dict[str, str]]:
+        """Form of each layer by role and name, after some raises."""
+        forms = {}
+        for role, lowering in self.lowerings.items():
+            forms[role] = {}
+            for layer, ladder in lowering.ladders.items():
+                steps = [
+                    ladder.index(step.form)
+                    for step in raises
+                    if (step.role, step.layer) == (role, layer.name)
+                ]
+                forms[role][layer.name] = ladder[max(steps, default=0)]
+        return forms
+
+    def rewrite(self, role: str, old: Path, new: Path) -> bool:
+        """Write a graph in the precision that was asked for."""
+        if role in self.lowerings:
+            self.lowerings[role].write(self.forms([])[role], new)
+            # Activations that are quantized as they come have one scale for a batch.
+            return self.precision != "int8" or not self.lowerings[role].ladders
+        if self.precision == FP16 and role != FRONTEND:
+            to_half(old, new)
+        else:
+            optimize_graph(old, new, "cuda" if self.precision == FP16 else "cpu")
+        return True
+
+    def check(self, bundle: Bundle) -> Mapping[str, Any]:
+        """Hold a bundle to the budget, raising what costs most; return the figures."""
+        transcripts = self.utterances.transcripts()
+        real = self.utterances.source is not None
+
+        def measured() -> Quality:
+            reading = self.reader.read(bundle)
+            return Quality.of(reading, self.reader.reference, transcripts)
+
+        quality = measured()
+        raises: List[Raise] = []
+        if real and not quality.within(self.budget):
+            logger.info("%s misses the budget: %s", self.precision, quality)
+            if self.precision == FP16:
+                raise PluginError(
+                    f"fp16 misses the budget: {quality}; none was written"
+                )
+            quality, raises = self._raised(bundle, measured)
+        logger.info("%s: %s", self.precision, quality)
+        speed = self.reader.speed(bundle)
+        ratio = sum(speed["fp32"].values()) / sum(speed["quantized"].values())
+        if ratio < 1:
+            logger.warning("%s is slower than fp32 on this machine", self.precision)
+        kept: Dict[str, List[str]] = {}
+        for role, forms in self.forms(raises).items():
+            for layer, form in forms.items():
+                if form != self.forms([])[role][layer]:
+                    kept.setdefault(form, []).append(f"{role}: {layer}")
+        return {
+            "quantize": {
+                "precision": self.precision,
+                "audio": "real" if real else "noise",
+                **quality.as_dict(),
+                "budget": asdict(self.budget) if real else None,
+                "kept": kept,
+                "differences": self._differences(bundle),
+                "seconds": speed,
+                "speed_ratio": round(ratio, 3),
+                "slower": ratio < 1,
+            }
+        }
+
+    def _raised(self, bundle: Bundle, measured: Any) -> "tuple[Quality, List[Raise]]":
+        """Rewrite a bundle's graphs with as few raises as hold the budget."""
+        outputs = {r: list(g.outputs) for r, g in self.model.manifest.graphs.items()}
+        steps = rank(self.lowerings, outputs, self.reader.feeds)
+        written = self.forms([])
+        qualities: Dict[int, Quality] = {}
+
+        def write(count: int) -> None:
+            for role, forms in self.forms(steps[:count]).items():
+                if forms != written[role]:
+                    name = bundle.manifest.graphs[role].file.name
+                    self.lowerings[role].write(forms, bundle.file(name))
+                    written[role] = forms
+
+        def holds(count: int) -> bool:
+            write(count)
+            qualities[count] = measured()
+            logger.info("%d layers raised: %s", count, qualities[count])
+            return qualities[count].within(self.budget)
+
+        count = fewest(len(steps), holds)
+        write(count)
+        return qualities[count], steps[:count]
+
+    def _differences(self, bundle: Bundle) -> Dict[str, float]:
+        """Largest difference of each graph's outputs, on the same inputs."""
+        figures = {}
+        for role, graph in self.model.manifest.graphs.items():
+            sides = [Session(b, role, Device()) for b in (self.model, bundle)]
+            worst = 0.0
+            for feeds in self.reader.feeds.get(role, ()):
+                expected, ours = (s.run(feeds, graph.outputs) for s in sides)
+                worst = max(
+                    worst,
+                    *(difference(ours[name], expected[name]) for name in graph.outputs),
+                )
+            figures[role] = float(f"{worst:.2e}")
+        return figures

@@ -1,0 +1,275 @@
+"""What a bundle makes of utterances, and how far that is from another's result."""
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.quantize.lowering import Feeds
+from espnet_onnx_plugin.runtime.asr import Speech2Text
+from espnet_onnx_plugin.runtime.compare import noise, search_options
+from espnet_onnx_plugin.runtime.data import Source, read_scp, usable
+from espnet_onnx_plugin.runtime.progress import progress
+from espnet_onnx_plugin.runtime.session import Session
+
+logger = logging.getLogger(__name__)
+
+#: Decoding the set with the fp32 bundle stops after this time; what was decoded by then
+#: is the set.
+MAX_SECONDS = 900.0
+
+#: Utterances whose inputs of every graph are kept, for the comparison of graphs.
+RECORDED = 4
+
+#: Utterances whose first inputs are kept, for the ranges of convolutions.
+CALIBRATED = 20
+
+#: Utterances on which the speed is measured.
+TIMED = 5
+
+
+@dataclass(frozen=True)
+class Utterances:
+    """The audio of a reading, and what was said.
+
+    Attributes:
+        source: the audio; noise stands in where it is None.
+        text: transcripts in Kaldi's format, or None.
+        options: ESPnet's decoding options; those of :func:`search_options` where None.
+    """
+
+    source: Optional[Source] = None
+    text: Optional[Path] = None
+    options: Optional[Mapping[str, Any]] = None
+
+    def audio(self, model: Bundle) -> Iterator[Tuple[str, np.ndarray]]:
+        """Utterances that the model can take, by their id."""
+        speech = model.manifest.speech
+        return noise(speech) if self.source is None else usable(self.source, speech)
+
+    def search(self, model: Bundle) -> Mapping[str, Any]:
+        """The decoding options."""
+        return search_options(model) if self.options is None else self.options
+
+    def as_dict(self) -> Optional[Dict[str, Any]]:
+        """For the manifest: what decides the reading."""
+        if self.source is None:
+            return None
+        return dict(
+            scp=str(self.source.path),
+            type=self.source.type,
+            limit=self.source.limit,
+            text=self.text and str(self.text),
+            options=self.options and dict(self.options),
+        )
+
+    def transcripts(self) -> Optional[Dict[str, str]]:
+        """What was said, by utterance."""
+        return None if self.text is None else read_scp(self.text)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Best hypothesis of an utterance."""
+
+    token_int: List[int]
+    text: str
+
+
+Reading = Mapping[str, Result]
+
+
+def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Fewest substitutions, deletions and insertions between two sequences."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            best = min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+            diagonal, row[j] = row[j], best
+    return row[-1]
+
+
+def token_agreement(reading: Reading, reference: Reading) -> float:
+    """Share of the reference's tokens that a reading gives alike, by edit distance."""
+    tokens = sum(len(result.token_int) for result in reference.values())
+    errors = sum(
+        edit_distance(reading[key].token_int, result.token_int)
+        for key, result in reference.items()
+    )
+    return 1 - errors / max(tokens, 1)
+
+
+def identical(reading: Reading, reference: Reading) -> int:
+    """Number of utterances with the same tokens."""
+    return sum(reading[k].token_int == r.token_int for k, r in reference.items())
+
+
+def error_rate(reading: Reading, transcripts: Mapping[str, str]) -> float:
+    """Errors in percent of the transcripts' words; of their characters where none of
+    them holds a space, as in languages that are written without.
+
+    Raises:
+        PluginError: if an utterance has no transcript, or all are empty.
+    """
+    missing = [key for key in reading if key not in transcripts]
+    if missing:
+        raise PluginError(
+            f"--calibration_text has no line for utterance '{missing[0]}' of "
+            "--calibration_scp; give the text of the same data directory"
+        )
+    said = {key: transcripts[key].split() for key in reading}
+    split = list if all(len(words) < 2 for words in said.values()) else str.split
+    words = errors = 0
+    for key, result in reading.items():
+        reference = split(" ".join(said[key]))
+        words += len(reference)
+        errors += edit_distance(split(" ".join(result.text.split())), reference)
+    if not words:
+        raise PluginError("--calibration_text holds no words for these utterances")
+    return 100 * errors / words
+
+
+def _best(speech2text: Speech2Text, audio: np.ndarray) -> Result:
+    results = speech2text(audio)
+    if isinstance(results, tuple):  # those of intermediate CTC come with them
+        results = results[0]
+    if not results:
+        return Result([], "")
+    text, _, token_int, _ = results[0]
+    return Result(token_int, text or " ".join(map(str, token_int)))
+
+
+class Reader:
+    """Decodes the utterances, with the fp32 bundle once and with others as they come.
+
+    Args:
+        model: the fp32 bundle.
+        utterances: what to decode.
+
+    Attributes:
+        reference: what the fp32 bundle gave.
+        feeds: inputs of each graph as the search fed them, by role.
+    """
+
+    def __init__(self, model: Bundle, utterances: Utterances):
+        self._model = model
+        self._utterances = utterances
+        self._options = utterances.search(model)
+        with _recorded(model) as feeds:
+            self.reference = self._decode(model, feeds, MAX_SECONDS)
+        self.feeds: Mapping[str, List[Feeds]] = feeds.by_role
+
+    def read(self, bundle: Bundle) -> Reading:
+        """Decode with another bundle what the fp32 one has decoded."""
+        return self._decode(bundle)
+
+    def _open(self, bundle: Bundle) -> Speech2Text:
+        return Speech2Text(bundle, **self._options)
+
+    def _decode(
+        self,
+        bundle: Bundle,
+        feeds: "Optional[_Feeds]" = None,
+        max_seconds: float = float("inf"),
+    ) -> Reading:
+        speech2text = self._open(bundle)
+        # Its lines on each utterance are for who decodes one.
+        logging.getLogger("espnet_onnx_plugin.runtime").setLevel(logging.WARNING)
+        known = None if feeds is not None else self.reference
+        source = self._utterances.source
+        total = len(known) if known is not None else (source and source.limit) or 0
+        start = time.monotonic()
+        reading: Dict[str, Result] = {}
+        for key, audio in progress(self._utterances.audio(bundle), total):
+            if known is not None and len(reading) == len(known):
+                break
+            if time.monotonic() - start > max_seconds:
+                logger.warning(
+                    "decoding takes long: the budget is measured on %d utterances",
+                    len(reading),
+                )
+                break
+            reading[key] = _best(speech2text, audio)
+            if feeds is not None:
+                feeds.next_utterance()
+        logger.info(
+            "decoded %d utterances in %.0f s", len(reading), time.monotonic() - start
+        )
+        return reading
+
+    def speed(self, bundle: Bundle) -> Dict[str, Dict[str, float]]:
+        """Seconds in encoder and search of the fp32 bundle and another.
+
+        They take turns, utterance by utterance, after one for warming up, so that what
+        else the machine does meets both.
+        """
+        sides = {"fp32": self._open(self._model), "quantized": self._open(bundle)}
+        seconds = {side: {"encoder": 0.0, "search": 0.0} for side in sides}
+        for i, (_, audio) in enumerate(self._utterances.audio(bundle)):
+            if i == TIMED:
+                break
+            for side, speech2text in sides.items():
+                if i == 0:
+                    speech2text(audio)
+                speech2text(audio)
+                timing = speech2text.timing
+                encoder = timing.frontend + timing.encoder
+                seconds[side]["encoder"] += encoder
+                seconds[side]["search"] += sum(timing) - encoder
+        return {
+            side: {name: round(value, 4) for name, value in parts.items()}
+            for side, parts in seconds.items()
+        }
+
+
+class _Feeds:
+    """Inputs of graphs, kept for some utterances and steps."""
+
+    def __init__(self) -> None:
+        self.by_role: Dict[str, List[Feeds]] = {}
+        self._utterance = 0
+        self._calls: Dict[str, int] = {}
+
+    def next_utterance(self) -> None:
+        self._utterance += 1
+        self._calls = {}
+
+    def keep(self, role: str, feeds: Mapping[str, Any]) -> None:
+        call = self._calls.get(role, 0)
+        self._calls[role] = call + 1
+        # Steps 0, 1, 2, 4, 8, ...: the early ones, and some of the long histories.
+        wanted = call & (call - 1) == 0 if self._utterance < RECORDED else call == 0
+        if wanted and self._utterance < CALIBRATED:
+            self.by_role.setdefault(role, []).append(
+                {
+                    name: np.array(v if isinstance(v, np.ndarray) else v.numpy())
+                    for name, v in feeds.items()
+                }
+            )
+
+
+@contextlib.contextmanager
+def _recorded(model: Bundle) -> Iterator[_Feeds]:
+    """Keep what the graphs of a bundle are fed with."""
+    roles = {g.file.name: role for role, g in model.manifest.graphs.items()}
+    feeds = _Feeds()
+    run = Session.run
+
+    def recorded_run(
+        self: Session, inputs: Mapping[str, Any], *args: Any, **more: Any
+    ) -> Any:
+        feeds.keep(roles[self.graph.file.name], inputs)
+        return run(self, inputs, *args, **more)
+
+    Session.run = recorded_run  # type: ignore[method-assign]
+    try:
+        yield feeds
+    finally:
+        Session.run = run  # type: ignore[method-assign]

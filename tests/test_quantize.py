@@ -1,0 +1,342 @@
+"""Lower precision: each form decodes, and the budget holds or nothing is written."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx.helper import make_node
+
+import espnet_onnx_plugin
+from espnet_onnx_plugin.bin import quantize as command
+from espnet_onnx_plugin.bundle import read_bundle
+from espnet_onnx_plugin.derive import derive
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.graph_file import load_graph, save_graph
+from espnet_onnx_plugin.quantize import products, reading
+from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
+from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products
+from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
+from espnet_onnx_plugin.quantize.reading import Result, Utterances, edit_distance
+from espnet_onnx_plugin.quantize.sensitivity import rank
+from espnet_onnx_plugin.runtime.data import Source
+
+SEARCH = dict(beam_size=3, ctc_weight=0.3, lm_weight=0.3, maxlenratio=-8.0)
+
+
+@pytest.fixture(scope="module")
+def utterances(tiny):
+    return Utterances(Source(tiny["data"] / "wav.scp", "sound"), options=SEARCH)
+
+
+def nodes(bundle, role):
+    graph = onnx.load(bundle.file(bundle.manifest.graphs[role].file.name)).graph
+    return [node.op_type for node in graph.node]
+
+
+def figures(bundle):
+    return bundle.manifest.checks["quantize"]
+
+
+# Forms
+
+
+def test_blocks_are_what_the_operator_takes():
+    import onnxruntime as ort
+    from onnx import helper
+
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((200, 6)).astype(np.float32)
+    x = random.standard_normal((3, 200)).astype(np.float32)
+    for bits, largest in ((8, 0.01), (4, 0.12)):
+        value, scale = products.per_block(weight, bits)
+        node = helper.make_node(
+            "MatMulNBits",
+            ["x", "value", "scale"],
+            ["y"],
+            domain=products.MICROSOFT,
+            K=200,
+            N=6,
+            bits=bits,
+            block_size=products.BLOCKS[bits],
+        )
+        graph = helper.make_graph(
+            [node],
+            "g",
+            [helper.make_tensor_value_info("x", 1, [3, 200])],
+            [helper.make_tensor_value_info("y", 1, [3, 6])],
+            [
+                numpy_helper.from_array(value, "value"),
+                numpy_helper.from_array(scale, "scale"),
+            ],
+        )
+        opsets = [
+            helper.make_opsetid("", 20),
+            helper.make_opsetid(products.MICROSOFT, 1),
+        ]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        session = ort.InferenceSession(model.SerializeToString())
+        expected = x @ weight
+        error = session.run(None, {"x": x})[0] - expected
+        assert np.sqrt(np.mean(error**2)) < largest * np.sqrt(np.mean(expected**2))
+
+
+def test_channels_use_the_whole_range():
+    weight = np.array([[1.0, -50.0], [-2.0, 0.0]], np.float32)
+    for reduce_range, largest in ((False, 127), (True, 63)):
+        value, scale = products.per_channel(weight, 1, reduce_range)
+        assert np.abs(value).max(axis=0).tolist() == [largest, largest]
+        assert np.allclose(value * scale, weight, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "precision, operators",
+    [
+        ("int8", {"DynamicQuantizeMatMul", "QLinearConv"}),
+        ("weight8", {"MatMulNBits"}),
+        ("weight4", {"MatMulNBits"}),
+        ("fp16", {"Cast"}),
+    ],
+)
+def test_each_precision_decodes(
+    tiny, tmp_path, utterances, monkeypatch, precision, operators
+):
+    budget = Budget(min_token_agreement=0.5)
+    model = read_bundle(tiny["bundle"])
+    bundle = quantize(model, tmp_path / "q", precision, utterances, budget)
+    assert operators <= set(nodes(bundle, "encoder"))
+    assert figures(bundle)["precision"] == precision
+    assert 0 < figures(bundle)["differences"]["decoder"] < 0.2
+    assert figures(bundle)["slower"] == (figures(bundle)["speed_ratio"] < 1)
+    types = {
+        tensor.data_type
+        for tensor in onnx.load(bundle.file("decoder.onnx")).graph.initializer
+    }
+    expected = {"int8": 3, "weight8": 2, "weight4": 2, "fp16": 10}[precision]
+    assert expected in types
+    if precision == "fp16":
+        with pytest.raises(PluginError, match="fp16, which is for cuda"):
+            espnet_onnx_plugin.Speech2Text(bundle.path)
+    else:
+        result = espnet_onnx_plugin.Speech2Text(bundle.path, **SEARCH)(
+            np.random.default_rng(0).standard_normal(6000) * 0.2
+        )
+        assert np.isfinite(result[0][3].score)
+
+
+def test_convolutions_need_audio(tiny, tmp_path, utterances, caplog):
+    model = read_bundle(tiny["bundle"])
+    budget = Budget(min_token_agreement=0)
+    bundle = quantize(model, tmp_path / "audio", "int8", utterances, budget)
+    assert nodes(bundle, "encoder").count("QLinearConv") == 1
+    with caplog.at_level(logging.WARNING):
+        bundle = quantize(model, tmp_path / "none", "int8")
+    assert "QLinearConv" not in nodes(bundle, "encoder")
+    assert "convolutions stay in fp32" in caplog.text
+    assert figures(bundle)["budget"] is None
+
+
+def test_the_range_of_a_convolution_is_the_audios(tiny, utterances):
+    model = read_bundle(tiny["bundle"])
+    reader = reading.Reader(model, utterances)
+    lowering = Lowering(
+        model.file("encoder.onnx"), "int8", False, reader.feeds["encoder"]
+    )
+    assert len(lowering._ranges) == 2
+    for low, high in lowering._ranges.values():
+        assert low == 0 < high  # both follow a Relu
+
+
+# The budget
+
+
+FACTOR = 1e6
+
+
+def hostile(model, output_dir, role, name):
+    """The same model, but one channel of a layer's input is a million times the rest.
+
+    In fp32 that changes nothing: the weights of the channel are smaller in proportion.
+    """
+
+    def rewrite(graph_role, old, new):
+        graph_model = load_graph(old)
+        if graph_role == role:
+            gemms_to_products(graph_model)
+            (layer,) = (x for x in find_layers(graph_model) if x.name.endswith(name))
+            editor = Editor(graph_model)
+            node = editor.node(layer.output)
+            array = editor.array(node.input[1])
+            factors = np.ones(len(array), np.float32)
+            factors[0] = FACTOR
+            factors_name = editor.constant("factors", factors)
+            weight = editor.constant("scaled_down", array / factors[:, None])
+            source = node.input[0]
+            node.input[:] = ["scaled_up", weight]
+            scale = make_node("Mul", [source, factors_name], ["scaled_up"])
+            editor.replace({layer.output: [scale, node]})
+        save_graph(graph_model, new)
+        return True
+
+    return derive(model, output_dir, {"step": "test"}, rewrite, lambda bundle: {})
+
+
+@pytest.fixture(scope="module")
+def hostile_bundle(tiny, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("hostile") / "fp32"
+    return hostile(read_bundle(tiny["bundle"]), output_dir, "decoder", "output_layer")
+
+
+def test_a_hostile_layer_is_found_and_kept(tiny, hostile_bundle, tmp_path, utterances):
+    free = Budget(min_token_agreement=0)
+    model = read_bundle(tiny["bundle"])
+    usual = figures(quantize(model, tmp_path / "usual", "int8", utterances, free))
+    bundle = quantize(hostile_bundle, tmp_path / "free", "int8", utterances, free)
+    budget = Budget(min_token_agreement=usual["token_agreement"] - 0.15)
+    assert not figures(bundle)["token_agreement"] >= budget.min_token_agreement
+    bundle = quantize(hostile_bundle, tmp_path / "q", "int8", utterances, budget)
+    kept = sum(figures(bundle)["kept"].values(), [])
+    assert any(layer.endswith("output_layer") for layer in kept)
+    assert len(kept) <= 2
+    assert figures(bundle)["token_agreement"] >= budget.min_token_agreement
+    # What the manifest tells of the files is what they are.
+    espnet_onnx_plugin.Speech2Text(tmp_path / "q", **SEARCH)
+
+
+def test_ranking_puts_the_hostile_layer_first(hostile_bundle, utterances):
+    quantizer = _Quantizer(hostile_bundle, "int8", utterances, Budget())
+    outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
+    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds)
+    assert steps[0].role == "decoder" and steps[0].layer.endswith("output_layer")
+    assert steps[0].gain > 10 * steps[2].gain
+    layers = [f"{s.role} {s.layer}" for s in steps]
+    assert {layers.count(layer) for layer in layers} == {1, 2}  # steps to fp32
+    forms = quantizer.forms(steps)
+    assert {form for x in forms.values() for form in x.values()} == {"fp32"}
+
+
+def test_a_model_that_the_search_does_not_use_comes_last(hostile_bundle, utterances):
+    without_lm = dataclasses.replace(utterances, options={**SEARCH, "lm_weight": 0.0})
+    quantizer = _Quantizer(hostile_bundle, "int8", without_lm, Budget())
+    outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
+    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds)
+    assert steps[0].role == "decoder"
+    assert {step.gain for step in steps if step.role == "lm"} == {0.0}
+
+
+def test_a_budget_that_cannot_be_met_is_refused(
+    hostile_bundle, tmp_path, utterances, monkeypatch, capsys
+):
+    write = Lowering.write
+
+    def always_low(self, forms, target):
+        write(self, {layer.name: f[0] for layer, f in self.ladders.items()}, target)
+
+    monkeypatch.setattr(Lowering, "write", always_low)
+    config = tmp_path / "decode.yaml"
+    config.write_text("".join(f"{k}: {v}\n" for k, v in SEARCH.items()))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as e:
+        command.main(
+            ["--model_dir", str(hostile_bundle.path)]
+            + ["--output_dir", str(tmp_path / "q")]
+            + ["--calibration_scp", f"{utterances.source.path},sound"]
+            + ["--inference_config", str(config)]
+        )
+    assert e.value.code == 1
+    assert "does not hold even with every layer in fp32" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_error_rate_over_the_budget_is_mended(
+    hostile_bundle, tmp_path, utterances, caplog
+):
+    """Transcripts are what fp32 reads, so any other token is an error."""
+    reference = reading.Reader(hostile_bundle, utterances).reference
+    text = tmp_path / "text"
+    text.write_text("".join(f"{k} {r.text}\n" for k, r in reference.items()))
+    budget = Budget(max_wer_increase=0.0, min_token_agreement=0.0)
+    said = Utterances(utterances.source, text, SEARCH)
+    bundle = quantize(hostile_bundle, tmp_path / "q", "int8", said, budget)
+    assert figures(bundle)["wer"] == figures(bundle)["wer_fp32"] == 0
+    kept = sum(figures(bundle)["kept"].values(), [])
+    assert any(layer.endswith("output_layer") for layer in kept)
+
+
+@pytest.mark.parametrize("threshold", [1, 2, 3, 7, 11, 64, 100])
+def test_fewest_raises(threshold):
+    asked = []
+
+    def holds(count):
+        asked.append(count)
+        return count >= threshold
+
+    assert fewest(100, holds) == threshold
+    assert len(asked) <= 14
+    with pytest.raises(PluginError, match="every layer in fp32"):
+        fewest(100, lambda count: False)
+
+
+# Readings
+
+
+def test_edit_distance_is_jiwers():
+    import jiwer
+
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        a, b = (
+            [str(i) for i in random.integers(0, 4, random.integers(1, 9))]
+            for _ in range(2)
+        )
+        out = jiwer.process_words(" ".join(a), " ".join(b))
+        assert edit_distance(a, b) == (
+            out.substitutions + out.deletions + out.insertions
+        )
+    assert edit_distance([], "ab") == 2 and edit_distance("ab", []) == 2
+
+
+def test_quality_of_a_reading():
+    reference = {"a": Result([1, 2, 3], "x y"), "b": Result([4], "z")}
+    other = {"a": Result([1, 3], "x"), "b": Result([4], "z")}
+    quality = Quality.of(other, reference, {"a": "x  y", "b": "z z", "c": ""})
+    assert quality.identical == 1 and quality.token_agreement == 0.75
+    assert quality.wer_fp32 == 25 and quality.wer == 50
+    assert quality.within(Budget(25.0, 0.75))
+    assert not quality.within(Budget(24.9, 0.75))
+    assert not quality.within(Budget(25.0, 0.76))
+    # Without spaces, characters count.
+    spaceless = {"a": Result([1, 2], "xy")}
+    assert Quality.of(spaceless, spaceless, {"a": "xz"}).wer == 50
+    with pytest.raises(PluginError, match="no line for utterance 'b'"):
+        Quality.of(other, reference, {"a": "x"})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--calibration_text", "text"], "needs the audio"),
+        (["--max_wer_increase", "-1"], "max_wer_increase -1.0"),
+        (["--min_token_agreement", "99"], "min_token_agreement 99.0"),
+    ],
+)
+def test_bad_options(tiny, tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        command.main(
+            ["--model_dir", str(tiny["bundle"]), "--output_dir", str(tmp_path / "q")]
+            + arguments
+        )
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_search_is_the_recipes(tmp_path):
+    config = tmp_path / "decode.yaml"
+    config.write_text("beam_size: 7\nctc_weight: 0.4\n")
+    options = command.search_options(str(config), " --beam_size 5 --lm_weight 0")
+    assert (options["beam_size"], options["ctc_weight"]) == (5, 0.4)
+    assert options["lm_weight"] == 0
+    assert command.search_options(None, "") is None
