@@ -73,7 +73,7 @@ def test_layers(path):
 
 BLOCK = """
 import sys
-for name in ("torch", "torchaudio", "espnet", "espnet2", "onnx", "onnx_ir", "onnxscript"):
+for name in "torch torchaudio espnet espnet2 onnx onnx_ir onnxscript".split():
     sys.modules[name] = None  # what Python itself uses to say "cannot be imported"
 """
 

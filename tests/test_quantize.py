@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import onnx
 import pytest
+from conftest import waves
 from onnx import numpy_helper
 from onnx.helper import make_node
 
@@ -24,6 +25,7 @@ from espnet_onnx_plugin.quantize.reading import Result, Utterances, edit_distanc
 from espnet_onnx_plugin.quantize.sensitivity import rank
 from espnet_onnx_plugin.runtime.data import Source
 
+NO_BUDGET = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
 SEARCH = dict(beam_size=3, ctc_weight=0.3, lm_weight=0.3, maxlenratio=-8.0)
 
 
@@ -125,6 +127,21 @@ def test_each_precision_decodes(
             np.random.default_rng(0).standard_normal(6000) * 0.2
         )
         assert np.isfinite(result[0][3].score)
+
+
+@pytest.mark.parametrize("precision", ["int8", "weight8"])
+def test_a_batch_gives_what_one_at_a_time_gives(tiny, tmp_path, utterances, precision):
+    # int8 activations have one scale for all rows of a product: rows of other
+    # utterances, or that only fill a batch, must not move it.
+    model = read_bundle(tiny["bundle"])
+    bundle = quantize(model, tmp_path / "b", precision, utterances, NO_BUDGET)
+    speech2text = espnet_onnx_plugin.Speech2Text(bundle, **SEARCH)
+    audio = [speech2text.prepare(wave) for wave in waves().values()]
+    for together, one in zip(speech2text.batch(audio), audio):
+        [alone] = speech2text.batch([one])
+        assert [r[:3] for r in together] == [r[:3] for r in alone]
+        scores = [[r[3].score for r in results] for results in (together, alone)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
 def test_convolutions_need_audio(tiny, tmp_path, utterances, caplog):

@@ -20,6 +20,13 @@ logger = logging.getLogger(__name__)
 
 PRE_BEAM_RATIO = 1.5  # ESPnet's default, which its recipes cannot change
 
+#: Rows that matrix products take at once with AVX-512: 12 rows take less time than 10
+#: (24.2 against 25.2 ms a step of a language model of 54 M parameters).
+ROW_BLOCK = 12
+
+#: How much the number of rows may grow to fill a block.
+MAX_FILLING = 1.2
+
 
 class Hypothesis(NamedTuple):
     """A result, with the attributes of ESPnet's class of that name.
@@ -389,13 +396,17 @@ class BeamSearch:
 def _together(utterances: Sequence[_Utterance]) -> Tuple[np.ndarray, np.ndarray]:
     """Last tokens and parents (utterances, hypotheses) of the running hypotheses.
 
-    Rows behind an utterance's last hypothesis, and all of an utterance that is over,
-    extend its first hypothesis by any token, for nobody to read.
+    Rows behind an utterance's last hypothesis repeat its first, which changes neither
+    results nor the range of an activation. Those of an utterance that is over extend
+    its first hypothesis by any token, for nobody to read.
     """
     running = [(i, u.beam) for i, u in enumerate(utterances) if not u.done]
-    shape = (len(utterances), max(len(beam) for _, beam in running))
+    width = max(len(beam) for _, beam in running)
+    full = -(-width // ROW_BLOCK) * ROW_BLOCK
+    shape = (len(utterances), full if full <= MAX_FILLING * width else width)
     tokens, parents = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for i, beam in running:
+        tokens[i], parents[i] = beam.yseq[0, -1], beam.parents[0]
         tokens[i, : len(beam)] = beam.yseq[:, -1]
         parents[i, : len(beam)] = beam.parents
     return tokens, parents

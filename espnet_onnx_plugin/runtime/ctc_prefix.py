@@ -120,8 +120,11 @@ class CTCPrefixScorer:
     def _dot(self, before, first, ids):
         """The same for some tokens of each row."""
         peak = before.max(axis=1, keepdims=True)
-        weights = np.exp(before - peak)[:, :, None]
-        product = np.matmul(self._probs[ids, first:], weights)[:, :, 0]
+        # One product for the tokens that any row asks for: hypotheses ask for much the
+        # same ones.
+        tokens, columns = np.unique(ids, return_inverse=True)
+        product = np.exp(before - peak) @ self._probs[tokens, first:].T
+        product = np.take_along_axis(product, columns.reshape(ids.shape), axis=1)
         return self._log(product, peak, before, first, ids)
 
     def _log(self, product, peak, before, first, ids):
