@@ -23,6 +23,8 @@ DIM = 8
 #: positions count from the batch's end, a convolution that makes positions and the
 #: variance see the padding.
 MIXES_BATCHES = {
+    ("branchformer", "legacy"),
+    ("e_branchformer", "legacy"),
     ("conformer", "legacy"),
     ("conformer", "legacy_zero_triu"),
     ("conformer", "convolutional"),
