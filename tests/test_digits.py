@@ -27,7 +27,7 @@ def bundles(digits, tmp_path_factory):
             lm / "valid.loss.ave.pth",
         )
         out = tmp_path_factory.mktemp("digits")
-        source = Source(digits / "dump" / "raw" / "dev" / "wav.scp", "sound")
+        source = Source(digits / "dump" / "raw" / "dev" / "wav.scp", "sound", 10)
         fp32 = export_asr(checkpoints, out / "fp32", source)
         optimized = optimize(fp32, out / "optimized", "cpu", source)
     return {"fp32": fp32, "optimized": optimized}
