@@ -88,6 +88,8 @@ class Speech:
         volume_normalize: peak that ESPnet's preprocessor scales to, or None.
         average_channels: whether several channels are averaged; else the first is
             taken.
+        frame_shift: samples or frames of the input from one frame of the encoder's
+            output to the next; None for a model without CTC.
     """
 
     kind: str
@@ -96,6 +98,7 @@ class Speech:
     min_length: int
     volume_normalize: Optional[float] = None
     average_channels: bool = False
+    frame_shift: Optional[float] = None
 
     def seconds(self, length: int) -> float:
         """Duration of an input of ``length`` samples or frames."""

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.align import Span
 from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer, CTCPrefixState
 
 logger = logging.getLogger(__name__)
@@ -27,12 +28,14 @@ class Hypothesis(NamedTuple):
         score: the total.
         scores: unweighted sums by scorer.
         states: empty; kept because ESPnet's has it.
+        times: of the tokens, in seconds, where they were asked for.
     """
 
     yseq: Sequence[int]
     score: float = 0.0
     scores: Dict[str, float] = {}
     states: Dict[str, Any] = {}
+    times: Sequence[Span] = ()
 
 
 @dataclass(frozen=True)
