@@ -146,7 +146,9 @@ class TaskModel:
         with one of them its search differs.
         """
         batch = import_nets("scorer_interface").BatchScorerInterface
-        single = [r for r, s in self.steps.items() if not isinstance(s.reference, batch)]
+        single = [
+            r for r, s in self.steps.items() if not isinstance(s.reference, batch)
+        ]
         ids = dict(sos=self.model.sos, eos=self.model.eos, blank=0)
         return {**ids, "single": single}
 

@@ -184,7 +184,7 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
-            end_is_candidate=not set(scorers).intersection(search["single"]),
+            end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
         if not any(options.weights[name] for name in (*scorers, "ctc")):
