@@ -38,7 +38,8 @@ class State:
     """A recurrent state of a step graph.
 
     The graph has an input ``name`` and an output ``next_<name>``. The state starts as
-    zeros in which an axis named ``rows`` has size 1 and an axis named ``nodes`` size 0.
+    zeros in which an axis named ``rows`` has size 1, an axis named ``nodes`` size 0,
+    and any other named one the size that it has in the graph's memory.
     """
 
     dtype: str

@@ -180,6 +180,7 @@ class Speech2Text:
             )
         if options.ctm and self.bundle.manifest.speech.frame_shift is None:
             raise PluginError("the model has no CTC to align by: leave ctm out")
+        scorers = self._build_scorers(tokens)
         config = BeamSearchConfig(
             beam_size=options.beam_size,
             vocabulary=len(tokens),
@@ -191,9 +192,9 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
+            end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
-        scorers = self._build_scorers(tokens)
         if not any(options.weights[name] for name in (*scorers, "ctc")):
             raise PluginError(
                 "no scorer is left: the model has no decoder and ctc_weight is 0"
