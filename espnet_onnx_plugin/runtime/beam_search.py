@@ -14,7 +14,7 @@ import numpy as np
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer, CTCPrefixState
 from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,9 @@ class BeamSearchConfig:
         maxlenratio: 0: up to the number of frames, with end detection; positive: that
             share of the frames; negative: a constant.
         minlenratio: likewise, without end detection.
+        primer: the tokens that hypotheses begin with, start symbol included, where a
+            call names none; None: the start symbol.
+        max_tokens: how many tokens the decoder can read; None: any number.
     """
 
     beam_size: int
@@ -65,6 +68,8 @@ class BeamSearchConfig:
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
     normalize_length: bool = False
+    primer: Optional[Sequence[int]] = None
+    max_tokens: Optional[int] = None
     token_list: Optional[List[str]] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -168,6 +173,7 @@ class _Utterance:
         config: BeamSearchConfig,
         frames: int,
         minlenratio: float,
+        primer: Sequence[int],
         scorers: Sequence[str],
         ctc: Optional[CTCPrefixScorer],
     ):
@@ -176,16 +182,18 @@ class _Utterance:
         self._pre_beam = config.pre_beam_size if ctc is not None else None
         bounds = length_bounds(frames, config.maxlenratio, minlenratio)
         self._maxlen, self._minlen = bounds
+        if config.max_tokens is not None:  # where ESPnet's decoder breaks down
+            self._maxlen = min(self._maxlen, config.max_tokens - len(primer) + 1)
         logger.info("decoder input length: %d", frames)
         logger.info("max output length: %d", self._maxlen)
         logger.info("min output length: %d", self._minlen)
         self._step = 0
         self.beam = _Beam(
-            yseq=np.array([[config.sos]], dtype=np.int64),
+            yseq=np.array([primer], dtype=np.int64),
             score=np.zeros(1, np.float32),
             scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
             parents=np.zeros(1, np.int64),
-            ctc=ctc.start() if ctc is not None else None,
+            ctc=ctc.start(primer[1:]) if ctc is not None else None,
         )
         self.ended: List[Hypothesis] = []
         self.ctc_seconds = 0.0
@@ -287,23 +295,30 @@ class BeamSearch:
         #: Seconds that the newest call spent, by scorer.
         self.seconds: Dict[str, float] = {}
 
-    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
+    def __call__(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> List[List[Hypothesis]]:
         """Find the best token sequences of each utterance.
 
         Args:
             encoded: the encoder's outputs.
+            primers: what the hypotheses of each utterance begin with, start symbol
+                included; default: the configuration's.
 
         Returns:
             For each utterance all hypotheses that ended, best first. Empty if none did,
             which ESPnet answers with an empty list too.
         """
+        if primers is None:
+            primers = [self._config.primer or (self._config.sos,)] * encoded.utterances
         self.seconds = dict.fromkeys((*self._scorers, "ctc"), 0.0)
-        results = self._search(encoded, self._config.minlenratio)
+        results = self._search(encoded, primers, self._config.minlenratio)
         for i, ended in enumerate(results):
-            results[i] = self._ranked(ended or self._again(encoded.select([i])))
+            alone = (encoded.select([i]), [primers[i]])
+            results[i] = self._ranked(ended or self._again(*alone))
         return results
 
-    def _again(self, encoded: Encoded) -> List[Hypothesis]:
+    def _again(self, encoded: Encoded, primers: Primers) -> List[Hypothesis]:
         """Search an utterance in which nothing ended with smaller ``minlenratio``."""
         minlenratio = self._config.minlenratio
         ended: List[Hypothesis] = []
@@ -315,7 +330,7 @@ class BeamSearch:
             if minlenratio < 0.1:
                 break
             minlenratio = max(0.0, minlenratio - 0.1)
-            ended = self._search(encoded, minlenratio)[0]
+            ended = self._search(encoded, primers, minlenratio)[0]
         return ended
 
     def _ranked(self, ended: List[Hypothesis]) -> List[Hypothesis]:
@@ -327,19 +342,25 @@ class BeamSearch:
             self._log_best(ended)
         return ended
 
-    def _search(self, encoded: Encoded, minlenratio: float) -> List[List[Hypothesis]]:
+    def _search(
+        self, encoded: Encoded, primers: Primers, minlenratio: float
+    ) -> List[List[Hypothesis]]:
         config = self._config
         utterances = [
             _Utterance(
                 config,
                 int(frames),
                 minlenratio,
+                primers[i],
                 list(self._scorers),
                 self._ctc_scorer(encoded, i) if self._use_ctc else None,
             )
             for i, frames in enumerate(encoded.lengths)
         ]
-        states = {name: s.start(encoded) for name, s in self._timed_scorers()}
+        states = {
+            name: scorer.start(encoded, primers)
+            for name, scorer in self._timed_scorers()
+        }
         running = utterances
         while not all(utterance.done for utterance in running):
             left = [i for i, utterance in enumerate(running) if not utterance.done]
