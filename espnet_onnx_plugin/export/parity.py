@@ -212,9 +212,8 @@ def check_step(
         for i, length in enumerate(frames)
     ]
     scorer = GraphScorer(session, memory)
-    state = scorer.start(
-        Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
-    )
+    encoded = Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
+    state = scorer.start(encoded, [[first]] * count)
     tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0
