@@ -64,16 +64,13 @@ def fingerprint(checkpoints: Checkpoints) -> Dict[str, Any]:
 
 
 def _refuse(config: Mapping[str, Any]) -> None:
-    """Name what this version cannot export, before anything is built.
-
-    Some choices need packages, or weights from a hub, only to be built.
-    """
+    """Name what this version or this machine cannot export, before it is built."""
     roles = ["frontend", *PARTS, "encoder"]
     if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
         roles.append("decoder")  # ESPnet leaves it out of a model that is all CTC
     for role in roles:
         if config.get(role) is not None:
-            find(role, config[role])
+            find(role, config[role]).needs()
     if config.get("model", "espnet") != "espnet":
         raise PluginError(
             f"model '{config['model']}' is not supported (supported: espnet)"
@@ -120,12 +117,8 @@ def describe_speech(
         common = {}
     if frontend is None:
         return Speech("features", FEATURE_RATE, args.input_size, frames, **common)
-    stft = frontend.stft
-    samples = stft.n_fft - 2 * stft.pad + (frames - 1) * stft.hop_length
-    # The reflection at the edges needs more samples than it adds.
-    samples = max(samples, stft.pad + 1)
-    rate = int(model.frontend.logmel.mel_options["sr"])
-    return Speech("waveform", rate, 0, samples, **common)
+    samples = frontend.shortest(frames)
+    return Speech("waveform", frontend.sampling_rate, 0, samples, **common)
 
 
 def _write_text(model: torch.nn.Module, args: Any, work: Path) -> Text:

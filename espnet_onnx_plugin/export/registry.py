@@ -29,6 +29,8 @@ class Arch:
             :class:`PluginError` for a setting that is not supported.
         tiny: named small ``*_conf`` dictionaries that together touch every branch.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
+        needs: imports the optional package that ESPnet builds it with; raises
+            :class:`PluginError` that names it where it is missing.
     """
 
     role: str
@@ -36,6 +38,7 @@ class Arch:
     wrap: Callable[[torch.nn.Module], torch.nn.Module]
     tiny: Mapping[str, Dict[str, Any]] = field(default_factory=dict)
     limits: str = ""
+    needs: Callable[[], None] = lambda: None
 
 
 _REGISTRY: Dict[Tuple[str, str], Arch] = {}
