@@ -60,6 +60,34 @@ def fairseq_hidden_states(
     return states
 
 
+def attend(
+    layer: torch.nn.Module,
+    x: torch.Tensor,
+    bias: Optional[torch.Tensor] = None,
+    padding: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """Self-attention of a layer of fairseq's or torchaudio's.
+
+    Args:
+        layer: has projections, ``num_heads``, ``head_dim`` and ``scaling``.
+        x: (B, time, dim).
+        bias: (B or 1, heads, time, time), added to the scaled scores.
+        padding: (B, 1, 1, time), True at padding.
+    """
+    batch, time, dim = x.shape
+    q, k, v = (
+        project(x).view(batch, time, layer.num_heads, layer.head_dim).transpose(1, 2)
+        for project in (layer.q_proj, layer.k_proj, layer.v_proj)
+    )
+    scores = torch.matmul(q, k.transpose(2, 3)) * layer.scaling
+    if bias is not None:
+        scores = scores + bias
+    if padding is not None:
+        scores = scores.masked_fill(padding, torch.finfo(torch.float32).min)
+    context = torch.matmul(torch.softmax(scores, dim=-1), v)
+    return layer.out_proj(context.transpose(1, 2).reshape(batch, time, dim))
+
+
 def _attention(
     self: torch.nn.Module,
     query: torch.Tensor,
@@ -69,7 +97,7 @@ def _attention(
     position_bias: Optional[torch.Tensor] = None,
     **settings: Any,
 ) -> Tuple[Optional[torch.Tensor], ...]:
-    """Self-attention of ``MultiheadAttention`` (fairseq and WavLM).
+    """``MultiheadAttention`` of fairseq and WavLM, of a tensor with itself.
 
     The latter's biases of positions are shared by all layers and gated by each one's
     input (https://arxiv.org/abs/2110.13900, 3.1).
@@ -83,30 +111,24 @@ def _attention(
         (time, B, dim), None, and in WavLM the biases of positions.
     """
     x = query.transpose(0, 1)
-    batch, time = x.size(0), x.size(1)
-    shape = (batch, time, self.num_heads, self.head_dim)
-    q, k, v = (
-        layer(x).view(shape).transpose(1, 2)
-        for layer in (self.q_proj, self.k_proj, self.v_proj)
-    )
-    scores = torch.matmul(q, k.transpose(2, 3)) * self.scaling
     if getattr(self, "has_relative_attention_bias", False) and position_bias is None:
-        position_bias = _position_bias(self, time)
-    if position_bias is not None:
-        gated = position_bias
-        if self.gru_rel_pos:
-            gates = self.grep_linear(x.view(shape).transpose(1, 2))
-            gates = gates.view(batch, self.num_heads, time, 2, 4).sum(-1).sigmoid()
-            first, second = gates.chunk(2, dim=-1)
-            gated = (first * (second * self.grep_a - 1.0) + 2.0) * position_bias
-        scores = scores + gated
-    if key_padding_mask is not None:
-        mask = key_padding_mask[:, None, None, :]
-        scores = scores.masked_fill(mask, torch.finfo(torch.float32).min)
-    context = torch.matmul(torch.softmax(scores, dim=-1), v)
-    out = self.out_proj(context.transpose(1, 2).reshape(batch, time, self.embed_dim))
-    out = out.transpose(0, 1)
+        position_bias = _position_bias(self, x.size(1))
+    bias = position_bias
+    if bias is not None and self.gru_rel_pos:
+        bias = bias * _gate(self, x)
+    padding = None if key_padding_mask is None else key_padding_mask[:, None, None, :]
+    out = attend(self, x, bias, padding).transpose(0, 1)
     return (out, None, position_bias) if hasattr(self, "gru_rel_pos") else (out, None)
+
+
+def _gate(attention: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """(B, heads, time, 1): how much the biases of positions count for a query."""
+    batch, time, _ = x.shape
+    heads = x.view(batch, time, attention.num_heads, attention.head_dim)
+    gates = attention.grep_linear(heads.transpose(1, 2))
+    gates = gates.view(batch, attention.num_heads, time, 2, 4).sum(-1).sigmoid()
+    first, second = gates.chunk(2, dim=-1)
+    return first * (second * attention.grep_a - 1.0) + 2.0
 
 
 def _position_bias(attention: torch.nn.Module, time: Any) -> torch.Tensor:

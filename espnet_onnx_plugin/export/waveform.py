@@ -20,6 +20,33 @@ def shortest_waveform(extractor: torch.nn.Module, frames: int) -> int:
     return length
 
 
+class WaveformConvolutions(torch.nn.Module):
+    """The convolutions that turn a waveform into frames, as a frontend.
+
+    Their normalization may see a whole row, padding and all: the runtime gives a
+    frontend single utterances.
+
+    Args:
+        extractor: maps (B, samples), (B,) to (B, frames, channels), (B,).
+    """
+
+    sampling_rate = 16000
+
+    def __init__(self, extractor: torch.nn.Module):
+        super().__init__()
+        self.extractor = extractor
+
+    def shortest(self, frames: int) -> int:
+        """The fewest samples that give so many frames."""
+        return shortest_waveform(self.extractor, frames)
+
+    def forward(
+        self, speech: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """(B, samples), (B,) -> (B, frames, channels), (B,)."""
+        return self.extractor(speech, lengths)
+
+
 def standardize(x: torch.Tensor, eps: float) -> torch.Tensor:
     """(B, samples) with mean 0 and variance 1 in each row, padding and all."""
     centred = x - x.mean(dim=1, keepdim=True)
