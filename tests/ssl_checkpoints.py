@@ -39,6 +39,18 @@ def write(upstream: str, directory: Path) -> Path:
     return path
 
 
+def with_checkpoints(conf: Any, directory: Path) -> Any:
+    """A configuration in which s3prl's upstreams have the checkpoints they read."""
+    if isinstance(conf, list):
+        return [with_checkpoints(value, directory) for value in conf]
+    if not isinstance(conf, dict):
+        return conf
+    conf = {key: with_checkpoints(value, directory) for key, value in conf.items()}
+    if "upstream" in conf:
+        conf["path_or_url"] = str(write(conf["upstream"], directory))
+    return conf
+
+
 def _hubert() -> Dict[str, Any]:
     from s3prl.upstream.hubert.hubert_model import (
         HubertConfig,

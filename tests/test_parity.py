@@ -69,10 +69,7 @@ def choose(arch, name, tmp_path):
             sum=features.sum(0),
             sum_square=(features**2).sum(0),
         )
-    if arch.name == "s3prl":
-        upstream = conf["frontend_conf"]["upstream"]
-        path = ssl_checkpoints.write(upstream, tmp_path)
-        conf["frontend_conf"] = dict(conf["frontend_conf"], path_or_url=str(path))
+    conf = ssl_checkpoints.with_checkpoints(conf, tmp_path)
     choices = {arch.role: arch.name, f"{arch.role}_conf": conf}
     if arch.features is not None:
         choices.update(frontend=None, input_size=1, normalize=None)
