@@ -14,6 +14,7 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    Optional,
     Sequence,
     Tuple,
 )
@@ -141,15 +142,18 @@ class _Reference:
         self._scorer = scorer
         self._memory = memory
         self._prefixes = torch.full((1, 1), first)
-        self._states: List[Any] = [None]
+        self._states: Optional[List[Any]] = [None]
+        self._begun = False
 
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Log probabilities after every hypothesis got its token."""
-        if self._states[0] is not None:
+        if self._begun:
             ids = torch.from_numpy(parents)
             new = torch.from_numpy(tokens)[:, None]
             self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
-            self._states = [self._states[i] for i in parents]
+            # Scorers that see the whole prefix at every step have no state.
+            self._states = self._states and [self._states[i] for i in parents]
+        self._begun = True
         memory = self._memory.expand(len(self._prefixes), *self._memory.shape)
         with torch.no_grad():
             scores, self._states = self._scorer.batch_score(
