@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import ssl_checkpoints
 from conftest import TOKENS, asr_config, build_asr, build_lm
 from hub_models import use_tiny_models
 
@@ -79,8 +80,9 @@ def choose(arch, name, tmp_path):
             sum=features.sum(0),
             sum_square=(features**2).sum(0),
         )
+    conf = ssl_checkpoints.with_checkpoints(conf, tmp_path)
     choices = {arch.role: arch.name, f"{arch.role}_conf": conf}
-    if arch.features is not None:  # it reads waveforms
+    if arch.features is not None:
         choices.update(frontend=None, input_size=1, normalize=None)
     if conf.get("input_layer", "conv2d") is None and arch.role == "encoder":
         conf["output_size"] = 20  # without an input layer the features pass as they are

@@ -144,8 +144,14 @@ class TaskModel:
 
     @property
     def search(self) -> Dict[str, Any]:
-        """Ids and defaults for the search."""
-        search = dict(sos=self.model.sos, eos=self.model.eos, blank=0)
+        """Ids and defaults for the search, and which scorers ESPnet asks hypothesis by
+        hypothesis: with one of them its search differs.
+        """
+        batch = import_nets("scorer_interface").BatchScorerInterface
+        single = [
+            r for r, s in self.steps.items() if not isinstance(s.reference, batch)
+        ]
+        search = dict(sos=self.model.sos, eos=self.model.eos, blank=0, single=single)
         limits = [step.max_tokens for step in self.steps.values()]
         if any(limits):
             search["max_tokens"] = min(limit for limit in limits if limit)

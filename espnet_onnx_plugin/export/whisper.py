@@ -28,9 +28,7 @@ def needs_whisper() -> None:
 
 def attention_of(module: torch.nn.Module) -> Attention:
     """A ``whisper.model.MultiHeadAttention`` under ESPnet's names."""
-    return Attention(
-        module.n_head, module.query, module.key, module.value, module.out
-    )
+    return Attention(module.n_head, module.query, module.key, module.value, module.out)
 
 
 class WhisperLogMel(torch.nn.Module):

@@ -79,9 +79,10 @@ class HubSearch:
     def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
         """Find the best token sequence of each utterance, one each."""
         start = time.perf_counter()
-        state = self._decoder.start(encoded, [[self._config.start]] * encoded.utterances)
+        count = encoded.utterances
+        state = self._decoder.start(encoded, [[self._config.start]] * count)
         seconds = time.perf_counter() - start
-        utterances = [_Generation(self._config) for _ in range(encoded.utterances)]
+        utterances = [_Generation(self._config) for _ in range(count)]
         running = utterances
         while not all(utterance.done for utterance in running):
             left = [i for i, utterance in enumerate(running) if not utterance.done]

@@ -75,9 +75,7 @@ register(
         role="decoder",
         name="whisper",
         wrap=WhisperDecoderStep,
-        tiny={
-            "expanded": dict(whisper_model="tiny", load_origin_token_embedding=True)
-        },
+        tiny={"expanded": dict(whisper_model="tiny", load_origin_token_embedding=True)},
         limits="448 tokens, as Whisper's own",
         needs=needs_whisper,
     )
