@@ -8,9 +8,12 @@ from conftest import asr_config, build_asr, save, waves
 from hub_models import tiny_model, tiny_whisper, use_tiny_models
 
 import espnet_onnx_plugin
+from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.optimize.fuse import optimize
+from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.encoder import Encoded
 from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
 
@@ -107,8 +110,26 @@ def test_whisper_decodes_to_espnets_tokens(whisper_model, prompt):
     assert max(lengths) > 5
 
 
+def test_whisper_is_optimized_and_quantized(whisper_model):
+    bundle, root = read_bundle(whisper_model["bundle"]), whisper_model["root"]
+    optimized = optimize(bundle, root / "optimized", "cpu", None)
+    nodes = optimized.manifest.checks["optimize"]["nodes"]
+    assert nodes["encoder"]["rules"]["attention"] == 2
+    quantized = quantize(bundle, root / "int8")
+    ours, fused, small = (
+        espnet_onnx_plugin.Speech2Text(b, **WHISPER_OPTIONS)
+        for b in (bundle, optimized, quantized)
+    )
+    for wave in waves(2).values():
+        assert fused(wave)[0][2] == ours(wave)[0][2]
+        assert small(wave)
+    differences = quantized.manifest.checks["quantize"]["differences"]
+    assert 0 < min(differences[role] for role in ("encoder", "decoder"))
+    assert max(differences.values()) < 0.1
+
+
 def test_whisper_ends_at_its_last_position(whisper_model):
-    options = dict(WHISPER_OPTIONS, maxlenratio=0.0, minlenratio=-20)
+    options = dict(WHISPER_OPTIONS, maxlenratio=0.0, minlenratio=-5)
     ours = espnet_onnx_plugin.Speech2Text(whisper_model["bundle"], **options)
     [(*_, hypothesis)] = ours(waves(1)["utt0"])
     assert len(hypothesis.yseq) <= 12 + 2
@@ -128,9 +149,7 @@ def test_texts_of_whisper_are_espnets(whisper_model):
 
 def test_time_synchronous_search_is_not_for_whisper(whisper_model):
     with pytest.raises(PluginError, match="Whisper's tokens"):
-        espnet_onnx_plugin.Speech2Text(
-            whisper_model["bundle"], ctc_weight=0.0, time_sync=True
-        )
+        espnet_onnx_plugin.Speech2Text(whisper_model["bundle"], time_sync=True)
 
 
 class WholePrefixes:
@@ -184,7 +203,8 @@ def test_search_is_that_of_generate(settings):
     model.lm_head.weight.data *= 3.0
     settings = {"max_length": 14, **settings}
     memory = np.random.default_rng(0).standard_normal((6, 9, 8)).astype(np.float32)
-    config = GenerateConfig(start=2, eos=[2], max_length=14).overridden(settings)
+    config = GenerateConfig(start=2, eos=[2], max_length=14, forced_eos_token_id=2)
+    config = config.overridden(settings)
     search = HubSearch(config, WholePrefixes(model))
     results = search(Encoded(encoder_out=memory, encoder_out_lens=np.full(6, 9)))
     lengths = set()
@@ -250,7 +270,7 @@ def hub_model(tmp_path_factory):
         yield dict(root=root, files=files, checkpoints=checkpoints, bundle=bundle.path)
 
 
-@pytest.mark.parametrize("conf", [dict(), dict(num_beams=1, max_length=9)], ids=str)
+@pytest.mark.parametrize("conf", [dict(), dict(num_beams=1, min_length=7)], ids=str)
 def test_hub_decoder_decodes_to_espnets_tokens(hub_model, conf):
     options = dict(ctc_weight=0.0, hugging_face_decoder=True)
     theirs = espnet(hub_model, **options, hugging_face_decoder_conf=dict(conf))

@@ -181,6 +181,12 @@ class Speech2Text:
         tokens = self.converter.token_list
         if "generate" in search:
             return self._build_hub_search(search["generate"])
+        primer = self._primer()
+        if options.time_sync and primer is not None:
+            raise PluginError(
+                "time_sync is not for models of Whisper's tokens, in ESPnet either: "
+                "that search begins with the start symbol alone"
+            )
         has_ctc = "ctc_log_probs" in self._encoder.outputs
         if not has_ctc and (options.ctc_weight > 0 or options.time_sync):
             raise PluginError(
@@ -200,7 +206,7 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
-            primer=self._primer(),
+            primer=primer,
             max_tokens=search.get("max_tokens"),
             end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
@@ -208,11 +214,6 @@ class Speech2Text:
         if not any(options.weights[name] for name in (*scorers, "ctc")):
             raise PluginError(
                 "no scorer is left: the model has no decoder and ctc_weight is 0"
-            )
-        if options.time_sync and config.primer is not None:
-            raise PluginError(
-                "time_sync is not for models of Whisper's tokens, in ESPnet either: "
-                "that search begins with the start symbol alone"
             )
         cls = TimeSyncSearch if options.time_sync else BeamSearch
         logger.info("%s implementation is selected.", cls.__name__)

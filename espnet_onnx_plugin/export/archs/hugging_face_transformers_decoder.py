@@ -3,6 +3,7 @@
 from typing import Any, Dict, List, Tuple
 
 import torch
+from torch.nn.functional import embedding
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.transformer_decoder import (
@@ -131,7 +132,7 @@ class BartDecoderStep(StepModule):
         tokens, positions, kept, visible = inputs
         table = self.decoder.embed_positions
         x = self.decoder.embed_tokens(tokens.flatten())
-        x = x + table.weight[positions.flatten() + table.offset]
+        x = x + embedding(positions.flatten() + table.offset, table.weight)
         x = self.decoder.layernorm_embedding(x)
         bias = tree_bias(visible)
         states = []

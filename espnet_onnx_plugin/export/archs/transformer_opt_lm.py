@@ -3,6 +3,7 @@
 from typing import Tuple
 
 import torch
+from torch.nn.functional import embedding
 
 from espnet_onnx_plugin.export.attention import hub_attention
 from espnet_onnx_plugin.export.hub_text import needs_transformers
@@ -36,7 +37,7 @@ class OPTStep(StepModule):
         if decoder.project_in is not None:
             x = decoder.project_in(x)
         table = decoder.embed_positions
-        x = x + table.weight[positions.flatten() + table.offset]
+        x = x + embedding(positions.flatten() + table.offset, table.weight)
         bias = tree_bias(visible)
         states = []
         for i, (layer, attention) in enumerate(zip(decoder.layers, self.attentions)):

@@ -3,6 +3,7 @@
 from typing import Tuple
 
 import torch
+from torch.nn.functional import embedding
 
 from espnet_onnx_plugin.export.archs.transformer_decoder import (
     CrossMemory,
@@ -49,8 +50,8 @@ class WhisperDecoderStep(StepModule):
         """See :class:`StepModule`."""
         inputs, (memory_bias, *memory), past = self.split(tensors)
         tokens, positions, kept, visible = inputs
-        x = torch.nn.functional.embedding(tokens.flatten(), self.embedding)
-        x = x + self.decoder.positional_embedding[positions.flatten()]
+        x = embedding(tokens.flatten(), self.embedding)
+        x = x + embedding(positions.flatten(), self.decoder.positional_embedding)
         bias = tree_bias(visible)
         states = []
         for i, layer in enumerate(self.layers):
