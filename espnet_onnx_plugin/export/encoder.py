@@ -1,6 +1,6 @@
 """The encoder graph: features in, encoder output and CTC scores out."""
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 import torch
 
@@ -56,11 +56,16 @@ class EncoderGraph(torch.nn.Module):
             raise PluginError("interctc_layer_idx without a CTC is not supported")
 
     @property
+    def output_size(self) -> int:
+        """Size of a frame of the output."""
+        return self.encoder.output_size()
+
+    @property
     def outputs(self) -> Dict[str, Tensor]:
         """The outputs by name, in order."""
         outputs = {
             "encoder_out": Tensor(
-                "float32", ("utterances", "frames", self.encoder.output_size())
+                "float32", ("utterances", "frames", self.output_size)
             ),
             "encoder_out_lens": Tensor("int64", ("utterances",)),
         }
@@ -69,6 +74,13 @@ class EncoderGraph(torch.nn.Module):
             names = ["ctc_log_probs", *(f"interctc_{layer}" for layer in self.interctc)]
             outputs.update((name, Tensor("float32", axes)) for name in names)
         return outputs
+
+    #: Inputs besides features and their lengths, by name.
+    other_inputs: Mapping[str, Tensor] = {}
+
+    def other_examples(self) -> List[torch.Tensor]:
+        """Values of :attr:`other_inputs` for two utterances, to trace with."""
+        return []
 
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor
@@ -83,7 +95,12 @@ class EncoderGraph(torch.nn.Module):
             What :attr:`outputs` names: encoder output, its lengths, and log
             probabilities of the CTC and of each intermediate CTC.
         """
-        x, lengths = feats, feats_lengths
+        return self.with_ctc(*self.encode(feats, feats_lengths))
+
+    def encode(
+        self, x: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+        """Features to the encoder's output, lengths, and intermediate outputs."""
         for part in self.parts:
             x, lengths = part(x, lengths)
         with padded_to(x.size(1)), padding_kept_out(self.encoder):
@@ -92,8 +109,14 @@ class EncoderGraph(torch.nn.Module):
             else:
                 x, lengths, _ = self.encoder(x, lengths)
         x, intermediate = x if isinstance(x, tuple) else (x, [])
+        return x, lengths, [out for _, out in intermediate]
+
+    def with_ctc(
+        self, x: torch.Tensor, lengths: torch.Tensor, intermediate: List[torch.Tensor]
+    ) -> Tuple[torch.Tensor, ...]:
+        """The outputs of the graph."""
         results = [x, lengths]
         if self.ctc is not None:
             results.append(self.ctc.log_softmax(x))
-        results += [self.ctc.log_softmax(out) for _, out in intermediate]
+        results += [self.ctc.log_softmax(out) for out in intermediate]
         return tuple(results)
