@@ -172,10 +172,17 @@ def export_frontend(
 def export_encoder(
     module: torch.nn.Module, example: Sequence[torch.Tensor], path: Path
 ) -> Graph:
-    """Write an encoder graph; ``example`` is (feats, lengths) of two utterances."""
+    """Write an encoder graph.
+
+    Args:
+        module: an :class:`~.encoder.EncoderGraph`.
+        example: (feats, lengths) of two utterances, and its other inputs.
+        path: the file to write.
+    """
     inputs = {
         "feats": Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
         "feats_lengths": Tensor("int64", ("utterances",)),
+        **module.other_inputs,
     }
     outputs = module.outputs
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
