@@ -214,11 +214,12 @@ onnx_score() {
 # onnx_time SYSTEM DSET: times PyTorch, or a variant, on the sample of a test set, in one
 # process; nothing where it has been timed with the same files and options
 onnx_time() {
-    local data=${data_feats}/$2 tag=${inference_tag} module=${onnx_task}_reference
+    local data=${data_feats}/$2 tag=${inference_tag} module=reference
     local keys=${onnx_dir}/timing/$2/keys.scp files=("${onnx_checkpoints[@]}") args=()
     local reference=${onnx_exp}/${inference_tag}/$2/onnx_timing/setting dir setting
     if [ "$1" = PyTorch ]; then
         args=(
+            --inference "${onnx_task}_inference"
             --ngpu "$([ "${onnx_provider}" = cpu ] && echo 0 || echo 1)"
             --num_threads "${onnx_threads}"
             "${onnx_reference_args[@]}" "${onnx_search_args[@]}"

@@ -122,7 +122,7 @@ class Manifest:
     """The content of ``manifest.yaml``.
 
     Attributes:
-        task: asr.
+        task: name of the recipe's driver: asr.
         graphs: by role: frontend, encoder, decoder_memory, decoder, lm.
         speech, text: input and output of the model.
         search: ids and defaults that the search needs (sos, eos, blank, ...).

@@ -95,7 +95,7 @@ def sharpen(model) -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Dict[str, Any]:
     """A tiny ASR model and LM on disk, their bundle, and a data directory."""
-    from espnet_onnx_plugin.export.asr import export_asr
+    from espnet_onnx_plugin.export.export import export_bundle
     from espnet_onnx_plugin.export.model import Checkpoints
 
     root = tmp_path_factory.mktemp("tiny")
@@ -108,7 +108,7 @@ def tiny(tmp_path_factory) -> Dict[str, Any]:
     )
     lm = save(lm_model, lm_config, root / "lm", "lm.pth")
     checkpoints = Checkpoints(asr["config"], asr["file"], lm["config"], lm["file"])
-    bundle = export_asr(checkpoints, root / "fp32")
+    bundle = export_bundle("asr", checkpoints, root / "fp32")
     return dict(
         root=root,
         asr=asr,

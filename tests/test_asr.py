@@ -12,7 +12,7 @@ from conftest import RATE, TOKENS, asr_config, build_asr, save, sharpen, waves
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import asr_inference
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.asr import export_asr
+from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 
 OPTIONS = {
@@ -346,7 +346,7 @@ def variant(tmp_path, **choices):
     sharpen(model)
     files = save(model, config, tmp_path / "asr", "model.pth")
     checkpoints = Checkpoints(files["config"], files["file"])
-    return files, export_asr(checkpoints, tmp_path / "bundle")
+    return files, export_bundle("asr", checkpoints, tmp_path / "bundle")
 
 
 def compare(files, bundle, inputs, **options):
@@ -477,7 +477,7 @@ def test_ngram_scores_are_espnets(tiny, tmp_path):
     assert kenlm.LanguageModel(str(path)).order == 2
     files = tiny["asr"]
     checkpoints = Checkpoints(files["config"], files["file"], ngram_file=path)
-    bundle = export_asr(checkpoints, tmp_path / "bundle")
+    bundle = export_bundle("asr", checkpoints, tmp_path / "bundle")
     options = dict(beam_size=3, ctc_weight=0.3, ngram_weight=0.7, lm_weight=0.0)
     theirs = espnet(tiny, ngram_file=str(path), **options)
     ours = espnet_onnx_plugin.Speech2Text(bundle.path, **options)

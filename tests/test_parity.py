@@ -1,6 +1,7 @@
 """Every registered architecture: its graphs against ESPnet's own modules."""
 
 from argparse import Namespace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,10 +10,15 @@ from conftest import TOKENS, asr_config, build_asr, build_lm
 from espnet_onnx_plugin.bundle import Bundle, Manifest, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
-from espnet_onnx_plugin.export.asr import describe_speech, export_audio, wrap_frontend
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
 from espnet_onnx_plugin.export.graph import export_memory, export_step
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
+from espnet_onnx_plugin.export.task import (
+    describe_speech,
+    encode_reference,
+    export_audio,
+    wrap_frontend,
+)
 from espnet_onnx_plugin.runtime.encoder import Encoder
 from espnet_onnx_plugin.runtime.session import Device, Session
 
@@ -76,7 +82,8 @@ def test_encoder_graph(arch, name, tmp_path):
     speech = describe_speech(model, frontend, args)
     graphs = export_audio(frontend, graph, speech, tmp_path)
     encoder = Encoder(as_bundle(tmp_path, graphs), Device())
-    worst = parity.check_encoder(model, encoder, parity.noise(speech))
+    encode = partial(encode_reference, model)
+    worst = parity.check_encoder(encode, encoder, parity.noise(speech))
     assert 0 < worst <= parity.TOLERANCE
     mixes = (arch.name, name) in MIXES_BATCHES
     assert parity.encodes_batches(encoder, speech) != mixes

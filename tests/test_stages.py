@@ -84,7 +84,7 @@ if name == "asr_inference":
         (best / f).write_text("".join(k + " 1 2\\n" for k in keys))
     rows = [dict(key=k, audio_seconds=2, total_seconds=1, peak_memory_mb=9)
             for k in keys]
-elif name == "asr_reference":
+elif name == "reference":
     out.mkdir(parents=True, exist_ok=True)
     rows = [dict(key=line.strip(), audio_seconds=2, total_seconds=4, peak_memory_mb=9)
             for line in open(values["key_file"][0])]
@@ -491,7 +491,7 @@ def test_without_pytorchs_decode_a_warning_and_tables(recipe):
     result = run_onnx("--stage", "14", "--onnx_variants", "fp32")
     assert result.returncode == 0, result.stderr
     assert "Warning: no decoding of test_b by PyTorch" in result.stdout
-    assert module_calls("asr_reference") == []
+    assert module_calls("reference") == []
     assert "| fp32 |" in Path("exp/asr/onnx/RESULTS.md").read_text()
 
 

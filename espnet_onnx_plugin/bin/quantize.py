@@ -1,6 +1,7 @@
 """Quantize the graphs of a bundle."""
 
 import argparse
+import importlib
 import shlex
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
@@ -34,7 +35,7 @@ def get_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--inference_config",
-        help="decoding options of the recipe, as bin.asr_inference takes them; "
+        help="decoding options of the recipe, as the task's inference takes them; "
         "default: a search of beam 5 that uses every model of the bundle",
     )
     parser.add_argument(
@@ -58,17 +59,18 @@ def get_parser() -> ArgumentParser:
     return parser
 
 
-def search_options(config: Optional[str], args: str) -> Optional[Dict[str, Any]]:
-    """Decoding options as bin.asr_inference reads them, None where none are given."""
-    from espnet_onnx_plugin.bin import asr_inference
-
+def search_options(
+    task: str, config: Optional[str], args: str
+) -> Optional[Dict[str, Any]]:
+    """Decoding options as the task's command reads them, None where none are given."""
     given = [*(["--config", config] if config else []), *shlex.split(args)]
     if not given:
         return None
     required = ["--model_dir", "", "--output_dir", ""]
     required += ["--data_path_and_name_and_type", "scp,speech,sound"]
-    parsed = asr_inference.get_parser().parse_args(required + given)
-    return {name: getattr(parsed, name) for name in asr_inference.SEARCH_OPTIONS}
+    module = importlib.import_module(f"espnet_onnx_plugin.bin.{task}_inference")
+    parsed = module.COMMAND.get_parser().parse_args(required + given)
+    return module.COMMAND.decoding_options(parsed)
 
 
 def quantize(args: argparse.Namespace) -> None:
@@ -81,13 +83,13 @@ def quantize(args: argparse.Namespace) -> None:
 
     if args.calibration_text and not args.calibration_scp:
         raise PluginError("--calibration_text needs the audio: --calibration_scp")
+    model = read_bundle(args.model_dir)
     utterances = Utterances(
         calibration_source(args),
         args.calibration_text,
-        search_options(args.inference_config, args.inference_args),
+        search_options(model.manifest.task, args.inference_config, args.inference_args),
     )
     budget = Budget(args.max_wer_increase, args.min_token_agreement)
-    model = read_bundle(args.model_dir)
     bundle = quantize(model, args.output_dir, args.precision, utterances, budget)
     figures = bundle.manifest.checks["quantize"]
     print(

@@ -6,7 +6,17 @@ time, as in ESPnet's inference. The figure is max |ONNX - PyTorch| relative to t
 output's scale.
 """
 
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import torch
@@ -18,6 +28,9 @@ from espnet_onnx_plugin.runtime.compare import difference
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, to_numpy
 from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
+
+#: One utterance to the encoder graph's outputs by name.
+Encode = Callable[[torch.Tensor], Dict[str, np.ndarray]]
 
 TOLERANCE = 1e-4
 
@@ -43,34 +56,15 @@ def require(component: str, what: str, worst: float) -> float:
     return worst
 
 
-def encode_reference(
-    model: torch.nn.Module, speech: torch.Tensor
-) -> Dict[str, np.ndarray]:
-    """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``."""
-    lengths = torch.tensor([len(speech)])
-    with torch.no_grad():
-        # A copy: ESPnet normalizes features in place.
-        out, out_lengths = model.encode(
-            speech=speech[None].clone(), speech_lengths=lengths
-        )
-        out, intermediate = out if isinstance(out, tuple) else (out, [])
-        results = {"encoder_out": out, "encoder_out_lens": out_lengths}
-        if model.ctc is not None:
-            results["ctc_log_probs"] = model.ctc.log_softmax(out)
-        for layer, value in intermediate:
-            results[f"interctc_{layer}"] = model.ctc.log_softmax(value)
-    return {name: value.numpy() for name, value in results.items()}
-
-
 def check_encoder(
-    model: torch.nn.Module,
+    encode: Encode,
     encoder: Encoder,
     utterances: Iterable[Tuple[str, np.ndarray]],
 ) -> float:
-    """Compare frontend and encoder graph with ``model.encode``.
+    """Compare frontend and encoder graph with ESPnet's encoding.
 
     Args:
-        model: ESPnet's model.
+        encode: gives the graph's outputs for one utterance, from ESPnet's own modules.
         encoder: the graphs.
         utterances: (description, audio).
 
@@ -83,7 +77,7 @@ def check_encoder(
     worst = 0.0
     for what, array in utterances:
         speech = torch.from_numpy(array)
-        reference = encode_reference(model, speech)
+        reference = encode(speech)
         rounding: Dict[str, float] = {}
         ours = encoder([array])
         if not np.array_equal(ours.lengths, reference["encoder_out_lens"]):
@@ -91,7 +85,7 @@ def check_encoder(
         for name, value in reference.items():
             figure = difference(to_numpy(ours[name]), value)
             if figure > TOLERANCE and not rounding:
-                rounding = rounding_noise(model, speech, reference)
+                rounding = rounding_noise(encode, speech, reference)
             if figure > NOISE_FACTOR * rounding.get(name, 0.0):
                 require(f"encoder ({name})", what, figure)
             worst = max(worst, figure)
@@ -113,7 +107,7 @@ def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
 
 
 def rounding_noise(
-    model: torch.nn.Module, speech: torch.Tensor, reference: Mapping[str, np.ndarray]
+    encode: Encode, speech: torch.Tensor, reference: Mapping[str, np.ndarray]
 ) -> Dict[str, float]:
     """How far PyTorch moves from itself when its input moves by a float's last digit.
 
@@ -126,7 +120,7 @@ def rounding_noise(
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, speech.shape, generator=generator) * 2 - 1
     moved = speech * (1 + signs * torch.finfo(torch.float32).eps)
-    other = encode_reference(model, moved)
+    other = encode(moved)
     return {name: difference(other[name], value) for name, value in reference.items()}
 
 

@@ -22,11 +22,7 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.beam_search import (
-    BeamSearch,
-    BeamSearchConfig,
-    Hypothesis,
-)
+from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
 from espnet_onnx_plugin.runtime.scorers import (
@@ -38,6 +34,10 @@ from espnet_onnx_plugin.runtime.scorers import (
 from espnet_onnx_plugin.runtime.session import Device, Session
 from espnet_onnx_plugin.runtime.text import TokenConverter
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
+from espnet_onnx_plugin.runtime.utterance_search import (
+    BeamSearchConfig,
+    Hypothesis,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,9 @@ class Speech2Text:
         [(text, token, token_int, hypothesis), ...]
     """
 
+    task = "asr"
+    options_class = DecodeOptions
+
     def __init__(
         self,
         model_dir: Union[str, Path, Bundle],
@@ -140,15 +143,15 @@ class Speech2Text:
         **options: Any,
     ):
         try:
-            self._options = DecodeOptions(**options)
+            self._options = self.options_class(**options)
         except TypeError as e:
             raise PluginError(f"decoding options: {e}")
         bundle = model_dir if isinstance(model_dir, Bundle) else read_bundle(model_dir)
         device = Device(provider, threads, **session)
-        if bundle.manifest.task != "asr":
+        if bundle.manifest.task != self.task:
             raise PluginError(
                 f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "
-                "Speech2Text takes asr"
+                f"{type(self).__name__} takes {self.task}"
             )
         _check_precision(bundle, device)
         self.bundle = bundle
@@ -276,6 +279,18 @@ class Speech2Text:
         token_int = [i for i in hypothesis.yseq[1:-1] if i != 0]
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(token), token, token_int, hypothesis
+
+    def lines(self, result: Result) -> Dict[str, str]:
+        """What ESPnet writes of a result, by the file's name."""
+        text, token, token_int, hypothesis = result
+        lines = {
+            "token": " ".join(token),
+            "token_int": " ".join(map(str, token_int)),
+            "score": str(hypothesis.score),
+        }
+        if text is not None:
+            lines["text"] = text
+        return lines
 
     def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
         """Greedy result of each intermediate CTC."""

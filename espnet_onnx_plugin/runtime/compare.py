@@ -7,11 +7,11 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Speech
-from espnet_onnx_plugin.runtime.asr import Speech2Text
 from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.scorers import FullScorer, graph_scorer
 from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.tasks import open_model
 from espnet_onnx_plugin.runtime.text import TokenConverter
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class _Side:
 
     def __init__(self, bundle: Bundle):
         graphs = bundle.manifest.graphs
-        self.speech2text = Speech2Text(bundle, **search_options(bundle))
+        self.speech2text = open_model(bundle, **search_options(bundle))
         device = self.speech2text.device
         self.scorers: Dict[str, FullScorer] = {}
         for role in ("decoder", "lm"):

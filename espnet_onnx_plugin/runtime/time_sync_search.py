@@ -14,13 +14,13 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from espnet_onnx_plugin.runtime.beam_search import (
+from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.utterance_search import (
     PRE_BEAM_RATIO,
     BeamSearchConfig,
     Hypothesis,
 )
-from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.scorers import FullScorer
 
 logger = logging.getLogger(__name__)
 
