@@ -58,12 +58,41 @@ def training_config(architecture: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def build(architecture: Dict[str, Any], seed: int = 0):
-    """ESPnet's model, in eval mode."""
+    """ESPnet's model, in eval mode.
+
+    The weights of a part (encoder, decoder, ...) depend on that part alone, so that
+    models that have it in common have its weights in common.
+    """
     import torch
 
     torch.manual_seed(seed)
     args = argparse.Namespace(**training_config(architecture))
-    return find_task(architecture["task"]).build_model(args).eval()
+    model = find_task(architecture["task"]).build_model(args).eval()
+    for part in model.children():
+        torch.manual_seed(seed)
+        for module in part.modules():
+            if type(module).__module__.startswith("torch.nn.modules"):
+                getattr(module, "reset_parameters", lambda: None)()
+            if isinstance(module, torch.nn.BatchNorm1d):
+                # Fresh statistics are 0 and 1, which would hide a mistake.
+                module.running_mean.normal_(0.0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        for parameter in part.parameters():
+            # ESPnet starts biases and scales at 0 and 1.
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def sharpen(model, vocabulary: int) -> None:
+    """Scale the output layers so that a random model's choices are not all alike."""
+    import torch
+
+    for name, part in model.named_children():
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Linear) and layer.out_features == vocabulary:
+                layer.weight.data *= 6.0
+                if name == "decoder":
+                    layer.bias.data[model.eos] -= 3.0  # or most end at once
 
 
 def why_not_built(architecture: Dict[str, Any]) -> Optional[str]:
