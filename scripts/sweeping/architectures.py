@@ -21,7 +21,7 @@ SIZES = {
     "attention_heads": 2,
     "linear_units": 12,
     "cgmlp_linear_units": 16,
-    "num_blocks": 2,
+    "num_blocks": 1,  # 2 where something happens between blocks
     "num_blocks_sd": 1,
     "num_layers": 2,
     "hidden_size": 8,
@@ -53,7 +53,7 @@ LM_SIZES = {
     "att_unit": 12,
     "embed_unit": 6,
     "head": 2,
-    "layer": 2,
+    "layer": 1,
     "nlayers": 2,
 }
 
@@ -182,6 +182,8 @@ def reduced(
         for name, size in sizes.items()
         if size is not None and name in (parameters or conf)
     }
+    if conf.get("interctc_layer_idx"):
+        result["num_blocks"] = 2
     for name, value in conf.items():
         default = getattr(parameters.get(name), "default", inspect.Parameter.empty)
         if name in WEIGHTS:
@@ -193,7 +195,7 @@ def reduced(
         elif name == "ctc_asr_only":  # of intermediate CTCs, and of the last
             value = value[:1] + value[-1:]
         elif isinstance(value, list) and len(value) == conf.get("num_blocks"):
-            value = value[1 : 1 + sizes["num_blocks"]]
+            value = value[1 : 1 + result["num_blocks"]]
         elif isinstance(value, list):
             value = [
                 reduced(v, None, sizes) if isinstance(v, dict) else v for v in value
