@@ -6,6 +6,7 @@ time, as in ESPnet's inference. The figure is max |ONNX - PyTorch| relative to t
 output's scale.
 """
 
+import copy
 from typing import (
     Any,
     Callable,
@@ -14,6 +15,7 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    Optional,
     Sequence,
     Tuple,
 )
@@ -135,27 +137,42 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 
 
 class _Reference:
-    """ESPnet's batch scorer for the hypotheses of one utterance."""
+    """ESPnet's scorer for the hypotheses of one utterance."""
 
     def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor, first: int):
-        self._scorer = scorer
+        # A copy: some keep what they made of an utterance in the module.
+        self._scorer = copy.deepcopy(scorer)
         self._memory = memory
         self._prefixes = torch.full((1, 1), first)
-        self._states: List[Any] = [None]
+        self._states: Optional[List[Any]] = None
 
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Log probabilities after every hypothesis got its token."""
-        if self._states[0] is not None:
+        batch = hasattr(self._scorer, "batch_score")
+        if self._states is None:
+            self._states = [None if batch else self._scorer.init_state(self._memory)]
+        else:
             ids = torch.from_numpy(parents)
             new = torch.from_numpy(tokens)[:, None]
             self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
             self._states = [self._states[i] for i in parents]
-        memory = self._memory.expand(len(self._prefixes), *self._memory.shape)
         with torch.no_grad():
-            scores, self._states = self._scorer.batch_score(
-                self._prefixes, self._states, memory
-            )
+            score = self._batch_score if batch else self._single_scores
+            scores, self._states = score(self._prefixes, self._states)
         return scores.numpy()
+
+    def _batch_score(self, prefixes, states):
+        memory = self._memory.expand(len(prefixes), *self._memory.shape)
+        return self._scorer.batch_score(prefixes, states, memory)
+
+    def _single_scores(self, prefixes, states):
+        # Copies: coverage attention changes the list that it is given, which is its
+        # parent's.
+        scored = [
+            self._scorer.score(prefix, copy.deepcopy(state), self._memory)
+            for prefix, state in zip(prefixes, states)
+        ]
+        return torch.stack([s for s, _ in scored]), [state for _, state in scored]
 
 
 def check_step(
@@ -168,7 +185,7 @@ def check_step(
     frames: Sequence[int] = (19, 11),
     steps: int = 6,
 ) -> float:
-    """Compare a step graph with ESPnet's ``batch_score`` over several steps.
+    """Compare a step graph with ESPnet's scorer over several steps.
 
     Hypotheses of several utterances with unequal encoder lengths run in one graph call;
     ESPnet runs each utterance alone. Parents are drawn at random at every step, and the
@@ -195,9 +212,8 @@ def check_step(
         for i, length in enumerate(frames)
     ]
     scorer = GraphScorer(session, memory)
-    state = scorer.start(
-        Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
-    )
+    encoded = Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
+    state = scorer.start(encoded, [[first]] * count)
     tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0

@@ -102,7 +102,7 @@ class _Side:
     def forced(self, role: str, encoded: Encoded, tokens: List[int]) -> np.ndarray:
         """Scores along a given token sequence, (tokens, vocabulary)."""
         scorer = self.scorers[role]
-        state = scorer.start(encoded)
+        state = scorer.start(encoded, [tokens[:1]])
         parents = np.zeros((1, 1), np.int64)
         rows = []
         for token in tokens:
