@@ -104,6 +104,7 @@ class Inference:
     Attributes:
         name: of the command, e.g. ``asr_inference``.
         task: of the bundles that it takes.
+        decoder: the class, as ``runtime.tasks`` calls it; default: that of the task.
         options: those that the class takes, with what argparse has to know.
         unsupported: as :data:`UNSUPPORTED`.
         without_effect: as :data:`WITHOUT_EFFECT`.
@@ -116,6 +117,7 @@ class Inference:
         default_factory=lambda: UNSUPPORTED
     )
     without_effect: Sequence[str] = WITHOUT_EFFECT
+    decoder: Optional[str] = None
 
     def get_parser(self) -> ArgumentParser:
         """The options, with ESPnet's names and defaults."""
@@ -169,7 +171,7 @@ class Inference:
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
         source = Source(path, kind)
         keys = read_keys(args.key_file) if args.key_file else list(source.entries())
-        model = model_class(self.task)(
+        model = model_class(self.decoder or self.task)(
             args.model_dir,
             provider,
             args.num_threads,

@@ -29,6 +29,7 @@ from espnet_onnx_plugin.runtime.scorers import (
     FullScorer,
     LengthBonus,
     NgramScorer,
+    Primers,
     graph_scorer,
 )
 from espnet_onnx_plugin.runtime.session import Device, Session
@@ -43,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
 Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
+
+
+#: Beam of a check.
+CHECK_BEAM = 5
 
 
 class TooShortUttError(Exception):
@@ -164,6 +169,22 @@ class Speech2Text:
         #: Timing of the newest call.
         self.timing = Timing(*[0.0] * len(Timing._fields))
 
+    @classmethod
+    def check_options(cls, bundle: Bundle) -> Dict[str, Any]:
+        """Options for a check of a bundle, such that every graph of it is used."""
+        graphs = bundle.manifest.graphs
+        ctc_weight = 0.3
+        if "decoder" not in graphs:
+            ctc_weight = 1.0
+        elif "ctc_log_probs" not in graphs["encoder"].outputs:
+            ctc_weight = 0.0
+        return dict(
+            beam_size=min(CHECK_BEAM, len(TokenConverter(bundle).token_list)),
+            ctc_weight=ctc_weight,
+            lm_weight=0.3,
+            ngram_weight=0.0,
+        )
+
     def _build_search(self) -> Union[BeamSearch, TimeSyncSearch]:
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
@@ -254,18 +275,22 @@ class Speech2Text:
         """
         return self.batch([self.prepare(speech)])[0]
 
-    def batch(self, utterances: Sequence[np.ndarray]) -> List[Results]:
+    def batch(
+        self, utterances: Sequence[np.ndarray], primers: Optional[Primers] = None
+    ) -> List[Results]:
         """Recognize several utterances together.
 
         Each gets the result that it gets alone.
 
         Args:
             utterances: what :meth:`prepare` gave; of similar lengths, for speed.
+            primers: what the hypotheses of each begin with; default: the start symbol.
         """
         start = time.perf_counter()
         encoded = self.encode(utterances)
+        primed = () if primers is None else (primers,)
         results = []
-        for i, hypotheses in enumerate(self.search(encoded)):
+        for i, hypotheses in enumerate(self.search(encoded, *primed)):
             best = [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
             intermediate = self._interctc(encoded, i)
             results.append((best, intermediate) if intermediate else best)

@@ -7,7 +7,7 @@ of utterances are scored together; what becomes of an utterance's is decided by 
 
 import logging
 import time
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 

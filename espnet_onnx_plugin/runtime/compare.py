@@ -11,12 +11,9 @@ from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.scorers import FullScorer, graph_scorer
 from espnet_onnx_plugin.runtime.session import Session
-from espnet_onnx_plugin.runtime.tasks import open_model
-from espnet_onnx_plugin.runtime.text import TokenConverter
+from espnet_onnx_plugin.runtime.tasks import model_class, open_model
 
 logger = logging.getLogger(__name__)
-
-BEAM_SIZE = 5
 
 
 @dataclass(frozen=True)
@@ -70,18 +67,7 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> float:
 
 def search_options(bundle: Bundle) -> Dict[str, Any]:
     """Decoding options for a check, such that every graph of the bundle is used."""
-    graphs = bundle.manifest.graphs
-    ctc_weight = 0.3
-    if "decoder" not in graphs:
-        ctc_weight = 1.0
-    elif "ctc_log_probs" not in graphs["encoder"].outputs:
-        ctc_weight = 0.0
-    return dict(
-        beam_size=min(BEAM_SIZE, len(TokenConverter(bundle).token_list)),
-        ctc_weight=ctc_weight,
-        lm_weight=0.3,
-        ngram_weight=0.0,
-    )
+    return model_class(bundle.manifest.task).check_options(bundle)
 
 
 class _Side:

@@ -15,7 +15,6 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.session import Session, Value
 
-
 #: The tokens that the hypotheses of each utterance begin with, at least one.
 Primers = Sequence[Sequence[int]]
 
@@ -92,11 +91,11 @@ class GraphScorer:
             memory = self._memory.run(inputs, fetch=())
         zeros = np.zeros((encoded.utterances, 1), np.int64)
         visible = np.zeros((encoded.utterances, 1, 0), bool)
-        state = StepState(
-            memory, self._step.initial_states(), zeros, visible, zeros
-        )
+        state = StepState(memory, self._step.initial_states(), zeros, visible, zeros)
         # As in ESPnet, a recurrent step sees the last token alone.
-        return self._prime(primers, state) if "kept" in self._step.graph.inputs else state
+        return (
+            self._prime(primers, state) if "kept" in self._step.graph.inputs else state
+        )
 
     def _prime(self, primers: Primers, state: StepState) -> StepState:
         """Feed the tokens before the last one, which nobody asks the scores of."""

@@ -6,8 +6,12 @@ from typing import Any
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 
-#: Module of this package and class, by task.
-CLASSES = {"asr": ("asr", "Speech2Text")}
+#: Module of this package and class, by task; besides, other uses of a task's bundles.
+CLASSES = {
+    "asr": ("asr", "Speech2Text"),
+    "s2t": ("s2t", "Speech2Text"),
+    "s2t_language": ("s2t_language", "Speech2Language"),
+}
 
 
 def model_class(task: str) -> type:
