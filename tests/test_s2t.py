@@ -4,13 +4,19 @@ import argparse
 
 import numpy as np
 import pytest
-from conftest import RATE, save, sharpen, waves
+import soundfile
+from conftest import RATE, save, sharpen, waves, write_data
 
-from espnet_onnx_plugin.bin import s2t_inference, s2t_inference_language
+from espnet_onnx_plugin.bin import (
+    s2t_inference,
+    s2t_inference_ctc,
+    s2t_inference_language,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.runtime.s2t import Speech2Text
+from espnet_onnx_plugin.runtime.s2t import Speech2Text, fixed_length
+from espnet_onnx_plugin.runtime.s2t_ctc import Speech2TextGreedySearch
 from espnet_onnx_plugin.runtime.s2t_language import Speech2Language
 
 SECONDS = 1.0
@@ -235,3 +241,108 @@ def test_files_are_laid_out_as_espnets(tiny, tmp_path):
     files = decode(s2t_inference_language, tiny, data, tmp_path / "languages")
     assert set(files) == {"score", "text"}
     assert set(files["text"].values()) <= set(TOKENS[4:8])
+
+
+# CTC models, whose encoder reads a prompt
+
+CTC_TOKENS = ["<blank>", "<unk>", "<na>", "<nolang>", *TOKENS[3:11], *TOKENS[-11:]]
+
+
+@pytest.fixture(scope="module")
+def tiny_ctc(tmp_path_factory):
+    """A tiny CTC model on disk and its bundle."""
+    from espnet2.tasks.s2t_ctc import S2TTask
+
+    root = tmp_path_factory.mktemp("ctc")
+    config = s2t_config(
+        S2TTask,
+        token_list=CTC_TOKENS,
+        encoder="e_branchformer_ctc",
+        encoder_conf=dict(
+            {k: v for k, v in E_BRANCHFORMER.items() if "gradient" not in k},
+            input_layer="conv2d8",
+            interctc_use_conditioning=True,
+            use_cross_attention=[False, True],
+        ),
+        promptencoder="transformer",
+        promptencoder_conf=dict(SIZES, output_size=12),
+        model="espnet_ctc",
+        model_conf=dict(sym_na="<na>", ctc_asr_only=[True, False]),
+        preprocessor="s2t_ctc",
+        preprocessor_conf=dict(speech_length=SECONDS, fs=RATE),
+    )
+    for key in ("decoder", "decoder_conf"):
+        del config[key]
+    model = build(S2TTask, config)
+    model.ctc.ctc_lo.weight.data *= 6.0
+    model.ctc.ctc_lo.bias.data[0] -= 1.0  # or nearly all frames are blank
+    files = save(model, config, root / "s2t", "model.pth")
+    checkpoints = Checkpoints(files["config"], files["file"])
+    bundle = export_bundle("s2t_ctc", checkpoints, root / "fp32")
+    return dict(root=root, files=files, bundle=bundle.path)
+
+
+def espnet_ctc(tiny, name="Speech2TextGreedySearch", **options):
+    from espnet2.bin import s2t_inference_ctc as module
+
+    return getattr(module, name)(
+        str(tiny["files"]["config"]), str(tiny["files"]["file"]), **options
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {},
+        dict(text_prev="ab cab", lang_sym="<deu>"),
+        dict(text_prev=np.array([2, 14]), task_sym="<st_eng>"),
+    ],
+)
+def test_greedy_results_are_espnets(tiny_ctc, call):
+    theirs, ours = espnet_ctc(tiny_ctc), Speech2TextGreedySearch(tiny_ctc["bundle"])
+    for wave in list(waves(4).values())[::2]:
+        results = ours(wave, **call)
+        assert results == theirs(wave.astype(np.float32), **call)
+        assert len(results[0][2]) > 2
+
+
+def test_beams_over_the_ctc_are_espnets(tiny_ctc):
+    options = dict(beam_size=3, nbest=2, penalty=0.2)
+    theirs = espnet_ctc(tiny_ctc, "Speech2Text", **options)
+    ours = Speech2TextGreedySearch(tiny_ctc["bundle"], **options)
+    wave = waves(1)["utt0"]
+    assert_same(ours(wave, "fade"), theirs(wave.astype(np.float32), "fade"))
+
+
+def test_long_and_short_speech_together_are_espnets(tiny_ctc):
+    theirs, ours = espnet_ctc(tiny_ctc), Speech2TextGreedySearch(tiny_ctc["bundle"])
+    random = np.random.default_rng(5)
+    speech = [
+        (0.2 * random.standard_normal(int(seconds * RATE))).astype(np.float32)
+        for seconds in (0.8, 2.9, 1.1)
+    ]
+    call = dict(context_len_in_secs=0.2, lang_sym=["<deu>", "<eng>", "<zul>"])
+    call["text_prev"] = ["abc", "<na>", "d"]
+    # One batch: ESPnet pads the texts of all, and the mask of a batch whose own are
+    # shorter does not fit (202511, 202604).
+    expected = theirs.batch_decode(speech, batch_size=16, **call)
+    for batch_size in (3, 16):
+        assert ours.batch_decode(speech, batch_size, **call) == expected
+    assert all(expected)
+    one = dict(batch_size=2, context_len_in_secs=0.1)
+    text = ours.decode_long_batched_buffered(speech[1], **one)
+    assert text == theirs.decode_long_batched_buffered(speech[1], **one)
+    assert ours.batch_decode(speech[0]) == theirs.batch_decode(speech[0])
+
+
+def test_files_of_a_ctc_model_are_laid_out_as_espnets(tiny_ctc, tmp_path):
+    data = write_data(tmp_path / "data")
+    options = ("--beam_size", 1, "--batch_size", 3, "--lang_sym", "deu")
+    files = decode(s2t_inference_ctc, tiny_ctc, data, tmp_path / "out", *options)
+    assert set(files) == {"token", "token_int", "text", "text_nospecial"}
+    theirs = espnet_ctc(tiny_ctc, lang_sym="<deu>")
+    for key in files["text"]:
+        speech, _ = soundfile.read(data / f"{key}.wav", dtype="float32")
+        [[text, token, *_]] = theirs(fixed_length(speech, RATE))
+        assert files["text"][key] == text
+        assert files["token"][key] == " ".join(token)

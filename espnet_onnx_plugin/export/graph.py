@@ -168,11 +168,16 @@ def export_frontend(
 def export_encoder(
     module: torch.nn.Module, example: Sequence[torch.Tensor], path: Path
 ) -> Graph:
-    """Write an encoder graph; ``example`` is (feats, lengths) of two utterances."""
+    """Write an encoder graph; ``example`` is (feats, lengths) of two utterances.
+
+    A module that reads a prompt too has ``prompt_inputs`` and ``prompt_example``.
+    """
     inputs = {
         "feats": Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
         "feats_lengths": Tensor("int64", ("utterances",)),
+        **getattr(module, "prompt_inputs", {}),
     }
+    example = (*example, *getattr(module, "prompt_example", ()))
     outputs = module.outputs
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
     return describe(path, inputs, outputs, {})

@@ -24,7 +24,7 @@ from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
+from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Prompt
 from espnet_onnx_plugin.runtime.scorers import (
     FullScorer,
     LengthBonus,
@@ -44,10 +44,6 @@ logger = logging.getLogger(__name__)
 
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
 Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
-
-
-#: Beam of a check.
-CHECK_BEAM = 5
 
 
 class TooShortUttError(Exception):
@@ -169,9 +165,9 @@ class Speech2Text:
         #: Timing of the newest call.
         self.timing = Timing(*[0.0] * len(Timing._fields))
 
-    @classmethod
-    def check_options(cls, bundle: Bundle) -> Dict[str, Any]:
-        """Options for a check of a bundle, such that every graph of it is used."""
+    @staticmethod
+    def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
+        """Decoding options for a check, such that every graph of a bundle is used."""
         graphs = bundle.manifest.graphs
         ctc_weight = 0.3
         if "decoder" not in graphs:
@@ -179,7 +175,7 @@ class Speech2Text:
         elif "ctc_log_probs" not in graphs["encoder"].outputs:
             ctc_weight = 0.0
         return dict(
-            beam_size=min(CHECK_BEAM, len(TokenConverter(bundle).token_list)),
+            beam_size=min(beam_size, len(TokenConverter(bundle).token_list)),
             ctc_weight=ctc_weight,
             lm_weight=0.3,
             ngram_weight=0.0,
@@ -204,6 +200,7 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
+            primer=self._primer(),
             token_list=tokens,
         )
         scorers = self._build_scorers(tokens)
@@ -214,6 +211,10 @@ class Speech2Text:
         cls = TimeSyncSearch if options.time_sync else BeamSearch
         logger.info("%s implementation is selected.", cls.__name__)
         return cls(config, scorers)
+
+    def _primer(self) -> Optional[List[int]]:
+        """What hypotheses begin with; None: the start symbol."""
+        return None
 
     def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
         """The full scorers that have a weight, in ESPnet's order."""
@@ -254,9 +255,16 @@ class Speech2Text:
             )
         return speech
 
-    def encode(self, utterances: Sequence[np.ndarray]) -> Encoded:
-        """Run frontend and encoder on utterances that :meth:`prepare` gave."""
-        return self._encoder(utterances)
+    def encode(
+        self,
+        utterances: Sequence[np.ndarray],
+        prompts: Optional[Sequence[Prompt]] = None,
+    ) -> Encoded:
+        """Run frontend and encoder on utterances that :meth:`prepare` gave.
+
+        ``prompts``: of each, where the encoder reads one.
+        """
+        return self._encoder(utterances, prompts)
 
     def __call__(self, speech: np.ndarray) -> Results:
         """Recognize one utterance.
@@ -276,7 +284,10 @@ class Speech2Text:
         return self.batch([self.prepare(speech)])[0]
 
     def batch(
-        self, utterances: Sequence[np.ndarray], primers: Optional[Primers] = None
+        self,
+        utterances: Sequence[np.ndarray],
+        primers: Optional[Primers] = None,
+        prompts: Optional[Sequence[Prompt]] = None,
     ) -> List[Results]:
         """Recognize several utterances together.
 
@@ -284,10 +295,12 @@ class Speech2Text:
 
         Args:
             utterances: what :meth:`prepare` gave; of similar lengths, for speed.
-            primers: what the hypotheses of each begin with; default: the start symbol.
+            primers: what the hypotheses of each begin with; default: that of the
+                options.
+            prompts: of each, where the encoder reads one.
         """
         start = time.perf_counter()
-        encoded = self.encode(utterances)
+        encoded = self.encode(utterances, prompts)
         primed = () if primers is None else (primers,)
         results = []
         for i, hypotheses in enumerate(self.search(encoded, *primed)):

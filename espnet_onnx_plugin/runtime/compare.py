@@ -15,6 +15,8 @@ from espnet_onnx_plugin.runtime.tasks import model_class, open_model
 
 logger = logging.getLogger(__name__)
 
+BEAM_SIZE = 5
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -67,7 +69,7 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> float:
 
 def search_options(bundle: Bundle) -> Dict[str, Any]:
     """Decoding options for a check, such that every graph of the bundle is used."""
-    return model_class(bundle.manifest.task).check_options(bundle)
+    return model_class(bundle.manifest.task).check_options(bundle, BEAM_SIZE)
 
 
 class _Side:

@@ -1,7 +1,7 @@
 """From audio to what the search reads: the frontend's and the encoder's graph."""
 
 import time
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from espnet_onnx_plugin.runtime.session import Device, Session, Value
 
 #: Features (1, frames, dim) of an utterance, and their number (1,).
 Features = Tuple[Value, np.ndarray]
+
+#: Token ids that some encoders read besides, by the graph's input.
+Prompt = Mapping[str, Sequence[int]]
 
 
 def pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -82,31 +85,45 @@ class Encoder:
         if "frontend" in bundle.manifest.graphs:
             self._frontend = Session(bundle, "frontend", device)
         self._encoder = Session(bundle, "encoder", device)
+        self._prompt: Prompt = bundle.manifest.search.get("prompt", {})
         #: Names of the outputs.
         self.outputs = tuple(self._encoder.graph.outputs)
         #: Seconds that the newest call spent, by graph.
         self.seconds: Dict[str, float] = {}
 
-    def __call__(self, utterances: Sequence[np.ndarray]) -> Encoded:
+    def __call__(
+        self,
+        utterances: Sequence[np.ndarray],
+        prompts: Optional[Sequence[Prompt]] = None,
+    ) -> Encoded:
         """Encode utterances, in one call where the graph gives each its own result.
 
         Args:
             utterances: each (samples,), or (frames, dim) where there is no frontend.
+            prompts: of each, where the encoder reads one; default: the manifest's.
         """
         feats = self.features(utterances)
+        prompts = prompts or [self._prompt] * len(feats)
         if len(feats) == 1 or not self._encoder.graph.batches:
-            return Encoded.stack([self._encode(*pair) for pair in feats])
-        return self.encode_together(feats)
+            return Encoded.stack(
+                [self._encode(*pair, [prompt]) for pair, prompt in zip(feats, prompts)]
+            )
+        return self.encode_together(feats, prompts)
 
     def features(self, utterances: Sequence[np.ndarray]) -> List[Features]:
         """What the encoder's graph reads, of each utterance."""
         self.seconds = {"frontend": 0.0, "encoder": 0.0}
         return [self._features(utterance) for utterance in utterances]
 
-    def encode_together(self, feats: Sequence[Features]) -> Encoded:
+    def encode_together(
+        self, feats: Sequence[Features], prompts: Optional[Sequence[Prompt]] = None
+    ) -> Encoded:
         """Encode a batch in one call, whatever the manifest says of batches."""
         arrays = [to_numpy(value)[0] for value, _ in feats]
-        return self._encode(pad(arrays), np.array([len(a) for a in arrays]))
+        lengths = np.array([len(a) for a in arrays])
+        return self._encode(
+            pad(arrays), lengths, prompts or [self._prompt] * len(feats)
+        )
 
     def _features(self, utterance: np.ndarray) -> Features:
         length = np.array([len(utterance)])
@@ -118,9 +135,15 @@ class Encoder:
         self.seconds["frontend"] += time.perf_counter() - start
         return results["feats"], results["feats_lengths"]
 
-    def _encode(self, feats: Value, lengths: np.ndarray) -> Encoded:
+    def _encode(
+        self, feats: Value, lengths: np.ndarray, prompts: Sequence[Prompt]
+    ) -> Encoded:
         start = time.perf_counter()
         feeds = {"feats": feats, "feats_lengths": lengths}
+        for name in self._prompt:
+            rows = [np.array(prompt[name], np.int64) for prompt in prompts]
+            feeds[name] = pad(rows)
+            feeds[f"{name}_lengths"] = np.array([len(row) for row in rows])
         fetch = [name for name in self.outputs if name != "encoder_out"]
         encoded = Encoded(self._encoder.run(feeds, fetch))
         self.seconds["encoder"] += time.perf_counter() - start

@@ -76,15 +76,15 @@ class Speech2Text(asr.Speech2Text):
     task = "s2t"
     options_class: type = DecodeOptions
 
-    @classmethod
-    def check_options(cls, bundle: Bundle) -> Dict[str, Any]:
+    @staticmethod
+    def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
         """See :class:`.asr.Speech2Text`."""
         tokens = TokenConverter(bundle).token_list
         symbols = {}
         for name in ("lang_sym", "task_sym"):
             default = getattr(DecodeOptions, name)
             symbols[name] = default if default in tokens else tokens[0]
-        return {**super().check_options(bundle), **symbols}
+        return {**asr.Speech2Text.check_options(bundle, beam_size), **symbols}
 
     def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
         ids = self.bundle.manifest.search
@@ -135,20 +135,8 @@ class Speech2Text(asr.Speech2Text):
             return primer
         return [ids["sop"], *previous, *primer]
 
-    def batch(
-        self,
-        utterances: Sequence[np.ndarray],
-        primers: Optional[Sequence[Sequence[int]]] = None,
-    ) -> List[Results]:
-        """Recognize several utterances together; see :class:`.asr.Speech2Text`.
-
-        Args:
-            utterances: what :meth:`prepare` gave.
-            primers: of each, what :meth:`primer` gave; default: that of the options.
-        """
-        if primers is None:
-            primers = [self.primer()] * len(utterances)
-        return super().batch(utterances, primers)
+    def _primer(self) -> List[int]:
+        return self.primer()
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.encoder import Encoded
 from espnet_onnx_plugin.runtime.s2t import Speech2Text
-from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers, graph_scorer
+from espnet_onnx_plugin.runtime.scorers import FullScorer, graph_scorer
 from espnet_onnx_plugin.runtime.session import Session
 
 #: A language's symbol and its probability among the languages.
@@ -43,10 +43,10 @@ class LanguageSearch:
         #: Seconds that the newest call spent, by scorer.
         self.seconds: Dict[str, float] = {}
 
-    def __call__(self, encoded: Encoded, primers: Primers) -> List[List[Language]]:
+    def __call__(self, encoded: Encoded) -> List[List[Language]]:
         """The languages of each utterance, most probable first."""
         begin = time.perf_counter()
-        state = self._decoder.start(encoded, primers)
+        state = self._decoder.start(encoded, [[self._sos]] * encoded.utterances)
         tokens = np.full((encoded.utterances, 1), self._sos)
         scores, _ = self._decoder.score(tokens, np.zeros_like(tokens), state)
         self.seconds = {"decoder": time.perf_counter() - begin}
@@ -81,10 +81,6 @@ class Speech2Language(Speech2Text):
         memory = Session(self.bundle, "decoder_memory", self.device)
         step = Session(self.bundle, "decoder", self.device)
         return LanguageSearch(graph_scorer(step, memory), ids["sos"], first, names)
-
-    def primer(self) -> List[int]:  # type: ignore[override]
-        """The start symbol: the decoder's next token is the language."""
-        return [self.bundle.manifest.search["sos"]]
 
     def __call__(self, speech: np.ndarray) -> List[Language]:  # type: ignore[override]
         """Tell the language of one utterance.

@@ -10,6 +10,7 @@ from espnet_onnx_plugin.errors import PluginError
 CLASSES = {
     "asr": ("asr", "Speech2Text"),
     "s2t": ("s2t", "Speech2Text"),
+    "s2t_ctc": ("s2t_ctc", "Speech2TextGreedySearch"),
     "s2t_language": ("s2t_language", "Speech2Language"),
 }
 
@@ -28,6 +29,15 @@ def model_class(task: str) -> type:
     return getattr(
         importlib.import_module(f"espnet_onnx_plugin.runtime.{module}"), name
     )
+
+
+#: ESPnet's command that decodes a task, where it is not called TASK_inference.
+_COMMANDS = {"s2t_ctc": "s2t_inference_ctc"}
+
+
+def command(task: str) -> str:
+    """Name of the command that decodes bundles of a task, here as in ESPnet."""
+    return _COMMANDS.get(task, f"{task}_inference")
 
 
 def open_model(bundle: Bundle, **options: Any) -> Any:
