@@ -127,6 +127,8 @@ class Manifest:
         speech, text: input and output of the model.
         search: ids and defaults that the search needs (sos, eos, blank, ...).
         ngram: file of a KenLM model, or None.
+        src_text, src_ngram: the same of the source language, where a translation model
+            recognizes before it translates.
         source: what the bundle was made from: checkpoint, versions, parent.
         checks: the figures that its checks measured.
     """
@@ -137,6 +139,8 @@ class Manifest:
     text: Text
     search: Mapping[str, Any]
     ngram: Optional[str] = None
+    src_text: Optional[Text] = None
+    src_ngram: Optional[str] = None
     source: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -248,7 +252,8 @@ def _parse(content: Any) -> Manifest:
         for role, entry in fields["graphs"].items()
     }
     fields["speech"] = Speech(**fields["speech"])
-    fields["text"] = Text(**fields["text"])
+    for name in ("text", "src_text"):
+        fields[name] = Text(**fields[name]) if fields.get(name) else None
     return Manifest(**fields)
 
 
@@ -282,7 +287,10 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
         for expected in (graph.file, graph.weights):
             if expected is not None:
                 _verify(path / expected.name, expected)
-    for name in (manifest.text.token_list, manifest.text.bpemodel, manifest.ngram):
+    names = [manifest.ngram, manifest.src_ngram]
+    for text in (manifest.text, manifest.src_text):
+        names += [text.token_list, text.bpemodel] if text is not None else []
+    for name in names:
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")
     return Bundle(path, manifest)

@@ -41,14 +41,20 @@ def asr_config(**choices: Any) -> Dict[str, Any]:
 
 
 def build_asr(config: Dict[str, Any], seed: int = 0):
-    """A model with random weights, in eval mode."""
+    """A model of task asr, see :func:`build`."""
+    from espnet2.tasks.asr import ASRTask
+
+    return build(ASRTask, config, seed)
+
+
+def build(task: type, config: Dict[str, Any], seed: int = 0):
+    """A model of an ESPnet task with random weights, in eval mode."""
     import argparse
 
     import torch
-    from espnet2.tasks.asr import ASRTask
 
     torch.manual_seed(seed)
-    model = ASRTask.build_model(argparse.Namespace(**config)).eval()
+    model = task.build_model(argparse.Namespace(**config)).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             # Fresh statistics are 0 and 1, which would hide a mistake.
@@ -60,7 +66,7 @@ def build_asr(config: Dict[str, Any], seed: int = 0):
     return model
 
 
-def build_lm(name: str, conf: Dict[str, Any], seed: int = 0):
+def build_lm(name: str, conf: Dict[str, Any], seed: int = 0, tokens=TOKENS):
     """An ``ESPnetLanguageModel`` with random weights, and its configuration."""
     import argparse
 
@@ -68,7 +74,7 @@ def build_lm(name: str, conf: Dict[str, Any], seed: int = 0):
     from espnet2.tasks.lm import LMTask
 
     config = dict(LMTask.get_default_config())
-    config.update(token_list=TOKENS, token_type="char", lm=name, lm_conf=conf)
+    config.update(token_list=tokens, token_type="char", lm=name, lm_conf=conf)
     torch.manual_seed(seed)
     return LMTask.build_model(argparse.Namespace(**config)).eval(), config
 

@@ -180,8 +180,7 @@ class Inference:
             utterances = progress(iterate(source, keys), len(keys))
             for decoded in decode(model, utterances, args.batch_size):
                 timing = decoded.timing
-                lines = [model.lines(result) for result in decoded.results]
-                writer.results(decoded.key, lines, decoded.intermediate)
+                writer.results(decoded.key, model.files(decoded.results))
                 writer.timing(
                     key=decoded.key,
                     audio_seconds=decoded.audio_seconds,

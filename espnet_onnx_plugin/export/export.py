@@ -84,25 +84,26 @@ def _export(
     espnet: TaskModel = task_model(task)(checkpoints)
     texts = espnet.write_texts(work)
     graphs = espnet.export(work)
-    ngram = None
-    if checkpoints.ngram_file is not None:
-        ngram = f"ngram{checkpoints.ngram_file.suffix}"
-        shutil.copyfile(checkpoints.ngram_file, work / ngram)
+    ngrams = {}
+    for name in ("ngram", "src_ngram"):
+        file = getattr(checkpoints, f"{name}_file")
+        if file is not None:
+            ngrams[name] = f"{name}{file.suffix}"
+            shutil.copyfile(file, work / ngrams[name])
     manifest = Manifest(
         task=task,
         graphs=graphs,
         speech=espnet.speech,
         search=espnet.search,
-        ngram=ngram,
         source=source,
+        **ngrams,
         **texts,
     )
     bundle = Bundle(work, manifest)
     figures = check_parity(bundle, espnet, parity_source)
-    if not parity.encodes_batches(Encoder(bundle, Device()), manifest.speech):
-        logger.info("the encoder mixes the utterances of a batch: it gets them singly")
-        encoder = dataclasses.replace(graphs["encoder"], batches=False)
-        manifest = dataclasses.replace(manifest, graphs=graphs | {"encoder": encoder})
+    for role in espnet.mixed(bundle):
+        logger.info("%s mixes the utterances of a batch: it gets them singly", role)
+        graphs[role] = dataclasses.replace(graphs[role], batches=False)
     write_manifest(work, dataclasses.replace(manifest, checks=dict(parity=figures)))
 
 
@@ -139,9 +140,9 @@ def check_parity(
         if step.memory is not None:
             memory = Session(bundle, f"{role}_memory", device)
         session = Session(bundle, role, device)
-        figures[role] = parity.check_step(
-            step, session, memory, espnet.dim, espnet.vocabulary, role
-        )
+        dim, vocabulary = espnet.sizes(role)
+        figures[role] = parity.check_step(step, session, memory, dim, vocabulary, role)
+    figures.update(espnet.check_parity(bundle))
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)
     return {k: float(np.format_float_scientific(v, 2)) for k, v in figures.items()}

@@ -25,7 +25,7 @@ from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.compare import difference
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, to_numpy
+from espnet_onnx_plugin.runtime.encoder import LENS, Encoded, Encoder, to_numpy
 from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
 
@@ -137,25 +137,34 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 class _Reference:
     """ESPnet's batch scorer for the hypotheses of one utterance."""
 
-    def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor, first: int):
+    def __init__(
+        self,
+        scorer: torch.nn.Module,
+        memory: Sequence[torch.Tensor],
+        first: int,
+        return_hs: bool,
+    ):
         self._scorer = scorer
         self._memory = memory
+        self._more = {"return_hs": True} if return_hs else {}
         self._prefixes = torch.full((1, 1), first)
         self._states: List[Any] = [None]
 
-    def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        """Log probabilities after every hypothesis got its token."""
+    def score(self, tokens: np.ndarray, parents: np.ndarray) -> List[np.ndarray]:
+        """Log probabilities after every hypothesis got its token, and what the output
+        layer read if that is returned.
+        """
         if self._states[0] is not None:
             ids = torch.from_numpy(parents)
             new = torch.from_numpy(tokens)[:, None]
             self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
             self._states = [self._states[i] for i in parents]
-        memory = self._memory.expand(len(self._prefixes), *self._memory.shape)
+        memory = [m.expand(len(self._prefixes), *m.shape) for m in self._memory]
         with torch.no_grad():
             scores, self._states = self._scorer.batch_score(
-                self._prefixes, self._states, memory
+                self._prefixes, self._states, *memory, **self._more
             )
-        return scores.numpy()
+        return [part.numpy() for part in (scores if self._more else [scores])]
 
 
 def check_step(
@@ -180,7 +189,7 @@ def check_step(
         dim: size of the encoder's output.
         vocabulary: number of tokens.
         name: of the component, for the message.
-        frames: encoder frames of each utterance.
+        frames: encoder frames of each utterance; other sequences are a little longer.
         steps: how many steps.
 
     Returns:
@@ -188,26 +197,36 @@ def check_step(
     """
     random = np.random.default_rng(0)
     count = len(frames)
-    encoder_out = random.standard_normal((count, max(frames), dim)).astype(np.float32)
+    encoded = Encoded()
+    for i, source in enumerate(step.reads):
+        shape = (count, max(frames) + i, dim)
+        encoded[source] = random.standard_normal(shape).astype(np.float32)
+        encoded[f"{source}{LENS}"] = np.array(frames) + i
     first = vocabulary - 1
     references = [
-        _Reference(step.reference, torch.from_numpy(encoder_out[i, :length]), first)
-        for i, length in enumerate(frames)
+        _Reference(
+            step.reference,
+            [
+                torch.from_numpy(encoded[source][i, : encoded[source + LENS][i]])
+                for source in step.reads
+            ],
+            first,
+            step.returns_hidden,
+        )
+        for i in range(count)
     ]
     scorer = GraphScorer(session, memory)
-    state = scorer.start(
-        Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
-    )
+    state = scorer.start(encoded)
     tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0
     for number in range(steps):
         ours, state = scorer.score(tokens, parents, state)
-        expected = np.stack(
-            [r.score(t, p) for r, t, p in zip(references, tokens, parents)]
-        )
+        scored = [r.score(t, p) for r, t, p in zip(references, tokens, parents)]
         what = f"step {number + 1}, {tokens.shape[1]} hypotheses each"
-        worst = max(worst, require(name, what, difference(ours, expected)))
+        hidden = [scorer.hidden(state)] if step.returns_hidden else []
+        for part, expected in zip([ours, *hidden], map(np.stack, zip(*scored))):
+            worst = max(worst, require(name, what, difference(part, expected)))
         previous, width = tokens.shape[1], 2 + number % 3
         # Token 0 takes part: some language models treat it as padding.
         tokens = random.integers(0, vocabulary, (count, width))

@@ -56,6 +56,7 @@ class TransformerDecoderStep(StepModule):
                 "it scores no tokens"
             )
         super().__init__(decoder, TREE_INPUTS)
+        self.hidden_size = decoder.output_layer.in_features
         self.layers = decoder.decoders
         self.memory = CrossMemory(self.layers)
         self.states = cache_states([layer.self_attn for layer in self.layers])
@@ -87,7 +88,7 @@ class TransformerDecoderStep(StepModule):
         if self.reference.normalize_before:
             x = self.reference.after_norm(x)
         scores = torch.log_softmax(self.reference.output_layer(x), dim=-1)
-        return (scores, *states)
+        return (scores, *([x] if self.returns_hidden else []), *states)
 
     @staticmethod
     def _self_attention(layer, x, kept, bias, past_k, past_v):
