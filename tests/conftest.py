@@ -92,8 +92,12 @@ def save(model, config: Dict[str, Any], directory: Path, name: str) -> Dict[str,
 def sharpen(model) -> None:
     """Scale the output layers so that a random model's choices are not all alike."""
     if model.decoder is not None:
-        model.decoder.output_layer.weight.data *= 6.0
-        model.decoder.output_layer.bias.data[-1] -= 3.0  # or most end at once
+        names = ("output_layer", "output")  # that of the RNN decoder is the second
+        [output] = [
+            getattr(model.decoder, n) for n in names if hasattr(model.decoder, n)
+        ]
+        output.weight.data *= 6.0
+        output.bias.data[-1] -= 3.0  # or most end at once
     if model.ctc is not None:
         model.ctc.ctc_lo.weight.data *= 6.0
 

@@ -74,6 +74,12 @@ SEARCH: Mapping[str, Mapping[str, Any]] = {
     "lm_weight": dict(type=float, default=1.0),
     "ngram_weight": dict(type=float, default=0.9),
     "normalize_length": dict(type=str2bool, default=False),
+    "ctm": dict(
+        type=str2bool,
+        default=False,
+        help="also write when tokens and words were spoken (by the CTC; not an option "
+        "of ESPnet)",
+    ),
 }
 
 #: Options of ESPnet's commands that decoding configurations carry, with the only value

@@ -14,6 +14,7 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import (
     Bundle,
     Manifest,
+    Speech,
     new_bundle,
     read_bundle,
     sha256,
@@ -101,10 +102,50 @@ def _export(
     )
     bundle = Bundle(work, manifest)
     figures = check_parity(bundle, espnet, parity_source)
+    encoder, speech = Encoder(bundle, Device()), manifest.speech
     for role in espnet.mixed(bundle):
         logger.info("%s mixes the utterances of a batch: it gets them singly", role)
         graphs[role] = dataclasses.replace(graphs[role], batches=False)
-    write_manifest(work, dataclasses.replace(manifest, checks=dict(parity=figures)))
+    if "ctc_log_probs" in encoder.outputs:
+        shift = frame_shift(encoder, speech)
+        speech = dataclasses.replace(speech, frame_shift=shift)
+    manifest = dataclasses.replace(
+        manifest, graphs=graphs, speech=speech, checks=dict(parity=figures)
+    )
+    write_manifest(work, manifest)
+
+
+def frame_shift(encoder: Encoder, speech: Speech, frames: int = 4) -> Optional[float]:
+    """How much longer an input is for one more frame of the encoder's output.
+
+    Args:
+        encoder: whose lengths are measured.
+        speech: what its input has to be.
+        frames: how many frames it is measured over.
+
+    Returns:
+        Samples or frames of the input; None where a longer input gives no more frames.
+    """
+
+    def encoded(length: int) -> int:
+        shape = [length, speech.feature_dim] if speech.feature_dim else [length]
+        return int(encoder([np.zeros(shape, np.float32)]).lengths[0])
+
+    def shortest(wanted: int, low: int) -> Optional[int]:
+        high = 2 * low
+        while encoded(high) < wanted:
+            low, high = high, 2 * high
+            if high > 64 * first:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if encoded(middle) >= wanted else (middle, high)
+        return high
+
+    first = 8 * speech.min_length
+    known = encoded(first)
+    start, end = shortest(known + 1, first), shortest(known + 1 + frames, first)
+    return None if start is None or end is None else (end - start) / frames
 
 
 def check_parity(

@@ -6,6 +6,7 @@ time, as in ESPnet's inference. The figure is max |ONNX - PyTorch| relative to t
 output's scale.
 """
 
+import copy
 from typing import (
     Any,
     Callable,
@@ -14,6 +15,7 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    Optional,
     Sequence,
     Tuple,
 )
@@ -135,7 +137,7 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 
 
 class _Reference:
-    """ESPnet's batch scorer for the hypotheses of one utterance."""
+    """ESPnet's scorer for the hypotheses of one utterance."""
 
     def __init__(
         self,
@@ -144,27 +146,42 @@ class _Reference:
         first: int,
         return_hs: bool,
     ):
-        self._scorer = scorer
+        # A copy: some keep what they made of an utterance in the module.
+        self._scorer = copy.deepcopy(scorer)
         self._memory = memory
         self._more = {"return_hs": True} if return_hs else {}
         self._prefixes = torch.full((1, 1), first)
-        self._states: List[Any] = [None]
+        self._states: Optional[List[Any]] = None
 
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> List[np.ndarray]:
         """Log probabilities after every hypothesis got its token, and what the output
         layer read if that is returned.
         """
-        if self._states[0] is not None:
+        batch = hasattr(self._scorer, "batch_score")
+        if self._states is None:
+            self._states = [None if batch else self._scorer.init_state(*self._memory)]
+        else:
             ids = torch.from_numpy(parents)
             new = torch.from_numpy(tokens)[:, None]
             self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
             self._states = [self._states[i] for i in parents]
-        memory = [m.expand(len(self._prefixes), *m.shape) for m in self._memory]
         with torch.no_grad():
-            scores, self._states = self._scorer.batch_score(
-                self._prefixes, self._states, *memory, **self._more
-            )
+            score = self._batch_score if batch else self._single_scores
+            scores, self._states = score(self._prefixes, self._states)
         return [part.numpy() for part in (scores if self._more else [scores])]
+
+    def _batch_score(self, prefixes, states):
+        memory = [m.expand(len(prefixes), *m.shape) for m in self._memory]
+        return self._scorer.batch_score(prefixes, states, *memory, **self._more)
+
+    def _single_scores(self, prefixes, states):
+        # Copies: coverage attention changes the list that it is given, which is its
+        # parent's.
+        scored = [
+            self._scorer.score(prefix, copy.deepcopy(state), *self._memory)
+            for prefix, state in zip(prefixes, states)
+        ]
+        return torch.stack([s for s, _ in scored]), [state for _, state in scored]
 
 
 def check_step(
@@ -177,7 +194,7 @@ def check_step(
     frames: Sequence[int] = (19, 11),
     steps: int = 6,
 ) -> float:
-    """Compare a step graph with ESPnet's ``batch_score`` over several steps.
+    """Compare a step graph with ESPnet's scorer over several steps.
 
     Hypotheses of several utterances with unequal encoder lengths run in one graph call;
     ESPnet runs each utterance alone. Parents are drawn at random at every step, and the

@@ -136,8 +136,15 @@ class TaskModel:
 
     @property
     def search(self) -> Dict[str, Any]:
-        """Ids and defaults for the search."""
-        return dict(sos=self.model.sos, eos=self.model.eos, blank=0)
+        """Ids for the search, and which scorers ESPnet asks hypothesis by hypothesis:
+        with one of them its search differs.
+        """
+        batch = import_nets("scorer_interface").BatchScorerInterface
+        single = [
+            r for r, s in self.steps.items() if not isinstance(s.reference, batch)
+        ]
+        ids = dict(sos=self.model.sos, eos=self.model.eos, blank=0)
+        return {**ids, "single": single}
 
     def write_texts(self, work: Path) -> Dict[str, Text]:
         """Write tokens and tokenizers, and describe them by field of the manifest."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.align import Span, align, words
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
 Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
+
+#: What is written into a file of an utterance: a line, or several.
+Lines = Union[str, List[str]]
 
 #: What ESPnet answers an utterance with that is too short for the encoder.
 PLACEHOLDER: Result = (" ", ["<space>"], [2], Hypothesis(yseq=[], score=0.0))
@@ -84,7 +88,11 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """ESPnet's decoding options, with its names and defaults."""
+    """ESPnet's decoding options, with its names and defaults.
+
+    Attributes:
+        ctm: whether results come with the times of tokens and words; not of ESPnet's.
+    """
 
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
@@ -96,6 +104,7 @@ class DecodeOptions:
     nbest: int = 1
     normalize_length: bool = False
     time_sync: bool = False
+    ctm: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ctc_weight <= 1.0:
@@ -222,6 +231,8 @@ class Speech2Text:
             raise PluginError(
                 "the model has no CTC: set ctc_weight to 0 and time_sync to false"
             )
+        if options.ctm and self.bundle.manifest.speech.frame_shift is None:
+            raise PluginError("the model has no CTC to align by: leave ctm out")
         scorers = self._build_scorers(tokens)
         config = BeamSearchConfig(
             beam_size=options.beam_size,
@@ -235,6 +246,7 @@ class Speech2Text:
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
             return_hs=self.return_hs,
+            end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
         if not any(options.weights[name] for name in (*scorers, "ctc")):
@@ -332,6 +344,8 @@ class Speech2Text:
         [stage] = self.stages(encoded)
         for i, hypotheses in enumerate(stage.hypotheses):
             best = self._nbest(hypotheses)
+            if self._options.ctm:
+                best = [self._timed(encoded, i, result) for result in best]
             intermediate = self._interctc(encoded, i)
             results.append((best, intermediate) if intermediate else best)
         return results
@@ -352,8 +366,8 @@ class Speech2Text:
         """The results of an utterance that is too short for the encoder."""
         return [PLACEHOLDER] * self.nbest
 
-    def files(self, results: Results) -> Dict[str, str]:
-        """What ESPnet writes of an utterance: a line of each file, by its path."""
+    def files(self, results: Results) -> Dict[str, Lines]:
+        """What is written of an utterance, by the file's path."""
         nbest, intermediate = results if isinstance(results, tuple) else (results, {})
         files = {
             f"{n}best_recog/{name}": line
@@ -365,16 +379,42 @@ class Speech2Text:
             files[name] = " ".join(token)
         return files
 
-    def lines(self, result: Result) -> Dict[str, str]:
-        """What ESPnet writes of a result, by the file's name."""
+    def _timed(self, encoded: Encoded, utterance: int, result: Result) -> Result:
+        """The result, with the times of its tokens in the hypothesis."""
         text, token, token_int, hypothesis = result
-        lines = {
+        frames = encoded.lengths[utterance]
+        log_probs = encoded["ctc_log_probs"][utterance, :frames]
+        blank = self.bundle.manifest.search["blank"]
+        spans = align(log_probs, token_int, blank)
+        if spans is None:
+            logger.warning("more tokens than frames of the encoder: no times")
+            return result
+        speech = self.bundle.manifest.speech
+        seconds = spans * speech.seconds(speech.frame_shift)
+        times = [Span(t, *map(float, s)) for t, s in zip(token, seconds)]
+        return text, token, token_int, hypothesis._replace(times=times)
+
+    def lines(self, result: Result) -> Dict[str, Lines]:
+        """What is written of a result, by the file's name; several lines as a list.
+
+        ESPnet's files, ``scores`` with what each scorer gave (before its weight), and
+        with option ``ctm`` NIST's time marks (channel, start, duration, token or word).
+        """
+        text, token, token_int, hypothesis = result
+        lines: Dict[str, Lines] = {
             "token": " ".join(token),
             "token_int": " ".join(map(str, token_int)),
             "score": str(hypothesis.score),
         }
         if text is not None:
             lines["text"] = text
+        if hypothesis.scores:
+            parts = [f"{name}={value:.4f}" for name, value in hypothesis.scores.items()]
+            lines["scores"] = " ".join(parts)
+        if self._options.ctm:
+            token_type = self.bundle.manifest.text.token_type
+            lines["token.ctm"] = _time_marks(hypothesis.times)
+            lines["ctm"] = _time_marks(words(hypothesis.times, token_type))
         return lines
 
     def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
@@ -390,3 +430,7 @@ class Speech2Text:
                 layer = int(name[len("interctc_") :])
                 results[layer] = self.converter.ids2tokens(ids)
         return results
+
+
+def _time_marks(spans: Sequence[Span]) -> List[str]:
+    return [f"1 {start:.3f} {end - start:.3f} {text}" for text, start, end in spans]

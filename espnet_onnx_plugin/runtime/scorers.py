@@ -91,7 +91,8 @@ class GraphScorer:
             memory = self._memory.run(inputs, fetch=())
         zeros = np.zeros((encoded.utterances, 1), np.int64)
         visible = np.zeros((encoded.utterances, 1, 0), bool)
-        return StepState(memory, self._step.initial_states(), zeros, visible, zeros)
+        states = self._step.initial_states(memory)
+        return StepState(memory, states, zeros, visible, zeros)
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: StepState

@@ -17,7 +17,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import asr
-from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Result, Stage
+from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines, Result, Stage
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, pad
 from espnet_onnx_plugin.runtime.scorers import FullScorer
@@ -47,6 +47,8 @@ class DecodeOptions(asr.DecodeOptions):
 
     ctc_weight: float = 0.0
     time_sync: bool = field(default=False, init=False)
+    # A translation does not follow the speech in time.
+    ctm: bool = field(default=False, init=False)
     asr_maxlenratio: float = 0.0
     asr_minlenratio: float = 0.0
     asr_beam_size: int = 20
@@ -310,7 +312,7 @@ class Speech2Text(_Translation):
             return results
         return results, [(*PLACEHOLDER, np.zeros((0, 0), np.float32))]
 
-    def files(self, results: Results) -> Dict[str, str]:
+    def files(self, results: Results) -> Dict[str, Lines]:
         """See :class:`espnet_onnx_plugin.runtime.asr.Speech2Text`."""
         results, recognized = results if isinstance(results, tuple) else (results, [])
         files = super().files(results)

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.align import Span
 from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer, CTCPrefixState
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Hypothesis(NamedTuple):
         states: empty; kept because ESPnet's has it.
         hs: what the decoder's output layer read in each step, each (dim,); empty unless
             the search is told to return it.
+        times: of the tokens, in seconds, where they were asked for.
     """
 
     yseq: Sequence[int]
@@ -36,6 +38,7 @@ class Hypothesis(NamedTuple):
     scores: Dict[str, float] = {}
     states: Dict[str, Any] = {}
     hs: Sequence[np.ndarray] = ()
+    times: Sequence[Span] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class BeamSearchConfig:
             share of the frames; negative: a constant.
         minlenratio: likewise, without end detection.
         return_hs: whether hypotheses come with what the decoder's output layer read.
+        end_is_candidate: whether the end symbol is scored after every hypothesis, as in
+            ESPnet's ``BatchBeamSearch``, or where it is among the best tokens only, as
+            in the ``BeamSearch`` that ESPnet takes for scorers of single hypotheses.
     """
 
     beam_size: int
@@ -61,6 +67,7 @@ class BeamSearchConfig:
     minlenratio: float = 0.0
     normalize_length: bool = False
     return_hs: bool = False
+    end_is_candidate: bool = True
     token_list: Optional[List[str]] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -263,15 +270,15 @@ class UtteranceSearch:
         )
 
     def _candidates(self, total: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, S) that get a CTC score, and their columns of ``total``.
-
-        The best ones of each hypothesis so far, and the end symbol: ESPnet scores it
-        always.
+        """Tokens (N, S) that get a CTC score, and their columns of ``total``: the best
+        ones of each hypothesis so far, and the end symbol.
         """
-        best = np.sort(top(total, self._pre_beam), axis=1)
-        end = np.full((len(best), 1), self._config.eos)
-        ids = np.concatenate((best, end), axis=1)
+        ids = np.sort(top(total, self._pre_beam), axis=1)
+        if not self._config.end_is_candidate:
+            return ids, np.take_along_axis(total, ids, axis=1)
+        twice = (ids == self._config.eos).any(axis=1)
+        end = np.full((len(ids), 1), self._config.eos)
+        ids = np.concatenate((ids, end), axis=1)
         total = np.take_along_axis(total, ids, axis=1)
-        # It must not stand in two columns.
-        total[(best == self._config.eos).any(axis=1), -1] = -np.inf
+        total[twice, -1] = -np.inf  # it must not stand in two columns
         return ids, total

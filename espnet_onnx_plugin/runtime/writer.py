@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, TextIO, Union
+from typing import Dict, Iterator, Mapping, Sequence, TextIO, Union
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -29,15 +29,16 @@ class ResultWriter:
             self._files[name] = open(path, "w", encoding="utf-8")
         self._files[name].write(line + "\n")
 
-    def results(self, key: str, files: Mapping[str, str]) -> None:
+    def results(self, key: str, files: Mapping[str, Union[str, Sequence[str]]]) -> None:
         """Write the results of an utterance.
 
         Args:
             key: the utterance's id.
-            files: a line of each file, by its path.
+            files: the line or lines of each file, by its path.
         """
-        for name, line in files.items():
-            self._line(name, f"{key} {line}")
+        for name, content in files.items():
+            for line in [content] if isinstance(content, str) else content:
+                self._line(name, f"{key} {line}")
 
     def timing(self, **values: Union[str, float]) -> None:
         """Write one line of ``timing.jsonl``."""
