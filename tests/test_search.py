@@ -49,8 +49,8 @@ class OurScorer:
     def __init__(self, table):
         self.table = table
 
-    def start(self, encoded):
-        return [[()] for _ in range(encoded.utterances)]
+    def start(self, encoded, primers):
+        return [[tuple(primer[:-1])] for primer in primers]
 
     def score(self, tokens, parents, state):
         prefixes = [
@@ -120,7 +120,7 @@ def make_case(seed, vocabularies=(8, 19, 60, 200), single=False):
     )
 
 
-def espnet_search(case):
+def espnet_search(case, primer=None):
     """N-best list of the search that ESPnet takes for the case's scorers."""
     search_cls = import_nets("beam_search").BeamSearch
     if not case["single"]:
@@ -145,6 +145,7 @@ def espnet_search(case):
         pre_beam_score_key=None if case["weights"]["ctc"] == 1.0 else "full",
         normalize_length=case["normalize_length"],
     )
+    search.set_hyp_primer(primer)
     with torch.no_grad():
         return search(
             torch.zeros(case["frames"], 1), case["maxlenratio"], case["minlenratio"]
@@ -267,6 +268,26 @@ def test_a_batch_gives_what_one_at_a_time_gives(seed):
     for i, count in enumerate(frames):
         alone = Encoded(encoder_out_lens=frames[[i]], ctc_log_probs=logp[[i], :count])
         assert together[i] == search(alone)[0]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_primed_hypotheses_are_espnets(seed):
+    case = make_case(seed + 2000)
+    random = np.random.default_rng(seed)
+    vocabulary, frames = case["vocabulary"], case["frames"]
+    primers = [
+        [vocabulary - 1, *random.integers(0, vocabulary, count).tolist()]
+        for count in (1, min(3, frames - 1))
+    ]
+    # ESPnet's CTC scorer takes no more tokens than there are frames.
+    room = frames - max(map(len, primers)) + 1
+    case["maxlenratio"] = -min(room, 6)
+    one = encoded_of(case)
+    both = Encoded({name: np.repeat(v, 2, axis=0) for name, v in one.items()})
+    ours = BeamSearch(config_of(case), our_scorers(case))(both, primers)
+    for mine, primer in zip(ours, primers):
+        assert_same(mine, espnet_search(case, primer), primer)
+        assert all(h.yseq[: len(primer)] == primer for h in mine)
 
 
 @pytest.mark.parametrize("seed", range(60))

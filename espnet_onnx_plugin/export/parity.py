@@ -233,7 +233,7 @@ def check_step(
         for i in range(count)
     ]
     scorer = GraphScorer(session, memory)
-    state = scorer.start(encoded)
+    state = scorer.start(encoded, [[first]] * count)
     tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0

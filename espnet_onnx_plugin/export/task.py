@@ -92,16 +92,14 @@ class TaskModel:
         return roles
 
     def refuse(self, config: Mapping[str, Any]) -> None:
-        """Name what this version cannot export, before anything is built.
-
-        Some choices need packages, or weights from a hub, only to be built.
+        """Name what this version or this machine cannot export, before it is built.
 
         Raises:
             PluginError: naming it.
         """
         for role in self.roles(config):
             if config.get(role) is not None:
-                find(role, config[role])
+                find(role, config[role]).needs()
         if config.get("model", self.models[0]) not in self.models:
             raise PluginError(
                 f"model '{config['model']}' is not supported (supported: "
@@ -249,10 +247,11 @@ def wrap_lm(
 
 
 def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module]:
-    """The frontend of an ESPnet model, traceable; None where it has none."""
-    if model.frontend is None:
-        return None
-    return find("frontend", args.frontend).wrap(model.frontend).eval()
+    """What makes features of a waveform, traceable; None where the model reads them."""
+    if model.frontend is not None:
+        return find("frontend", args.frontend).wrap(model.frontend).eval()
+    features = find("encoder", args.encoder).features
+    return None if features is None else features(model.encoder).eval()
 
 
 def shortest_frames(encoder: torch.nn.Module) -> int:
@@ -284,12 +283,8 @@ def describe_speech(
         common = {}
     if frontend is None:
         return Speech("features", FEATURE_RATE, args.input_size, frames, **common)
-    stft = frontend.stft
-    samples = stft.n_fft - 2 * stft.pad + (frames - 1) * stft.hop_length
-    # The reflection at the edges needs more samples than it adds.
-    samples = max(samples, stft.pad + 1)
-    rate = int(model.frontend.logmel.mel_options["sr"])
-    return Speech("waveform", rate, 0, samples, **common)
+    samples = frontend.shortest(frames)
+    return Speech("waveform", frontend.sampling_rate, 0, samples, **common)
 
 
 def write_text(

@@ -75,7 +75,7 @@ def _forced(
     scorer: FullScorer, encoded: Encoded, tokens: Sequence[int]
 ) -> np.ndarray:
     """Scores along a given token sequence, (tokens, vocabulary)."""
-    state = scorer.start(encoded)
+    state = scorer.start(encoded, [tokens[:1]])
     parents = np.zeros((1, 1), np.int64)
     rows = []
     for token in tokens:

@@ -54,6 +54,9 @@ class BeamSearchConfig:
         end_is_candidate: whether the end symbol is scored after every hypothesis, as in
             ESPnet's ``BatchBeamSearch``, or where it is among the best tokens only, as
             in the ``BeamSearch`` that ESPnet takes for scorers of single hypotheses.
+        primer: the tokens that hypotheses begin with, start symbol included, where a
+            call names none; None: the start symbol.
+        max_tokens: how many tokens the decoder can read; None: any number.
     """
 
     beam_size: int
@@ -68,6 +71,8 @@ class BeamSearchConfig:
     normalize_length: bool = False
     return_hs: bool = False
     end_is_candidate: bool = True
+    primer: Optional[Sequence[int]] = None
+    max_tokens: Optional[int] = None
     token_list: Optional[List[str]] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -174,6 +179,7 @@ class UtteranceSearch:
         config: BeamSearchConfig,
         frames: int,
         minlenratio: float,
+        primer: Sequence[int],
         scorers: Sequence[str],
         ctc: Optional[CTCPrefixScorer],
     ):
@@ -182,16 +188,18 @@ class UtteranceSearch:
         self._pre_beam = config.pre_beam_size if ctc is not None else None
         bounds = length_bounds(frames, config.maxlenratio, minlenratio)
         self._maxlen, self._minlen = bounds
+        if config.max_tokens is not None:  # beyond them ESPnet's decoder breaks down
+            self._maxlen = min(self._maxlen, config.max_tokens - len(primer) + 1)
         logger.info("decoder input length: %d", frames)
         logger.info("max output length: %d", self._maxlen)
         logger.info("min output length: %d", self._minlen)
         self._step = 0
         self.beam = Beam(
-            yseq=np.array([[config.sos]], dtype=np.int64),
+            yseq=np.array([primer], dtype=np.int64),
             score=np.zeros(1, np.float32),
             scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
             parents=np.zeros(1, np.int64),
-            ctc=ctc.start() if ctc is not None else None,
+            ctc=ctc.start(primer[1:]) if ctc is not None else None,
             rows=np.zeros((1, 0), np.int64),
         )
         self._hidden: List[np.ndarray] = []
