@@ -141,27 +141,33 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 
 
 class _Reference:
-    """ESPnet's batch scorer for the hypotheses of one utterance."""
+    """ESPnet's scorer for the hypotheses of one utterance."""
 
-    def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor, first: int):
+    def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor):
         self._scorer = scorer
         self._memory = memory
-        self._prefixes = torch.full((1, 1), first)
-        self._states: List[Any] = [None]
+        self._prefixes = torch.zeros((1, 0), dtype=torch.int64)
+        self._states: List[Any] = [scorer.init_state(memory)]
 
+    @torch.no_grad()
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Log probabilities after every hypothesis got its token."""
-        if self._states[0] is not None:
-            ids = torch.from_numpy(parents)
-            new = torch.from_numpy(tokens)[:, None]
-            self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
-            self._states = [self._states[i] for i in parents]
-        memory = self._memory.expand(len(self._prefixes), *self._memory.shape)
-        with torch.no_grad():
+        ids, new = torch.from_numpy(parents), torch.from_numpy(tokens)
+        self._prefixes = torch.cat((self._prefixes[ids], new[:, None]), dim=1)
+        states = [self._states[i] for i in parents]
+        if hasattr(self._scorer, "batch_score"):
+            memory = self._memory.expand(len(self._prefixes), *self._memory.shape)
             scores, self._states = self._scorer.batch_score(
-                self._prefixes, self._states, memory
+                self._prefixes, states, memory
             )
-        return scores.numpy()
+            return scores.numpy()
+        # ESPnet's search asks such a scorer for one hypothesis after the other.
+        scored = [
+            self._scorer.score(prefix, state, self._memory)
+            for prefix, state in zip(self._prefixes, states)
+        ]
+        self._states = [state for _, state in scored]
+        return np.stack([scores.numpy() for scores, _ in scored])
 
 
 def check_step(
@@ -174,7 +180,7 @@ def check_step(
     frames: Sequence[int] = (19, 11),
     steps: int = 6,
 ) -> float:
-    """Compare a step graph with ESPnet's ``batch_score`` over several steps.
+    """Compare a step graph with ESPnet's scorer over several steps.
 
     Hypotheses of several utterances with unequal encoder lengths run in one graph call;
     ESPnet runs each utterance alone. Parents are drawn at random at every step, and the
@@ -195,16 +201,15 @@ def check_step(
     random = np.random.default_rng(0)
     count = len(frames)
     encoder_out = random.standard_normal((count, max(frames), dim)).astype(np.float32)
-    first = vocabulary - 1
     references = [
-        _Reference(step.reference, torch.from_numpy(encoder_out[i, :length]), first)
+        _Reference(step.reference, torch.from_numpy(encoder_out[i, :length]))
         for i, length in enumerate(frames)
     ]
     scorer = GraphScorer(session, memory)
     state = scorer.start(
         Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
     )
-    tokens = np.full((count, 1), first)
+    tokens = np.full((count, 1), vocabulary - 1)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0
     for number in range(steps):
