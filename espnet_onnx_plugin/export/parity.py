@@ -15,7 +15,6 @@ from typing import (
     Iterator,
     List,
     Mapping,
-    Optional,
     Sequence,
     Tuple,
 )
@@ -143,45 +142,37 @@ class _Reference:
         self,
         scorer: torch.nn.Module,
         memory: Sequence[torch.Tensor],
-        first: int,
         return_hs: bool,
     ):
         # A copy: some keep what they made of an utterance in the module.
         self._scorer = copy.deepcopy(scorer)
         self._memory = memory
         self._more = {"return_hs": True} if return_hs else {}
-        self._prefixes = torch.full((1, 1), first)
-        self._states: Optional[List[Any]] = None
+        self._prefixes = torch.zeros((1, 0), dtype=torch.int64)
+        self._states: List[Any] = [self._scorer.init_state(memory[0])]
 
+    @torch.no_grad()
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> List[np.ndarray]:
         """Log probabilities after every hypothesis got its token, and what the output
         layer read if that is returned.
         """
-        batch = hasattr(self._scorer, "batch_score")
-        if self._states is None:
-            self._states = [None if batch else self._scorer.init_state(*self._memory)]
-        else:
-            ids = torch.from_numpy(parents)
-            new = torch.from_numpy(tokens)[:, None]
-            self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
-            self._states = [self._states[i] for i in parents]
-        with torch.no_grad():
-            score = self._batch_score if batch else self._single_scores
-            scores, self._states = score(self._prefixes, self._states)
-        return [part.numpy() for part in (scores if self._more else [scores])]
-
-    def _batch_score(self, prefixes, states):
-        memory = [m.expand(len(prefixes), *m.shape) for m in self._memory]
-        return self._scorer.batch_score(prefixes, states, *memory, **self._more)
-
-    def _single_scores(self, prefixes, states):
-        # Copies: coverage attention changes the list that it is given, which is its
-        # parent's.
+        ids, new = torch.from_numpy(parents), torch.from_numpy(tokens)
+        self._prefixes = torch.cat((self._prefixes[ids], new[:, None]), dim=1)
+        states = [self._states[i] for i in parents]
+        if hasattr(self._scorer, "batch_score"):
+            memory = [m.expand(len(self._prefixes), *m.shape) for m in self._memory]
+            scores, self._states = self._scorer.batch_score(
+                self._prefixes, states, *memory, **self._more
+            )
+            return [part.numpy() for part in (scores if self._more else [scores])]
+        # ESPnet's search asks such a scorer for one hypothesis after the other. Copies:
+        # coverage attention changes the list that it is given, which is its parent's.
         scored = [
             self._scorer.score(prefix, copy.deepcopy(state), *self._memory)
-            for prefix, state in zip(prefixes, states)
+            for prefix, state in zip(self._prefixes, states)
         ]
-        return torch.stack([s for s, _ in scored]), [state for _, state in scored]
+        self._states = [state for _, state in scored]
+        return [np.stack([scores.numpy() for scores, _ in scored])]
 
 
 def check_step(
@@ -227,7 +218,6 @@ def check_step(
                 torch.from_numpy(encoded[source][i, : encoded[source + LENS][i]])
                 for source in step.reads
             ],
-            first,
             step.returns_hidden,
         )
         for i in range(count)

@@ -53,14 +53,19 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 
 
 def difference(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference relative to the reference's largest magnitude.
+    """Largest difference relative to the reference's largest finite magnitude.
 
-    Infinite where the shapes differ or a value is not a number.
+    Infinite where the shapes differ, a value is not a number, or one is infinite and
+    the other is not.
     """
     if ours.shape != reference.shape:
         return float("inf")
-    if reference.size == 0:
+    finite = np.isfinite(reference)
+    if not np.array_equal(ours[~finite], reference[~finite]):
+        return float("inf")
+    if not finite.any():
         return 0.0
+    ours, reference = ours[finite], reference[finite]
     scale = max(float(np.abs(reference).max()), 1e-20)
     worst = float(np.abs(ours - reference).max()) / scale
     return worst if np.isfinite(worst) else float("inf")
