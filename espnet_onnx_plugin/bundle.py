@@ -38,7 +38,8 @@ class State:
     """A recurrent state of a step graph.
 
     The graph has an input ``name`` and an output ``next_<name>``. The state starts as
-    zeros in which an axis named ``rows`` has size 1 and an axis named ``nodes`` size 0.
+    zeros in which an axis named ``rows`` has size 1, an axis named ``nodes`` size 0,
+    and any other named one the size that it has in the graph's memory.
     """
 
     dtype: str
@@ -88,6 +89,8 @@ class Speech:
         volume_normalize: peak that ESPnet's preprocessor scales to, or None.
         average_channels: whether several channels are averaged; else the first is
             taken.
+        frame_shift: samples or frames of the input from one frame of the encoder's
+            output to the next; None for a model without CTC.
     """
 
     kind: str
@@ -96,6 +99,7 @@ class Speech:
     min_length: int
     volume_normalize: Optional[float] = None
     average_channels: bool = False
+    frame_shift: Optional[float] = None
 
     def seconds(self, length: int) -> float:
         """Duration of an input of ``length`` samples or frames."""
@@ -127,6 +131,8 @@ class Manifest:
         speech, text: input and output of the model.
         search: ids and defaults that the search needs (sos, eos, blank, ...).
         ngram: file of a KenLM model, or None.
+        src_text, src_ngram: the same of the source language, where a translation model
+            recognizes before it translates.
         source: what the bundle was made from: checkpoint, versions, parent.
         checks: the figures that its checks measured.
     """
@@ -137,6 +143,8 @@ class Manifest:
     text: Text
     search: Mapping[str, Any]
     ngram: Optional[str] = None
+    src_text: Optional[Text] = None
+    src_ngram: Optional[str] = None
     source: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -248,7 +256,8 @@ def _parse(content: Any) -> Manifest:
         for role, entry in fields["graphs"].items()
     }
     fields["speech"] = Speech(**fields["speech"])
-    fields["text"] = Text(**fields["text"])
+    for name in ("text", "src_text"):
+        fields[name] = Text(**fields[name]) if fields.get(name) else None
     return Manifest(**fields)
 
 
@@ -282,7 +291,10 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
         for expected in (graph.file, graph.weights):
             if expected is not None:
                 _verify(path / expected.name, expected)
-    for name in (manifest.text.token_list, manifest.text.bpemodel, manifest.ngram):
+    names = [manifest.ngram, manifest.src_ngram]
+    for text in (manifest.text, manifest.src_text):
+        names += [text.token_list, text.bpemodel] if text is not None else []
+    for name in names:
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")
     return Bundle(path, manifest)

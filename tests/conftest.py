@@ -41,26 +41,34 @@ def asr_config(**choices: Any) -> Dict[str, Any]:
 
 
 def build_asr(config: Dict[str, Any], seed: int = 0):
-    """A model with random weights, in eval mode."""
+    """A model of task asr, see :func:`build`."""
+    from espnet2.tasks.asr import ASRTask
+
+    return build(ASRTask, config, seed)
+
+
+def build(task: type, config: Dict[str, Any], seed: int = 0):
+    """A model of an ESPnet task with random weights, in eval mode."""
     import argparse
 
     import torch
-    from espnet2.tasks.asr import ASRTask
 
     torch.manual_seed(seed)
-    model = ASRTask.build_model(argparse.Namespace(**config)).eval()
+    model = task.build_model(argparse.Namespace(**config)).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             # Fresh statistics are 0 and 1, which would hide a mistake.
             module.running_mean.normal_(0.0, 0.2)
             module.running_var.uniform_(0.5, 1.5)
+        if getattr(module, "use_bias", False):  # ESPnet leaves what the memory held
+            module.bias.data.zero_()
     for parameter in model.parameters():
         # ESPnet starts biases and scales at 0 and 1.
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model
 
 
-def build_lm(name: str, conf: Dict[str, Any], seed: int = 0):
+def build_lm(name: str, conf: Dict[str, Any], seed: int = 0, tokens=TOKENS):
     """An ``ESPnetLanguageModel`` with random weights, and its configuration."""
     import argparse
 
@@ -68,7 +76,7 @@ def build_lm(name: str, conf: Dict[str, Any], seed: int = 0):
     from espnet2.tasks.lm import LMTask
 
     config = dict(LMTask.get_default_config())
-    config.update(token_list=TOKENS, token_type="char", lm=name, lm_conf=conf)
+    config.update(token_list=tokens, token_type="char", lm=name, lm_conf=conf)
     torch.manual_seed(seed)
     return LMTask.build_model(argparse.Namespace(**config)).eval(), config
 
@@ -86,8 +94,12 @@ def save(model, config: Dict[str, Any], directory: Path, name: str) -> Dict[str,
 def sharpen(model) -> None:
     """Scale the output layers so that a random model's choices are not all alike."""
     if model.decoder is not None:
-        model.decoder.output_layer.weight.data *= 6.0
-        model.decoder.output_layer.bias.data[-1] -= 3.0  # or most end at once
+        names = ("output_layer", "output")  # that of the RNN decoder is the second
+        [output] = [
+            getattr(model.decoder, n) for n in names if hasattr(model.decoder, n)
+        ]
+        output.weight.data *= 6.0
+        output.bias.data[-1] -= 3.0  # or most end at once
     if model.ctc is not None:
         model.ctc.ctc_lo.weight.data *= 6.0
 

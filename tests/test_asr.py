@@ -126,7 +126,7 @@ def test_files_are_laid_out_as_espnets(tiny, tmp_path):
     theirs = espnet(tiny, **options)
     for n in (1, 2, 3):
         files = {p.name for p in (out / f"{n}best_recog").iterdir()}
-        assert files == {"token", "token_int", "score", "text"}
+        assert files == {"token", "token_int", "score", "text", "scores"}
     for key, wave in sound_waves(tiny).items():
         for n, (text, token, token_int, hyp) in enumerate(
             theirs(wave.astype(np.float32)), 1

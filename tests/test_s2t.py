@@ -228,7 +228,7 @@ def test_files_are_laid_out_as_espnets(tiny, tmp_path):
     )
     config = ("--config", tmp_path / "decode.yaml", "--batch_size", 2)
     files = decode(s2t_inference, tiny, data, tmp_path / "out", *config)
-    names = {"token", "token_int", "score", "text", "text_nospecial"}
+    names = {"token", "token_int", "score", "scores", "text", "text_nospecial"}
     assert {name for name in files if "interctc" not in name} == names
     theirs = espnet(tiny, beam_size=2, maxlenratio=-6)
     for key in files["text"]:

@@ -74,6 +74,12 @@ SEARCH: Mapping[str, Mapping[str, Any]] = {
     "lm_weight": dict(type=float, default=1.0),
     "ngram_weight": dict(type=float, default=0.9),
     "normalize_length": dict(type=str2bool, default=False),
+    "ctm": dict(
+        type=str2bool,
+        default=False,
+        help="also write when tokens and words were spoken (by the CTC; not an option "
+        "of ESPnet)",
+    ),
 }
 
 #: Options of ESPnet's commands that decoding configurations carry, with the only value
@@ -182,8 +188,7 @@ class Inference:
             utterances = progress(iterate(source, keys), len(keys))
             for decoded in decode(model, utterances, args.batch_size):
                 timing = decoded.timing
-                lines = [model.lines(result) for result in decoded.results]
-                writer.results(decoded.key, lines, decoded.intermediate)
+                writer.results(decoded.key, model.files(decoded.results))
                 writer.timing(
                     key=decoded.key,
                     audio_seconds=decoded.audio_seconds,

@@ -24,7 +24,7 @@ COMMAND = Inference(
     name="s2t_inference",
     task="s2t",
     options={
-        **SEARCH,
+        **{name: argument for name, argument in SEARCH.items() if name != "ctm"},
         **{
             weight: dict(type=float, default=0.0)
             for weight in ("ctc_weight", "lm_weight", "ngram_weight")

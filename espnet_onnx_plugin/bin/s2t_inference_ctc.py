@@ -15,7 +15,7 @@ COMMAND = Inference(
         **{
             name: argument
             for name, argument in SEARCH.items()
-            if name not in ("ctc_weight", "normalize_length")
+            if name not in ("ctc_weight", "normalize_length", "ctm")
         },
         "lm_weight": dict(type=float, default=0.0),
         "ngram_weight": dict(type=float, default=0.0),

@@ -14,6 +14,7 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import (
     Bundle,
     Manifest,
+    Speech,
     new_bundle,
     read_bundle,
     sha256,
@@ -84,26 +85,67 @@ def _export(
     espnet: TaskModel = task_model(task)(checkpoints)
     texts = espnet.write_texts(work)
     graphs = espnet.export(work)
-    ngram = None
-    if checkpoints.ngram_file is not None:
-        ngram = f"ngram{checkpoints.ngram_file.suffix}"
-        shutil.copyfile(checkpoints.ngram_file, work / ngram)
+    ngrams = {}
+    for name in ("ngram", "src_ngram"):
+        file = getattr(checkpoints, f"{name}_file")
+        if file is not None:
+            ngrams[name] = f"{name}{file.suffix}"
+            shutil.copyfile(file, work / ngrams[name])
     manifest = Manifest(
         task=task,
         graphs=graphs,
         speech=espnet.speech,
         search=espnet.search,
-        ngram=ngram,
         source=source,
+        **ngrams,
         **texts,
     )
     bundle = Bundle(work, manifest)
     figures = check_parity(bundle, espnet, parity_source)
-    if not parity.encodes_batches(Encoder(bundle, Device()), manifest.speech):
-        logger.info("the encoder mixes the utterances of a batch: it gets them singly")
-        encoder = dataclasses.replace(graphs["encoder"], batches=False)
-        manifest = dataclasses.replace(manifest, graphs=graphs | {"encoder": encoder})
-    write_manifest(work, dataclasses.replace(manifest, checks=dict(parity=figures)))
+    encoder, speech = Encoder(bundle, Device()), manifest.speech
+    for role in espnet.mixed(bundle):
+        logger.info("%s mixes the utterances of a batch: it gets them singly", role)
+        graphs[role] = dataclasses.replace(graphs[role], batches=False)
+    if "ctc_log_probs" in encoder.outputs:
+        shift = frame_shift(encoder, speech)
+        speech = dataclasses.replace(speech, frame_shift=shift)
+    manifest = dataclasses.replace(
+        manifest, graphs=graphs, speech=speech, checks=dict(parity=figures)
+    )
+    write_manifest(work, manifest)
+
+
+def frame_shift(encoder: Encoder, speech: Speech, frames: int = 4) -> Optional[float]:
+    """How much longer an input is for one more frame of the encoder's output.
+
+    Args:
+        encoder: whose lengths are measured.
+        speech: what its input has to be.
+        frames: how many frames it is measured over.
+
+    Returns:
+        Samples or frames of the input; None where a longer input gives no more frames.
+    """
+
+    def encoded(length: int) -> int:
+        shape = [length, speech.feature_dim] if speech.feature_dim else [length]
+        return int(encoder([np.zeros(shape, np.float32)]).lengths[0])
+
+    def shortest(wanted: int, low: int) -> Optional[int]:
+        high = 2 * low
+        while encoded(high) < wanted:
+            low, high = high, 2 * high
+            if high > 64 * first:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if encoded(middle) >= wanted else (middle, high)
+        return high
+
+    first = 8 * speech.min_length
+    known = encoded(first)
+    start, end = shortest(known + 1, first), shortest(known + 1 + frames, first)
+    return None if start is None or end is None else (end - start) / frames
 
 
 def check_parity(
@@ -139,9 +181,9 @@ def check_parity(
         if step.memory is not None:
             memory = Session(bundle, f"{role}_memory", device)
         session = Session(bundle, role, device)
-        figures[role] = parity.check_step(
-            step, session, memory, espnet.dim, espnet.vocabulary, role
-        )
+        dim, vocabulary = espnet.sizes(role)
+        figures[role] = parity.check_step(step, session, memory, dim, vocabulary, role)
+    figures.update(espnet.check_parity(bundle))
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)
     return {k: float(np.format_float_scientific(v, 2)) for k, v in figures.items()}

@@ -6,6 +6,7 @@ time, as in ESPnet's inference. The figure is max |ONNX - PyTorch| relative to t
 output's scale.
 """
 
+import copy
 from typing import (
     Any,
     Callable,
@@ -25,7 +26,7 @@ from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.compare import difference
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, to_numpy
+from espnet_onnx_plugin.runtime.encoder import LENS, Encoded, Encoder, to_numpy
 from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
 
@@ -135,27 +136,43 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 
 
 class _Reference:
-    """ESPnet's batch scorer for the hypotheses of one utterance."""
+    """ESPnet's scorer for the hypotheses of one utterance."""
 
-    def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor, first: int):
-        self._scorer = scorer
+    def __init__(
+        self,
+        scorer: torch.nn.Module,
+        memory: Sequence[torch.Tensor],
+        return_hs: bool,
+    ):
+        # A copy: some keep what they made of an utterance in the module.
+        self._scorer = copy.deepcopy(scorer)
         self._memory = memory
-        self._prefixes = torch.full((1, 1), first)
-        self._states: List[Any] = [None]
+        self._more = {"return_hs": True} if return_hs else {}
+        self._prefixes = torch.zeros((1, 0), dtype=torch.int64)
+        self._states: List[Any] = [self._scorer.init_state(memory[0])]
 
-    def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        """Log probabilities after every hypothesis got its token."""
-        if self._states[0] is not None:
-            ids = torch.from_numpy(parents)
-            new = torch.from_numpy(tokens)[:, None]
-            self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
-            self._states = [self._states[i] for i in parents]
-        memory = self._memory.expand(len(self._prefixes), *self._memory.shape)
-        with torch.no_grad():
+    @torch.no_grad()
+    def score(self, tokens: np.ndarray, parents: np.ndarray) -> List[np.ndarray]:
+        """Log probabilities after every hypothesis got its token, and what the output
+        layer read if that is returned.
+        """
+        ids, new = torch.from_numpy(parents), torch.from_numpy(tokens)
+        self._prefixes = torch.cat((self._prefixes[ids], new[:, None]), dim=1)
+        states = [self._states[i] for i in parents]
+        if hasattr(self._scorer, "batch_score"):
+            memory = [m.expand(len(self._prefixes), *m.shape) for m in self._memory]
             scores, self._states = self._scorer.batch_score(
-                self._prefixes, self._states, memory
+                self._prefixes, states, *memory, **self._more
             )
-        return scores.numpy()
+            return [part.numpy() for part in (scores if self._more else [scores])]
+        # ESPnet's search asks such a scorer for one hypothesis after the other. Copies:
+        # coverage attention changes the list that it is given, which is its parent's.
+        scored = [
+            self._scorer.score(prefix, copy.deepcopy(state), *self._memory)
+            for prefix, state in zip(self._prefixes, states)
+        ]
+        self._states = [state for _, state in scored]
+        return [np.stack([scores.numpy() for scores, _ in scored])]
 
 
 def check_step(
@@ -168,7 +185,7 @@ def check_step(
     frames: Sequence[int] = (19, 11),
     steps: int = 6,
 ) -> float:
-    """Compare a step graph with ESPnet's ``batch_score`` over several steps.
+    """Compare a step graph with ESPnet's scorer over several steps.
 
     Hypotheses of several utterances with unequal encoder lengths run in one graph call;
     ESPnet runs each utterance alone. Parents are drawn at random at every step, and the
@@ -180,7 +197,7 @@ def check_step(
         dim: size of the encoder's output.
         vocabulary: number of tokens.
         name: of the component, for the message.
-        frames: encoder frames of each utterance.
+        frames: encoder frames of each utterance; other sequences are a little longer.
         steps: how many steps.
 
     Returns:
@@ -188,25 +205,35 @@ def check_step(
     """
     random = np.random.default_rng(0)
     count = len(frames)
-    encoder_out = random.standard_normal((count, max(frames), dim)).astype(np.float32)
+    encoded = Encoded()
+    for i, source in enumerate(step.reads):
+        shape = (count, max(frames) + i, dim)
+        encoded[source] = random.standard_normal(shape).astype(np.float32)
+        encoded[f"{source}{LENS}"] = np.array(frames) + i
     first = vocabulary - 1
     references = [
-        _Reference(step.reference, torch.from_numpy(encoder_out[i, :length]), first)
-        for i, length in enumerate(frames)
+        _Reference(
+            step.reference,
+            [
+                torch.from_numpy(encoded[source][i, : encoded[source + LENS][i]])
+                for source in step.reads
+            ],
+            step.returns_hidden,
+        )
+        for i in range(count)
     ]
     scorer = GraphScorer(session, memory)
-    encoded = Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
     state = scorer.start(encoded, [[first]] * count)
     tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0
     for number in range(steps):
         ours, state = scorer.score(tokens, parents, state)
-        expected = np.stack(
-            [r.score(t, p) for r, t, p in zip(references, tokens, parents)]
-        )
+        scored = [r.score(t, p) for r, t, p in zip(references, tokens, parents)]
         what = f"step {number + 1}, {tokens.shape[1]} hypotheses each"
-        worst = max(worst, require(name, what, difference(ours, expected)))
+        hidden = [scorer.hidden(state)] if step.returns_hidden else []
+        for part, expected in zip([ours, *hidden], map(np.stack, zip(*scored))):
+            worst = max(worst, require(name, what, difference(part, expected)))
         previous, width = tokens.shape[1], 2 + number % 3
         # Token 0 takes part: some language models treat it as padding.
         tokens = random.integers(0, vocabulary, (count, width))

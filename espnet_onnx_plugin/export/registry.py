@@ -8,7 +8,7 @@ that the parity tests and the table of supported architectures are made from.
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 import torch
 
@@ -29,6 +29,10 @@ class Arch:
             :class:`PluginError` for a setting that is not supported.
         tiny: named small ``*_conf`` dictionaries that together touch every branch.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
+        needs: imports the optional package that ESPnet builds it with; raises
+            :class:`PluginError` that names it where it is missing.
+        features: of an encoder that reads waveforms, what makes the features that the
+            wrapped one reads; it becomes the frontend's graph.
     """
 
     role: str
@@ -36,9 +40,18 @@ class Arch:
     wrap: Callable[[torch.nn.Module], torch.nn.Module]
     tiny: Mapping[str, Dict[str, Any]] = field(default_factory=dict)
     limits: str = ""
+    needs: Callable[[], None] = lambda: None
+    features: Optional[Callable[[torch.nn.Module], torch.nn.Module]] = None
 
 
 _REGISTRY: Dict[Tuple[str, str], Arch] = {}
+
+#: Keys of ``config.yaml`` that choose among the architectures of another key.
+_SAME_AS = {
+    "hier_encoder": "encoder",
+    "md_encoder": "encoder",
+    "extra_asr_decoder": "decoder",
+}
 
 
 def register(arch: Arch) -> Arch:
@@ -66,13 +79,14 @@ def find(role: str, name: str) -> Arch:
         PluginError: if it is not registered; the message lists what is.
     """
     _load()
-    if (role, name) not in _REGISTRY:
-        known = ", ".join(sorted(n for r, n in _REGISTRY if r == role)) or "none"
+    kind = _SAME_AS.get(role, role)
+    if (kind, name) not in _REGISTRY:
+        known = ", ".join(sorted(n for r, n in _REGISTRY if r == kind)) or "none"
         raise PluginError(
             f"{role} '{name}' is not supported (supported: {known}); to add it, write "
-            f"espnet_onnx_plugin/export/archs/{name}_{role}.py"
+            f"espnet_onnx_plugin/export/archs/{name}_{kind}.py"
         )
-    return _REGISTRY[role, name]
+    return _REGISTRY[kind, name]
 
 
 def all_archs() -> Iterator[Arch]:

@@ -61,9 +61,10 @@ class Model(TaskModel):
                     "list; ESPnet's s2t_inference needs it too"
                 )
             times[name] = tokens.index(conf[option])
-        return dict(
+        return {
+            **super().search,
             **special_tokens(self.model),
             **times,
             **segment(conf),
-            speech_resolution=conf["speech_resolution"],
-        )
+            "speech_resolution": conf["speech_resolution"],
+        }

@@ -148,12 +148,13 @@ class Model(TaskModel):
         if self.frontend is not None and layer in _SUBSAMPLING:
             stride = self.frontend.stft.hop_length * _SUBSAMPLING[layer]
             rate = self.speech.sampling_rate / stride
-        return dict(
+        return {
+            **super().search,
             **special_tokens(self.model),
             **segment(conf),
-            frames_per_second=rate,
-            prompt=self._prompt,
-        )
+            "frames_per_second": rate,
+            "prompt": self._prompt,
+        }
 
     @property
     def _prompt(self) -> Dict[str, List[int]]:

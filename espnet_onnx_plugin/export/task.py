@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Graph, Speech, Text
+from espnet_onnx_plugin.bundle import Bundle, Graph, Speech, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
 from espnet_onnx_plugin.export.espnet_compat import import_nets
@@ -23,8 +23,11 @@ from espnet_onnx_plugin.export.graph import (
     export_step,
 )
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
+from espnet_onnx_plugin.export.parity import encodes_batches
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import StepModule
+from espnet_onnx_plugin.runtime.encoder import Encoder
+from espnet_onnx_plugin.runtime.session import Device
 
 logger = logging.getLogger(__name__)
 
@@ -89,16 +92,14 @@ class TaskModel:
         return roles
 
     def refuse(self, config: Mapping[str, Any]) -> None:
-        """Name what this version cannot export, before anything is built.
-
-        Some choices need packages, or weights from a hub, only to be built.
+        """Name what this version or this machine cannot export, before it is built.
 
         Raises:
             PluginError: naming it.
         """
         for role in self.roles(config):
             if config.get(role) is not None:
-                find(role, config[role])
+                find(role, config[role]).needs()
         if config.get("model", self.models[0]) not in self.models:
             raise PluginError(
                 f"model '{config['model']}' is not supported (supported: "
@@ -108,10 +109,7 @@ class TaskModel:
             raise PluginError(
                 f"postencoder '{config['postencoder']}' is not supported yet"
             )
-        if config.get("token_type") not in _TOKEN_TYPES:
-            raise PluginError(
-                f"token_type '{config['token_type']}' is not supported yet"
-            )
+        refuse_token_type("token_type", config)
 
     def wrap_encoder(self) -> EncoderGraph:
         """The encoder graph of the model."""
@@ -125,15 +123,9 @@ class TaskModel:
         arch = find("decoder", self.args.decoder)
         return {"decoder": arch.wrap(self.model.decoder).eval()}
 
-    @property
-    def dim(self) -> int:
-        """Size of the encoder's output."""
-        return self.encoder.encoder.output_size()
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens."""
-        return len(self.model.token_list)
+    def sizes(self, role: str) -> Tuple[int, int]:
+        """Size of what the memory of a step reads, and of the step's vocabulary."""
+        return self.encoder.encoder.output_size(), len(self.model.token_list)
 
     @property
     def speech(self) -> Speech:
@@ -142,8 +134,15 @@ class TaskModel:
 
     @property
     def search(self) -> Dict[str, Any]:
-        """Ids and defaults for the search."""
-        return dict(sos=self.model.sos, eos=self.model.eos, blank=0)
+        """Ids for the search, and which scorers ESPnet asks hypothesis by hypothesis:
+        with one of them its search differs.
+        """
+        batch = import_nets("scorer_interface").BatchScorerInterface
+        single = [
+            r for r, s in self.steps.items() if not isinstance(s.reference, batch)
+        ]
+        ids = dict(sos=self.model.sos, eos=self.model.eos, blank=0)
+        return {**ids, "single": single}
 
     def write_texts(self, work: Path) -> Dict[str, Text]:
         """Write tokens and tokenizers, and describe them by field of the manifest."""
@@ -160,11 +159,28 @@ class TaskModel:
         graphs = export_audio(self.frontend, self.encoder, self.speech, work)
         for role, step in self.steps.items():
             logger.info("exporting the %s", role)
+            dim, vocabulary = self.sizes(role)
             if step.memory is not None:
                 name = f"{role}_memory"
-                graphs[name] = export_memory(step, self.dim, work / f"{name}.onnx")
-            graphs[role] = export_step(step, self.vocabulary, work / f"{role}.onnx")
+                graphs[name] = export_memory(step, dim, work / f"{name}.onnx")
+            graphs[role] = export_step(step, vocabulary, work / f"{role}.onnx")
         return graphs
+
+    def check_parity(self, bundle: Bundle) -> Dict[str, float]:
+        """Compare graphs that are neither frontend and encoder nor steps.
+
+        Returns:
+            The largest relative difference by role.
+
+        Raises:
+            PluginError: if one is above the tolerance.
+        """
+        return {}
+
+    def mixed(self, bundle: Bundle) -> List[str]:
+        """Roles of the graphs that let the utterances of a batch change each other."""
+        alone = encodes_batches(Encoder(bundle, Device()), bundle.manifest.speech)
+        return [] if alone else ["encoder"]
 
     def encode(self, speech: torch.Tensor) -> Dict[str, np.ndarray]:
         """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
@@ -173,6 +189,12 @@ class TaskModel:
             speech: (samples,) or (frames, dim).
         """
         return encode_reference(self.model, speech)
+
+
+def refuse_token_type(key: str, config: Mapping[str, Any]) -> None:
+    """Raise a :class:`PluginError` where a tokenizer is not supported."""
+    if config.get(key) not in _TOKEN_TYPES:
+        raise PluginError(f"{key} '{config[key]}' is not supported yet")
 
 
 def encode_reference(
@@ -225,13 +247,14 @@ def wrap_lm(
 
 
 def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module]:
-    """The frontend of an ESPnet model, traceable; None where it has none."""
-    if model.frontend is None:
-        return None
-    return find("frontend", args.frontend).wrap(model.frontend).eval()
+    """What makes features of a waveform, traceable; None where the model reads them."""
+    if model.frontend is not None:
+        return find("frontend", args.frontend).wrap(model.frontend).eval()
+    features = find("encoder", args.encoder).features
+    return None if features is None else features(model.encoder).eval()
 
 
-def _shortest_frames(encoder: torch.nn.Module) -> int:
+def shortest_frames(encoder: torch.nn.Module) -> int:
     """The fewest feature frames for which ESPnet's encoder does not give up."""
     subsampling = import_nets("pytorch_backend.transformer.subsampling")
     frames = 1
@@ -250,7 +273,7 @@ def describe_speech(
         frontend: what :func:`wrap_frontend` gave.
         args: the training arguments.
     """
-    frames = _shortest_frames(model.encoder)
+    frames = shortest_frames(model.encoder)
     preprocessor = getattr(args, "preprocessor_conf", None) or {}
     common = dict(
         volume_normalize=getattr(args, "speech_volume_normalize", None),
@@ -260,12 +283,8 @@ def describe_speech(
         common = {}
     if frontend is None:
         return Speech("features", FEATURE_RATE, args.input_size, frames, **common)
-    stft = frontend.stft
-    samples = stft.n_fft - 2 * stft.pad + (frames - 1) * stft.hop_length
-    # The reflection at the edges needs more samples than it adds.
-    samples = max(samples, stft.pad + 1)
-    rate = int(model.frontend.logmel.mel_options["sr"])
-    return Speech("waveform", rate, 0, samples, **common)
+    samples = frontend.shortest(frames)
+    return Speech("waveform", frontend.sampling_rate, 0, samples, **common)
 
 
 def write_text(

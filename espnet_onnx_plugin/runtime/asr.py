@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import (
     Any,
     Dict,
+    Iterator,
     List,
     Mapping,
     NamedTuple,
@@ -22,6 +23,7 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.align import Span, align, words
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Prompt
@@ -45,6 +47,30 @@ logger = logging.getLogger(__name__)
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
 Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
 
+#: What is written into a file of an utterance: a line, or several.
+Lines = Union[str, List[str]]
+
+#: What ESPnet answers an utterance with that is too short for the encoder.
+PLACEHOLDER: Result = (" ", ["<space>"], [2], Hypothesis(yseq=[], score=0.0))
+
+
+class Stage(NamedTuple):
+    """A search of a call.
+
+    Attributes:
+        made: what graphs made for it, by role.
+        roles: of the graphs behind the scorers that have one, by scorer.
+        search: it.
+        encoded: what it reads.
+        hypotheses: what it found, of each utterance, best first.
+    """
+
+    made: Mapping[str, Encoded]
+    roles: Mapping[str, str]
+    search: Union[BeamSearch, TimeSyncSearch]
+    encoded: Encoded
+    hypotheses: List[List[Hypothesis]]
+
 
 class TooShortUttError(Exception):
     """The input is shorter than the encoder's layers can take, as in ESPnet."""
@@ -63,7 +89,11 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """ESPnet's decoding options, with its names and defaults."""
+    """ESPnet's decoding options, with its names and defaults.
+
+    Attributes:
+        ctm: whether results come with the times of tokens and words; not of ESPnet's.
+    """
 
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
@@ -75,6 +105,7 @@ class DecodeOptions:
     nbest: int = 1
     normalize_length: bool = False
     time_sync: bool = False
+    ctm: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ctc_weight <= 1.0:
@@ -134,6 +165,8 @@ class Speech2Text:
 
     task = "asr"
     options_class = DecodeOptions
+    #: Whether hypotheses come with the decoder's hidden states.
+    return_hs = False
 
     def __init__(
         self,
@@ -158,7 +191,7 @@ class Speech2Text:
         self.bundle = bundle
         self.device = device
         self.converter = TokenConverter(self.bundle)
-        self._encoder = Encoder(self.bundle, self.device)
+        self._encoder = self._open_encoder()
         self.search = self._build_search()
         #: Length of the n-best list.
         self.nbest = self._options.nbest
@@ -181,14 +214,27 @@ class Speech2Text:
             ngram_weight=0.0,
         )
 
+    def _open_encoder(self) -> Encoder:
+        return Encoder(self.bundle, self.device)
+
+    @property
+    def _has_ctc(self) -> bool:
+        return "ctc_log_probs" in self._encoder.outputs
+
+    def _pre_beam(self, scorers: Mapping[str, FullScorer]) -> bool:
+        """Whether the CTC scores the best tokens of the other scorers only."""
+        return self._options.ctc_weight != 1.0
+
     def _build_search(self) -> Union[BeamSearch, TimeSyncSearch]:
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
-        has_ctc = "ctc_log_probs" in self._encoder.outputs
-        if not has_ctc and (options.ctc_weight > 0 or options.time_sync):
+        if not self._has_ctc and (options.ctc_weight > 0 or options.time_sync):
             raise PluginError(
                 "the model has no CTC: set ctc_weight to 0 and time_sync to false"
             )
+        if options.ctm and self.bundle.manifest.speech.frame_shift is None:
+            raise PluginError("the model has no CTC to align by: leave ctm out")
+        scorers = self._build_scorers(tokens)
         config = BeamSearchConfig(
             beam_size=options.beam_size,
             vocabulary=len(tokens),
@@ -196,14 +242,15 @@ class Speech2Text:
             eos=search["eos"],
             blank=search["blank"],
             weights=options.weights,
-            pre_beam=options.ctc_weight != 1.0,
+            pre_beam=self._pre_beam(scorers),
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
             primer=self._primer(),
+            return_hs=self.return_hs,
+            end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
-        scorers = self._build_scorers(tokens)
         if not any(options.weights[name] for name in (*scorers, "ctc")):
             raise PluginError(
                 "no scorer is left: the model has no decoder and ctc_weight is 0"
@@ -300,34 +347,100 @@ class Speech2Text:
             prompts: of each, where the encoder reads one.
         """
         start = time.perf_counter()
-        encoded = self.encode(utterances, prompts)
-        primed = () if primers is None else (primers,)
-        results = []
-        for i, hypotheses in enumerate(self.search(encoded, *primed)):
-            best = [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
-            intermediate = self._interctc(encoded, i)
-            results.append((best, intermediate) if intermediate else best)
-        parts = {**self._encoder.seconds, **self.search.seconds}
+        results = self._recognize(self.encode(utterances, prompts), primers)
+        parts = self._seconds()
         total = time.perf_counter() - start
         named = {name: parts.get(name, 0.0) for name in Timing._fields[:-1]}
         self.timing = Timing(**named, rest=total - sum(named.values()))
         return results
+
+    def stages(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> Iterator[Stage]:
+        """Run the searches of a call, in order."""
+        made, roles = {"encoder": encoded}, {"decoder": "decoder", "lm": "lm"}
+        primed = () if primers is None else (primers,)
+        yield Stage(made, roles, self.search, encoded, self.search(encoded, *primed))
+
+    def _recognize(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> List[Results]:
+        """The results of each utterance."""
+        results = []
+        [stage] = self.stages(encoded, primers)
+        for i, hypotheses in enumerate(stage.hypotheses):
+            best = self._nbest(hypotheses)
+            if self._options.ctm:
+                best = [self._timed(encoded, i, result) for result in best]
+            intermediate = self._interctc(encoded, i)
+            results.append((best, intermediate) if intermediate else best)
+        return results
+
+    def _seconds(self) -> Dict[str, float]:
+        """Seconds that the newest call spent, by part."""
+        return {**self._encoder.seconds, **self.search.seconds}
+
+    def _nbest(self, hypotheses: Sequence[Hypothesis]) -> List[Result]:
+        return [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
 
     def _result(self, hypothesis: Hypothesis) -> Result:
         token_int = [i for i in hypothesis.yseq[1:-1] if i != 0]
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(token), token, token_int, hypothesis
 
-    def lines(self, result: Result) -> Dict[str, str]:
-        """What ESPnet writes of a result, by the file's name."""
+    def placeholder(self) -> Results:
+        """The results of an utterance that is too short for the encoder."""
+        return [PLACEHOLDER] * self.nbest
+
+    def files(self, results: Results) -> Dict[str, Lines]:
+        """What is written of an utterance, by the file's path."""
+        nbest, intermediate = results if isinstance(results, tuple) else (results, {})
+        files = {
+            f"{n}best_recog/{name}": line
+            for n, result in enumerate(nbest, 1)
+            for name, line in self.lines(result).items()
+        }
+        for layer, token in intermediate.items():
+            name = f"1best_recog/encoder_interctc_layer{layer}.txt"
+            files[name] = " ".join(token)
+        return files
+
+    def _timed(self, encoded: Encoded, utterance: int, result: Result) -> Result:
+        """The result, with the times of its tokens in the hypothesis."""
         text, token, token_int, hypothesis = result
-        lines = {
+        frames = encoded.lengths[utterance]
+        log_probs = encoded["ctc_log_probs"][utterance, :frames]
+        blank = self.bundle.manifest.search["blank"]
+        spans = align(log_probs, token_int, blank)
+        if spans is None:
+            logger.warning("more tokens than frames of the encoder: no times")
+            return result
+        speech = self.bundle.manifest.speech
+        seconds = spans * speech.seconds(speech.frame_shift)
+        times = [Span(t, *map(float, s)) for t, s in zip(token, seconds)]
+        return text, token, token_int, hypothesis._replace(times=times)
+
+    def lines(self, result: Result) -> Dict[str, Lines]:
+        """What is written of a result, by the file's name; several lines as a list.
+
+        ESPnet's files, ``scores`` with what each scorer gave (before its weight), and
+        with option ``ctm`` NIST's time marks (channel, start, duration, token or word).
+        """
+        text, token, token_int, hypothesis = result
+        lines: Dict[str, Lines] = {
             "token": " ".join(token),
             "token_int": " ".join(map(str, token_int)),
             "score": str(hypothesis.score),
         }
         if text is not None:
             lines["text"] = text
+        if hypothesis.scores:
+            parts = [f"{name}={value:.4f}" for name, value in hypothesis.scores.items()]
+            lines["scores"] = " ".join(parts)
+        if self._options.ctm:
+            token_type = self.bundle.manifest.text.token_type
+            lines["token.ctm"] = _time_marks(hypothesis.times)
+            lines["ctm"] = _time_marks(words(hypothesis.times, token_type))
         return lines
 
     def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
@@ -343,3 +456,7 @@ class Speech2Text:
                 layer = int(name[len("interctc_") :])
                 results[layer] = self.converter.ids2tokens(ids)
         return results
+
+
+def _time_marks(spans: Sequence[Span]) -> List[str]:
+    return [f"1 {start:.3f} {end - start:.3f} {text}" for text, start, end in spans]

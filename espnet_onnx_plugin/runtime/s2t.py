@@ -5,7 +5,7 @@ All speech is brought to one length, as in training. A hypothesis begins with a 
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import asr
+from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.scorers import FullScorer
 from espnet_onnx_plugin.runtime.text import TokenConverter, without_special
@@ -36,6 +37,9 @@ class DecodeOptions(asr.DecodeOptions):
     ctc_weight: float = 0.0
     lm_weight: float = 0.0
     ngram_weight: float = 0.0
+    time_sync: bool = field(default=False, init=False)
+    # The tokens of language and task were not spoken.
+    ctm: bool = field(default=False, init=False)
     lang_sym: str = "<eng>"
     task_sym: str = "<asr>"
     predict_time: bool = False
@@ -174,7 +178,12 @@ class Speech2Text(asr.Speech2Text):
         plain = self.converter.tokens2text(without_special(token))
         return text, token, token_int, plain, hypothesis
 
-    def lines(self, result: Result) -> Dict[str, str]:
+    def placeholder(self) -> List[Result]:  # type: ignore[override]
+        """See :class:`.asr.Speech2Text`."""
+        text, token, token_int, hypothesis = PLACEHOLDER
+        return [(text, token, token_int, text, hypothesis)] * self.nbest
+
+    def lines(self, result: Result) -> Dict[str, Lines]:  # type: ignore[override]
         """See :class:`.asr.Speech2Text`."""
         text, token, token_int, plain, hypothesis = result
         lines = super().lines((text, token, token_int, hypothesis))
@@ -243,15 +252,15 @@ class Speech2Text(asr.Speech2Text):
                 previous += text
                 segments.append(
                     (
-                        self._seconds(tokens[start], offset),
-                        self._seconds(tokens[stop], offset),
+                        self._time(tokens[start], offset),
+                        self._time(tokens[stop], offset),
                         text,
                     )
                 )
             offset += round((end - ids["first_time"]) * ids["speech_resolution"] * fs)
         return segments
 
-    def _seconds(self, token: int, offset: int) -> float:
+    def _time(self, token: int, offset: int) -> float:
         """Time of a timestamp in a window that begins at a sample."""
         ids = self.bundle.manifest.search
         seconds = (token - ids["first_time"]) * ids["speech_resolution"]

@@ -1,8 +1,7 @@
 """OWSM-CTC: the counterpart of ``espnet2.bin.s2t_inference_ctc``."""
 
 import logging
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -12,10 +11,12 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import asr
+from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import READERS, check_rate, prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded, Prompt
 from espnet_onnx_plugin.runtime.s2t import fixed_length
+from espnet_onnx_plugin.runtime.st import GreedySearch
 from espnet_onnx_plugin.runtime.text import without_special
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
@@ -35,30 +36,15 @@ class DecodeOptions(asr.DecodeOptions):
     """
 
     beam_size: int = 1
-    ctc_weight: float = 1.0
+    ctc_weight: float = field(default=1.0, init=False)
     lm_weight: float = 0.0
     ngram_weight: float = 0.0
+    normalize_length: bool = field(default=False, init=False)
+    time_sync: bool = field(default=False, init=False)
+    # The tokens of language and task were not spoken.
+    ctm: bool = field(default=False, init=False)
     lang_sym: str = "<nolang>"
     task_sym: str = "<asr>"
-
-
-class GreedySearch:
-    """The best token of each frame of the CTC, repetitions and blanks left out."""
-
-    def __init__(self, blank: int):
-        self._blank = blank
-        self.seconds: Dict[str, float] = {}
-
-    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
-        """The one hypothesis of each utterance, without start and end symbols."""
-        start = time.perf_counter()
-        hypotheses = [[Hypothesis(self.merge(row))] for row in frame_tokens(encoded)]
-        self.seconds = {"ctc": time.perf_counter() - start}
-        return hypotheses
-
-    def merge(self, frames: np.ndarray) -> List[int]:
-        """Token ids of the tokens (frames,) of frames."""
-        return [i for i, _ in groupby(frames.tolist()) if i != self._blank]
 
 
 def frame_tokens(encoded: Encoded) -> List[np.ndarray]:
@@ -89,7 +75,7 @@ class Speech2TextGreedySearch(asr.Speech2Text):
 
     def _build_search(self) -> Union[GreedySearch, BeamSearch]:
         if self._options.beam_size == 1:
-            return GreedySearch(self.bundle.manifest.search["blank"])
+            return GreedySearch(self.bundle.manifest.search)
         return super()._build_search()
 
     @property
@@ -180,15 +166,18 @@ class Speech2TextGreedySearch(asr.Speech2Text):
 
     def _result(self, hypothesis: Hypothesis) -> Result:  # type: ignore[override]
         ids = self.bundle.manifest.search
-        token_int = list(hypothesis.yseq)
-        if not self._greedy:
-            token_int = [i for i in token_int[1:-1] if i != ids["blank"]]
+        token_int = [i for i in hypothesis.yseq[1:-1] if i != ids["blank"]]
         token = self.converter.ids2tokens(token_int)
         text = self.converter.tokens2text(token)
         plain = self.converter.tokens2text(without_special(token))
         return text, token, token_int, plain, None if self._greedy else hypothesis
 
-    def lines(self, result: Result) -> Dict[str, str]:  # type: ignore[override]
+    def placeholder(self) -> List[Result]:  # type: ignore[override]
+        """See :class:`.asr.Speech2Text`."""
+        text, token, token_int, hypothesis = PLACEHOLDER
+        return [(text, token, token_int, text, hypothesis)] * self.nbest
+
+    def lines(self, result: Result) -> Dict[str, Lines]:  # type: ignore[override]
         """See :class:`.asr.Speech2Text`."""
         text, token, token_int, plain, hypothesis = result
         stand_in = hypothesis or Hypothesis([])
@@ -218,7 +207,8 @@ class Speech2TextGreedySearch(asr.Speech2Text):
 
     def _plain(self, frames: np.ndarray) -> str:
         """Text of the tokens of frames."""
-        token_int = GreedySearch(self.bundle.manifest.search["blank"]).merge(frames)
+        blank = self.bundle.manifest.search["blank"]
+        token_int = [i for i, _ in groupby(frames.tolist()) if i != blank]
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(without_special(token))
 

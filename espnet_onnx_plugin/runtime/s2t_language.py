@@ -2,14 +2,15 @@
 
 import time
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.asr import Lines
 from espnet_onnx_plugin.runtime.encoder import Encoded
 from espnet_onnx_plugin.runtime.s2t import Speech2Text
-from espnet_onnx_plugin.runtime.scorers import FullScorer, graph_scorer
+from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers, graph_scorer
 from espnet_onnx_plugin.runtime.session import Session
 
 #: A language's symbol and its probability among the languages.
@@ -96,10 +97,12 @@ class Speech2Language(Speech2Text):
     def _result(self, language: Language) -> Language:  # type: ignore[override]
         return language
 
-    def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
-        return {}
+    def _recognize(  # type: ignore[override]
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> List[List[Language]]:
+        return [self._nbest(languages) for languages in self.search(encoded)]
 
-    def lines(self, language: Language) -> Dict[str, str]:  # type: ignore[override]
+    def lines(self, language: Language) -> Dict[str, Lines]:  # type: ignore[override]
         """See :class:`.asr.Speech2Text`."""
         name, probability = language
         return {"score": str(probability), "text": name}

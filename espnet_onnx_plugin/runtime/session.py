@@ -152,26 +152,34 @@ class Session:
             for name, value in zip(names, binding.get_outputs())
         }
 
-    def initial_states(self) -> Dict[str, np.ndarray]:
-        """The states before the first step: one row of zeros, no nodes."""
+    def initial_states(self, memory: Mapping[str, Value]) -> Dict[str, np.ndarray]:
+        """The states before the first step: one row of zeros, no nodes.
+
+        Args:
+            memory: what the graph reads in every step, by name; its sizes are those of
+                the states' axes of the same name.
+        """
         sizes = {"rows": 1, "nodes": 0}
+        for name, value in memory.items():
+            shape = value.shape if isinstance(value, np.ndarray) else value.shape()
+            sizes.update(zip(self.graph.inputs[name].axes, shape))
         return {
             name: np.zeros([sizes.get(a, a) for a in state.axes], dtype=state.dtype)
             for name, state in self.graph.states.items()
         }
 
     def step(
-        self, feeds: Mapping[str, Value], states: Mapping[str, Value], fetch: str
-    ) -> "tuple[np.ndarray, Dict[str, Value]]":
+        self, feeds: Mapping[str, Value], states: Mapping[str, Value]
+    ) -> "tuple[Dict[str, np.ndarray], Dict[str, Value]]":
         """Run a step graph.
 
         Args:
             feeds: inputs other than the states.
             states: as :meth:`initial_states` or the previous step gave them.
-            fetch: the output that comes back as an array.
 
         Returns:
-            That output, and the states for the next step.
+            The outputs by name, and the states for the next step.
         """
-        results = self.run({**feeds, **states}, [fetch])
-        return results[fetch], {name: results[f"next_{name}"] for name in states}
+        results = self.run({**feeds, **states}, self.graph.outputs)
+        outputs = {name: results[name] for name in self.graph.outputs}
+        return outputs, {name: results[f"next_{name}"] for name in states}

@@ -9,6 +9,7 @@ from espnet_onnx_plugin.errors import PluginError
 #: Module of this package and class, by task; besides, other uses of a task's bundles.
 CLASSES = {
     "asr": ("asr", "Speech2Text"),
+    "st": ("st", "Speech2Text"),
     "s2t": ("s2t", "Speech2Text"),
     "s2t_ctc": ("s2t_ctc", "Speech2TextGreedySearch"),
     "s2t_language": ("s2t_language", "Speech2Language"),

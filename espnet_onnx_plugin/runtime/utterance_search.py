@@ -12,6 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.align import Span
 from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer, CTCPrefixState
 
 logger = logging.getLogger(__name__)
@@ -27,12 +28,17 @@ class Hypothesis(NamedTuple):
         score: the total.
         scores: unweighted sums by scorer.
         states: empty; kept because ESPnet's has it.
+        hs: what the decoder's output layer read in each step, each (dim,); empty unless
+            the search is told to return it.
+        times: of the tokens, in seconds, where they were asked for.
     """
 
     yseq: Sequence[int]
     score: float = 0.0
     scores: Dict[str, float] = {}
     states: Dict[str, Any] = {}
+    hs: Sequence[np.ndarray] = ()
+    times: Sequence[Span] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,10 @@ class BeamSearchConfig:
         maxlenratio: 0: up to the number of frames, with end detection; positive: that
             share of the frames; negative: a constant.
         minlenratio: likewise, without end detection.
+        return_hs: whether hypotheses come with what the decoder's output layer read.
+        end_is_candidate: whether the end symbol is scored after every hypothesis, as in
+            ESPnet's ``BatchBeamSearch``, or where it is among the best tokens only, as
+            in the ``BeamSearch`` that ESPnet takes for scorers of single hypotheses.
         primer: the tokens that hypotheses begin with, start symbol included, where a
             call names none; None: the start symbol.
         max_tokens: how many tokens the decoder can read; None: any number.
@@ -59,6 +69,8 @@ class BeamSearchConfig:
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
     normalize_length: bool = False
+    return_hs: bool = False
+    end_is_candidate: bool = True
     primer: Optional[Sequence[int]] = None
     max_tokens: Optional[int] = None
     token_list: Optional[List[str]] = field(default=None, repr=False)
@@ -135,6 +147,8 @@ class Beam:
     scores: Dict[str, np.ndarray]  # each (N,) float32
     parents: np.ndarray  # (N,) the hypothesis of the previous step that each extends
     ctc: Optional[CTCPrefixState]
+    #: (N, steps) in each step so far, the running hypothesis that became this one.
+    rows: np.ndarray
 
     def keep(self, ids: np.ndarray) -> "Beam":
         return Beam(
@@ -143,6 +157,7 @@ class Beam:
             {k: v[ids] for k, v in self.scores.items()},
             self.parents[ids],
             self.ctc.keep(ids) if self.ctc is not None else None,
+            self.rows[ids],
         )
 
     def __len__(self) -> int:
@@ -185,10 +200,16 @@ class UtteranceSearch:
             scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
             parents=np.zeros(1, np.int64),
             ctc=ctc.start(primer[1:]) if ctc is not None else None,
+            rows=np.zeros((1, 0), np.int64),
         )
+        self._hidden: List[np.ndarray] = []
         self.ended: List[Hypothesis] = []
         self.ctc_seconds = 0.0
         self.done = self._maxlen < 1
+
+    def remember(self, hidden: np.ndarray) -> None:
+        """Take what the decoder's output layer read in this step, (N, dim)."""
+        self._hidden.append(hidden)
 
     def advance(self, parts: Dict[str, np.ndarray]) -> None:
         """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
@@ -201,7 +222,7 @@ class UtteranceSearch:
             beam.yseq = np.concatenate((beam.yseq, end), axis=1)
         is_end = beam.yseq[:, -1] == config.eos
         if self._step >= self._minlen:
-            self.ended += [_hypothesis(beam, i) for i in np.flatnonzero(is_end)]
+            self.ended += [self._hypothesis(beam, i) for i in np.flatnonzero(is_end)]
         self.beam = beam.keep(np.flatnonzero(~is_end))
         if config.maxlenratio == 0.0 and end_detected(self.ended, self._step):
             logger.info("end detected at %d", self._step)
@@ -211,6 +232,14 @@ class UtteranceSearch:
             self.done = True
         self._step += 1
         self.done |= self._step == self._maxlen
+
+    def _hypothesis(self, beam: Beam, row: int) -> Hypothesis:
+        return Hypothesis(
+            yseq=beam.yseq[row].tolist(),
+            score=float(beam.score[row]),
+            scores={k: float(v[row]) for k, v in beam.scores.items()},
+            hs=[step[i] for step, i in zip(self._hidden, beam.rows[row])],
+        )
 
     def _extend(self, parts: Dict[str, np.ndarray]) -> Beam:
         """Every hypothesis by every token, the best ``beam_size`` of them."""
@@ -245,26 +274,19 @@ class UtteranceSearch:
             scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
             parents=parents,
             ctc=state,
+            rows=np.concatenate((beam.rows[parents], parents[:, None]), axis=1),
         )
 
     def _candidates(self, total: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, S) that get a CTC score, and their columns of ``total``.
-
-        The best ones of each hypothesis so far, and the end symbol: ESPnet scores it
-        always.
+        """Tokens (N, S) that get a CTC score, and their columns of ``total``: the best
+        ones of each hypothesis so far, and the end symbol.
         """
-        best = np.sort(top(total, self._pre_beam), axis=1)
-        end = np.full((len(best), 1), self._config.eos)
-        ids = np.concatenate((best, end), axis=1)
+        ids = np.sort(top(total, self._pre_beam), axis=1)
+        if not self._config.end_is_candidate:
+            return ids, np.take_along_axis(total, ids, axis=1)
+        twice = (ids == self._config.eos).any(axis=1)
+        end = np.full((len(ids), 1), self._config.eos)
+        ids = np.concatenate((ids, end), axis=1)
         total = np.take_along_axis(total, ids, axis=1)
-        # It must not stand in two columns.
-        total[(best == self._config.eos).any(axis=1), -1] = -np.inf
+        total[twice, -1] = -np.inf  # it must not stand in two columns
         return ids, total
-
-
-def _hypothesis(beam: Beam, row: int) -> Hypothesis:
-    return Hypothesis(
-        yseq=beam.yseq[row].tolist(),
-        score=float(beam.score[row]),
-        scores={k: float(v[row]) for k, v in beam.scores.items()},
-    )
