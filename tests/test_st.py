@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOKENS, asr_config, build, build_lm, save, waves
+from conftest import SRC_TOKENS, TOKENS, build, build_lm, save, st_config, waves
 
 from espnet_onnx_plugin.bin import quantize, st_inference
 from espnet_onnx_plugin.bundle import read_bundle
@@ -17,7 +17,6 @@ from espnet_onnx_plugin.export.st import Model
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.runtime.st import Speech2Text
 
-SRC_TOKENS = [*TOKENS[:-2], "'", "-", *TOKENS[-2:]]
 LM = dict(embed_unit=6, att_unit=12, head=2, unit=20, layer=1)
 
 _LAYERS = dict(attention_heads=2, linear_units=12, num_blocks=1)
@@ -54,12 +53,15 @@ CONFIGS = {
     ),
 }
 
+#: Which of them have a language model.
+LMS = {"hierarchical": ("lm",), "multi_decoder": ("lm", "src_lm")}
+
 #: Searches, by the models that they are for.
 _PLAIN = dict(beam_size=4, lm_weight=0.0)
 _JOINT = dict(beam_size=4, ctc_weight=0.3, lm_weight=0.3, penalty=0.1, nbest=3)
 _TWICE = dict(_JOINT, asr_beam_size=4, asr_lm_weight=0.3, asr_penalty=0.1)
 SEARCHES = {
-    "plain": [_PLAIN, dict(beam_size=3, lm_weight=0.3, maxlenratio=0.4)],
+    "plain": [_PLAIN, dict(beam_size=3, maxlenratio=0.4, nbest=2)],
     "hierarchical": [
         _JOINT,
         dict(beam_size=3, ctc_weight=0.5, minlenratio=0.2, normalize_length=True),
@@ -72,20 +74,6 @@ SEARCHES = {
     ],
     "multi_decoder_without_speech": [_TWICE, dict(_TWICE, asr_maxlenratio=-7)],
 }
-
-
-def st_config(**choices):
-    """A training configuration as ESPnet writes it, with tiny sizes."""
-    from espnet2.tasks.st import STTask
-
-    config = {**STTask.get_default_config(), **asr_config(model_conf={})}
-    own = dict(
-        src_token_list=SRC_TOKENS,
-        src_token_type="char",
-        encoder_conf=_ENCODER,
-        decoder_conf=_LAYERS,
-    )
-    return {**config, **own, **choices}
 
 
 def build_st(config, seed=0):
@@ -118,9 +106,10 @@ def translators(tmp_path_factory):
 
     def give(name):
         if name not in made:
-            config = st_config(**CONFIGS[name])
+            layers = dict(encoder_conf=_ENCODER, decoder_conf=_LAYERS)
+            config = st_config(**{**layers, **CONFIGS[name]})
             files = save(build_st(config), config, root / name, "model.pth")
-            used = lms if "md_encoder" in CONFIGS[name] else dict(list(lms.items())[:2])
+            used = {k: v for k, v in lms.items() if k.startswith(LMS.get(name, ("-",)))}
             checkpoints = Checkpoints(files["config"], files["file"], **used)
             bundle = export_bundle("st", checkpoints, root / name / "fp32")
             made[name] = checkpoints, bundle

@@ -47,9 +47,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def from_tag(
-    task: str, tag: str, **ngrams: Optional[Path]
-) -> Iterator[Checkpoints]:
+def from_tag(task: str, tag: str, **ngrams: Optional[Path]) -> Iterator[Checkpoints]:
     """Files of a packed model: a local zip, or a tag of espnet_model_zoo.
 
     Args:

@@ -76,9 +76,7 @@ def search_options(bundle: Bundle) -> Dict[str, Any]:
     return model_class(bundle.manifest.task).check_options(bundle, BEAM_SIZE)
 
 
-def _forced(
-    scorer: FullScorer, encoded: Encoded, tokens: Sequence[int]
-) -> np.ndarray:
+def _forced(scorer: FullScorer, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
     """Scores along a given token sequence, (tokens, vocabulary)."""
     state = scorer.start(encoded, [tokens[:1]])
     parents = np.zeros((1, 1), np.int64)

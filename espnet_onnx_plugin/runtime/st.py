@@ -242,9 +242,7 @@ class Speech2Text(_Translation):
         side = recognizing_side(self.bundle)
         options = self._options.recognition
         try:
-            return Recognizer(
-                side, self._encoder, provider, threads, device, **options
-            )
+            return Recognizer(side, self._encoder, provider, threads, device, **options)
         except PluginError as e:
             raise PluginError(f"recognition (options asr_*): {e}")
 
