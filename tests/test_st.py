@@ -1,20 +1,11 @@
 """ST end to end at tiny size: ESPnet's own inference against ours."""
 
-import dataclasses
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from conftest import SRC_TOKENS, TOKENS, build, build_lm, save, st_config, waves
 
-from espnet_onnx_plugin.bin import quantize, st_inference
-from espnet_onnx_plugin.bundle import read_bundle
-from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.export.st import Model
-from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.runtime.st import Speech2Text
 
 LM = dict(embed_unit=6, att_unit=12, head=2, unit=20, layer=1)

@@ -57,9 +57,7 @@ class TransformerMDDecoderStep(TransformerDecoderStep):
         layer, half = self.layers[index], len(memory) // 2
         return {
             "cross": cross_part(layer.src_attn, rows, index, memory[:half]),
-            "sequential": cross_part(
-                layer.sequential_attn, rows, index, memory[half:]
-            ),
+            "sequential": cross_part(layer.sequential_attn, rows, index, memory[half:]),
         }
 
 
