@@ -111,14 +111,19 @@ class Text:
     """Tokens and how they become text.
 
     Attributes:
-        token_type: char, bpe, word, phn or None, as in ESPnet.
+        token_type: char, bpe, word, phn, whisper_en, whisper_multilingual, hugging_face
+            or None, as in ESPnet.
         token_list: file of the tokens, one a line.
         bpemodel: file of the sentencepiece model, or None.
+        tokenizer: file of the tokenizer of Whisper or of a hub, or None.
+        clean_up: whether its texts lose the spaces before punctuation.
     """
 
     token_type: Optional[str]
     token_list: str
     bpemodel: Optional[str] = None
+    tokenizer: Optional[str] = None
+    clean_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,7 +298,8 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
                 _verify(path / expected.name, expected)
     names = [manifest.ngram, manifest.src_ngram]
     for text in (manifest.text, manifest.src_text):
-        names += [text.token_list, text.bpemodel] if text is not None else []
+        if text is not None:
+            names += [text.token_list, text.bpemodel, text.tokenizer]
     for name in names:
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")

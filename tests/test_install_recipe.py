@@ -142,7 +142,7 @@ def test_refusals(checkout, recipe, option):
     refused(corpus / "asr9", "no such directory")
     refused(corpus, "not a recipe", "asr.sh")
     refused(corpus / "lm1", "not a recipe", "asr.sh")
-    refused(corpus / "tts1", "tts.sh", "not supported yet, only asr.sh")
+    refused(corpus / "tts1", "tts.sh", "not supported yet, only asr.sh, st.sh")
     refused(checkout / "egs2/TEMPLATE/asr1", "template")
 
     espnets = recipe / "asr.espnet.sh"

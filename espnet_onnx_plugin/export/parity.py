@@ -158,7 +158,8 @@ class _Reference:
         """
         ids, new = torch.from_numpy(parents), torch.from_numpy(tokens)
         self._prefixes = torch.cat((self._prefixes[ids], new[:, None]), dim=1)
-        states = [self._states[i] for i in parents]
+        # Scorers that see the whole prefix at every step have no state.
+        states = self._states and [self._states[i] for i in parents]
         if hasattr(self._scorer, "batch_score"):
             memory = [m.expand(len(self._prefixes), *m.shape) for m in self._memory]
             scores, self._states = self._scorer.batch_score(

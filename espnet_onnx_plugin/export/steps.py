@@ -52,6 +52,7 @@ class StepModule(torch.nn.Module):
         memory_tensors: those tensors by name, in the order of ``memory``'s results.
         hidden_size: size of what the output layer reads, where the step can return it.
         returns_hidden: whether it does.
+        max_tokens: how many tokens it has positions for; None: any number.
     """
 
     hidden_size: Optional[int] = None
@@ -65,6 +66,7 @@ class StepModule(torch.nn.Module):
         self.memory: Optional[torch.nn.Module] = None
         self.reads: Mapping[str, str] = {"encoder_out": "frames"}
         self.memory_tensors: Mapping[str, Tensor] = {}
+        self.max_tokens: Optional[int] = None
 
     def split(self, tensors: Sequence[torch.Tensor]) -> List[Sequence[torch.Tensor]]:
         """A step's tensors as those of :attr:`inputs`, of the memory, and states."""

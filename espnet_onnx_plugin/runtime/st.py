@@ -173,8 +173,8 @@ class Recognizer(_Translation):
         super().__init__(bundle, *args, **options)
         if "decoder" not in self.search.scorers:
             raise PluginError(
-                "asr_ctc_weight 1.0 leaves out the ASR sub-decoder, whose hidden states "
-                "translation reads; set it below 1"
+                "asr_ctc_weight 1.0 leaves out the ASR sub-decoder, whose hidden "
+                "states translation reads; set it below 1"
             )
 
     def _open_encoder(self) -> Encoder:
