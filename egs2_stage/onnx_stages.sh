@@ -1,13 +1,17 @@
 # shellcheck shell=bash
-# Sourced by the adapters after ESPnet's driver: the three ONNX stages. They read
-# ESPnet's variables and what the adapter says of its template:
-#   onnx_task            name of the task, as in bin.export --task and bin.TASK_inference
+# Sourced after ESPnet's driver: the three ONNX stages. They read ESPnet's variables and
+# what the adapter says of its template (see onnx_adapter.sh):
+#   onnx_task            name of the task, as in bin.export --task
+#   onnx_inference       name of the command that decodes, here and in ESPnet
 #   onnx_exp             directory of the trained model
 #   onnx_score_stage     number of ESPnet's scoring stage
+#   onnx_text            file of a data directory with the text that is to be found
 #   onnx_checkpoints     files of the trained model, of which the tables give the size
 #   onnx_export_args     what names the trained model to bin.export
 #   onnx_reference_args  what names it to ESPnet's own inference
 #   onnx_search_args     options of ESPnet's own inference for the search
+#   onnx_unused          options that take out of it what this run does not use
+#   onnx_needed          language and n-gram models that it uses, as the manifest calls them
 #   onnx_driver          function that runs ESPnet's driver, with onnx_driver_args
 #
 # Variables of ESPnet's driver, and commands of several words in one variable:
@@ -97,7 +101,7 @@ onnx_find_validation_data() {
         if [ -n "${valid_set}" ] && [ -f "${dir}"/feats_type ]; then
             onnx_find_data "${dir}"
             onnx_validation_args=("$1" "${dir}/${onnx_scp},${onnx_type}")
-            [ ! -f "${dir}"/text ] || onnx_validation_text=${dir}/text
+            [ ! -f "${dir}/${onnx_text}" ] || onnx_validation_text=${dir}/${onnx_text}
             return
         fi
     done
@@ -112,15 +116,18 @@ onnx_need_bundle() {
 
 # onnx_need_scorers VARIANT: ends where the bundle lacks a model that the search uses
 onnx_need_scorers() {
-    local manifest=${onnx_dir}/$1/manifest.yaml
-    if "${use_lm}" && ! grep -q '^  lm:' "${manifest}"; then
-        onnx_die "${onnx_dir}/$1 has no language model: run stages 14 and 15 again," \
-            "or use --use_lm false"
-    fi
-    if "${use_ngram}" && grep -q '^ngram: null' "${manifest}"; then
-        onnx_die "${onnx_dir}/$1 has no n-gram model: run stages 14 and 15 again," \
-            "or use --use_ngram false"
-    fi
+    local manifest=${onnx_dir}/$1/manifest.yaml name what
+    for name in "${onnx_needed[@]}"; do
+        if [[ ${name} == *lm ]]; then
+            what=language
+            ! grep -q "^  ${name}:" "${manifest}" || continue
+        else
+            what="n-gram"
+            grep -q "^${name}: null" "${manifest}" || continue
+        fi
+        onnx_die "${onnx_dir}/$1 has no ${what} model: run stages 14 and 15 again, or use" \
+            "--use_${name} false"
+    done
 }
 
 onnx_export() {
@@ -150,8 +157,7 @@ onnx_optimize() {
         onnx_validation_args+=(--calibration_text "${onnx_validation_text}")
     fi
     # The search of the recipe, on which the budget is measured.
-    "${use_lm}" || search_args+=" --lm_weight 0"
-    "${use_ngram}" || search_args+=" --ngram_weight 0"
+    search_args+=${onnx_unused:+" ${onnx_unused[*]}"}
     for variant in ${onnx_variants}; do
         [[ " fp32 optimized " != *" ${variant} "* ]] || continue
         # From the exported graphs: fused operators have no quantized form.
@@ -180,20 +186,21 @@ onnx_decode() {
         split_scps+=("${logdir}/keys.${n}.scp")
     done
     utils/split_scp.pl "${keys}" "${split_scps[@]}"
-    log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/asr_inference.*.log'"
-    ${onnx_cmd} JOB=1:"${count}" "${logdir}"/asr_inference.JOB.log \
+    log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/${onnx_inference}.*.log'"
+    ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
-        ${python} -m "espnet_onnx_plugin.bin.${onnx_task}_inference" \
+        ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" \
         --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" \
         --data_path_and_name_and_type "${keys},speech,${onnx_type}" \
         --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size}" \
         --output_dir "${logdir}"/output.JOB ||
-        onnx_show_failure "${logdir}"/asr_inference.*.log
-    for f in token token_int score text; do
-        if [ -f "${logdir}"/output.1/1best_recog/${f} ]; then
+        onnx_show_failure "${logdir}/${onnx_inference}".*.log
+    for f in 1best_recog/{token,token_int,score,text,text_nospecial} \
+        1asr_best_recog/asr_{token,token_int,score,text}; do
+        if [ -f "${logdir}/output.1/${f}" ]; then
             for n in $(seq "${count}"); do
-                cat "${logdir}/output.${n}/1best_recog/${f}"
-            done | sort -k1 > "${dir}/${f}"
+                cat "${logdir}/output.${n}/${f}"
+            done | LC_ALL=C sort -k1 > "${dir}/${f#*/}"
         fi
     done
     # Scoring joins hypotheses and references line by line: none may be missing.
@@ -219,14 +226,14 @@ onnx_time() {
     local reference=${onnx_exp}/${inference_tag}/$2/onnx_timing/setting dir setting
     if [ "$1" = PyTorch ]; then
         args=(
-            --inference "${onnx_task}_inference"
+            --inference "${onnx_inference}"
             --ngpu "$([ "${onnx_provider}" = cpu ] && echo 0 || echo 1)"
             --num_threads "${onnx_threads}"
             "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
         )
     else
         tag+=_onnx_$1
-        module=${onnx_task}_inference
+        module=${onnx_inference}
         args=(--model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}")
         files=("${onnx_dir}/$1"/manifest.yaml)
         # The time to compare with must not be of another day than this one.
@@ -252,17 +259,13 @@ onnx_time() {
 onnx_decode_and_score() {
     local dsets=${test_sets} variant dset system systems=() reference=() versions
     log "Stage 16: Decode and score: ${onnx_variants}"
-    if "${eval_valid_set}"; then
+    if "${eval_valid_set:-false}"; then
         dsets="org/${valid_set} ${test_sets}"
     fi
     onnx_decode_args=(
         --provider "${onnx_provider}" --num_threads "${onnx_threads}"
-        "${onnx_search_args[@]}"
+        "${onnx_search_args[@]}" "${onnx_unused[@]}"
     )
-    # A bundle may hold a language model that this run does not use: a weight of zero
-    # takes a scorer out of ESPnet's search.
-    "${use_lm}" || onnx_decode_args+=(--lm_weight 0)
-    "${use_ngram}" || onnx_decode_args+=(--ngram_weight 0)
     for variant in ${onnx_variants}; do
         onnx_need_bundle "${variant}"
         onnx_need_scorers "${variant}"

@@ -10,6 +10,9 @@ import yaml
 
 TOKENS = ["<blank>", "<unk>", *"abcdefghijklmnopqrstuvwx", "<space>", "<sos/eos>"]
 
+#: Of a source language.
+SRC_TOKENS = [*TOKENS[:-2], "'", "-", *TOKENS[-2:]]
+
 #: One second and a bit: the tiny frontends of the registry run at 8 kHz.
 RATE = 8000
 
@@ -36,6 +39,16 @@ def asr_config(**choices: Any) -> Dict[str, Any]:
         specaug=None,
         init=None,
     )
+    config.update(choices)
+    return config
+
+
+def st_config(**choices: Any) -> Dict[str, Any]:
+    """The same of task st."""
+    from espnet2.tasks.st import STTask
+
+    config = {**STTask.get_default_config(), **asr_config(model_conf={})}
+    config.update(src_token_list=SRC_TOKENS, src_token_type="char")
     config.update(choices)
     return config
 

@@ -22,7 +22,7 @@ def git(directory, *args):
 def checkout(tmp_path):
     """A repository shaped like ESPnet's, with spaces in its path."""
     root = tmp_path / "an espnet"
-    for task, driver in {"asr1": "asr", "st1": "st", "lm1": "lm"}.items():
+    for task, driver in {"asr1": "asr", "tts1": "tts", "lm1": "lm"}.items():
         template = root / f"egs2/TEMPLATE/{task}"
         recipe = root / f"egs2/corpus/{task}"
         template.mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_refusals(checkout, recipe, option):
     refused(corpus / "asr9", "no such directory")
     refused(corpus, "not a recipe", "asr.sh")
     refused(corpus / "lm1", "not a recipe", "asr.sh")
-    refused(corpus / "st1", "st.sh", "not supported yet, only asr.sh")
+    refused(corpus / "tts1", "tts.sh", "not supported yet, only asr.sh, st.sh")
     refused(checkout / "egs2/TEMPLATE/asr1", "template")
 
     espnets = recipe / "asr.espnet.sh"

@@ -6,7 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 import ssl_checkpoints
-from conftest import TOKENS, asr_config, build_asr, build_lm
+from conftest import TOKENS, asr_config, build, build_asr, build_lm, st_config
+from espnet2.tasks.asr import decoder_choices
+from espnet2.tasks.st import STTask
 from hub_models import use_tiny_models
 
 from espnet_onnx_plugin.bundle import Bundle, Manifest, Text
@@ -118,12 +120,12 @@ def test_step_graph(arch, name, tmp_path, buildable):
     if arch.role == "lm":
         module = build_lm(arch.name, dict(arch.tiny[name]))[0].lm
     else:
-        config = asr_config(
-            decoder=arch.name,
-            decoder_conf=dict(arch.tiny[name]),
-            model_conf=dict(ctc_weight=0.0),
-        )
-        module = build_asr(config).decoder
+        choices = dict(decoder=arch.name, decoder_conf=dict(arch.tiny[name]))
+        if arch.name in decoder_choices.classes:
+            config = asr_config(**choices, model_conf=dict(ctc_weight=0.0))
+            module = build_asr(config).decoder
+        else:
+            module = build(STTask, st_config(**choices)).decoder
     step = arch.wrap(module).eval()
     graphs, memory = {}, None
     if step.memory is not None:

@@ -7,6 +7,7 @@ import pytest
 
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.bleu import read_bleu
 from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts, read_result
 from espnet_onnx_plugin.report.results import TIMING, System, compare
 from espnet_onnx_plugin.report.tables import (
@@ -336,3 +337,54 @@ def test_layers_kept_and_a_slower_variant_are_told(decodes):
     )
     note = quantized_markdown(decodes, budget=None)
     assert "no budget was measured" in note and "WER" not in note
+
+
+# What sacrebleu 2 writes behind ESPnet's title.
+BLEU = """{title} BLEU result (single-reference)
+[
+{{
+ "name": "BLEU",
+ "score": {score},
+ "signature": "nrefs:1|case:{case}|eff:no|tok:13a|smooth:exp|version:2.6.0",
+ "nrefs": "1"
+}},
+{{
+ "name": "chrF2",
+ "score": 51.3,
+ "signature": "nrefs:1|case:mixed|version:2.6.0"
+}}
+]
+"""
+
+
+def test_bleu_of_translations(decodes):
+    for system, score in (("torch", 21.4), ("fp32", 21.1)):
+        directory = decodes / system / "test_clean/score_bleu"
+        directory.mkdir()
+        lower = BLEU.format(title="Case insensitive", score=score + 2, case="lc")
+        (directory / "result.lc.txt").write_text(lower)
+        (directory / "result.tc.txt").write_text(
+            BLEU.format(title="Case sensitive", score=score, case="mixed")
+        )
+    torch, fp32 = results = run_compare(decodes)
+    assert torch.bleu["BLEU"].score == 21.4 and "BLEU" not in torch.differences
+    assert fp32.differences["BLEU"] == pytest.approx(-0.3)
+    markdown = to_markdown("T", {}, results)
+    assert "| system | BLEU | Δ BLEU | BLEU lc.rm | Δ BLEU lc.rm | WER %" in markdown
+    assert "| fp32 | 21.10 | -0.30 | 23.10 | -0.30 |" in markdown
+    assert "BLEU: nrefs:1|case:mixed" in markdown.replace("\\", "")
+    rows = list(csv.DictReader(to_csv(results).splitlines()))
+    assert [(row["bleu"], row["bleu_lc_rm"]) for row in rows] == [
+        ("21.4000", "23.4000"),
+        ("21.1000", "23.1000"),
+    ]
+
+
+def test_of_several_references_all_are_taken(tmp_path):
+    path = tmp_path / "result.lc.txt"
+    one = BLEU.format(title="Case insensitive", score=10.0, case="lc")
+    path.write_text(one + one.replace("10.0", "20.0"))
+    assert read_bleu(path).score == 20.0
+    path.write_text("Case insensitive BLEU result (single-reference)\n[\n{")
+    with pytest.raises(PluginError, match="no BLEU of sacrebleu"):
+        read_bleu(path)

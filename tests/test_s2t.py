@@ -1,6 +1,8 @@
 """S2T (OWSM) end to end at tiny size: ESPnet's own inference against ours."""
 
 import argparse
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +14,17 @@ from espnet_onnx_plugin.bin import (
     s2t_inference_ctc,
     s2t_inference_language,
 )
+from espnet_onnx_plugin.bundle import Bundle, Manifest, Speech, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.runtime.s2t import Speech2Text, fixed_length
 from espnet_onnx_plugin.runtime.s2t_ctc import Speech2TextGreedySearch
 from espnet_onnx_plugin.runtime.s2t_language import Speech2Language
+from espnet_onnx_plugin.runtime.text import TokenConverter
+from espnet_onnx_plugin.runtime.timestamps import TimestampRules
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SECONDS = 1.0
 TOKENS = [
@@ -346,3 +353,71 @@ def test_files_of_a_ctc_model_are_laid_out_as_espnets(tiny_ctc, tmp_path):
         [[text, token, *_]] = theirs(fixed_length(speech, RATE))
         assert files["text"][key] == text
         assert files["token"][key] == " ".join(token)
+
+
+# Parts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_timestamp_rules_are_espnets(seed):
+    import torch
+    from espnet2.bin.s2t_inference import ScoreFilter
+
+    ids = dict(
+        first_time=TOKENS.index("<0.00>"),
+        last_time=TOKENS.index("<1.00>"),
+        sos=TOKENS.index("<sos>"),
+        eos=TOKENS.index("<eos>"),
+    )
+    notime = TOKENS.index("<notimestamps>")
+    rules = TimestampRules(len(TOKENS), notime=notime, **ids)
+    theirs = ScoreFilter(notimestamps=notime, vocab_size=len(TOKENS), **ids)
+    random = np.random.default_rng(seed)
+    times = range(ids["first_time"], ids["last_time"] + 1)
+    choices = [*times[:: 10 + seed], *range(ids["last_time"] + 1, len(TOKENS) - 3)]
+    primers = [
+        [len(TOKENS) - 1, *random.choice(choices, 3), ids["sos"], 5, 8],
+        [ids["sos"], 6, 9],
+        [ids["sos"], 6, 9, notime],
+    ]
+    state = rules.start(None, primers)
+    prefixes = [[primer] for primer in primers]
+    tokens = np.array([[primer[-1]] for primer in primers])
+    parents = np.zeros_like(tokens)
+    for width in (3, 2, 4, 3, 3):
+        scores, state = rules.score(tokens, parents, state)
+        for i, rows in enumerate(prefixes):
+            for row, prefix in zip(scores[i], rows):
+                with np.errstate(invalid="ignore"):
+                    expected, _ = theirs.score(torch.tensor(prefix), None, None)
+                np.testing.assert_array_equal(row, expected.detach().numpy())
+        parents = random.integers(0, tokens.shape[1], (len(primers), width))
+        tokens = random.choice(choices, parents.shape)
+        prefixes = [
+            [[*rows[p], int(t)] for p, t in zip(*both)]
+            for rows, *both in zip(prefixes, parents, tokens)
+        ]
+    kept = rules.select([2, 0], state)
+    assert kept.notime[0].all() and not kept.notime[1].any()
+
+
+def test_text_becomes_espnets_tokens():
+    from espnet2.text.build_tokenizer import build_tokenizer
+    from espnet2.text.token_id_converter import TokenIDConverter
+
+    lists = ROOT / "egs2_stage/demo/asr1/pretrained/data/en_token_list/bpe_unigram80"
+    kinds = {"bpe": Text("bpe", "tokens.txt", "bpe.model")}
+    kinds |= {kind: Text(kind, "tokens.txt") for kind in ("char", "word")}
+    theirs = TokenIDConverter(lists / "tokens.txt")
+    for kind, text in kinds.items():
+        manifest = Manifest("s2t", {}, Speech("waveform", RATE, 0, 1), text, {})
+        ours = TokenConverter(Bundle(lists, manifest))
+        tokenizer = build_tokenizer(kind, bpemodel=str(lists / "bpe.model"))
+        for line in ("seven two  nine", " ÜX", "", "<unk> one"):
+            expected = theirs.tokens2ids(tokenizer.text2tokens(line))
+            assert ours.text2ids(line) == expected
+    untold = TokenConverter(
+        Bundle(lists, dataclasses.replace(manifest, text=Text("phn", "tokens.txt")))
+    )
+    with pytest.raises(PluginError, match="'phn' cannot turn text into tokens"):
+        untold.text2ids("one")

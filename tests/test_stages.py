@@ -75,13 +75,19 @@ if os.environ.get("FAIL") == name:
 if name in ("report", "sample"):
     os.execv(sys.executable, [sys.executable, *args])
 out = Path(values["output_dir"][0])
-if name == "asr_inference":
+if "_inference" in name:
     best = out / "1best_recog"
     best.mkdir(parents=True)
     keys = [line.split()[0] for line in open(values["key_file"][0])]
     keys = keys[int(os.environ.get("LOSE", "0")):]
     for f in ("text", "token_int", "score", "token"):
         (best / f).write_text("".join(k + " 1 2\\n" for k in keys))
+        if name == "s2t_inference":
+            (best / "text_nospecial").write_text("".join(k + " 1\\n" for k in keys))
+        if name == "st_inference":
+            first = out / "1asr_best_recog" / ("asr_" + f)
+            first.parent.mkdir(exist_ok=True)
+            first.write_text("".join(k + " 3\\n" for k in keys))
     rows = [dict(key=k, audio_seconds=2, total_seconds=1, peak_memory_mb=9)
             for k in keys]
 elif name == "reference":
@@ -92,6 +98,7 @@ else:
     out.mkdir(parents=True, exist_ok=True)
     if name == "export":
         manifest = "graphs:\\n  encoder:\\n" + "  lm:\\n" * ("lm_file" in values)
+        manifest += "  src_lm:\\n" * ("src_lm_file" in values)
         manifest += "ngram: " + ("x" if "ngram_file" in values else "null") + "\\n"
     else:
         manifest = Path(values["model_dir"][0], "manifest.yaml").read_text()
@@ -113,10 +120,15 @@ done
 def recipe(tmp_path, monkeypatch):
     """A recipe with the adapter, one test set of four utterances and one of one."""
     monkeypatch.chdir(tmp_path)
-    Path("asr.sh").symlink_to(ROOT / "egs2_stage/asr.sh")
-    Path("asr.espnet.sh").write_text(DRIVER)
+    make_recipe("asr", DRIVER)
+    return tmp_path
+
+
+def make_recipe(template, driver):
+    Path(f"{template}.sh").symlink_to(ROOT / f"egs2_stage/{template}.sh")
+    Path(f"{template}.espnet.sh").write_text(driver)
     Path("utils").mkdir()
-    for name in ("exp/asr/m.pth", "exp/lm/lm.pth"):
+    for name in (f"exp/{template}/m.pth", "exp/lm/lm.pth"):
         Path(name).parent.mkdir(parents=True)
         Path(name).write_text("model")
     scripts = {"job": JOB, "mypython": PYTHON, "utils/split_scp.pl": SPLIT}
@@ -126,7 +138,6 @@ def recipe(tmp_path, monkeypatch):
     make_data("test_a", ["u1", "u2", "u3", "u4"])
     make_data("test_b", ["u1"])
     make_data("org/valid", ["v1"])
-    return tmp_path
 
 
 def make_data(name, keys, scp="wav.scp", feats_type="raw", audio_format="flac"):
@@ -134,7 +145,8 @@ def make_data(name, keys, scp="wav.scp", feats_type="raw", audio_format="flac"):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     (directory / scp).write_text("".join(f"{key} {key}.flac\n" for key in keys))
-    (directory / "text").write_text("".join(f"{key} words\n" for key in keys))
+    for text in ("text", "text.tc.en"):
+        (directory / text).write_text("".join(f"{key} words\n" for key in keys))
     (directory / "feats_type").write_text(feats_type + "\n")
     lengths = "".join(f"{key} 16000\n" for key in keys)
     (directory / "utt2num_samples").write_text(lengths)
@@ -150,10 +162,10 @@ def make_torch_decode(test_sets=("test_a", "test_b")):
             (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
 
 
-def run(*args, env=()):
+def run(*args, env=(), template="asr"):
     """Run the adapter as run.sh does."""
     return subprocess.run(
-        ["./asr.sh", *args],
+        [f"./{template}.sh", *args],
         capture_output=True,
         text=True,
         env={**os.environ, **dict(env)},
@@ -567,29 +579,189 @@ def test_a_missing_model_names_the_stages(recipe, variants):
     assert_refused(result, "exp/asr/onnx/fp32", "run stages 14 and 15")
 
 
+# Translation
+
+ST_DRIVER = (
+    DRIVER.replace("asr_task=asr;", "use_src_lm=false; use_src_ngram=false;")
+    .replace(
+        "asr_exp=exp/asr;", "st_exp=exp/st; src_lm_exp=; tgt_case=tc; tgt_lang=en;"
+    )
+    .replace("inference_asr_model=", "inference_asr_lm=lm.pth; inference_st_model=")
+    .replace("eval_valid_set=false;", "")
+)
+
+
+@pytest.fixture
+def st_recipe(tmp_path, monkeypatch):
+    """The same of st.sh, with the commands that its scoring needs."""
+    monkeypatch.chdir(tmp_path)
+    make_recipe("st", ST_DRIVER)
+    for name in ("sacrebleu", "detokenizer.perl"):
+        Path("bin").mkdir(exist_ok=True)
+        Path("bin", name).write_text("#!/bin/sh\n")
+        Path("bin", name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def run_st(*args, **kwargs):
+    args = ("--onnx", "true", "--python", "./mypython", *args)
+    return run(*args, template="st", **kwargs)
+
+
+def test_translations_go_through_all_three_stages(st_recipe):
+    lms = ["--use_lm", "true", "--use_src_lm", "true", "--src_lm_exp", "exp/lm"]
+    result = run_st("--stage", "14", *lms, "--onnx_variants", "fp32 int8")
+    assert result.returncode == 0, result.stderr
+    [export] = module_calls("export")
+    assert export["task"] == ["st"]
+    assert export["model_file"] == ["exp/st/m.pth"]
+    assert export["lm_file"] == export["src_lm_file"] == ["exp/lm/lm.pth"]
+    assert export["src_lm_train_config"] == ["exp/lm/config.yaml"]
+    [quantize] = module_calls("quantize")
+    assert quantize["calibration_text"] == ["dump/raw/org/valid/text.tc.en"]
+    assert quantize["inference_args"] == [" --ngram_weight 0"]
+    decode = module_calls("st_inference")[0]
+    assert decode["model_dir"] == ["exp/st/onnx/fp32"]
+    assert "lm_weight" not in decode and "asr_lm_weight" not in decode
+    directory = Path("exp/st/tag_onnx_int8/test_a")
+    assert Path(directory, "text").read_text().startswith("u1 1 2\nu2 1 2\n")
+    assert Path(directory, "asr_text").read_text() == "u1 3\nu2 3\nu3 3\nu4 3\n"
+    assert sum(line == "RAN 13" for call in driver_calls() for line in call) == 2
+    assert "| fp32 | 4 |" in Path("exp/st/onnx/RESULTS.md").read_text()
+    # A bundle may hold what a run does not use, not the other way round.
+    assert run_st("--stage", "16", "--onnx_variants", "fp32").returncode == 0
+    assert module_calls("st_inference")[-1]["asr_lm_weight"] == ["0"]
+    assert run_st("--stage", "14", "--stop_stage", "15").returncode == 0
+    result = run_st("--stage", "16", "--use_src_lm", "true")
+    assert_refused(result, "exp/st/onnx/fp32 has no language model", "--use_src_lm")
+
+
+def test_what_pytorch_is_timed_with_is_translations_own(st_recipe):
+    for name in ("test_a", "test_b"):
+        directory = Path("exp/st/tag", name)
+        directory.mkdir(parents=True)
+        keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
+        for file in ("token_int", "score"):
+            (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
+    assert run_st("--stage", "14", "--onnx_variants", "fp32").returncode == 0
+    reference = module_calls("reference")[0]
+    assert reference["inference"] == ["st_inference"]
+    assert reference["st_train_config"] == ["exp/st/config.yaml"]
+    assert reference["st_model_file"] == ["exp/st/m.pth"]
+
+
+@pytest.mark.parametrize("name", ["sacrebleu", "detokenizer.perl"])
+def test_a_missing_command_of_the_scoring_is_told(st_recipe, monkeypatch, name):
+    Path("bin", name).unlink()
+    kept = [d for d in os.environ["PATH"].split(":") if not Path(d, name).exists()]
+    monkeypatch.setenv("PATH", ":".join(kept))
+    assert_refused(run_st("--stage", "14"), f"{name} is missing", "install")
+    assert module_calls() == []
+    assert run_st("--stage", "14", "--skip_eval", "true").returncode == 0
+
+
+def test_a_source_n_gram_model_is_refused(st_recipe):
+    assert_refused(run_st("--use_src_ngram", "true"), "--use_src_ngram true")
+
+
+# Whisper-style models
+
+S2T_DRIVER = (
+    DRIVER.replace("asr_task=asr;", "s2t_ctc=false;")
+    .replace("asr_exp=exp/asr;", "s2t_exp=exp/s2t;")
+    .replace("inference_asr_model=", "inference_s2t_model=")
+)
+
+
+@pytest.fixture
+def s2t_recipe(tmp_path, monkeypatch):
+    """The same of s2t.sh."""
+    monkeypatch.chdir(tmp_path)
+    make_recipe("s2t", S2T_DRIVER)
+    return tmp_path
+
+
+def run_s2t(*args, **kwargs):
+    args = ("--onnx", "true", "--python", "./mypython", *args)
+    return run(*args, template="s2t", **kwargs)
+
+
+def test_whisper_style_models_go_through_all_three_stages(s2t_recipe):
+    result = run_s2t("--stage", "14", "--onnx_variants", "fp32 int8")
+    assert result.returncode == 0, result.stderr
+    [export] = module_calls("export")
+    assert export["task"] == ["s2t"]
+    assert export["model_file"] == ["exp/s2t/m.pth"]
+    directory = Path("exp/s2t/tag_onnx_int8/test_a")
+    assert len(Path(directory, "text").read_text().splitlines()) == 4
+    # What ESPnet scores.
+    plain = Path(directory, "text_nospecial").read_text()
+    assert plain == "u1 1\nu2 1\nu3 1\nu4 1\n"
+    assert sum(line == "RAN 13" for call in driver_calls() for line in call) == 2
+    assert "| fp32 | 4 |" in Path("exp/s2t/onnx/RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "ctc, task, command",
+    [
+        ("false", "s2t", "s2t_inference"),
+        ("true", "s2t_ctc", "s2t_inference_ctc"),
+    ],
+)
+def test_the_kind_of_model_chooses_task_and_command(s2t_recipe, ctc, task, command):
+    for name in ("test_a", "test_b"):
+        directory = Path("exp/s2t/tag", name)
+        directory.mkdir(parents=True)
+        keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
+        # A greedy search has no scores.
+        for file in ("token_int", *(["score"] if ctc == "false" else [])):
+            (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
+    args = ("--stage", "14", "--s2t_ctc", ctc, "--onnx_variants", "fp32")
+    result = run_s2t(*args)
+    assert result.returncode == 0, result.stderr
+    assert module_calls("export")[0]["task"] == [task]
+    assert module_calls(command)[0]["model_dir"] == ["exp/s2t/onnx/fp32"]
+    reference = module_calls("reference")[0]
+    assert reference["inference"] == [command]
+    assert reference["s2t_train_config"] == ["exp/s2t/config.yaml"]
+    assert reference["s2t_model_file"] == ["exp/s2t/m.pth"]
+
+
+def test_streaming_whisper_style_models_are_refused(s2t_recipe):
+    assert_refused(run_s2t("--use_streaming", "true"), "--use_streaming true")
+
+
 # A checkout of ESPnet
 
 
 @pytest.mark.skipif("ESPNET_ROOT" not in os.environ, reason="ESPNET_ROOT is not set")
-def test_espnets_own_driver(tmp_path, monkeypatch):
-    template = Path(os.environ["ESPNET_ROOT"]).resolve() / "egs2/TEMPLATE/asr1"
-    recipe = tmp_path / "egs2/corpus/asr1"
+@pytest.mark.parametrize("name", ["asr", "st", "s2t"])
+def test_espnets_own_driver(tmp_path, monkeypatch, name):
+    templates = Path(os.environ["ESPNET_ROOT"]).resolve() / "egs2/TEMPLATE"
+    recipe = tmp_path / "egs2/corpus" / f"{name}1"
     recipe.mkdir(parents=True)
-    for name in ("asr.sh", "utils", "scripts", "pyscripts"):
-        (recipe / name).symlink_to(template / name)
-    shutil.copy(template / "cmd.sh", recipe)
+    (recipe / f"{name}.sh").symlink_to(templates / f"{name}1/{name}.sh")
+    for link in ("utils", "scripts", "pyscripts"):
+        (recipe / link).symlink_to(templates / "asr1" / link)
+    shutil.copy(templates / "asr1/cmd.sh", recipe)
     (recipe / "path.sh").write_text('export PATH="$PWD/utils:$PATH" LC_ALL=C\n')
     script = ROOT / "scripts/install_recipe.sh"
     subprocess.run([script, recipe], check=True, capture_output=True)
     monkeypatch.chdir(recipe)
 
-    help_text = run("--help").stderr
+    help_text = run("--help", template=name).stderr
     assert help_text.index("--inference_tag") < help_text.index("--onnx_variants")
     sets = ["--train_set", "a", "--valid_set", "b", "--test_sets", "c"]
-    result = run(*sets, "--stage", "16")
+    result = run(*sets, "--stage", "16", template=name)
     assert result.returncode == 0 and "Successfully finished" in result.stdout
-    assert run(*sets, "--no_such_option", "1").returncode == 1
-    assert_refused(run(*sets, "--onnx", "true", "--use_k2", "true"), "--use_k2 true")
-    result = run(*sets, "--onnx", "true", "--stage", "16", "--python", sys.executable)
+    assert run(*sets, "--no_such_option", "1", template=name).returncode == 1
+    sets += ["--onnx", "true"]
+    result = run(*sets, "--use_streaming", "true", template=name)
+    assert_refused(result, "--use_streaming true")
+    last = ["--stage", "16", "--python", sys.executable]
+    if name == "st":
+        last += ["--skip_eval", "true", "--stage", "15"]
+    result = run(*sets, *last, template=name)
     assert result.returncode == 1
-    assert "asr_train_raw_bpe30/onnx/fp32" in result.stderr
+    assert f"{name}_train_raw" in result.stderr

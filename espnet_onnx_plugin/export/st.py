@@ -12,6 +12,7 @@ from espnet_onnx_plugin.bundle import Bundle, Graph, Tensor, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, run_encoder
 from espnet_onnx_plugin.export.graph import export_encoder
+from espnet_onnx_plugin.export.hub_text import WHISPER_TYPES
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.parity import TOLERANCE, require
 from espnet_onnx_plugin.export.registry import find
@@ -31,6 +32,9 @@ from espnet_onnx_plugin.runtime.st import MD_ENCODER, SRC, MultiDecoderEncoder
 logger = logging.getLogger(__name__)
 
 ASR_DECODER = "extra_asr_decoder"
+
+#: Decoders that ESPnet does not give to its beam search as they are.
+_OTHER_SEARCHES = ("transducer", "whisper", "hugging_face_transformers")
 
 #: Numbers of tokens with which the multi-decoder's encoder is compared.
 HIDDEN_LENGTHS = (1, 2, 7, 23)
@@ -58,14 +62,15 @@ class STEncoderGraph(EncoderGraph):
 
     Args:
         model: an ``ESPnetSTModel``.
-        choices: what ``config.yaml`` names for normalize, preencoder, encoder and
-            hier_encoder; None where there is none.
+        choices: what ``config.yaml`` names for normalize, preencoder, encoder,
+            hier_encoder and postencoder; None where there is none.
     """
 
     def __init__(self, model: torch.nn.Module, choices: Mapping[str, Optional[str]]):
-        first = {role: getattr(model, role) for role in (*PARTS, "encoder")}
+        roles = (*PARTS, "encoder", "postencoder")
+        parts = {role: getattr(model, role) for role in roles}
         ctc = getattr(model, "st_ctc", None)
-        super().__init__(SimpleNamespace(**first, ctc=ctc), dict(choices))
+        super().__init__(SimpleNamespace(**parts, ctc=ctc), dict(choices))
         if self.interctc:
             raise PluginError(
                 "interctc_layer_idx is not supported in task st, nor by ESPnet's"
@@ -78,17 +83,27 @@ class STEncoderGraph(EncoderGraph):
         self.asr_ctc = model.ctc if model.use_multidecoder else None
 
     @property
+    def splits(self) -> bool:
+        """Whether recognition reads another encoder output than translation."""
+        behind = self.hier_encoder or self.postencoder
+        return self.asr_ctc is not None and behind is not None
+
+    def output_size(self) -> int:
+        """Size of the output's vectors."""
+        last = self.postencoder or self.hier_encoder or self.encoder
+        return last.output_size()
+
+    @property
     def outputs(self) -> Dict[str, Tensor]:
         """The outputs by name, in order."""
         outputs = super().outputs
-        if self.hier_encoder is not None:
-            inner, size = outputs["encoder_out"], self.hier_encoder.output_size()
-            outputs["encoder_out"] = Tensor("float32", (*inner.axes[:2], size))
-            if self.asr_ctc is not None:
-                outputs[f"{SRC}encoder_out"] = inner
-                outputs[f"{SRC}encoder_out_lens"] = outputs["encoder_out_lens"]
+        frames = ("utterances", "frames_of_asr" if self.splits else "frames")
+        if self.splits:
+            axes = (*frames, self.encoder.output_size())
+            outputs[f"{SRC}encoder_out"] = Tensor("float32", axes)
+            outputs[f"{SRC}encoder_out_lens"] = outputs["encoder_out_lens"]
         if self.asr_ctc is not None:
-            axes = ("utterances", "frames", self.asr_ctc.ctc_lo.out_features)
+            axes = (*frames, self.asr_ctc.ctc_lo.out_features)
             outputs[f"{SRC}ctc_log_probs"] = Tensor("float32", axes)
         return outputs
 
@@ -100,13 +115,15 @@ class STEncoderGraph(EncoderGraph):
         for part in self.parts:
             x, lengths = part(x, lengths)
         x, lengths = run_encoder(self.encoder, x, lengths)
-        inner: List[torch.Tensor] = []
-        asr_ctc = [] if self.asr_ctc is None else [self.asr_ctc.log_softmax(x)]
+        asr = [x, lengths] if self.splits else []
+        if self.asr_ctc is not None:
+            asr.append(self.asr_ctc.log_softmax(x))
         if self.hier_encoder is not None:
-            inner = [x, lengths] if self.asr_ctc is not None else []
             x, lengths = run_encoder(self.hier_encoder, x, lengths)
+        if self.postencoder is not None:
+            x, lengths = self.postencoder(x, lengths)
         ctc = [] if self.ctc is None else [self.ctc.log_softmax(x)]
-        return (x, lengths, *ctc, *inner, *asr_ctc)
+        return (x, lengths, *ctc, *asr)
 
 
 class MDEncoderGraph(torch.nn.Module):
@@ -179,6 +196,7 @@ class Model(TaskModel):
     def roles(self, config: Mapping[str, Any]) -> List[str]:
         """See :class:`TaskModel`."""
         roles = ["frontend", *PARTS, "encoder", "hier_encoder", MD_ENCODER]
+        roles.append("postencoder")
         if (config.get("model_conf") or {}).get("st_mtlalpha") != 1.0:
             roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
         if config.get(MD_ENCODER) is not None:
@@ -187,14 +205,20 @@ class Model(TaskModel):
 
     def refuse(self, config: Mapping[str, Any]) -> None:
         """See :class:`TaskModel`."""
-        if config.get("decoder") == "transducer":
+        if config.get("decoder") in _OTHER_SEARCHES:
             raise PluginError(
-                "decoder 'transducer' (st_use_transducer_decoder) is not supported in "
-                "task st; train with an attention decoder, as transformer"
+                f"decoder '{config['decoder']}' is not supported in task st, where it "
+                "takes a search of its own; train with another, as transformer"
             )
+        if config.get("bpemodel") in WHISPER_TYPES:
+            raise PluginError("Whisper's tokens are not supported in task st yet")
         super().refuse(config)
         if config.get(MD_ENCODER) is not None:
             refuse_token_type("src_token_type", config)
+            if config.get("src_token_type") in ("hugging_face", *WHISPER_TYPES):
+                raise PluginError(
+                    f"src_token_type '{config['src_token_type']}' is not supported yet"
+                )
             conf = config.get("model_conf") or {}
             if not (conf.get("asr_weight", 0) and 0 < conf.get("mtlalpha", 0) < 1):
                 raise PluginError(
@@ -204,9 +228,7 @@ class Model(TaskModel):
 
     def wrap_encoder(self) -> EncoderGraph:
         """See :class:`TaskModel`."""
-        roles = (*PARTS, "encoder", "hier_encoder")
-        choices = {role: getattr(self.args, role, None) for role in roles}
-        return STEncoderGraph(self.model, choices)
+        return STEncoderGraph(self.model, vars(self.args))
 
     def wrap_decoders(self) -> Dict[str, StepModule]:
         """See :class:`TaskModel`."""
@@ -230,7 +252,7 @@ class Model(TaskModel):
         if role in (ASR_DECODER, "src_lm"):
             dim = self.encoder.encoder.output_size()
             return dim, len(self.model.src_token_list)
-        return self.encoder.outputs["encoder_out"].axes[-1], len(self.model.token_list)
+        return super().sizes(role)
 
     @property
     def search(self) -> Dict[str, Any]:
@@ -276,14 +298,14 @@ class Model(TaskModel):
         with torch.no_grad():
             # A copy: ESPnet normalizes features in place.
             speech = torch.from_numpy(utterance.copy())[None]
-            x, lens, asr_x, asr_lens = self.model.encode(
-                speech, lengths, return_int_enc=True
-            )
+            x, _, asr_x, _ = self.model.encode(speech, lengths, return_int_enc=True)
+            # ESPnet's search takes every frame, whatever the length that the encoder
+            # says.
             results = {
                 "encoder_out": x,
-                "encoder_out_lens": lens,
+                "encoder_out_lens": torch.tensor([x.size(1)]),
                 f"{SRC}encoder_out": asr_x,
-                f"{SRC}encoder_out_lens": asr_lens,
+                f"{SRC}encoder_out_lens": torch.tensor([asr_x.size(1)]),
             }
             if self.encoder.ctc is not None:
                 results["ctc_log_probs"] = self.model.st_ctc.log_softmax(x)
@@ -318,13 +340,11 @@ class Model(TaskModel):
             encoder = MultiDecoderEncoder(bundle, Device())
             together = encoder.encode_together(self._hidden())
             for i, hidden in enumerate(self._hidden()):
-                ours, alone = together.select([i]), encoder.encode_together([hidden])
-                figures = [
-                    difference(to_numpy(ours[name]), to_numpy(value))
-                    for name, value in alone.items()
-                ]
-                if max(figures) > TOLERANCE:
-                    return [*mixed, MD_ENCODER]
+                for name, alone in encoder.encode_together([hidden]).items():
+                    if alone.ndim > 1:
+                        ours = together[name][i : i + 1, : alone.shape[1]]
+                        if difference(ours, alone) > TOLERANCE:
+                            return [*mixed, MD_ENCODER]
         return mixed
 
     def _hidden(self) -> List[np.ndarray]:

@@ -151,7 +151,7 @@ class _Quantizer:
 
     def check(self, bundle: Bundle) -> Mapping[str, Any]:
         """Hold a bundle to the budget, raising what costs most; return the figures."""
-        transcripts = self.utterances.transcripts()
+        transcripts = self.utterances.transcripts(self.model)
         real = self.utterances.source is not None
 
         def measured() -> Quality:

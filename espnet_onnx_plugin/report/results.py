@@ -14,10 +14,17 @@ import yaml
 
 from espnet_onnx_plugin.bundle import MANIFEST
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.bleu import Bleu, read_bleu
 from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
 
 # Scoring directories of ESPnet's recipes, by the name of the rate they hold.
 ERROR_TYPES = {"WER": "score_wer", "CER": "score_cer", "TER": "score_ter"}
+# Where ESPnet's translation recipes score, by name: with case and punctuation, which
+# recipes with "tgt_case tc" have, and without.
+BLEU_FILES = {
+    "BLEU": "score_bleu/result.tc.txt",
+    "BLEU lc.rm": "score_bleu/result.lc.txt",
+}
 # Where a decode directory's sample was timed, in one process.
 TIMING = "onnx_timing/output/timing.jsonl"
 # Hypotheses whose scores are no further apart are equally good; ESPnet writes scores
@@ -91,7 +98,8 @@ class Result:
         utterances: Number of utterances decoded.
         errors: Counts by error type ("WER", "CER", "TER"), of those that were scored.
         scorers: What counted the errors.
-        differences: Error rate less the reference's, by error type.
+        bleu: BLEU by name ("BLEU", "BLEU lc.rm"), of those that were scored.
+        differences: Error rate or BLEU less the reference's, by name.
         identical: Utterances with the same token_int as the reference's.
         ties: Those of the others whose score is the reference's, to 1e-3.
         timing: Over the sample that was timed, None where none was.
@@ -106,6 +114,7 @@ class Result:
     utterances: int
     errors: Mapping[str, ErrorCounts] = field(default_factory=dict)
     scorers: frozenset[str] = frozenset()
+    bleu: Mapping[str, Bleu] = field(default_factory=dict)
     differences: Mapping[str, float] = field(default_factory=dict)
     identical: int | None = None
     ties: int | None = None
@@ -152,6 +161,7 @@ class _Decode:
     scores: Mapping[str, float]
     errors: Mapping[str, ErrorCounts]
     scorers: frozenset[str]
+    bleu: Mapping[str, Bleu]
     timings: Mapping[str, UtteranceTiming]
 
     @classmethod
@@ -167,12 +177,14 @@ class _Decode:
             system=system,
             directory=directory,
             token_int=_read_table(directory / "token_int"),
-            scores={
-                key: _number(text)
-                for key, text in _read_table(directory / "score").items()
-            },
+            scores=_read_scores(directory / "score"),
             errors=errors,
             scorers=frozenset(scorers),
+            bleu={
+                name: read_bleu(directory / file)
+                for name, file in BLEU_FILES.items()
+                if (directory / file).is_file()
+            },
             timings=_read_timings(directory / TIMING),
         )
 
@@ -181,6 +193,8 @@ class _Decode:
         return sum(timing.total_seconds for timing in self.timings.values())
 
     def is_tie(self, key: str, base: _Decode) -> bool:
+        if key not in self.scores or key not in base.scores:
+            return False
         return abs(self.scores[key] - base.scores[key]) <= TIE
 
     def result(self, test_set: str, base: _Decode | None) -> Result:
@@ -189,6 +203,8 @@ class _Decode:
             for error_type in self.errors.keys() & base.errors.keys():
                 rate, base_rate = (d.errors[error_type].rate for d in (self, base))
                 differences[error_type] = rate - base_rate
+            for name in self.bleu.keys() & base.bleu.keys():
+                differences[name] = self.bleu[name].score - base.bleu[name].score
             others = [
                 key
                 for key, tokens in self.token_int.items()
@@ -204,6 +220,7 @@ class _Decode:
             utterances=len(self.token_int),
             errors=self.errors,
             scorers=self.scorers,
+            bleu=self.bleu,
             differences=differences,
             identical=identical,
             ties=ties,
@@ -230,6 +247,12 @@ def _read_table(path: Path) -> dict[str, str]:
             raise PluginError(f"{path}:{number}: a second line for '{key}'")
         table[key] = " ".join(values)
     return table
+
+
+def _read_scores(path: Path) -> dict[str, float]:
+    """Read the scores of hypotheses, none of a greedy search, which has none."""
+    table = _read_table(path) if path.is_file() else {}
+    return {key: _number(text) for key, text in table.items()}
 
 
 def _number(text: str) -> float:

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from espnet_onnx_plugin.report.results import ERROR_TYPES, TIE, Result
+from espnet_onnx_plugin.report.results import BLEU_FILES, ERROR_TYPES, TIE, Result
 
 MISSING = "—"
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -42,6 +42,13 @@ def latex_escape(text: str) -> str:
 def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
     """Return the tables' columns: header and what stands in a row."""
 
+    def difference(name: str) -> dict[str, Callable[[Result], str]]:
+        return {
+            f"Δ {name}": lambda r: (
+                f"{r.differences[name]:+.2f}" if name in r.differences else MISSING
+            )
+        }
+
     def error_columns(error_type: str) -> dict[str, Callable[[Result], str]]:
         return {
             f"{error_type} %": lambda r: (
@@ -49,14 +56,19 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
                 if error_type in r.errors
                 else MISSING
             ),
-            f"Δ {error_type}": lambda r: (
-                f"{r.differences[error_type]:+.2f}"
-                if error_type in r.differences
-                else MISSING
-            ),
+            **difference(error_type),
+        }
+
+    def bleu_columns(name: str) -> dict[str, Callable[[Result], str]]:
+        return {
+            name: lambda r: f"{r.bleu[name].score:.2f}" if name in r.bleu else MISSING,
+            **difference(name),
         }
 
     columns: dict[str, Callable[[Result], str]] = {"system": lambda r: r.system}
+    for name in BLEU_FILES:
+        if any(name in r.bleu for r in results):
+            columns |= bleu_columns(name)
     for error_type in ERROR_TYPES:
         if any(error_type in r.errors for r in results):
             columns |= error_columns(error_type)
@@ -94,6 +106,13 @@ def notes(results: list[Result]) -> Iterator[str]:
     scorers = sorted(frozenset().union(*(r.scorers for r in results)))
     if scorers:
         yield f"Error rates from the raw counts of: {', '.join(scorers)}."
+    signatures = {
+        f"{name}: {bleu.signature}" for r in results for name, bleu in r.bleu.items()
+    }
+    if signatures:
+        yield f"By sacrebleu, {'; '.join(sorted(signatures))}."
+        if scorers:
+            yield "Error rates are those of the recognition in the source language."
     if any(r.identical is not None for r in results):
         yield (
             "Identical: share of utterances with the same token_int as PyTorch's. "
@@ -224,6 +243,10 @@ def _csv_row(result: Result) -> dict[str, object]:
         row[f"{name}_substitutions"] = counts.substitutions if counts else None
         row[f"{name}_deletions"] = counts.deletions if counts else None
         row[f"{name}_insertions"] = counts.insertions if counts else None
+    for name in BLEU_FILES:
+        bleu = result.bleu.get(name)
+        key = name.lower().replace(" ", "_").replace(".", "_")
+        row[key] = f"{bleu.score:.4f}" if bleu else None
     timing = result.timing
     row["timed_utterances"] = timing.utterances if timing else None
     row["audio_seconds"] = f"{timing.audio_seconds:.3f}" if timing else None

@@ -73,6 +73,8 @@ class HubSearch:
     def __init__(self, config: GenerateConfig, decoder: FullScorer):
         self._config = config
         self._decoder = decoder
+        #: Those that are asked, by name.
+        self.scorers = {"decoder": decoder}
         #: Seconds that the newest call spent, by scorer.
         self.seconds: Dict[str, float] = {}
 

@@ -6,7 +6,7 @@ All speech is brought to one length, as in training. A hypothesis begins with a 
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import asr
 from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.data import prepare
-from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
 from espnet_onnx_plugin.runtime.text import TokenConverter, without_special
 from espnet_onnx_plugin.runtime.timestamps import TimestampRules
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
@@ -139,8 +140,11 @@ class Speech2Text(asr.Speech2Text):
             return primer
         return [ids["sop"], *previous, *primer]
 
-    def _primer(self) -> List[int]:
-        return self.primer()
+    def stages(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> Iterator[asr.Stage]:
+        """See :class:`.asr.Speech2Text`; the default is the options' primer."""
+        return super().stages(encoded, primers or [self.primer()] * encoded.utterances)
 
     def __call__(
         self,

@@ -79,6 +79,8 @@ class TokenConverter:
         Raises:
             PluginError: if the model has no tokenizer for it.
         """
+        if self.hub is not None:
+            return self.hub.tokens2ids(self.hub.text2tokens(text))
         if self._type == "bpe":
             tokens = self._sentencepiece.EncodeAsPieces(text)
         elif self._type == "word":

@@ -1,7 +1,7 @@
 """``decoder: transformer``."""
 
 from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -29,21 +29,33 @@ Part = Callable[[torch.Tensor], torch.Tensor]
 class CrossMemory(torch.nn.Module):
     """Keys and values of the encoder output for every attention, and the padding's
     bias.
+
+    Args:
+        attentions: what reads them.
+        name: what the names of the results begin with.
+        frames: what the axis of frames is called.
     """
 
-    def __init__(self, attentions: Sequence[torch.nn.Module]):
+    def __init__(
+        self,
+        attentions: Sequence[torch.nn.Module],
+        name: str = "memory",
+        frames: str = "frames",
+    ):
         super().__init__()
         self.attentions = torch.nn.ModuleList(attentions)
+        self.name = name
+        self.frames = frames
 
     @property
     def tensors(self) -> Dict[str, Tensor]:
         """The results by name, in order."""
-        bias = Tensor("float32", ("utterances", 1, 1, "frames"))
-        tensors = {"memory_bias": bias}
+        bias = Tensor("float32", ("utterances", 1, 1, self.frames))
+        tensors = {f"{self.name}_bias": bias}
         for i, attention in enumerate(self.attentions):
-            axes = ("utterances", attention.h, "frames", attention.d_k)
-            tensors[f"memory_k_{i}"] = Tensor("float32", axes)
-            tensors[f"memory_v_{i}"] = Tensor("float32", axes)
+            axes = ("utterances", attention.h, self.frames, attention.d_k)
+            tensors[f"{self.name}_k_{i}"] = Tensor("float32", axes)
+            tensors[f"{self.name}_v_{i}"] = Tensor("float32", axes)
         return tensors
 
     def forward(
@@ -74,13 +86,44 @@ def cross_attention(
     return attend(attention, q, k, v, bias)
 
 
+def cross_part(
+    attention: torch.nn.Module,
+    rows: Sequence[int],
+    index: int,
+    memory: Sequence[torch.Tensor],
+) -> Part:
+    """A layer's :func:`cross_attention` of the newest tokens.
+
+    Args:
+        rows: utterances and hypotheses.
+        index: of the attention in the memory.
+        memory: what :class:`CrossMemory` gave.
+    """
+    bias, k, v = memory[0], *memory[2 * index + 1 : 2 * index + 3]
+
+    def part(x: torch.Tensor) -> torch.Tensor:
+        x = x.view(*rows, -1)
+        return cross_attention(attention, x, k, v, bias).flatten(0, 1)
+
+    return part
+
+
 def decoder_layer(
-    layer: torch.nn.Module, x: torch.Tensor, self_attention: Part, cross: Part
+    layer: torch.nn.Module,
+    x: torch.Tensor,
+    self_attention: Part,
+    cross: Part,
+    sequential: Optional[Part] = None,
 ) -> torch.Tensor:
-    """ESPnet's ``DecoderLayer`` around the two attentions that it is given."""
-    concat = ("concat_linear1", "concat_linear2") if layer.concat_after else ("", "")
-    x = _residual(layer, layer.norm1, x, self_attention, concat[0])
-    x = _residual(layer, layer.norm2, x, cross, concat[1])
+    """ESPnet's ``DecoderLayer`` around the attentions that it is given."""
+
+    def concat(number: int) -> str:
+        return f"concat_linear{number}" if layer.concat_after else ""
+
+    x = _residual(layer, layer.norm1, x, self_attention, concat(1))
+    if sequential is not None:
+        x = _residual(layer, layer.norm4, x, sequential, concat(3))
+    x = _residual(layer, layer.norm2, x, cross, concat(2))
     return _residual(layer, layer.norm3, x, layer.feed_forward)
 
 
@@ -149,27 +192,29 @@ class TransformerDecoderStep(StepModule):
         states += new
         return y
 
+    def crossings(
+        self, index: int, rows: Sequence[int], memory: Sequence[torch.Tensor]
+    ) -> Dict[str, Part]:
+        """A layer's attentions to the memory, as :func:`decoder_layer` takes them."""
+        attention = self.layers[index].src_attn
+        return {"cross": cross_part(attention, rows, index, memory)}
+
     def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """See :class:`StepModule`."""
-        inputs, (memory_bias, *memory), past = self.split(tensors)
+        inputs, memory, past = self.split(tensors)
         tokens, positions, *rest = inputs
         embedding, pos_enc = self.reference.embed
         x = encode_position(pos_enc, embedding(tokens.flatten()), positions.flatten())
         past_inputs = self.past_inputs(rest)
         states: List[torch.Tensor] = []
         each = len(past) // len(self.layers)
-
-        def cross(attention, k, v, x):
-            x = x.view(*tokens.shape, -1)
-            return cross_attention(attention, x, k, v, memory_bias).flatten(0, 1)
-
         for i, layer in enumerate(self.layers):
             of_layer = past[each * i : each * (i + 1)]
             x = decoder_layer(
                 layer,
                 x,
                 partial(self.mix, layer.self_attn, past_inputs, of_layer, states),
-                partial(cross, layer.src_attn, *memory[2 * i : 2 * i + 2]),
+                **self.crossings(i, tokens.shape, memory),
             )
         if self.reference.normalize_before:
             x = self.reference.after_norm(x)
