@@ -90,7 +90,7 @@ class Speech:
         average_channels: whether several channels are averaged; else the first is
             taken.
         frame_shift: samples or frames of the input from one frame of the encoder's
-            output to the next; None for a model without CTC.
+            output to the next; None where it has no CTC or its frames have no time.
     """
 
     kind: str
@@ -134,6 +134,7 @@ class Manifest:
         task: name of the recipe's driver: asr.
         graphs: by role: frontend, encoder, decoder_memory, decoder, lm.
         speech, text: input and output of the model.
+        transcript: words of the transcript that the model also reads, or None.
         search: ids and defaults that the search needs (sos, eos, blank, ...).
         ngram: file of a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
@@ -150,6 +151,7 @@ class Manifest:
     ngram: Optional[str] = None
     src_text: Optional[Text] = None
     src_ngram: Optional[str] = None
+    transcript: Optional[Text] = None
     source: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -261,8 +263,9 @@ def _parse(content: Any) -> Manifest:
         for role, entry in fields["graphs"].items()
     }
     fields["speech"] = Speech(**fields["speech"])
-    for name in ("text", "src_text"):
-        fields[name] = Text(**fields[name]) if fields.get(name) else None
+    for name in ("text", "src_text", "transcript"):
+        if fields.get(name) is not None:
+            fields[name] = Text(**fields[name])
     return Manifest(**fields)
 
 
@@ -296,11 +299,11 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
         for expected in (graph.file, graph.weights):
             if expected is not None:
                 _verify(path / expected.name, expected)
-    names = [manifest.ngram, manifest.src_ngram]
-    for text in (manifest.text, manifest.src_text):
+    files = [manifest.ngram, manifest.src_ngram]
+    for text in (manifest.text, manifest.src_text, manifest.transcript):
         if text is not None:
-            names += [text.token_list, text.bpemodel, text.tokenizer]
-    for name in names:
+            files += [text.token_list, text.bpemodel, text.tokenizer]
+    for name in files:
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")
     return Bundle(path, manifest)
