@@ -17,6 +17,7 @@ ROLES = (
     "preencoder",
     "encoder",
     "postencoder",
+    "deliberationencoder",
     "postdecoder",
     "decoder",
     "lm",
