@@ -17,6 +17,8 @@ ROLES = (
     "preencoder",
     "encoder",
     "postencoder",
+    "deliberationencoder",
+    "postdecoder",
     "decoder",
     "lm",
 )
