@@ -113,7 +113,7 @@ def test_optimized_and_quantized_bundles_decode(rnn):
         role: {x.op_type for x in load_graph(quantized.file(f"{role}.onnx")).graph.node}
         for role in ("encoder", "decoder")
     }
-    # The products of a step's cells take part, the filter of attention weights does not.
+    # A step's cells are products that take part; the filter of weights does not.
     assert not {"Gemm", "QLinearConv"} & graphs["decoder"]
     assert "Conv" in graphs["decoder"] and "LSTM" not in graphs["encoder"]
 
