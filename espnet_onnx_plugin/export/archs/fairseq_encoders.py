@@ -1,4 +1,4 @@
-"""``encoder: wav2vec2`` and ``encoder: hubert``: fairseq's models, from the waveform."""
+"""``encoder: wav2vec2`` and ``encoder: hubert``: fairseq's, from the waveform."""
 
 import importlib
 from typing import Tuple
