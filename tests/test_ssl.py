@@ -83,4 +83,4 @@ def assert_lowers(bundle, tmp_path):
     int8 = quantize(bundle, tmp_path / "int8")
     graph = onnx.load(int8.file(int8.manifest.graphs["frontend"].file.name)).graph
     types = [tensor.data_type for tensor in graph.initializer]
-    assert types.count(onnx.TensorProto.INT8) == 13  # 6 a layer, and the projection
+    assert types.count(onnx.TensorProto.INT8) == 15  # 7 a layer, and the projection

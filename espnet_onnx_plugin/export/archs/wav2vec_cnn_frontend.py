@@ -33,7 +33,7 @@ def _needs_choice() -> None:
         )
 
 
-_SHAPES = [[8, 10, 5], [8, 3, 2], [6, 2, 2]]
+_SHAPES = [[8, 10, 5], [8, 3, 2], [12, 2, 2]]
 
 register(
     Arch(
