@@ -49,15 +49,20 @@ def build_asr(config: Dict[str, Any], seed: int = 0):
 
     torch.manual_seed(seed)
     model = ASRTask.build_model(argparse.Namespace(**config)).eval()
+    randomize(model)
+    return model
+
+
+def randomize(model) -> None:
+    """Move what ESPnet initializes with constants, which would hide a mistake."""
+    import torch
+
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
-            # Fresh statistics are 0 and 1, which would hide a mistake.
             module.running_mean.normal_(0.0, 0.2)
             module.running_var.uniform_(0.5, 1.5)
     for parameter in model.parameters():
-        # ESPnet starts biases and scales at 0 and 1.
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def build_lm(name: str, conf: Dict[str, Any], seed: int = 0):
@@ -86,8 +91,12 @@ def save(model, config: Dict[str, Any], directory: Path, name: str) -> Dict[str,
 def sharpen(model) -> None:
     """Scale the output layers so that a random model's choices are not all alike."""
     if model.decoder is not None:
-        model.decoder.output_layer.weight.data *= 6.0
-        model.decoder.output_layer.bias.data[-1] -= 3.0  # or most end at once
+        names = ("output_layer", "output")  # that of the RNN decoder is the second
+        [output] = [
+            getattr(model.decoder, n) for n in names if hasattr(model.decoder, n)
+        ]
+        output.weight.data *= 6.0
+        output.bias.data[-1] -= 3.0  # or most end at once
     if model.ctc is not None:
         model.ctc.ctc_lo.weight.data *= 6.0
 

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import (
     Bundle,
     Manifest,
+    Speech,
     new_bundle,
     read_bundle,
     sha256,
@@ -26,7 +27,7 @@ from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.task import TaskModel, task_model
 from espnet_onnx_plugin.runtime.data import Source, usable
-from espnet_onnx_plugin.runtime.encoder import Encoder
+from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.session import Device, Session
 
 logger = logging.getLogger(__name__)
@@ -99,11 +100,57 @@ def _export(
     )
     bundle = Bundle(work, manifest)
     figures = check_parity(bundle, espnet, parity_source)
-    if not parity.encodes_batches(Encoder(bundle, Device()), manifest.speech):
+    encoder, speech = Encoder(bundle, Device()), manifest.speech
+    if not parity.encodes_batches(encoder, [u for _, u in noise(espnet)]):
         logger.info("the encoder mixes the utterances of a batch: it gets them singly")
-        encoder = dataclasses.replace(graphs["encoder"], batches=False)
-        manifest = dataclasses.replace(manifest, graphs=graphs | {"encoder": encoder})
-    write_manifest(work, dataclasses.replace(manifest, checks=dict(parity=figures)))
+        graphs["encoder"] = dataclasses.replace(graphs["encoder"], batches=False)
+    # Frames made of a transcript have no time.
+    if "ctc_log_probs" in encoder.outputs and not espnet.encoder.other_inputs:
+        shift = frame_shift(encoder, speech)
+        speech = dataclasses.replace(speech, frame_shift=shift)
+    manifest = dataclasses.replace(
+        manifest, graphs=graphs, speech=speech, checks=dict(parity=figures)
+    )
+    write_manifest(work, manifest)
+
+
+def noise(espnet: TaskModel) -> Iterator[Tuple[str, Utterance]]:
+    """Made-up utterances of several lengths with descriptions, for a check."""
+    for what, array in parity.noise(espnet.speech):
+        yield what, espnet.accompany(array)
+
+
+def frame_shift(encoder: Encoder, speech: Speech, frames: int = 4) -> Optional[float]:
+    """How much longer an input is for one more frame of the encoder's output.
+
+    Args:
+        encoder: whose lengths are measured.
+        speech: what its input has to be.
+        frames: how many frames it is measured over.
+
+    Returns:
+        Samples or frames of the input; None where a longer input gives no more frames.
+    """
+
+    def encoded(length: int) -> int:
+        shape = [length, speech.feature_dim] if speech.feature_dim else [length]
+        return int(encoder([np.zeros(shape, np.float32)]).lengths[0])
+
+    def shortest(wanted: int, low: int) -> Optional[int]:
+        high = 2 * low
+        while encoded(high) < wanted:
+            low, high = high, 2 * high
+            if high > 64 * first:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if encoded(middle) >= wanted else (middle, high)
+        return high
+
+    first = 8 * speech.min_length
+    known = encoded(first)
+    start, end = shortest(known + 1, first), shortest(known + 1 + frames, first)
+    return None if start is None or end is None else (end - start) / frames
 
 
 def check_parity(
@@ -126,11 +173,12 @@ def check_parity(
     device = Device()
     speech = bundle.manifest.speech
     encoder = Encoder(bundle, device)
-    noise = parity.noise(speech)
-    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, noise)}
+    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, noise(espnet))}
     if source is not None:
         figures["encoder_on_real_audio"] = parity.check_encoder(
-            espnet.encode, encoder, usable(source, speech)
+            espnet.encode,
+            encoder,
+            ((key, espnet.accompany(array)) for key, array in usable(source, speech)),
         )
     for role, step in espnet.steps.items():
         if role not in bundle.manifest.graphs:

@@ -6,6 +6,8 @@ time, as in ESPnet's inference. The figure is max |ONNX - PyTorch| relative to t
 output's scale.
 """
 
+import copy
+from dataclasses import replace
 from typing import (
     Any,
     Callable,
@@ -14,6 +16,7 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    Optional,
     Sequence,
     Tuple,
 )
@@ -25,12 +28,18 @@ from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.compare import difference
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, to_numpy
+from espnet_onnx_plugin.runtime.encoder import (
+    Accompanied,
+    Encoded,
+    Encoder,
+    Utterance,
+    to_numpy,
+)
 from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
 
 #: One utterance to the encoder graph's outputs by name.
-Encode = Callable[[torch.Tensor], Dict[str, np.ndarray]]
+Encode = Callable[[Utterance], Dict[str, np.ndarray]]
 
 TOLERANCE = 1e-4
 
@@ -59,14 +68,14 @@ def require(component: str, what: str, worst: float) -> float:
 def check_encoder(
     encode: Encode,
     encoder: Encoder,
-    utterances: Iterable[Tuple[str, np.ndarray]],
+    utterances: Iterable[Tuple[str, Utterance]],
 ) -> float:
     """Compare frontend and encoder graph with ESPnet's encoding.
 
     Args:
         encode: gives the graph's outputs for one utterance, from ESPnet's own modules.
         encoder: the graphs.
-        utterances: (description, audio).
+        utterances: (description, utterance).
 
     Returns:
         The largest relative difference of any output.
@@ -75,26 +84,25 @@ def check_encoder(
         PluginError: if one is above the tolerance, and above PyTorch's own rounding.
     """
     worst = 0.0
-    for what, array in utterances:
-        speech = torch.from_numpy(array)
-        reference = encode(speech)
+    for what, utterance in utterances:
+        reference = encode(utterance)
         rounding: Dict[str, float] = {}
-        ours = encoder([array])
+        ours = encoder([utterance])
         if not np.array_equal(ours.lengths, reference["encoder_out_lens"]):
             require("encoder_out_lens", what, float("inf"))
         for name, value in reference.items():
             figure = difference(to_numpy(ours[name]), value)
             if figure > TOLERANCE and not rounding:
-                rounding = rounding_noise(encode, speech, reference)
+                rounding = rounding_noise(encode, utterance, reference)
             if figure > NOISE_FACTOR * rounding.get(name, 0.0):
                 require(f"encoder ({name})", what, figure)
             worst = max(worst, figure)
     return worst
 
 
-def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
+def encodes_batches(encoder: Encoder, utterances: Sequence[Utterance]) -> bool:
     """Whether utterances of unequal lengths get the same results together as alone."""
-    feats = encoder.features([array for _, array in noise(speech)])
+    feats = encoder.features(utterances)
     together = encoder.encode_together(feats)
     for i, one in enumerate(feats):
         alone, ours = encoder.encode_together([one]), together.select([i])
@@ -107,7 +115,7 @@ def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
 
 
 def rounding_noise(
-    encode: Encode, speech: torch.Tensor, reference: Mapping[str, np.ndarray]
+    encode: Encode, utterance: Utterance, reference: Mapping[str, np.ndarray]
 ) -> Dict[str, float]:
     """How far PyTorch moves from itself when its input moves by a float's last digit.
 
@@ -117,10 +125,11 @@ def rounding_noise(
     Returns:
         The relative difference by output.
     """
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, speech.shape, generator=generator) * 2 - 1
-    moved = speech * (1 + signs * torch.finfo(torch.float32).eps)
-    other = encode(moved)
+    alone = not isinstance(utterance, Accompanied)
+    speech = utterance if alone else utterance.speech
+    signs = np.random.default_rng(0).choice([-1, 1], speech.shape)
+    moved = (speech * (1 + signs * np.finfo(np.float32).eps)).astype(np.float32)
+    other = encode(moved if alone else replace(utterance, speech=moved))
     return {name: difference(other[name], value) for name, value in reference.items()}
 
 
@@ -135,27 +144,45 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 
 
 class _Reference:
-    """ESPnet's batch scorer for the hypotheses of one utterance."""
+    """ESPnet's scorer for the hypotheses of one utterance."""
 
     def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor, first: int):
-        self._scorer = scorer
+        # A copy: some keep what they made of an utterance in the module.
+        self._scorer = copy.deepcopy(scorer)
         self._memory = memory
         self._prefixes = torch.full((1, 1), first)
-        self._states: List[Any] = [None]
+        self._states: Optional[List[Any]] = None
+        self._begun = False
 
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Log probabilities after every hypothesis got its token."""
-        if self._states[0] is not None:
+        batch = hasattr(self._scorer, "batch_score")
+        if not self._begun:
+            self._states = [None if batch else self._scorer.init_state(self._memory)]
+        else:
             ids = torch.from_numpy(parents)
             new = torch.from_numpy(tokens)[:, None]
             self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
-            self._states = [self._states[i] for i in parents]
-        memory = self._memory.expand(len(self._prefixes), *self._memory.shape)
+            # Scorers that see the whole prefix at every step have no state.
+            self._states = self._states and [self._states[i] for i in parents]
+        self._begun = True
         with torch.no_grad():
-            scores, self._states = self._scorer.batch_score(
-                self._prefixes, self._states, memory
-            )
+            score = self._batch_score if batch else self._single_scores
+            scores, self._states = score(self._prefixes, self._states)
         return scores.numpy()
+
+    def _batch_score(self, prefixes, states):
+        memory = self._memory.expand(len(prefixes), *self._memory.shape)
+        return self._scorer.batch_score(prefixes, states, memory)
+
+    def _single_scores(self, prefixes, states):
+        # Copies: coverage attention changes the list that it is given, which is its
+        # parent's.
+        scored = [
+            self._scorer.score(prefix, copy.deepcopy(state), self._memory)
+            for prefix, state in zip(prefixes, states)
+        ]
+        return torch.stack([s for s, _ in scored]), [state for _, state in scored]
 
 
 def check_step(
@@ -168,7 +195,7 @@ def check_step(
     frames: Sequence[int] = (19, 11),
     steps: int = 6,
 ) -> float:
-    """Compare a step graph with ESPnet's ``batch_score`` over several steps.
+    """Compare a step graph with ESPnet's scorer over several steps.
 
     Hypotheses of several utterances with unequal encoder lengths run in one graph call;
     ESPnet runs each utterance alone. Parents are drawn at random at every step, and the
@@ -195,9 +222,8 @@ def check_step(
         for i, length in enumerate(frames)
     ]
     scorer = GraphScorer(session, memory)
-    state = scorer.start(
-        Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
-    )
+    encoded = Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
+    state = scorer.start(encoded, [[first]] * count)
     tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0

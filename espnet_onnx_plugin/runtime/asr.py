@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +22,11 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.align import Span, align, words
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
+from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
 from espnet_onnx_plugin.runtime.scorers import (
     FullScorer,
     LengthBonus,
@@ -62,7 +64,11 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """ESPnet's decoding options, with its names and defaults."""
+    """ESPnet's decoding options, with its names and defaults.
+
+    Attributes:
+        ctm: whether results come with the times of tokens and words; not of ESPnet's.
+    """
 
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
@@ -74,6 +80,12 @@ class DecodeOptions:
     nbest: int = 1
     normalize_length: bool = False
     time_sync: bool = False
+    lid_prompt: bool = False
+    lang_prompt_token: Optional[str] = None
+    nlp_prompt_token: Optional[str] = None
+    hugging_face_decoder: bool = False
+    hugging_face_decoder_conf: Mapping[str, Any] = field(default_factory=dict)
+    ctm: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ctc_weight <= 1.0:
@@ -164,14 +176,25 @@ class Speech2Text:
         #: Timing of the newest call.
         self.timing = Timing(*[0.0] * len(Timing._fields))
 
-    def _build_search(self) -> Union[BeamSearch, TimeSyncSearch]:
+    def _build_search(self) -> Union[BeamSearch, TimeSyncSearch, HubSearch]:
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
+        if "generate" in search:
+            return self._build_hub_search(search["generate"])
+        primer = self._primer()
+        if options.time_sync and primer is not None:
+            raise PluginError(
+                "time_sync is not for models of Whisper's tokens, in ESPnet either: "
+                "that search begins with the start symbol alone"
+            )
         has_ctc = "ctc_log_probs" in self._encoder.outputs
         if not has_ctc and (options.ctc_weight > 0 or options.time_sync):
             raise PluginError(
                 "the model has no CTC: set ctc_weight to 0 and time_sync to false"
             )
+        if options.ctm and self.bundle.manifest.speech.frame_shift is None:
+            raise PluginError("the model has no CTC to align by: leave ctm out")
+        scorers = self._build_scorers(tokens)
         config = BeamSearchConfig(
             beam_size=options.beam_size,
             vocabulary=len(tokens),
@@ -183,9 +206,11 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
+            primer=primer,
+            max_tokens=search.get("max_tokens"),
+            end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
-        scorers = self._build_scorers(tokens)
         if not any(options.weights[name] for name in (*scorers, "ctc")):
             raise PluginError(
                 "no scorer is left: the model has no decoder and ctc_weight is 0"
@@ -194,24 +219,54 @@ class Speech2Text:
         logger.info("%s implementation is selected.", cls.__name__)
         return cls(config, scorers)
 
+    def _build_hub_search(self, settings: Mapping[str, Any]) -> HubSearch:
+        """The search for a decoder of Hugging Face's hub."""
+        options = self._options
+        if not options.hugging_face_decoder:
+            raise PluginError(
+                "the model has a decoder of Hugging Face's hub, which ESPnet searches "
+                "with hugging_face_decoder: true alone; set it"
+            )
+        config = GenerateConfig(**settings)
+        config = config.overridden(options.hugging_face_decoder_conf)
+        logger.info("HubSearch implementation is selected.")
+        return HubSearch(config, self._scorer("decoder"))
+
+    def _primer(self) -> Optional[List[int]]:
+        """What hypotheses begin with, Whisper's prompts taken into account."""
+        options, hub = self._options, self.converter.hub
+        primer = self.bundle.manifest.search.get("primer")
+        if primer is None:
+            return None
+        if options.lang_prompt_token is not None:
+            prompt = options.lang_prompt_token.split()
+            return [primer[0], *hub.tokens2ids(prompt), *primer[3:]]
+        if options.nlp_prompt_token is not None:
+            prompt = hub.text2tokens(options.nlp_prompt_token)
+            return [*primer[:2], *hub.tokens2ids(prompt), *primer[3:]]
+        return primer[:1] if options.lid_prompt else primer
+
     def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
         """The full scorers that have a weight, in ESPnet's order."""
         weights, manifest = self._options.weights, self.bundle.manifest
         scorers: Dict[str, FullScorer] = {}
         if weights["decoder"] and "decoder" in manifest.graphs:
-            memory = None
-            if "decoder_memory" in manifest.graphs:
-                memory = Session(self.bundle, "decoder_memory", self.device)
-            step = Session(self.bundle, "decoder", self.device)
-            scorers["decoder"] = graph_scorer(step, memory)
+            scorers["decoder"] = self._scorer("decoder")
         if weights["length_bonus"]:
             scorers["length_bonus"] = LengthBonus(len(tokens))
         if weights["lm"] and "lm" in manifest.graphs:
-            scorers["lm"] = graph_scorer(Session(self.bundle, "lm", self.device))
+            scorers["lm"] = self._scorer("lm")
         if weights["ngram"] and manifest.ngram is not None:
             path = str(self.bundle.file(manifest.ngram))
             scorers["ngram"] = NgramScorer(path, tokens)
         return scorers
+
+    def _scorer(self, role: str) -> FullScorer:
+        """The scorer of a step graph of the bundle."""
+        memory = None
+        if f"{role}_memory" in self.bundle.manifest.graphs:
+            memory = Session(self.bundle, f"{role}_memory", self.device)
+        return graph_scorer(Session(self.bundle, role, self.device), memory)
 
     def prepare(self, speech: np.ndarray) -> np.ndarray:
         """What the graphs take of an utterance.
@@ -267,6 +322,8 @@ class Speech2Text:
         results = []
         for i, hypotheses in enumerate(self.search(encoded)):
             best = [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
+            if self._options.ctm:
+                best = [self._timed(encoded, i, result) for result in best]
             intermediate = self._interctc(encoded, i)
             results.append((best, intermediate) if intermediate else best)
         parts = {**self._encoder.seconds, **self.search.seconds}
@@ -280,16 +337,42 @@ class Speech2Text:
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(token), token, token_int, hypothesis
 
-    def lines(self, result: Result) -> Dict[str, str]:
-        """What ESPnet writes of a result, by the file's name."""
+    def _timed(self, encoded: Encoded, utterance: int, result: Result) -> Result:
+        """The result, with the times of its tokens in the hypothesis."""
         text, token, token_int, hypothesis = result
-        lines = {
+        frames = encoded.lengths[utterance]
+        log_probs = encoded["ctc_log_probs"][utterance, :frames]
+        blank = self.bundle.manifest.search["blank"]
+        spans = align(log_probs, token_int, blank)
+        if spans is None:
+            logger.warning("more tokens than frames of the encoder: no times")
+            return result
+        speech = self.bundle.manifest.speech
+        seconds = spans * speech.seconds(speech.frame_shift)
+        times = [Span(t, *map(float, s)) for t, s in zip(token, seconds)]
+        return text, token, token_int, hypothesis._replace(times=times)
+
+    def lines(self, result: Result) -> Dict[str, Union[str, List[str]]]:
+        """What is written of a result, by the file's name; several lines as a list.
+
+        ESPnet's files, ``scores`` with what each scorer gave (before its weight), and
+        with option ``ctm`` NIST's time marks (channel, start, duration, token or word).
+        """
+        text, token, token_int, hypothesis = result
+        lines: Dict[str, Union[str, List[str]]] = {
             "token": " ".join(token),
             "token_int": " ".join(map(str, token_int)),
             "score": str(hypothesis.score),
         }
         if text is not None:
             lines["text"] = text
+        if hypothesis.scores:
+            parts = [f"{name}={value:.4f}" for name, value in hypothesis.scores.items()]
+            lines["scores"] = " ".join(parts)
+        if self._options.ctm:
+            token_type = self.bundle.manifest.text.token_type
+            lines["token.ctm"] = _time_marks(hypothesis.times)
+            lines["ctm"] = _time_marks(words(hypothesis.times, token_type))
         return lines
 
     def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
@@ -305,3 +388,7 @@ class Speech2Text:
                 layer = int(name[len("interctc_") :])
                 results[layer] = self.converter.ids2tokens(ids)
         return results
+
+
+def _time_marks(spans: Sequence[Span]) -> List[str]:
+    return [f"1 {start:.3f} {end - start:.3f} {text}" for text, start, end in spans]

@@ -7,13 +7,13 @@ of utterances are scored together; what becomes of an utterance's is decided by 
 
 import logging
 import time
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer
 from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
 from espnet_onnx_plugin.runtime.utterance_search import (
     BeamSearchConfig,
     Hypothesis,
@@ -46,23 +46,30 @@ class BeamSearch:
         #: Seconds that the newest call spent, by scorer.
         self.seconds: Dict[str, float] = {}
 
-    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
+    def __call__(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> List[List[Hypothesis]]:
         """Find the best token sequences of each utterance.
 
         Args:
             encoded: the encoder's outputs.
+            primers: what the hypotheses of each utterance begin with, start symbol
+                included; default: the configuration's.
 
         Returns:
             For each utterance all hypotheses that ended, best first. Empty if none did,
             which ESPnet answers with an empty list too.
         """
+        if primers is None:
+            primers = [self._config.primer or (self._config.sos,)] * encoded.utterances
         self.seconds = dict.fromkeys((*self._scorers, "ctc"), 0.0)
-        results = self._search(encoded, self._config.minlenratio)
+        results = self._search(encoded, primers, self._config.minlenratio)
         for i, ended in enumerate(results):
-            results[i] = self._ranked(ended or self._again(encoded.select([i])))
+            alone = (encoded.select([i]), [primers[i]])
+            results[i] = self._ranked(ended or self._again(*alone))
         return results
 
-    def _again(self, encoded: Encoded) -> List[Hypothesis]:
+    def _again(self, encoded: Encoded, primers: Primers) -> List[Hypothesis]:
         """Search an utterance in which nothing ended with smaller ``minlenratio``."""
         minlenratio = self._config.minlenratio
         ended: List[Hypothesis] = []
@@ -74,7 +81,7 @@ class BeamSearch:
             if minlenratio < 0.1:
                 break
             minlenratio = max(0.0, minlenratio - 0.1)
-            ended = self._search(encoded, minlenratio)[0]
+            ended = self._search(encoded, primers, minlenratio)[0]
         return ended
 
     def _ranked(self, ended: List[Hypothesis]) -> List[Hypothesis]:
@@ -86,19 +93,25 @@ class BeamSearch:
             self._log_best(ended)
         return ended
 
-    def _search(self, encoded: Encoded, minlenratio: float) -> List[List[Hypothesis]]:
+    def _search(
+        self, encoded: Encoded, primers: Primers, minlenratio: float
+    ) -> List[List[Hypothesis]]:
         config = self._config
         utterances = [
             UtteranceSearch(
                 config,
                 int(frames),
                 minlenratio,
+                primers[i],
                 list(self._scorers),
                 self._ctc_scorer(encoded, i) if self._use_ctc else None,
             )
             for i, frames in enumerate(encoded.lengths)
         ]
-        states = {name: s.start(encoded) for name, s in self._timed_scorers()}
+        states = {
+            name: scorer.start(encoded, primers)
+            for name, scorer in self._timed_scorers()
+        }
         running = utterances
         while not all(utterance.done for utterance in running):
             left = [i for i, utterance in enumerate(running) if not utterance.done]

@@ -76,6 +76,8 @@ def search_options(bundle: Bundle) -> Dict[str, Any]:
         ctc_weight = 1.0
     elif "ctc_log_probs" not in graphs["encoder"].outputs:
         ctc_weight = 0.0
+    if "generate" in bundle.manifest.search:
+        return dict(hugging_face_decoder=True)
     return dict(
         beam_size=min(BEAM_SIZE, len(TokenConverter(bundle).token_list)),
         ctc_weight=ctc_weight,
@@ -102,7 +104,7 @@ class _Side:
     def forced(self, role: str, encoded: Encoded, tokens: List[int]) -> np.ndarray:
         """Scores along a given token sequence, (tokens, vocabulary)."""
         scorer = self.scorers[role]
-        state = scorer.start(encoded)
+        state = scorer.start(encoded, [tokens[:1]])
         parents = np.zeros((1, 1), np.int64)
         rows = []
         for token in tokens:

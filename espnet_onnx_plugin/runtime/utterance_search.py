@@ -12,6 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.align import Span
 from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer, CTCPrefixState
 
 logger = logging.getLogger(__name__)
@@ -27,12 +28,14 @@ class Hypothesis(NamedTuple):
         score: the total.
         scores: unweighted sums by scorer.
         states: empty; kept because ESPnet's has it.
+        times: of the tokens, in seconds, where they were asked for.
     """
 
     yseq: Sequence[int]
     score: float = 0.0
     scores: Dict[str, float] = {}
     states: Dict[str, Any] = {}
+    times: Sequence[Span] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class BeamSearchConfig:
         maxlenratio: 0: up to the number of frames, with end detection; positive: that
             share of the frames; negative: a constant.
         minlenratio: likewise, without end detection.
+        end_is_candidate: whether the end symbol is scored after every hypothesis, as in
+            ESPnet's ``BatchBeamSearch``, or where it is among the best tokens only, as
+            in the ``BeamSearch`` that ESPnet takes for scorers of single hypotheses.
+        primer: the tokens that hypotheses begin with, start symbol included, where a
+            call names none; None: the start symbol.
+        max_tokens: how many tokens the decoder can read; None: any number.
     """
 
     beam_size: int
@@ -56,6 +65,9 @@ class BeamSearchConfig:
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
     normalize_length: bool = False
+    end_is_candidate: bool = True
+    primer: Optional[Sequence[int]] = None
+    max_tokens: Optional[int] = None
     token_list: Optional[List[str]] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -159,6 +171,7 @@ class UtteranceSearch:
         config: BeamSearchConfig,
         frames: int,
         minlenratio: float,
+        primer: Sequence[int],
         scorers: Sequence[str],
         ctc: Optional[CTCPrefixScorer],
     ):
@@ -167,16 +180,18 @@ class UtteranceSearch:
         self._pre_beam = config.pre_beam_size if ctc is not None else None
         bounds = length_bounds(frames, config.maxlenratio, minlenratio)
         self._maxlen, self._minlen = bounds
+        if config.max_tokens is not None:  # beyond them ESPnet's decoder breaks down
+            self._maxlen = min(self._maxlen, config.max_tokens - len(primer) + 1)
         logger.info("decoder input length: %d", frames)
         logger.info("max output length: %d", self._maxlen)
         logger.info("min output length: %d", self._minlen)
         self._step = 0
         self.beam = Beam(
-            yseq=np.array([[config.sos]], dtype=np.int64),
+            yseq=np.array([primer], dtype=np.int64),
             score=np.zeros(1, np.float32),
             scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
             parents=np.zeros(1, np.int64),
-            ctc=ctc.start() if ctc is not None else None,
+            ctc=ctc.start(primer[1:]) if ctc is not None else None,
         )
         self.ended: List[Hypothesis] = []
         self.ctc_seconds = 0.0
@@ -240,17 +255,17 @@ class UtteranceSearch:
         )
 
     def _candidates(self, total: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, S) that get a CTC score, and their columns of ``total``.
-
-        The best ones of each hypothesis so far, and the end symbol: ESPnet scores it
-        always.
+        """Tokens (N, S) that get a CTC score, and their columns of ``total``: the best
+        ones of each hypothesis so far, and the end symbol.
         """
-        best = np.sort(top(total, self._pre_beam), axis=1)
-        end = np.full((len(best), 1), self._config.eos)
-        ids = np.concatenate((best, end), axis=1)
+        ids = np.sort(top(total, self._pre_beam), axis=1)
+        if not self._config.end_is_candidate:
+            return ids, np.take_along_axis(total, ids, axis=1)
+        twice = (ids == self._config.eos).any(axis=1)
+        end = np.full((len(ids), 1), self._config.eos)
+        ids = np.concatenate((ids, end), axis=1)
         total = np.take_along_axis(total, ids, axis=1)
-        # It must not stand in two columns.
-        total[(best == self._config.eos).any(axis=1), -1] = -np.inf
+        total[twice, -1] = -np.inf  # it must not stand in two columns
         return ids, total
 
 

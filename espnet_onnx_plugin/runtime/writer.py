@@ -32,19 +32,20 @@ class ResultWriter:
     def results(
         self,
         key: str,
-        results: Sequence[Mapping[str, str]],
+        results: Sequence[Mapping[str, Union[str, Sequence[str]]]],
         interctc: Optional[Dict[int, List[str]]],
     ) -> None:
         """Write the n-best list of an utterance.
 
         Args:
             key: the utterance's id.
-            results: of each, its lines by the file's name.
+            results: of each, its line or lines by the file's name.
             interctc: tokens of each intermediate CTC, if the model has any.
         """
         for n, lines in enumerate(results, 1):
-            for name, line in lines.items():
-                self._line(f"{n}best_recog/{name}", f"{key} {line}")
+            for name, content in lines.items():
+                for line in [content] if isinstance(content, str) else content:
+                    self._line(f"{n}best_recog/{name}", f"{key} {line}")
         for layer, token in (interctc or {}).items():
             name = f"1best_recog/encoder_interctc_layer{layer}.txt"
             self._line(name, f"{key} {' '.join(token)}")
