@@ -6,10 +6,12 @@ import onnxruntime as ort
 import pytest
 import torch
 from conftest import TOKENS, asr_config, build_asr
+from torchaudio.models.wav2vec2.components import SelfAttention
 
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
-from espnet_onnx_plugin.export.graph import export_encoder, export_step
+from espnet_onnx_plugin.export.graph import export_encoder, export_graph, export_step
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.ssl_layers import attend
 from espnet_onnx_plugin.graph_file import load_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
@@ -29,6 +31,7 @@ ENCODERS = {
     ("transformer", None): dict(attention=2, flatten_order=1),
     ("branchformer", None): dict(depthwise_conv=2, attention=2),
     ("e_branchformer", None): dict(depthwise_conv=4, attention=2),
+    ("torchaudiohubert", "large"): dict(attention=2),
 }
 
 
@@ -95,6 +98,31 @@ def test_encoders(encoders, name, variant, provider):
         expected = {k: v for k, v in expected.items() if k in counts}
         expected["softmax_mask"] = ENCODERS[name, variant]["attention"]
     assert {k: counts[k] for k in expected} == expected
+
+
+class Biased(torch.nn.Module):
+    """Attention whose positions have a bias, as WavLM's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = SelfAttention(8, 2)
+
+    def forward(self, x, bias):
+        return attend(self.layer, x, bias)
+
+
+def test_attention_with_biases_of_positions(tmp_path):
+    path = tmp_path / "attention.onnx"
+    inputs = {"x": ("rows", "time", 8), "bias": ("rows", 2, "time", "time")}
+    example = (torch.randn(2, 7, 8), torch.randn(2, 2, 7, 7))
+    export_graph(Biased().eval(), example, inputs, {"y": ("rows", "time", 8)}, path)
+    model = load_graph(path)
+    rewritten, counts = apply_rules(model, "cpu")
+    assert counts["attention"] == 1
+    random = np.random.default_rng(0)
+    x, bias = (random.standard_normal(s) for s in ((3, 9, 8), (3, 2, 9, 9)))
+    feeds = dict(x=x.astype(np.float32), bias=3 * bias.astype(np.float32))
+    assert_same(model, rewritten, feeds)
 
 
 @pytest.fixture(scope="module")

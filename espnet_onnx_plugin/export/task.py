@@ -290,7 +290,14 @@ def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module
     if model.frontend is not None:
         return find("frontend", args.frontend).wrap(model.frontend).eval()
     features = find("encoder", args.encoder).features
-    return None if features is None else features(model.encoder).eval()
+    if features is None:
+        return None
+    if model.normalize is not None or model.preencoder is not None:
+        raise PluginError(
+            f"encoder '{args.encoder}' reads waveforms, and a normalize or preencoder "
+            "before it is not supported: export a model trained without"
+        )
+    return features(model.encoder).eval()
 
 
 def shortest_frames(encoder: torch.nn.Module) -> int:
