@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Optional
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -10,16 +10,28 @@ from espnet_onnx_plugin.errors import PluginError
 WHISPER_TYPES = ("whisper_en", "whisper_multilingual")
 
 
-def whisper_converter(model_type: str, preprocessor_conf: Mapping[str, Any]) -> Any:
-    """ESPnet's ``OpenAIWhisperTokenIDConverter``, made as its inference makes it."""
+def whisper_converter(
+    model_type: str, language: Optional[str], task: Optional[str], sot: bool = False
+) -> Any:
+    """ESPnet's ``OpenAIWhisperTokenIDConverter``, made as its inference makes it.
+
+    Args:
+        model_type: one of :data:`WHISPER_TYPES`.
+        language: ESPnet's code of it; None: en.
+        task: transcribe or translate; None: transcribe.
+        sot: whether the tokens have one for the change of the speaker.
+
+    Raises:
+        PluginError: if the installed whisper has another tokenizer.
+    """
     from espnet2.text.whisper_token_id_converter import OpenAIWhisperTokenIDConverter
 
     try:
         return OpenAIWhisperTokenIDConverter(
             model_type=model_type,
-            language=preprocessor_conf.get("whisper_language") or "en",
-            task=preprocessor_conf.get("whisper_task") or "transcribe",
-            sot="speaker_change_symbol" in preprocessor_conf,
+            language=language or "en",
+            task=task or "transcribe",
+            sot=sot,
         )
     except AttributeError as e:  # OpenAI's newer package has another tokenizer
         raise PluginError(

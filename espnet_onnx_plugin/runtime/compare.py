@@ -122,7 +122,7 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         source: audio; noise stands in where it is None.
     """
     left, right = _Side(reference), _Side(other)
-    speech = reference.manifest.speech
+    speech, ids = reference.manifest.speech, reference.manifest.search
     count = identical = 0
     differences: Dict[str, float] = {}
 
@@ -140,7 +140,8 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
                 note("encoder", to_numpy(encoded_right[name]), to_numpy(value))
         [best] = left.speech2text.search(encoded)
         [best_right] = right.speech2text.search(encoded_right)
-        tokens = best[0].yseq[:-1] if best else [reference.manifest.search["sos"]]
+        tokens = best[0].yseq[:-1] if best else [ids["sos"]]
+        tokens = tokens[: ids.get("max_tokens")]
         for role in left.scorers:
             # Both get the reference's encoder output: each component on its own.
             note(
