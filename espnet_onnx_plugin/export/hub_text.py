@@ -22,22 +22,17 @@ def whisper_converter(
         sot: whether the tokens have one for the change of the speaker.
 
     Raises:
-        PluginError: if the installed whisper has another tokenizer.
+        PluginError: if ESPnet cannot make it of what is installed.
     """
+    needs_whisper()
     from espnet2.text.whisper_token_id_converter import OpenAIWhisperTokenIDConverter
 
-    try:
-        return OpenAIWhisperTokenIDConverter(
-            model_type=model_type,
-            language=language or "en",
-            task=task or "transcribe",
-            sot=sot,
-        )
-    except AttributeError as e:  # OpenAI's newer package has another tokenizer
-        raise PluginError(
-            f"ESPnet cannot use the tokenizer of this whisper package ({e}): pip "
-            "install git+https://github.com/espnet/whisper.git"
-        )
+    return OpenAIWhisperTokenIDConverter(
+        model_type=model_type,
+        language=language or "en",
+        task=task or "transcribe",
+        sot=sot,
+    )
 
 
 def whisper_primer(converter: Any) -> List[int]:
@@ -80,6 +75,22 @@ def write_hub_tokenizer(name: Optional[str], path: Path) -> bool:
         )
     path.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     return bool(tokenizer.clean_up_tokenization_spaces)
+
+
+def needs_whisper() -> None:
+    """Import whisper, in the form that ESPnet can use.
+
+    Raises:
+        PluginError: if it is not installed, or is OpenAI's since 20230314: ESPnet needs
+            the tokenizers of transformers that it had before.
+    """
+    try:
+        from whisper.tokenizer import build_tokenizer  # noqa: F401
+    except ImportError as e:
+        raise PluginError(
+            f"Whisper needs ESPnet's copy of the package openai-whisper ({e}): pip "
+            "install git+https://github.com/espnet/whisper.git"
+        )
 
 
 def needs_transformers(what: str = "a model of Hugging Face's hub") -> None:
