@@ -159,8 +159,12 @@ class TaskModel:
     @functools.cached_property
     def whisper_converter(self) -> Any:
         """ESPnet's own, of a model that has Whisper's tokens."""
+        conf = getattr(self.args, "preprocessor_conf", None) or {}
         return whisper_converter(
-            self.args.bpemodel, getattr(self.args, "preprocessor_conf", None) or {}
+            self.args.bpemodel,
+            conf.get("whisper_language"),
+            conf.get("whisper_task"),
+            sot="speaker_change_symbol" in conf,
         )
 
     def write_texts(self, work: Path) -> Dict[str, Text]:

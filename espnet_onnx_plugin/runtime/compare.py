@@ -117,6 +117,7 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
             [best], [best_ours] = expected.hypotheses, ours.hypotheses
             same &= [h.yseq for h in best[:1]] == [h.yseq for h in best_ours[:1]]
             tokens = best[0].yseq[:-1] if best else [0]
+            tokens = tokens[: reference.manifest.search.get("max_tokens")]
             for name, role in expected.roles.items():
                 if name in expected.search.scorers:
                     # Both get what the reference's encoder made: each component on its

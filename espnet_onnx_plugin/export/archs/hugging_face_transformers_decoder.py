@@ -205,10 +205,7 @@ register(
         role="decoder",
         name="hugging_face_transformers",
         wrap=BartDecoderStep,
-        tiny={
-            "bart": dict(model_name_or_path="facebook/bart-base"),
-            "mbart": dict(model_name_or_path="facebook/mbart-large-50"),
-        },
+        tiny={"bart": dict(model_name_or_path="facebook/bart-base")},
         limits="model types bart, mbart; decoding with hugging_face_decoder: true",
         needs=needs_transformers,
     )
