@@ -25,7 +25,7 @@ ENCODERS = {
         attention=2,
         position_table=2,
     ),
-    ("conformer", "legacy"): dict(pointwise_conv=4, depthwise_conv=2, attention=2),
+    ("conformer", "legacy"): dict(pointwise_conv=2, depthwise_conv=1, attention=1),
     ("transformer", None): dict(attention=2, flatten_order=1),
     ("branchformer", None): dict(depthwise_conv=2, attention=2),
     ("e_branchformer", None): dict(depthwise_conv=4, attention=2),

@@ -4,12 +4,6 @@ tests/data/architectures.yaml lists them; scripts/list_architectures.py makes it
 checkout of ESPnet.
 """
 
-import contextlib
-import hashlib
-import io
-import os
-import pickle
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +11,6 @@ import pytest
 import yaml
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export import graph
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 
@@ -26,6 +19,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from sweeping.build import training_config  # noqa: E402
 from sweeping.coverage import compare  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("shared_graphs")
 
 LIST = ROOT / "tests" / "data" / "architectures.yaml"
 ARCHITECTURES = yaml.safe_load(LIST.read_text(encoding="utf-8"))
@@ -39,62 +34,8 @@ def cases(kind):
     ]
 
 
-class Fingerprint(pickle.Pickler):
-    """Pickles modules and tensors as what they hold: torch writes addresses and ids."""
-
-    def reducer_override(self, obj):
-        import torch
-
-        if isinstance(obj, torch.nn.Module):
-            held = [item for item in vars(obj).items() if "state_dict" not in item[0]]
-            return dict, ([("type", type(obj)), *held],)
-        if isinstance(obj, torch.Tensor):
-            content = obj.detach().numpy().tobytes()
-            return str, (f"{type(obj)} {obj.dtype} {obj.shape} {content}",)
-        return NotImplemented
-
-
-def fingerprint(*values):
-    """A name for values that hold the same; None where one cannot be pickled."""
-    written = io.BytesIO()
-    try:
-        Fingerprint(written).dump(values)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return None
-    return hashlib.sha256(written.getvalue()).hexdigest()
-
-
-@pytest.fixture
-def shared_graphs(tmp_path_factory, monkeypatch):
-    """Export a module once: architectures have parts, with their weights, in common.
-
-    What is alike is what pickles to the same bytes: every layer, setting and weight.
-    """
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # the workers' common one
-    root = root / "graphs"
-    root.mkdir(exist_ok=True)
-    export_graph = graph.export_graph
-
-    def export_once(module, example, inputs, outputs, path):
-        name = fingerprint(module, example, dict(inputs), dict(outputs), path.name)
-        if name is None:
-            export_graph(module, example, inputs, outputs, path)
-            return
-        kept = root / name
-        if not kept.exists():
-            aside = tmp_path_factory.mktemp("graph")
-            export_graph(module, example, inputs, outputs, aside / path.name)
-            with contextlib.suppress(OSError):  # another worker was faster
-                aside.rename(kept)
-        shutil.copytree(kept, path.parent, dirs_exist_ok=True)
-
-    monkeypatch.setattr(graph, "export_graph", export_once)
-
-
 @pytest.mark.parametrize("architecture", cases("builds"))
-def test_results_are_espnets(architecture, tmp_path, shared_graphs):
+def test_results_are_espnets(architecture, tmp_path):
     compare(architecture, tmp_path)
 
 
