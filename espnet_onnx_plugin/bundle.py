@@ -90,7 +90,7 @@ class Speech:
         average_channels: whether several channels are averaged; else the first is
             taken.
         frame_shift: samples or frames of the input from one frame of the encoder's
-            output to the next; None for a model without CTC.
+            output to the next; None where it has no CTC or its frames have no time.
     """
 
     kind: str
@@ -111,14 +111,19 @@ class Text:
     """Tokens and how they become text.
 
     Attributes:
-        token_type: char, bpe, word, phn or None, as in ESPnet.
+        token_type: char, bpe, word, phn, whisper_en, whisper_multilingual, hugging_face
+            or None, as in ESPnet.
         token_list: file of the tokens, one a line.
         bpemodel: file of the sentencepiece model, or None.
+        tokenizer: file of the tokenizer of Whisper or of a hub, or None.
+        clean_up: whether its texts lose the spaces before punctuation.
     """
 
     token_type: Optional[str]
     token_list: str
     bpemodel: Optional[str] = None
+    tokenizer: Optional[str] = None
+    clean_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ class Manifest:
         task: name of the recipe's driver: asr.
         graphs: by role: frontend, encoder, decoder_memory, decoder, lm.
         speech, text: input and output of the model.
+        transcript: words of the transcript that the model also reads, or None.
         search: ids and defaults that the search needs (sos, eos, blank, ...).
         ngram: file of a KenLM model, or None.
         source: what the bundle was made from: checkpoint, versions, parent.
@@ -141,6 +147,7 @@ class Manifest:
     text: Text
     search: Mapping[str, Any]
     ngram: Optional[str] = None
+    transcript: Optional[Text] = None
     source: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -252,7 +259,9 @@ def _parse(content: Any) -> Manifest:
         for role, entry in fields["graphs"].items()
     }
     fields["speech"] = Speech(**fields["speech"])
-    fields["text"] = Text(**fields["text"])
+    for name in ("text", "transcript"):
+        if fields.get(name) is not None:
+            fields[name] = Text(**fields[name])
     return Manifest(**fields)
 
 
@@ -286,7 +295,11 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
         for expected in (graph.file, graph.weights):
             if expected is not None:
                 _verify(path / expected.name, expected)
-    for name in (manifest.text.token_list, manifest.text.bpemodel, manifest.ngram):
+    files = [manifest.ngram]
+    for text in (manifest.text, manifest.transcript):
+        if text is not None:
+            files += [text.token_list, text.bpemodel, text.tokenizer]
+    for name in files:
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")
     return Bundle(path, manifest)

@@ -1,6 +1,6 @@
 """The encoder graph: features in, encoder output and CTC scores out."""
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 import torch
 
@@ -33,8 +33,8 @@ class EncoderGraph(torch.nn.Module):
 
     Args:
         model: an ``ESPnetASRModel``.
-        choices: what ``config.yaml`` names for normalize, preencoder and encoder; None
-            where there is none.
+        choices: what ``config.yaml`` names for normalize, preencoder, encoder and
+            postencoder; None where there is none.
     """
 
     def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
@@ -45,6 +45,10 @@ class EncoderGraph(torch.nn.Module):
             if getattr(model, role) is not None
         )
         self.encoder = find("encoder", choices["encoder"]).wrap(model.encoder)
+        self.postencoder: Optional[torch.nn.Module] = None
+        if getattr(model, "postencoder", None) is not None:
+            arch = find("postencoder", choices["postencoder"])
+            self.postencoder = arch.wrap(model.postencoder)
         self.ctc = model.ctc
         self.interctc: List[int] = list(
             getattr(model.encoder, "interctc_layer_idx", [])
@@ -55,12 +59,16 @@ class EncoderGraph(torch.nn.Module):
         if self.interctc and self.ctc is None:
             raise PluginError("interctc_layer_idx without a CTC is not supported")
 
+    def output_size(self) -> int:
+        """Size of the output's vectors."""
+        return (self.postencoder or self.encoder).output_size()
+
     @property
     def outputs(self) -> Dict[str, Tensor]:
         """The outputs by name, in order."""
         outputs = {
             "encoder_out": Tensor(
-                "float32", ("utterances", "frames", self.encoder.output_size())
+                "float32", ("utterances", "frames", self.output_size())
             ),
             "encoder_out_lens": Tensor("int64", ("utterances",)),
         }
@@ -69,6 +77,13 @@ class EncoderGraph(torch.nn.Module):
             names = ["ctc_log_probs", *(f"interctc_{layer}" for layer in self.interctc)]
             outputs.update((name, Tensor("float32", axes)) for name in names)
         return outputs
+
+    #: Inputs besides features and their lengths, by name.
+    other_inputs: Mapping[str, Tensor] = {}
+
+    def other_examples(self) -> List[torch.Tensor]:
+        """Values of :attr:`other_inputs` for two utterances, to trace with."""
+        return []
 
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor
@@ -83,7 +98,12 @@ class EncoderGraph(torch.nn.Module):
             What :attr:`outputs` names: encoder output, its lengths, and log
             probabilities of the CTC and of each intermediate CTC.
         """
-        x, lengths = feats, feats_lengths
+        return self.with_ctc(*self.encode(feats, feats_lengths))
+
+    def encode(
+        self, x: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+        """Features to the encoder's output, lengths, and intermediate outputs."""
         for part in self.parts:
             x, lengths = part(x, lengths)
         with padded_to(x.size(1)), padding_kept_out(self.encoder):
@@ -92,8 +112,17 @@ class EncoderGraph(torch.nn.Module):
             else:
                 x, lengths, _ = self.encoder(x, lengths)
         x, intermediate = x if isinstance(x, tuple) else (x, [])
+        if self.postencoder is not None:
+            with padded_to(x.size(1)), padding_kept_out(self.postencoder):
+                x, lengths = self.postencoder(x, lengths)
+        return x, lengths, [out for _, out in intermediate]
+
+    def with_ctc(
+        self, x: torch.Tensor, lengths: torch.Tensor, intermediate: List[torch.Tensor]
+    ) -> Tuple[torch.Tensor, ...]:
+        """The outputs of the graph."""
         results = [x, lengths]
         if self.ctc is not None:
             results.append(self.ctc.log_softmax(x))
-        results += [self.ctc.log_softmax(out) for _, out in intermediate]
+        results += [self.ctc.log_softmax(out) for out in intermediate]
         return tuple(results)

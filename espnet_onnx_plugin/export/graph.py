@@ -176,13 +176,17 @@ def _zeros(tensor, sizes: Mapping[str, int]) -> torch.Tensor:
 def export_frontend(
     module: torch.nn.Module, example: Sequence[torch.Tensor], dim: int, path: Path
 ) -> Graph:
-    """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances."""
+    """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances.
+
+    A frontend that gives every utterance as many frames says so in ``frames``.
+    """
     inputs = {
         "speech": Tensor("float32", ("utterances", "samples")),
         "speech_lengths": Tensor("int64", ("utterances",)),
     }
+    frames = getattr(module, "frames", "frames_in")
     outputs = {
-        "feats": Tensor("float32", ("utterances", "frames_in", dim)),
+        "feats": Tensor("float32", ("utterances", frames, dim)),
         "feats_lengths": Tensor("int64", ("utterances",)),
     }
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
@@ -192,10 +196,17 @@ def export_frontend(
 def export_encoder(
     module: torch.nn.Module, example: Sequence[torch.Tensor], path: Path
 ) -> Graph:
-    """Write an encoder graph; ``example`` is (feats, lengths) of two utterances."""
+    """Write an encoder graph.
+
+    Args:
+        module: an :class:`~.encoder.EncoderGraph`.
+        example: (feats, lengths) of two utterances, and its other inputs.
+        path: the file to write.
+    """
     inputs = {
         "feats": Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
         "feats_lengths": Tensor("int64", ("utterances",)),
+        **module.other_inputs,
     }
     outputs = module.outputs
     export_graph(module, example, _axes(inputs), _axes(outputs), path)

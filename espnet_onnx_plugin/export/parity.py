@@ -7,6 +7,7 @@ output's scale.
 """
 
 import copy
+from dataclasses import replace
 from typing import (
     Any,
     Callable,
@@ -27,12 +28,18 @@ from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.compare import difference
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, to_numpy
+from espnet_onnx_plugin.runtime.encoder import (
+    Accompanied,
+    Encoded,
+    Encoder,
+    Utterance,
+    to_numpy,
+)
 from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
 
 #: One utterance to the encoder graph's outputs by name.
-Encode = Callable[[torch.Tensor], Dict[str, np.ndarray]]
+Encode = Callable[[Utterance], Dict[str, np.ndarray]]
 
 TOLERANCE = 1e-4
 
@@ -61,14 +68,14 @@ def require(component: str, what: str, worst: float) -> float:
 def check_encoder(
     encode: Encode,
     encoder: Encoder,
-    utterances: Iterable[Tuple[str, np.ndarray]],
+    utterances: Iterable[Tuple[str, Utterance]],
 ) -> float:
     """Compare frontend and encoder graph with ESPnet's encoding.
 
     Args:
         encode: gives the graph's outputs for one utterance, from ESPnet's own modules.
         encoder: the graphs.
-        utterances: (description, audio).
+        utterances: (description, utterance).
 
     Returns:
         The largest relative difference of any output.
@@ -77,26 +84,25 @@ def check_encoder(
         PluginError: if one is above the tolerance, and above PyTorch's own rounding.
     """
     worst = 0.0
-    for what, array in utterances:
-        speech = torch.from_numpy(array)
-        reference = encode(speech)
+    for what, utterance in utterances:
+        reference = encode(utterance)
         rounding: Dict[str, float] = {}
-        ours = encoder([array])
+        ours = encoder([utterance])
         if not np.array_equal(ours.lengths, reference["encoder_out_lens"]):
             require("encoder_out_lens", what, float("inf"))
         for name, value in reference.items():
             figure = difference(to_numpy(ours[name]), value)
             if figure > TOLERANCE and not rounding:
-                rounding = rounding_noise(encode, speech, reference)
+                rounding = rounding_noise(encode, utterance, reference)
             if figure > NOISE_FACTOR * rounding.get(name, 0.0):
                 require(f"encoder ({name})", what, figure)
             worst = max(worst, figure)
     return worst
 
 
-def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
+def encodes_batches(encoder: Encoder, utterances: Sequence[Utterance]) -> bool:
     """Whether utterances of unequal lengths get the same results together as alone."""
-    feats = encoder.features([array for _, array in noise(speech)])
+    feats = encoder.features(utterances)
     together = encoder.encode_together(feats)
     for i, one in enumerate(feats):
         alone, ours = encoder.encode_together([one]), together.select([i])
@@ -109,7 +115,7 @@ def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
 
 
 def rounding_noise(
-    encode: Encode, speech: torch.Tensor, reference: Mapping[str, np.ndarray]
+    encode: Encode, utterance: Utterance, reference: Mapping[str, np.ndarray]
 ) -> Dict[str, float]:
     """How far PyTorch moves from itself when its input moves by a float's last digit.
 
@@ -119,10 +125,11 @@ def rounding_noise(
     Returns:
         The relative difference by output.
     """
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, speech.shape, generator=generator) * 2 - 1
-    moved = speech * (1 + signs * torch.finfo(torch.float32).eps)
-    other = encode(moved)
+    alone = not isinstance(utterance, Accompanied)
+    speech = utterance if alone else utterance.speech
+    signs = np.random.default_rng(0).choice([-1, 1], speech.shape)
+    moved = (speech * (1 + signs * np.finfo(np.float32).eps)).astype(np.float32)
+    other = encode(moved if alone else replace(utterance, speech=moved))
     return {name: difference(other[name], value) for name, value in reference.items()}
 
 
@@ -145,17 +152,20 @@ class _Reference:
         self._memory = memory
         self._prefixes = torch.full((1, 1), first)
         self._states: Optional[List[Any]] = None
+        self._begun = False
 
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Log probabilities after every hypothesis got its token."""
         batch = hasattr(self._scorer, "batch_score")
-        if self._states is None:
+        if not self._begun:
             self._states = [None if batch else self._scorer.init_state(self._memory)]
         else:
             ids = torch.from_numpy(parents)
             new = torch.from_numpy(tokens)[:, None]
             self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
-            self._states = [self._states[i] for i in parents]
+            # Scorers that see the whole prefix at every step have no state.
+            self._states = self._states and [self._states[i] for i in parents]
+        self._begun = True
         with torch.no_grad():
             score = self._batch_score if batch else self._single_scores
             scores, self._states = score(self._prefixes, self._states)

@@ -15,7 +15,6 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.session import Session, Value
 
-
 #: The tokens that the hypotheses of each utterance begin with, at least one.
 Primers = Sequence[Sequence[int]]
 

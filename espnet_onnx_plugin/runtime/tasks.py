@@ -7,7 +7,10 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 
 #: Module of this package and class, by task.
-CLASSES = {"asr": ("asr", "Speech2Text")}
+CLASSES = {
+    "asr": ("asr", "Speech2Text"),
+    "slu": ("slu", "Speech2Understand"),
+}
 
 
 def model_class(task: str) -> type:

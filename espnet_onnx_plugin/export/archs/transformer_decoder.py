@@ -1,6 +1,6 @@
 """``decoder: transformer``."""
 
-from typing import Tuple
+from typing import Dict, Tuple
 
 import torch
 
@@ -41,6 +41,16 @@ class CrossMemory(torch.nn.Module):
         return tuple(tensors)
 
 
+def cross_tensors(layers: torch.nn.ModuleList) -> Dict[str, Tensor]:
+    """What :class:`CrossMemory` gives, by name."""
+    tensors = {"memory_bias": Tensor("float32", ("utterances", 1, 1, "frames"))}
+    for i, layer in enumerate(layers):
+        axes = ("utterances", layer.src_attn.h, "frames", layer.src_attn.d_k)
+        tensors[f"memory_k_{i}"] = Tensor("float32", axes)
+        tensors[f"memory_v_{i}"] = Tensor("float32", axes)
+    return tensors
+
+
 class TransformerDecoderStep(StepModule):
     """``espnet2.asr.decoder.transformer_decoder.TransformerDecoder``, one token."""
 
@@ -59,13 +69,7 @@ class TransformerDecoderStep(StepModule):
         self.layers = decoder.decoders
         self.memory = CrossMemory(self.layers)
         self.states = cache_states([layer.self_attn for layer in self.layers])
-        self.memory_tensors = {
-            "memory_bias": Tensor("float32", ("utterances", 1, 1, "frames"))
-        }
-        for i, layer in enumerate(self.layers):
-            axes = ("utterances", layer.src_attn.h, "frames", layer.src_attn.d_k)
-            self.memory_tensors[f"memory_k_{i}"] = Tensor("float32", axes)
-            self.memory_tensors[f"memory_v_{i}"] = Tensor("float32", axes)
+        self.memory_tensors = cross_tensors(self.layers)
 
     def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """See :class:`StepModule`."""
