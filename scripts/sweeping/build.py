@@ -1,7 +1,9 @@
 """Building an architecture of the list with the installed ESPnet, weights random."""
 
 import argparse
+import contextlib
 import importlib
+import io
 from typing import Any, Dict, Optional
 from unittest import mock
 
@@ -118,7 +120,8 @@ def why_not_built(architecture: Dict[str, Any]) -> Optional[str]:
     def refuse(*_, **__):
         raise OSError("no network")
 
-    with mock.patch("socket.socket.connect", refuse):
+    quiet = contextlib.redirect_stdout(io.StringIO())  # ESPnet's advice to install
+    with quiet, mock.patch("socket.socket.connect", refuse):
         try:
             build(architecture)
         except ImportError as e:
