@@ -1,15 +1,21 @@
 """Optimization rules: they match where they should, and what they make is equal."""
 
+from argparse import Namespace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 from conftest import TOKENS, asr_config, build_asr
 
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
-from espnet_onnx_plugin.export.graph import export_encoder, export_step
+from espnet_onnx_plugin.export.graph import export_step
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.task import (
+    describe_speech,
+    export_audio,
+    wrap_frontend,
+)
 from espnet_onnx_plugin.graph_file import load_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
@@ -51,8 +57,11 @@ def assert_same(before, after, feeds):
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    """Exported encoder graphs by architecture and variant, made when asked for."""
+def encoders(tmp_path_factory, shared_graphs):
+    """Exported encoder graphs by architecture and variant, made when asked for.
+
+    They are those of test_parity.py, which spares their export.
+    """
     made = {}
 
     def get(name, variant):
@@ -60,13 +69,15 @@ def encoders(tmp_path_factory):
             tiny = find("encoder", name).tiny
             conf = tiny[variant] if variant else next(iter(tiny.values()))
             config = asr_config(encoder=name, encoder_conf=conf)
-            module = EncoderGraph(
-                build_asr(config), {r: config[r] for r in (*PARTS, "encoder")}
-            ).eval()
-            path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
-            example = (torch.randn(2, 71, 20), torch.tensor([71, 60]))
-            export_encoder(module, example, path)
-            made[name, variant] = path
+            model = build_asr(config)
+            args = Namespace(**{**config, "use_preprocessor": False})
+            frontend = wrap_frontend(model, args)
+            choices = {r: config[r] for r in (*PARTS, "encoder")}
+            module = EncoderGraph(model, choices).eval()
+            speech = describe_speech(model, frontend, args)
+            path = tmp_path_factory.mktemp("encoder")
+            export_audio(frontend, module, speech, path)
+            made[name, variant] = path / "encoder.onnx"
         return made[name, variant]
 
     return get
