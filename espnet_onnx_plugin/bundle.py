@@ -137,6 +137,8 @@ class Manifest:
         transcript: words of the transcript that the model also reads, or None.
         search: ids and defaults that the search needs (sos, eos, blank, ...).
         ngram: file of a KenLM model, or None.
+        src_text, src_ngram: the same of the source language, where a translation model
+            recognizes before it translates.
         source: what the bundle was made from: checkpoint, versions, parent.
         checks: the figures that its checks measured.
     """
@@ -148,6 +150,8 @@ class Manifest:
     search: Mapping[str, Any]
     ngram: Optional[str] = None
     transcript: Optional[Text] = None
+    src_text: Optional[Text] = None
+    src_ngram: Optional[str] = None
     source: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -259,9 +263,8 @@ def _parse(content: Any) -> Manifest:
         for role, entry in fields["graphs"].items()
     }
     fields["speech"] = Speech(**fields["speech"])
-    for name in ("text", "transcript"):
-        if fields.get(name) is not None:
-            fields[name] = Text(**fields[name])
+    for name in ("text", "src_text", "transcript"):
+        fields[name] = Text(**fields[name]) if fields.get(name) else None
     return Manifest(**fields)
 
 
@@ -295,8 +298,8 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
         for expected in (graph.file, graph.weights):
             if expected is not None:
                 _verify(path / expected.name, expected)
-    files = [manifest.ngram]
-    for text in (manifest.text, manifest.transcript):
+    files = [manifest.ngram, manifest.src_ngram]
+    for text in (manifest.text, manifest.src_text, manifest.transcript):
         if text is not None:
             files += [text.token_list, text.bpemodel, text.tokenizer]
     for name in files:

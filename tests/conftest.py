@@ -43,14 +43,20 @@ def asr_config(**choices: Any) -> Dict[str, Any]:
 
 
 def build_asr(config: Dict[str, Any], seed: int = 0):
-    """A model with random weights, in eval mode."""
+    """A model of task asr, see :func:`build`."""
+    from espnet2.tasks.asr import ASRTask
+
+    return build(ASRTask, config, seed)
+
+
+def build(task: type, config: Dict[str, Any], seed: int = 0):
+    """A model of an ESPnet task with random weights, in eval mode."""
     import argparse
 
     import torch
-    from espnet2.tasks.asr import ASRTask
 
     torch.manual_seed(seed)
-    model = ASRTask.build_model(argparse.Namespace(**config)).eval()
+    model = task.build_model(argparse.Namespace(**config)).eval()
     randomize(model)
     return model
 
@@ -63,11 +69,13 @@ def randomize(model) -> None:
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_(0.0, 0.2)
             module.running_var.uniform_(0.5, 1.5)
+        if getattr(module, "use_bias", False):  # ESPnet leaves what the memory held
+            module.bias.data.zero_()
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
 
 
-def build_lm(name: str, conf: Dict[str, Any], seed: int = 0):
+def build_lm(name: str, conf: Dict[str, Any], seed: int = 0, tokens=TOKENS):
     """An ``ESPnetLanguageModel`` with random weights, and its configuration."""
     import argparse
 
@@ -75,7 +83,7 @@ def build_lm(name: str, conf: Dict[str, Any], seed: int = 0):
     from espnet2.tasks.lm import LMTask
 
     config = dict(LMTask.get_default_config())
-    config.update(token_list=TOKENS, token_type="char", lm=name, lm_conf=conf)
+    config.update(token_list=tokens, token_type="char", lm=name, lm_conf=conf)
     torch.manual_seed(seed)
     return LMTask.build_model(argparse.Namespace(**config)).eval(), config
 

@@ -8,7 +8,7 @@ from espnet_onnx_plugin.bin._common import ArgumentParser, run
 from espnet_onnx_plugin.errors import PluginError
 
 #: The tasks that can be exported, by the name of the recipe's driver.
-TASKS = ("asr", "slu")
+TASKS = ("asr", "st", "slu", "s2t", "s2t_ctc")
 
 
 def get_parser() -> ArgumentParser:
@@ -24,6 +24,10 @@ def get_parser() -> ArgumentParser:
     group.add_argument("--lm_train_config", type=Path, help="config.yaml of the LM")
     group.add_argument("--lm_file", type=Path, help="checkpoint of the LM")
     group.add_argument("--ngram_file", type=Path, help="KenLM model")
+    src = "of the source language, for a translation model that recognizes first"
+    group.add_argument("--src_lm_train_config", type=Path, help=f"as above, {src}")
+    group.add_argument("--src_lm_file", type=Path, help=f"as above, {src}")
+    group.add_argument("--src_ngram_file", type=Path, help=f"as above, {src}")
     group.add_argument(
         "--model_tag", help="tag of espnet_model_zoo, or a zip that ESPnet packed"
     )
@@ -39,12 +43,12 @@ def get_parser() -> ArgumentParser:
 
 def export(args: argparse.Namespace) -> None:
     """Export and say what was written."""
-    files = {
-        name: getattr(args, name)
-        for name in ("train_config", "model_file", "lm_train_config", "lm_file")
-    }
+    names = ("train_config", "model_file", "lm_train_config", "lm_file")
+    names += ("src_lm_train_config", "src_lm_file")
+    files = {name: getattr(args, name) for name in names}
     if args.model_tag is not None and any(files.values()):
         raise PluginError("--model_tag and files of a model exclude each other")
+    ngrams = {name: getattr(args, name) for name in ("ngram_file", "src_ngram_file")}
     if args.model_tag is None and not (args.train_config and args.model_file):
         raise PluginError("give --train_config and --model_file, or --model_tag")
 
@@ -56,10 +60,10 @@ def export(args: argparse.Namespace) -> None:
     if args.parity_scp:
         parity = Source.parse(args.parity_scp, args.parity_utterances)
     if args.model_tag is not None:
-        with from_tag(args.task, args.model_tag, args.ngram_file) as checkpoints:
+        with from_tag(args.task, args.model_tag, **ngrams) as checkpoints:
             bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
     else:
-        checkpoints = Checkpoints(**files, ngram_file=args.ngram_file)
+        checkpoints = Checkpoints(**files, **ngrams)
         bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
     worst = max(bundle.manifest.checks["parity"].values())
     print(

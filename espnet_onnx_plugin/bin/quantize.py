@@ -63,12 +63,14 @@ def search_options(
     task: str, config: Optional[str], args: str
 ) -> Optional[Dict[str, Any]]:
     """Decoding options as the task's command reads them, None where none are given."""
+    from espnet_onnx_plugin.runtime.tasks import command
+
     given = [*(["--config", config] if config else []), *shlex.split(args)]
     if not given:
         return None
     required = ["--model_dir", "", "--output_dir", ""]
     required += ["--data_path_and_name_and_type", "scp,speech,sound"]
-    module = importlib.import_module(f"espnet_onnx_plugin.bin.{task}_inference")
+    module = importlib.import_module(f"espnet_onnx_plugin.bin.{command(task)}")
     parsed = module.COMMAND.get_parser().parse_args(required + given)
     return module.COMMAND.decoding_options(parsed)
 

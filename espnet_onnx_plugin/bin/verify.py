@@ -16,6 +16,8 @@ def get_parser() -> ArgumentParser:
     parser.add_argument("--model_file", type=Path, help="checkpoint of the model")
     parser.add_argument("--lm_train_config", type=Path, help="config.yaml of the LM")
     parser.add_argument("--lm_file", type=Path, help="checkpoint of the LM")
+    parser.add_argument("--src_lm_train_config", type=Path, help="likewise, source LM")
+    parser.add_argument("--src_lm_file", type=Path, help="likewise, source LM")
     parser.add_argument("--parity_scp", help="SCP,TYPE of real audio to check on")
     return parser
 
@@ -38,7 +40,12 @@ def verify(args: argparse.Namespace) -> None:
         from espnet_onnx_plugin.runtime.data import Source
 
         checkpoints = Checkpoints(
-            args.train_config, args.model_file, args.lm_train_config, args.lm_file
+            args.train_config,
+            args.model_file,
+            args.lm_train_config,
+            args.lm_file,
+            src_lm_train_config=args.src_lm_train_config,
+            src_lm_file=args.src_lm_file,
         )
         source = Source.parse(args.parity_scp) if args.parity_scp else None
         model = task_model(bundle.manifest.task)(checkpoints)

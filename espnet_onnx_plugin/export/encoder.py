@@ -1,6 +1,6 @@
 """The encoder graph: features in, encoder output and CTC scores out."""
 
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 
@@ -23,6 +23,19 @@ def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
                 "which ESPnet's own asr_inference cannot feed it either"
             )
     return encoder
+
+
+def run_encoder(
+    encoder: torch.nn.Module, x: torch.Tensor, lengths: torch.Tensor, **more: Any
+) -> Tuple[Any, torch.Tensor]:
+    """Encode a batch so that each utterance gets the result that it gets alone.
+
+    Returns:
+        What the encoder gives for ``x``, and its lengths.
+    """
+    with padded_to(x.size(1)), padding_kept_out(encoder):
+        x, lengths, _ = encoder(x, lengths, **more)
+    return x, lengths
 
 
 class EncoderGraph(torch.nn.Module):
@@ -106,11 +119,8 @@ class EncoderGraph(torch.nn.Module):
         """Features to the encoder's output, lengths, and intermediate outputs."""
         for part in self.parts:
             x, lengths = part(x, lengths)
-        with padded_to(x.size(1)), padding_kept_out(self.encoder):
-            if self.conditioned:
-                x, lengths, _ = self.encoder(x, lengths, ctc=self.ctc)
-            else:
-                x, lengths, _ = self.encoder(x, lengths)
+        conditions = {"ctc": self.ctc} if self.conditioned else {}
+        x, lengths = run_encoder(self.encoder, x, lengths, **conditions)
         x, intermediate = x if isinstance(x, tuple) else (x, [])
         if self.postencoder is not None:
             with padded_to(x.size(1)), padding_kept_out(self.postencoder):

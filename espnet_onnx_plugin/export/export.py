@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Optional
 
 import numpy as np
 import onnx
@@ -27,7 +27,7 @@ from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.task import TaskModel, task_model
 from espnet_onnx_plugin.runtime.data import Source, usable
-from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
+from espnet_onnx_plugin.runtime.encoder import Encoder
 from espnet_onnx_plugin.runtime.session import Device, Session
 
 logger = logging.getLogger(__name__)
@@ -85,25 +85,27 @@ def _export(
     espnet: TaskModel = task_model(task)(checkpoints)
     texts = espnet.write_texts(work)
     graphs = espnet.export(work)
-    ngram = None
-    if checkpoints.ngram_file is not None:
-        ngram = f"ngram{checkpoints.ngram_file.suffix}"
-        shutil.copyfile(checkpoints.ngram_file, work / ngram)
+    ngrams = {}
+    for name in ("ngram", "src_ngram"):
+        file = getattr(checkpoints, f"{name}_file")
+        if file is not None:
+            ngrams[name] = f"{name}{file.suffix}"
+            shutil.copyfile(file, work / ngrams[name])
     manifest = Manifest(
         task=task,
         graphs=graphs,
         speech=espnet.speech,
         search=espnet.search,
-        ngram=ngram,
         source=source,
+        **ngrams,
         **texts,
     )
     bundle = Bundle(work, manifest)
     figures = check_parity(bundle, espnet, parity_source)
     encoder, speech = Encoder(bundle, Device()), manifest.speech
-    if not parity.encodes_batches(encoder, [u for _, u in noise(espnet)]):
-        logger.info("the encoder mixes the utterances of a batch: it gets them singly")
-        graphs["encoder"] = dataclasses.replace(graphs["encoder"], batches=False)
+    for role in espnet.mixed(bundle):
+        logger.info("%s mixes the utterances of a batch: it gets them singly", role)
+        graphs[role] = dataclasses.replace(graphs[role], batches=False)
     # Frames made of a transcript have no time.
     if "ctc_log_probs" in encoder.outputs and not espnet.encoder.other_inputs:
         shift = frame_shift(encoder, speech)
@@ -112,12 +114,6 @@ def _export(
         manifest, graphs=graphs, speech=speech, checks=dict(parity=figures)
     )
     write_manifest(work, manifest)
-
-
-def noise(espnet: TaskModel) -> Iterator[Tuple[str, Utterance]]:
-    """Made-up utterances of several lengths with descriptions, for a check."""
-    for what, array in parity.noise(espnet.speech):
-        yield what, espnet.accompany(array)
 
 
 def frame_shift(encoder: Encoder, speech: Speech, frames: int = 4) -> Optional[float]:
@@ -173,7 +169,7 @@ def check_parity(
     device = Device()
     speech = bundle.manifest.speech
     encoder = Encoder(bundle, device)
-    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, noise(espnet))}
+    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, espnet.noise())}
     if source is not None:
         figures["encoder_on_real_audio"] = parity.check_encoder(
             espnet.encode,
@@ -187,9 +183,9 @@ def check_parity(
         if step.memory is not None:
             memory = Session(bundle, f"{role}_memory", device)
         session = Session(bundle, role, device)
-        figures[role] = parity.check_step(
-            step, session, memory, espnet.dim, espnet.vocabulary, role
-        )
+        dim, vocabulary = espnet.sizes(role)
+        figures[role] = parity.check_step(step, session, memory, dim, vocabulary, role)
+    figures.update(espnet.check_parity(bundle))
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)
     return {k: float(np.format_float_scientific(v, 2)) for k, v in figures.items()}

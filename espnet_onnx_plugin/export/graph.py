@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence
+from typing import Dict, Iterator, Mapping, Sequence, Tuple
 from unittest import mock
 
 import onnx
@@ -20,12 +20,18 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.graph_file import save_graph
+from espnet_onnx_plugin.runtime.encoder import LENS
 
 logger = logging.getLogger(__name__)
 
 #: ONNX operator set of exported graphs: the newest that onnxruntime's optimizers and
 #: quantizers of the supported range all know.
 OPSET = 20
+
+#: Sizes of the axes of traced steps; all differ, so that none is taken for another.
+_SIZES = dict(
+    utterances=2, hypotheses=3, rows=5, kept=4, nodes=9, frames=7, frames_of_text=8
+)
 
 
 @contextlib.contextmanager
@@ -169,8 +175,8 @@ def _axes(tensors: Mapping[str, object]) -> Dict[str, Sequence]:
     return {name: tensor.axes for name, tensor in tensors.items()}
 
 
-def _zeros(tensor, sizes: Mapping[str, int]) -> torch.Tensor:
-    shape = [sizes.get(axis, axis) for axis in tensor.axes]
+def _zeros(tensor) -> torch.Tensor:
+    shape = [_SIZES.get(axis, axis) for axis in tensor.axes]
     return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
 
 
@@ -195,20 +201,28 @@ def export_frontend(
 
 
 def export_encoder(
-    module: torch.nn.Module, example: Sequence[torch.Tensor], path: Path
+    module: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    path: Path,
+    names: Tuple[str, str] = ("feats", "feats_lengths"),
 ) -> Graph:
     """Write an encoder graph.
 
     Args:
-        module: an :class:`~.encoder.EncoderGraph`.
-        example: (feats, lengths) of two utterances, and its other inputs.
+        module: with its ``outputs``, and where it reads more, ``other_inputs`` and
+            ``other_examples``.
+        example: what it reads and the lengths, of two utterances.
         path: the file to write.
+        names: of these inputs.
     """
+    others = getattr(module, "other_inputs", {})
     inputs = {
-        "feats": Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
-        "feats_lengths": Tensor("int64", ("utterances",)),
-        **module.other_inputs,
+        names[0]: Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
+        names[1]: Tensor("int64", ("utterances",)),
+        **others,
     }
+    if others:
+        example = (*example, *module.other_examples())
     outputs = module.outputs
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
     return describe(path, inputs, outputs, {})
@@ -216,11 +230,12 @@ def export_encoder(
 
 def export_memory(step: StepModule, dim: int, path: Path) -> Graph:
     """Write the graph that projects the encoder's output for a decoder's steps."""
-    inputs = {
-        "encoder_out": Tensor("float32", ("utterances", "frames", dim)),
-        "encoder_out_lens": Tensor("int64", ("utterances",)),
-    }
-    example = (torch.zeros(2, 7, dim), torch.tensor([7, 5]))
+    inputs, example = {}, []
+    for name, frames in step.reads.items():
+        inputs[name] = Tensor("float32", ("utterances", frames, dim))
+        inputs[f"{name}{LENS}"] = Tensor("int64", ("utterances",))
+        length = _SIZES[frames]
+        example += [torch.zeros(2, length, dim), torch.tensor([length, length - 2])]
     export_graph(step.memory, example, _axes(inputs), _axes(step.memory_tensors), path)
     return describe(path, inputs, step.memory_tensors, {})
 
@@ -229,11 +244,12 @@ def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
     """Write the graph of one decoding step."""
     inputs = {**step.inputs, **step.memory_tensors}
     outputs = {"log_probs": Tensor("float32", ("rows", vocabulary))}
-    sizes = dict(utterances=2, hypotheses=3, rows=5, kept=4, nodes=9, frames=7)
+    if step.returns_hidden:
+        outputs["hidden"] = Tensor("float32", ("rows", step.hidden_size))
     states: Dict[str, State] = dict(step.states)
     export_graph(
         step,
-        [_zeros(tensor, sizes) for tensor in (*inputs.values(), *states.values())],
+        [_zeros(tensor) for tensor in (*inputs.values(), *states.values())],
         {**_axes(inputs), **_state_axes(states, "previous")},
         {
             **_axes(outputs),

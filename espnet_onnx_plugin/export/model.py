@@ -25,6 +25,9 @@ class Checkpoints:
     lm_train_config: Optional[Path] = None
     lm_file: Optional[Path] = None
     ngram_file: Optional[Path] = None
+    src_lm_train_config: Optional[Path] = None
+    src_lm_file: Optional[Path] = None
+    src_ngram_file: Optional[Path] = None
 
     def __post_init__(self) -> None:
         for name, path in self.files().items():
@@ -33,8 +36,10 @@ class Checkpoints:
                     f"--{name} {path} does not exist; train the model first, or check "
                     "the path"
                 )
-        if (self.lm_train_config is None) != (self.lm_file is None):
-            raise PluginError("--lm_train_config and --lm_file go together")
+        for lm in ("lm", "src_lm"):
+            config, file = f"{lm}_train_config", f"{lm}_file"
+            if (getattr(self, config) is None) != (getattr(self, file) is None):
+                raise PluginError(f"--{config} and --{file} go together")
 
     def files(self) -> Dict[str, Path]:
         """The files that are given, by the option that names them."""
@@ -42,10 +47,13 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def from_tag(
-    task: str, tag: str, ngram_file: Optional[Path] = None
-) -> Iterator[Checkpoints]:
+def from_tag(task: str, tag: str, **ngrams: Optional[Path]) -> Iterator[Checkpoints]:
     """Files of a packed model: a local zip, or a tag of espnet_model_zoo.
+
+    Args:
+        task: of the model.
+        tag: the zip or the tag.
+        ngrams: files that are not packed with it, by name of :class:`Checkpoints`.
 
     Raises:
         PluginError: if it is neither, or holds no model of the task.
@@ -65,10 +73,14 @@ def from_tag(
             raise PluginError(
                 f"{tag} is no model of task {task}: it holds {', '.join(sorted(files))}"
             )
-        lm = {k: Path(files[k]) for k in ("lm_train_config", "lm_file") if k in files}
+        lm = {
+            name: Path(files[name])
+            for name in Checkpoints.__dataclass_fields__
+            if "lm_" in name and name in files
+        }
         yield Checkpoints(
             *(Path(files[name]) for name in names),
-            ngram_file=ngram_file,
+            **ngrams,
             **lm,
         )
 

@@ -29,6 +29,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.compare import difference
 from espnet_onnx_plugin.runtime.encoder import (
+    LENS,
     Accompanied,
     Encoded,
     Encoder,
@@ -146,43 +147,42 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 class _Reference:
     """ESPnet's scorer for the hypotheses of one utterance."""
 
-    def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor, first: int):
+    def __init__(
+        self,
+        scorer: torch.nn.Module,
+        memory: Sequence[torch.Tensor],
+        return_hs: bool,
+    ):
         # A copy: some keep what they made of an utterance in the module.
         self._scorer = copy.deepcopy(scorer)
         self._memory = memory
-        self._prefixes = torch.full((1, 1), first)
-        self._states: Optional[List[Any]] = None
-        self._begun = False
+        self._more = {"return_hs": True} if return_hs else {}
+        self._prefixes = torch.zeros((1, 0), dtype=torch.int64)
+        self._states: Optional[List[Any]] = [self._scorer.init_state(memory[0])]
 
-    def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        """Log probabilities after every hypothesis got its token."""
-        batch = hasattr(self._scorer, "batch_score")
-        if not self._begun:
-            self._states = [None if batch else self._scorer.init_state(self._memory)]
-        else:
-            ids = torch.from_numpy(parents)
-            new = torch.from_numpy(tokens)[:, None]
-            self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
-            # Scorers that see the whole prefix at every step have no state.
-            self._states = self._states and [self._states[i] for i in parents]
-        self._begun = True
-        with torch.no_grad():
-            score = self._batch_score if batch else self._single_scores
-            scores, self._states = score(self._prefixes, self._states)
-        return scores.numpy()
-
-    def _batch_score(self, prefixes, states):
-        memory = self._memory.expand(len(prefixes), *self._memory.shape)
-        return self._scorer.batch_score(prefixes, states, memory)
-
-    def _single_scores(self, prefixes, states):
-        # Copies: coverage attention changes the list that it is given, which is its
-        # parent's.
+    @torch.no_grad()
+    def score(self, tokens: np.ndarray, parents: np.ndarray) -> List[np.ndarray]:
+        """Log probabilities after every hypothesis got its token, and what the output
+        layer read if that is returned.
+        """
+        ids, new = torch.from_numpy(parents), torch.from_numpy(tokens)
+        self._prefixes = torch.cat((self._prefixes[ids], new[:, None]), dim=1)
+        # Scorers that see the whole prefix at every step have no state.
+        states = self._states and [self._states[i] for i in parents]
+        if hasattr(self._scorer, "batch_score"):
+            memory = [m.expand(len(self._prefixes), *m.shape) for m in self._memory]
+            scores, self._states = self._scorer.batch_score(
+                self._prefixes, states, *memory, **self._more
+            )
+            return [part.numpy() for part in (scores if self._more else [scores])]
+        # ESPnet's search asks such a scorer for one hypothesis after the other. Copies:
+        # coverage attention changes the list that it is given, which is its parent's.
         scored = [
-            self._scorer.score(prefix, copy.deepcopy(state), self._memory)
-            for prefix, state in zip(prefixes, states)
+            self._scorer.score(prefix, copy.deepcopy(state), *self._memory)
+            for prefix, state in zip(self._prefixes, states)
         ]
-        return torch.stack([s for s, _ in scored]), [state for _, state in scored]
+        self._states = [state for _, state in scored]
+        return [np.stack([scores.numpy() for scores, _ in scored])]
 
 
 def check_step(
@@ -207,7 +207,7 @@ def check_step(
         dim: size of the encoder's output.
         vocabulary: number of tokens.
         name: of the component, for the message.
-        frames: encoder frames of each utterance.
+        frames: encoder frames of each utterance; other sequences are a little longer.
         steps: how many steps.
 
     Returns:
@@ -215,25 +215,35 @@ def check_step(
     """
     random = np.random.default_rng(0)
     count = len(frames)
-    encoder_out = random.standard_normal((count, max(frames), dim)).astype(np.float32)
+    encoded = Encoded()
+    for i, source in enumerate(step.reads):
+        shape = (count, max(frames) + i, dim)
+        encoded[source] = random.standard_normal(shape).astype(np.float32)
+        encoded[f"{source}{LENS}"] = np.array(frames) + i
     first = vocabulary - 1
     references = [
-        _Reference(step.reference, torch.from_numpy(encoder_out[i, :length]), first)
-        for i, length in enumerate(frames)
+        _Reference(
+            step.reference,
+            [
+                torch.from_numpy(encoded[source][i, : encoded[source + LENS][i]])
+                for source in step.reads
+            ],
+            step.returns_hidden,
+        )
+        for i in range(count)
     ]
     scorer = GraphScorer(session, memory)
-    encoded = Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
     state = scorer.start(encoded, [[first]] * count)
     tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0
     for number in range(steps):
         ours, state = scorer.score(tokens, parents, state)
-        expected = np.stack(
-            [r.score(t, p) for r, t, p in zip(references, tokens, parents)]
-        )
+        scored = [r.score(t, p) for r, t, p in zip(references, tokens, parents)]
         what = f"step {number + 1}, {tokens.shape[1]} hypotheses each"
-        worst = max(worst, require(name, what, difference(ours, expected)))
+        hidden = [scorer.hidden(state)] if step.returns_hidden else []
+        for part, expected in zip([ours, *hidden], map(np.stack, zip(*scored))):
+            worst = max(worst, require(name, what, difference(part, expected)))
         previous, width = tokens.shape[1], 2 + number % 3
         # Token 0 takes part: some language models treat it as padding.
         tokens = random.integers(0, vocabulary, (count, width))

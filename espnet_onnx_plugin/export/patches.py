@@ -58,6 +58,9 @@ def padding_kept_out(encoder: torch.nn.Module) -> Iterator[None]:
             for conv in embed.conv:
                 if isinstance(conv, (torch.nn.Conv1d, torch.nn.Conv2d)):
                     mask = mask[:, :, conv.kernel_size[0] - 1 :: conv.stride[0]]
+            # Frames that the caller puts before the first one are never padding.
+            before = args[2].size(1) if len(args) > 2 and args[2] is not None else 0
+            mask = torch.nn.functional.pad(mask, (before, 0), value=True)
         return x, mask
 
     for layer in getattr(encoder, "encoders", []):

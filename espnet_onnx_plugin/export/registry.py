@@ -46,6 +46,13 @@ class Arch:
 
 _REGISTRY: Dict[Tuple[str, str], Arch] = {}
 
+#: Keys of ``config.yaml`` that choose among the architectures of another key.
+_SAME_AS = {
+    "hier_encoder": "encoder",
+    "md_encoder": "encoder",
+    "extra_asr_decoder": "decoder",
+}
+
 
 def register(arch: Arch) -> Arch:
     """Add an architecture; a second one of the same role and name is an error."""
@@ -72,13 +79,14 @@ def find(role: str, name: str) -> Arch:
         PluginError: if it is not registered; the message lists what is.
     """
     _load()
-    if (role, name) not in _REGISTRY:
-        known = ", ".join(sorted(n for r, n in _REGISTRY if r == role)) or "none"
+    kind = _SAME_AS.get(role, role)
+    if (kind, name) not in _REGISTRY:
+        known = ", ".join(sorted(n for r, n in _REGISTRY if r == kind)) or "none"
         raise PluginError(
             f"{role} '{name}' is not supported (supported: {known}); to add it, write "
-            f"espnet_onnx_plugin/export/archs/{name}_{role}.py"
+            f"espnet_onnx_plugin/export/archs/{name}_{kind}.py"
         )
-    return _REGISTRY[role, name]
+    return _REGISTRY[kind, name]
 
 
 def all_archs() -> Iterator[Arch]:

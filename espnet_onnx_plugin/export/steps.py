@@ -45,11 +45,18 @@ class StepModule(torch.nn.Module):
         inputs: :data:`RECURRENT_INPUTS` or :data:`TREE_INPUTS`.
         states: the recurrent states by name. Axis ``rows`` counts the rows of the
             previous step, axis ``nodes`` its nodes.
-        memory: a module from ``(encoder_out (utterances, frames, dim), lengths)`` to
-            the tensors that every step reads, or None.
+        memory: a module from what :attr:`reads` names, each (utterances, frames, dim)
+            followed by its lengths, to the tensors that every step reads, or None.
+        reads: sequences that the memory is made from, in the order of ESPnet's
+            ``batch_score``, and what their axis of frames is called.
         memory_tensors: those tensors by name, in the order of ``memory``'s results.
         max_tokens: how many tokens it has positions for; None: any number.
+        hidden_size: size of what the output layer reads, where the step can return it.
+        returns_hidden: whether it does.
     """
+
+    hidden_size: Optional[int] = None
+    returns_hidden = False
 
     def __init__(self, reference: torch.nn.Module, inputs: Mapping[str, Tensor]):
         super().__init__()
@@ -57,6 +64,7 @@ class StepModule(torch.nn.Module):
         self.inputs = inputs
         self.states: Mapping[str, State] = {}
         self.memory: Optional[torch.nn.Module] = None
+        self.reads: Mapping[str, str] = {"encoder_out": "frames"}
         self.memory_tensors: Mapping[str, Tensor] = {}
         self.max_tokens: Optional[int] = None
 
@@ -73,10 +81,26 @@ class StepModule(torch.nn.Module):
             tensors: what :attr:`inputs` names, the memory's tensors, the states.
 
         Returns:
-            Log probabilities (rows, vocabulary), then the new states: of the rows, or
+            Log probabilities (rows, vocabulary), what the output layer read (rows,
+            hidden_size) if :attr:`returns_hidden`, then the new states: of the rows, or
             of the kept nodes followed by one node for each row.
         """
         raise NotImplementedError
+
+    def returning_hidden(self) -> "StepModule":
+        """Return also what the output layer reads, from now on.
+
+        Raises:
+            PluginError: if ESPnet's module cannot.
+        """
+        if self.hidden_size is None:
+            name = type(self.reference).__name__
+            raise PluginError(
+                f"{name} cannot be the ASR sub-decoder of a multi-decoder model: as in "
+                "ESPnet, it does not return its hidden states"
+            )
+        self.returns_hidden = True
+        return self
 
 
 def masked(valid: torch.Tensor) -> torch.Tensor:

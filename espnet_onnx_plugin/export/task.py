@@ -9,13 +9,14 @@ import importlib
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Graph, Speech, Text
+from espnet_onnx_plugin.bundle import Bundle, Graph, Speech, Text
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import (
@@ -34,7 +35,8 @@ from espnet_onnx_plugin.export.hub_text import (
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import StepModule
-from espnet_onnx_plugin.runtime.encoder import Utterance
+from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
+from espnet_onnx_plugin.runtime.session import Device
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +114,7 @@ class TaskModel:
                 f"model '{config['model']}' is not supported (supported: "
                 f"{', '.join(self.models)})"
             )
-        if config.get("token_type") not in _TOKEN_TYPES:
-            raise PluginError(
-                f"token_type '{config['token_type']}' is not supported yet"
-            )
+        refuse_token_type("token_type", config)
 
     def wrap_encoder(self) -> EncoderGraph:
         """The encoder graph of the model."""
@@ -128,15 +127,9 @@ class TaskModel:
         arch = find("decoder", self.args.decoder)
         return {"decoder": arch.wrap(self.model.decoder).eval()}
 
-    @property
-    def dim(self) -> int:
-        """Size of the encoder's output."""
-        return self.encoder.output_size()
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens."""
-        return len(self.model.token_list)
+    def sizes(self, role: str) -> Tuple[int, int]:
+        """Size of what the memory of a step reads, and of the step's vocabulary."""
+        return self.encoder.output_size(), len(self.model.token_list)
 
     @property
     def speech(self) -> Speech:
@@ -190,15 +183,38 @@ class TaskModel:
         graphs = export_audio(self.frontend, self.encoder, self.speech, work)
         for role, step in self.steps.items():
             logger.info("exporting the %s", role)
+            dim, vocabulary = self.sizes(role)
             if step.memory is not None:
                 name = f"{role}_memory"
-                graphs[name] = export_memory(step, self.dim, work / f"{name}.onnx")
-            graphs[role] = export_step(step, self.vocabulary, work / f"{role}.onnx")
+                graphs[name] = export_memory(step, dim, work / f"{name}.onnx")
+            graphs[role] = export_step(step, vocabulary, work / f"{role}.onnx")
         return graphs
 
     def accompany(self, speech: np.ndarray) -> Utterance:
         """Audio with what else the model reads, made up for a check."""
         return speech
+
+    def noise(self) -> Iterator[Tuple[str, Utterance]]:
+        """Made-up utterances of several lengths with descriptions, for a check."""
+        for what, array in parity.noise(self.speech):
+            yield what, self.accompany(array)
+
+    def check_parity(self, bundle: Bundle) -> Dict[str, float]:
+        """Compare graphs that are neither frontend and encoder nor steps.
+
+        Returns:
+            The largest relative difference by role.
+
+        Raises:
+            PluginError: if one is above the tolerance.
+        """
+        return {}
+
+    def mixed(self, bundle: Bundle) -> List[str]:
+        """Roles of the graphs that let the utterances of a batch change each other."""
+        noise = [utterance for _, utterance in self.noise()]
+        alone = parity.encodes_batches(Encoder(bundle, Device()), noise)
+        return [] if alone else ["encoder"]
 
     def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:
         """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
@@ -207,6 +223,12 @@ class TaskModel:
             utterance: (samples,) or (frames, dim), with what accompanies it.
         """
         return encode_reference(self.model, utterance)
+
+
+def refuse_token_type(key: str, config: Mapping[str, Any]) -> None:
+    """Raise a :class:`PluginError` where a tokenizer is not supported."""
+    if config.get(key) not in _TOKEN_TYPES:
+        raise PluginError(f"{key} '{config[key]}' is not supported yet")
 
 
 def encode_reference(
@@ -271,7 +293,7 @@ def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module
     return None if features is None else features(model.encoder).eval()
 
 
-def _shortest_frames(encoder: torch.nn.Module) -> int:
+def shortest_frames(encoder: torch.nn.Module) -> int:
     """The fewest feature frames for which ESPnet's encoder does not give up."""
     subsampling = import_nets("pytorch_backend.transformer.subsampling")
     frames = 1
@@ -309,7 +331,7 @@ def describe_speech(
         frontend: what :func:`wrap_frontend` gave.
         args: the training arguments.
     """
-    frames = _shortest_frames(model.encoder)
+    frames = shortest_frames(model.encoder)
     if getattr(model, "postencoder", None) is not None:
         while _is_too_short(model, frontend, args, frames):
             frames += 1
@@ -381,6 +403,5 @@ def export_audio(
         # "Unable to determine the domain of the given function".
         frames = feats.size(1) - 1 + feats.size(1) % 2
         example = (feats[:, :frames], lengths.clamp(max=frames))
-    example = (*example, *encoder.other_examples())
     graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
     return graphs

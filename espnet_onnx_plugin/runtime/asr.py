@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import (
     Any,
     Dict,
+    Iterator,
     List,
     Mapping,
     NamedTuple,
@@ -25,12 +26,13 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.align import Span, align, words
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
+from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
 from espnet_onnx_plugin.runtime.scorers import (
     FullScorer,
     LengthBonus,
     NgramScorer,
+    Primers,
     graph_scorer,
 )
 from espnet_onnx_plugin.runtime.session import Device, Session
@@ -45,6 +47,30 @@ logger = logging.getLogger(__name__)
 
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
 Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
+
+#: What is written into a file of an utterance: a line, or several.
+Lines = Union[str, List[str]]
+
+#: What ESPnet answers an utterance with that is too short for the encoder.
+PLACEHOLDER: Result = (" ", ["<space>"], [2], Hypothesis(yseq=[], score=0.0))
+
+
+class Stage(NamedTuple):
+    """A search of a call.
+
+    Attributes:
+        made: what graphs made for it, by role.
+        roles: of the graphs behind the scorers that have one, by scorer.
+        search: it.
+        encoded: what it reads.
+        hypotheses: what it found, of each utterance, best first.
+    """
+
+    made: Mapping[str, Encoded]
+    roles: Mapping[str, str]
+    search: Union[BeamSearch, TimeSyncSearch]
+    encoded: Encoded
+    hypotheses: List[List[Hypothesis]]
 
 
 class TooShortUttError(Exception):
@@ -145,6 +171,8 @@ class Speech2Text:
 
     task = "asr"
     options_class = DecodeOptions
+    #: Whether hypotheses come with the decoder's hidden states.
+    return_hs = False
 
     def __init__(
         self,
@@ -169,12 +197,41 @@ class Speech2Text:
         self.bundle = bundle
         self.device = device
         self.converter = TokenConverter(self.bundle)
-        self._encoder = Encoder(self.bundle, self.device)
+        self._encoder = self._open_encoder()
         self.search = self._build_search()
         #: Length of the n-best list.
         self.nbest = self._options.nbest
         #: Timing of the newest call.
         self.timing = Timing(*[0.0] * len(Timing._fields))
+
+    @staticmethod
+    def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
+        """Decoding options for a check, such that every graph of a bundle is used."""
+        graphs = bundle.manifest.graphs
+        if "generate" in bundle.manifest.search:
+            return dict(hugging_face_decoder=True)
+        ctc_weight = 0.3
+        if "decoder" not in graphs:
+            ctc_weight = 1.0
+        elif "ctc_log_probs" not in graphs["encoder"].outputs:
+            ctc_weight = 0.0
+        return dict(
+            beam_size=min(beam_size, len(TokenConverter(bundle).token_list)),
+            ctc_weight=ctc_weight,
+            lm_weight=0.3,
+            ngram_weight=0.0,
+        )
+
+    def _open_encoder(self) -> Encoder:
+        return Encoder(self.bundle, self.device)
+
+    @property
+    def _has_ctc(self) -> bool:
+        return "ctc_log_probs" in self._encoder.outputs
+
+    def _pre_beam(self, scorers: Mapping[str, FullScorer]) -> bool:
+        """Whether the CTC scores the best tokens of the other scorers only."""
+        return self._options.ctc_weight != 1.0
 
     def _build_search(self) -> Union[BeamSearch, TimeSyncSearch, HubSearch]:
         options, search = self._options, self.bundle.manifest.search
@@ -187,8 +244,7 @@ class Speech2Text:
                 "time_sync is not for models of Whisper's tokens, in ESPnet either: "
                 "that search begins with the start symbol alone"
             )
-        has_ctc = "ctc_log_probs" in self._encoder.outputs
-        if not has_ctc and (options.ctc_weight > 0 or options.time_sync):
+        if not self._has_ctc and (options.ctc_weight > 0 or options.time_sync):
             raise PluginError(
                 "the model has no CTC: set ctc_weight to 0 and time_sync to false"
             )
@@ -202,12 +258,13 @@ class Speech2Text:
             eos=search["eos"],
             blank=search["blank"],
             weights=options.weights,
-            pre_beam=options.ctc_weight != 1.0,
+            pre_beam=self._pre_beam(scorers),
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
             primer=primer,
             max_tokens=search.get("max_tokens"),
+            return_hs=self.return_hs,
             end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
@@ -288,7 +345,7 @@ class Speech2Text:
             )
         return speech
 
-    def encode(self, utterances: Sequence[np.ndarray]) -> Encoded:
+    def encode(self, utterances: Sequence[Utterance]) -> Encoded:
         """Run frontend and encoder on utterances that :meth:`prepare` gave."""
         return self._encoder(utterances)
 
@@ -309,33 +366,76 @@ class Speech2Text:
         """
         return self.batch([self.prepare(speech)])[0]
 
-    def batch(self, utterances: Sequence[np.ndarray]) -> List[Results]:
+    def batch(
+        self, utterances: Sequence[Utterance], primers: Optional[Primers] = None
+    ) -> List[Results]:
         """Recognize several utterances together.
 
         Each gets the result that it gets alone.
 
         Args:
             utterances: what :meth:`prepare` gave; of similar lengths, for speed.
+            primers: what the hypotheses of each begin with; default: that of the
+                options.
         """
         start = time.perf_counter()
-        encoded = self.encode(utterances)
-        results = []
-        for i, hypotheses in enumerate(self.search(encoded)):
-            best = [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
-            if self._options.ctm:
-                best = [self._timed(encoded, i, result) for result in best]
-            intermediate = self._interctc(encoded, i)
-            results.append((best, intermediate) if intermediate else best)
-        parts = {**self._encoder.seconds, **self.search.seconds}
+        results = self._recognize(self.encode(utterances), primers)
+        parts = self._seconds()
         total = time.perf_counter() - start
         named = {name: parts.get(name, 0.0) for name in Timing._fields[:-1]}
         self.timing = Timing(**named, rest=total - sum(named.values()))
         return results
 
+    def stages(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> Iterator[Stage]:
+        """Run the searches of a call, in order."""
+        made, roles = {"encoder": encoded}, {"decoder": "decoder", "lm": "lm"}
+        primed = () if primers is None else (primers,)
+        yield Stage(made, roles, self.search, encoded, self.search(encoded, *primed))
+
+    def _recognize(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> List[Results]:
+        """The results of each utterance."""
+        results = []
+        [stage] = self.stages(encoded, primers)
+        for i, hypotheses in enumerate(stage.hypotheses):
+            best = self._nbest(hypotheses)
+            if self._options.ctm:
+                best = [self._timed(encoded, i, result) for result in best]
+            intermediate = self._interctc(encoded, i)
+            results.append((best, intermediate) if intermediate else best)
+        return results
+
+    def _seconds(self) -> Dict[str, float]:
+        """Seconds that the newest call spent, by part."""
+        return {**self._encoder.seconds, **self.search.seconds}
+
+    def _nbest(self, hypotheses: Sequence[Hypothesis]) -> List[Result]:
+        return [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
+
     def _result(self, hypothesis: Hypothesis) -> Result:
         token_int = [i for i in hypothesis.yseq[1:-1] if i != 0]
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(token), token, token_int, hypothesis
+
+    def placeholder(self) -> Results:
+        """The results of an utterance that is too short for the encoder."""
+        return [PLACEHOLDER] * self.nbest
+
+    def files(self, results: Results) -> Dict[str, Lines]:
+        """What is written of an utterance, by the file's path."""
+        nbest, intermediate = results if isinstance(results, tuple) else (results, {})
+        files = {
+            f"{n}best_recog/{name}": line
+            for n, result in enumerate(nbest, 1)
+            for name, line in self.lines(result).items()
+        }
+        for layer, token in intermediate.items():
+            name = f"1best_recog/encoder_interctc_layer{layer}.txt"
+            files[name] = " ".join(token)
+        return files
 
     def _timed(self, encoded: Encoded, utterance: int, result: Result) -> Result:
         """The result, with the times of its tokens in the hypothesis."""
@@ -352,14 +452,14 @@ class Speech2Text:
         times = [Span(t, *map(float, s)) for t, s in zip(token, seconds)]
         return text, token, token_int, hypothesis._replace(times=times)
 
-    def lines(self, result: Result) -> Dict[str, Union[str, List[str]]]:
+    def lines(self, result: Result) -> Dict[str, Lines]:
         """What is written of a result, by the file's name; several lines as a list.
 
         ESPnet's files, ``scores`` with what each scorer gave (before its weight), and
         with option ``ctm`` NIST's time marks (channel, start, duration, token or word).
         """
         text, token, token_int, hypothesis = result
-        lines: Dict[str, Union[str, List[str]]] = {
+        lines: Dict[str, Lines] = {
             "token": " ".join(token),
             "token_int": " ".join(map(str, token_int)),
             "score": str(hypothesis.score),

@@ -41,7 +41,8 @@ class BeamSearch:
 
     def __init__(self, config: BeamSearchConfig, scorers: Dict[str, FullScorer]):
         self._config = config
-        self._scorers = {k: s for k, s in scorers.items() if config.weights.get(k)}
+        #: Those that are asked, by name.
+        self.scorers = {k: s for k, s in scorers.items() if config.weights.get(k)}
         self._use_ctc = bool(config.weights.get("ctc"))
         #: Seconds that the newest call spent, by scorer.
         self.seconds: Dict[str, float] = {}
@@ -62,7 +63,7 @@ class BeamSearch:
         """
         if primers is None:
             primers = [self._config.primer or (self._config.sos,)] * encoded.utterances
-        self.seconds = dict.fromkeys((*self._scorers, "ctc"), 0.0)
+        self.seconds = dict.fromkeys((*self.scorers, "ctc"), 0.0)
         results = self._search(encoded, primers, self._config.minlenratio)
         for i, ended in enumerate(results):
             alone = (encoded.select([i]), [primers[i]])
@@ -103,7 +104,7 @@ class BeamSearch:
                 int(frames),
                 minlenratio,
                 primers[i],
-                list(self._scorers),
+                list(self.scorers),
                 self._ctc_scorer(encoded, i) if self._use_ctc else None,
             )
             for i, frames in enumerate(encoded.lengths)
@@ -119,23 +120,27 @@ class BeamSearch:
             if len(left) <= len(running) // 2:
                 running = [running[i] for i in left]
                 states = {
-                    name: self._scorers[name].select(left, state)
+                    name: self.scorers[name].select(left, state)
                     for name, state in states.items()
                 }
             tokens, parents = _together(running)
             parts = {}
             for name, scorer in self._timed_scorers():
                 parts[name], states[name] = scorer.score(tokens, parents, states[name])
+            if config.return_hs:
+                hidden = self.scorers["decoder"].hidden(states["decoder"])
             for i, utterance in enumerate(running):
                 if not utterance.done:
                     count = len(utterance.beam)
+                    if config.return_hs:
+                        utterance.remember(hidden[i, :count])
                     utterance.advance({k: v[i, :count] for k, v in parts.items()})
         self.seconds["ctc"] += sum(u.ctc_seconds for u in utterances)
         return [utterance.ended for utterance in utterances]
 
     def _timed_scorers(self) -> Iterator[Tuple[str, FullScorer]]:
         """The scorers; what the loop does with each is counted as its time."""
-        for name, scorer in self._scorers.items():
+        for name, scorer in self.scorers.items():
             start = time.perf_counter()
             yield name, scorer
             self.seconds[name] += time.perf_counter() - start

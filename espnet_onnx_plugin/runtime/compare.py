@@ -2,17 +2,15 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.runtime.data import Source, usable
-from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
-from espnet_onnx_plugin.runtime.scorers import FullScorer, graph_scorer
-from espnet_onnx_plugin.runtime.session import Session
-from espnet_onnx_plugin.runtime.tasks import open_model
-from espnet_onnx_plugin.runtime.text import TokenConverter
+from espnet_onnx_plugin.runtime.encoder import LENS, Encoded, to_numpy
+from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.tasks import model_class, open_model
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +53,19 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 
 
 def difference(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference relative to the reference's largest magnitude.
+    """Largest difference relative to the reference's largest finite magnitude.
 
-    Infinite where the shapes differ or a value is not a number.
+    Infinite where the shapes differ, a value is not a number, or one is infinite and
+    the other is not.
     """
     if ours.shape != reference.shape:
         return float("inf")
-    if reference.size == 0:
+    finite = np.isfinite(reference)
+    if not np.array_equal(ours[~finite], reference[~finite]):
+        return float("inf")
+    if not finite.any():
         return 0.0
+    ours, reference = ours[finite], reference[finite]
     scale = max(float(np.abs(reference).max()), 1e-20)
     worst = float(np.abs(ours - reference).max()) / scale
     return worst if np.isfinite(worst) else float("inf")
@@ -70,47 +73,18 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> float:
 
 def search_options(bundle: Bundle) -> Dict[str, Any]:
     """Decoding options for a check, such that every graph of the bundle is used."""
-    graphs = bundle.manifest.graphs
-    ctc_weight = 0.3
-    if "decoder" not in graphs:
-        ctc_weight = 1.0
-    elif "ctc_log_probs" not in graphs["encoder"].outputs:
-        ctc_weight = 0.0
-    if "generate" in bundle.manifest.search:
-        return dict(hugging_face_decoder=True)
-    return dict(
-        beam_size=min(BEAM_SIZE, len(TokenConverter(bundle).token_list)),
-        ctc_weight=ctc_weight,
-        lm_weight=0.3,
-        ngram_weight=0.0,
-    )
+    return model_class(bundle.manifest.task).check_options(bundle, BEAM_SIZE)
 
 
-class _Side:
-    """One of the two bundles, opened for search and for single graphs."""
-
-    def __init__(self, bundle: Bundle):
-        graphs = bundle.manifest.graphs
-        self.speech2text = open_model(bundle, **search_options(bundle))
-        device = self.speech2text.device
-        self.scorers: Dict[str, FullScorer] = {}
-        for role in ("decoder", "lm"):
-            if role in graphs:
-                memory = None
-                if f"{role}_memory" in graphs:
-                    memory = Session(bundle, f"{role}_memory", device)
-                self.scorers[role] = graph_scorer(Session(bundle, role, device), memory)
-
-    def forced(self, role: str, encoded: Encoded, tokens: List[int]) -> np.ndarray:
-        """Scores along a given token sequence, (tokens, vocabulary)."""
-        scorer = self.scorers[role]
-        state = scorer.start(encoded, [tokens[:1]])
-        parents = np.zeros((1, 1), np.int64)
-        rows = []
-        for token in tokens:
-            scores, state = scorer.score(np.array([[token]]), parents, state)
-            rows.append(scores[0, 0])
-        return np.stack(rows)
+def _forced(scorer: FullScorer, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+    """Scores along a given token sequence, (tokens, vocabulary)."""
+    state = scorer.start(encoded, [tokens[:1]])
+    parents = np.zeros((1, 1), np.int64)
+    rows = []
+    for token in tokens:
+        scores, state = scorer.score(np.array([[token]]), parents, state)
+        rows.append(scores[0, 0])
+    return np.stack(rows)
 
 
 def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Comparison:
@@ -121,7 +95,7 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         other: with the same graphs.
         source: audio; noise stands in where it is None.
     """
-    left, right = _Side(reference), _Side(other)
+    left, right = (open_model(b, **search_options(b)) for b in (reference, other))
     speech = reference.manifest.speech
     count = identical = 0
     differences: Dict[str, float] = {}
@@ -132,23 +106,27 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
 
     for key, audio in noise(speech) if source is None else usable(source, speech):
         logger.info("comparing on %s", key)
-        prepared = [left.speech2text.prepare(audio)]
-        encoded = left.speech2text.encode(prepared)
-        encoded_right = right.speech2text.encode(prepared)
-        for name, value in encoded.items():
-            if name != "encoder_out_lens":
-                note("encoder", to_numpy(encoded_right[name]), to_numpy(value))
-        [best] = left.speech2text.search(encoded)
-        [best_right] = right.speech2text.search(encoded_right)
-        tokens = best[0].yseq[:-1] if best else [reference.manifest.search["sos"]]
-        for role in left.scorers:
-            # Both get the reference's encoder output: each component on its own.
-            note(
-                role,
-                right.forced(role, encoded, tokens),
-                left.forced(role, encoded, tokens),
-            )
+        prepared = [left.prepare(audio)]
+        same = True
+        sides = (side.stages(side.encode(prepared)) for side in (right, left))
+        for ours, expected in zip(*sides):
+            for role, made in expected.made.items():
+                for name, value in made.items():
+                    if not name.endswith(LENS):
+                        note(role, to_numpy(ours.made[role][name]), to_numpy(value))
+            [best], [best_ours] = expected.hypotheses, ours.hypotheses
+            same &= [h.yseq for h in best[:1]] == [h.yseq for h in best_ours[:1]]
+            tokens = best[0].yseq[:-1] if best else [0]
+            for name, role in expected.roles.items():
+                if name in expected.search.scorers:
+                    # Both get what the reference's encoder made: each component on its
+                    # own.
+                    forced = (
+                        _forced(stage.search.scorers[name], expected.encoded, tokens)
+                        for stage in (ours, expected)
+                    )
+                    note(role, *forced)
         count += 1
-        identical += [h.yseq for h in best[:1]] == [h.yseq for h in best_right[:1]]
+        identical += same
     kind = "noise" if source is None else "real"
     return Comparison(count, kind, identical, differences)

@@ -5,11 +5,10 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Tuple
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.asr import (
-    Result,
     Results,
     Speech2Text,
     Timing,
@@ -17,9 +16,6 @@ from espnet_onnx_plugin.runtime.asr import (
 )
 from espnet_onnx_plugin.runtime.data import Audio, check_rate
 from espnet_onnx_plugin.runtime.encoder import Utterance
-from espnet_onnx_plugin.runtime.utterance_search import (
-    Hypothesis,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +30,14 @@ class Decoded:
 
     Attributes:
         key: the utterance's id.
-        results: its n-best list.
-        intermediate: tokens of each intermediate CTC, if the model has any.
+        results: what the model gives for it.
         audio_seconds: how long it lasts.
         total_seconds: what it took; in a batch, its share by duration.
         timing: likewise, by part.
     """
 
     key: str
-    results: List[Result]
-    intermediate: Optional[Dict[int, List[str]]]
+    results: Results
     audio_seconds: float
     total_seconds: float = 0.0
     timing: Timing = Timing(*[0.0] * len(Timing._fields))
@@ -88,10 +82,8 @@ def _decode_window(
             prepared[key] = speech2text.prepare(audio.array, **more)
         except TooShortUttError as e:
             logger.warning("Utterance %s %s", key, e)
-            placeholder = (" ", ["<space>"], [2], Hypothesis(yseq=[], score=0.0))
-            results = [placeholder] * speech2text.nbest
             seconds = expected.seconds(len(audio.array))
-            decoded[key] = Decoded(key, results, None, seconds)
+            decoded[key] = Decoded(key, speech2text.placeholder(), seconds)
     by_length = sorted(prepared, key=lambda key: len(prepared[key]), reverse=True)
     for first in range(0, len(by_length), batch_size):
         batch = {key: prepared[key] for key in by_length[first : first + batch_size]}
@@ -115,12 +107,10 @@ def _decode_batch(
     length = sum(len(audio) for audio in batch.values())
     decoded = {}
     for (key, audio), results in zip(batch.items(), all_results):
-        nbest, intermediate = results if isinstance(results, tuple) else (results, None)
         share = len(audio) / length
         decoded[key] = Decoded(
             key,
-            nbest,
-            intermediate,
+            results,
             speech2text.bundle.manifest.speech.seconds(len(audio)),
             total * share,
             Timing(*(seconds * share for seconds in speech2text.timing)),

@@ -9,6 +9,9 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.runtime.session import Device, Session, Value
 
+#: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.
+LENS = "_lens"
+
 #: What the encoder's graph reads of one utterance, by name.
 Features = Dict[str, Value]
 
@@ -67,11 +70,15 @@ class Encoded(Dict[str, Value]):
         utterances = list(utterances)
         if utterances == list(range(self.utterances)):
             return self
-        lengths = self.lengths[utterances]
-        selected = Encoded(encoder_out_lens=lengths)
+        selected = Encoded()
         for name, value in self.items():
-            if name not in selected:
-                selected[name] = to_numpy(value)[utterances, : lengths.max()]
+            if name.endswith(LENS):
+                selected[name] = value[utterances]
+            else:  # a CTC's scores have as many frames as the encoder's output
+                lengths = name + LENS
+                lengths = lengths if lengths in self else "encoder_out_lens"
+                frames = self[lengths][utterances].max()
+                selected[name] = to_numpy(value)[utterances, :frames]
         return selected
 
     @staticmethod
@@ -82,7 +89,7 @@ class Encoded(Dict[str, Value]):
         stacked = Encoded()
         for name in utterances[0]:
             arrays = [to_numpy(encoded[name])[0] for encoded in utterances]
-            if name == "encoder_out_lens":
+            if name.endswith(LENS):
                 stacked[name] = np.array(arrays)
             else:
                 stacked[name] = pad(arrays)

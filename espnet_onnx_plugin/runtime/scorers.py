@@ -7,7 +7,7 @@ older state can be scored again.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, NamedTuple, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
@@ -51,6 +51,13 @@ class FullScorer(Protocol):
         """The state of some of the utterances."""
 
 
+class HiddenScorer(FullScorer, Protocol):
+    """A decoder that also tells what its output layer reads."""
+
+    def hidden(self, state: Any) -> np.ndarray:
+        """That of the newest step, (utterances, hypotheses, dim) float32."""
+
+
 @dataclass(frozen=True)
 class StepState:
     """State of a step graph. (U, H) are utterances and their hypotheses.
@@ -61,6 +68,7 @@ class StepState:
         rows: (U, H) row of each hypothesis in states that have rows.
         visible: (U, H, nodes) bool, which nodes of the states each hypothesis sees.
         positions: (U, H) number of tokens before the next one.
+        hidden: (U, H, dim) what the output layer read, where the graph gives it.
     """
 
     memory: Dict[str, Value]
@@ -68,6 +76,7 @@ class StepState:
     rows: np.ndarray
     visible: np.ndarray
     positions: np.ndarray
+    hidden: Optional[np.ndarray] = None
 
 
 class GraphScorer:
@@ -133,7 +142,8 @@ class GraphScorer:
             "visible": visible,
             **state.memory,
         }
-        log_probs, states = self._step.step(feeds, state.states, fetch="log_probs")
+        outputs, states = self._step.step(feeds, state.states)
+        outputs = {k: v.reshape(*tokens.shape, -1) for k, v in outputs.items()}
         rows = np.arange(tokens.size).reshape(tokens.shape)
         own = np.eye(tokens.size, dtype=bool).reshape(utterances, hypotheses, -1)
         new = StepState(
@@ -142,8 +152,15 @@ class GraphScorer:
             rows,
             np.concatenate((visible, own), axis=2),
             positions + 1,
+            outputs.get("hidden"),
         )
-        return log_probs.reshape(utterances, hypotheses, -1), new
+        return outputs["log_probs"], new
+
+    def hidden(self, state: StepState) -> np.ndarray:
+        """See :class:`HiddenScorer`."""
+        if state.hidden is None:
+            raise ValueError("the graph gives no hidden output")
+        return state.hidden
 
     def select(self, utterances: Sequence[int], state: StepState) -> StepState:
         """See :class:`FullScorer`."""
@@ -155,6 +172,7 @@ class GraphScorer:
             rows=state.rows[ids],
             visible=state.visible[ids],
             positions=state.positions[ids],
+            hidden=None,
         )
 
 
@@ -183,6 +201,10 @@ class OneByOne:
             for *rows, one in zip(tokens, parents, state)
         ]
         return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
+
+    def hidden(self, state: List[Any]) -> np.ndarray:
+        """See :class:`HiddenScorer`."""
+        return np.concatenate([self._scorer.hidden(one) for one in state])
 
     def select(self, utterances: Sequence[int], state: List[Any]) -> List[Any]:
         """See :class:`FullScorer`."""

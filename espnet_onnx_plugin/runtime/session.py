@@ -169,17 +169,17 @@ class Session:
         }
 
     def step(
-        self, feeds: Mapping[str, Value], states: Mapping[str, Value], fetch: str
-    ) -> "tuple[np.ndarray, Dict[str, Value]]":
+        self, feeds: Mapping[str, Value], states: Mapping[str, Value]
+    ) -> "tuple[Dict[str, np.ndarray], Dict[str, Value]]":
         """Run a step graph.
 
         Args:
             feeds: inputs other than the states.
             states: as :meth:`initial_states` or the previous step gave them.
-            fetch: the output that comes back as an array.
 
         Returns:
-            That output, and the states for the next step.
+            The outputs by name, and the states for the next step.
         """
-        results = self.run({**feeds, **states}, [fetch])
-        return results[fetch], {name: results[f"next_{name}"] for name in states}
+        results = self.run({**feeds, **states}, self.graph.outputs)
+        outputs = {name: results[name] for name in self.graph.outputs}
+        return outputs, {name: results[f"next_{name}"] for name in states}

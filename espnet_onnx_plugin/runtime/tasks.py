@@ -6,10 +6,14 @@ from typing import Any
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 
-#: Module of this package and class, by task.
+#: Module of this package and class, by task; besides, other uses of a task's bundles.
 CLASSES = {
     "asr": ("asr", "Speech2Text"),
+    "st": ("st", "Speech2Text"),
     "slu": ("slu", "Speech2Understand"),
+    "s2t": ("s2t", "Speech2Text"),
+    "s2t_ctc": ("s2t_ctc", "Speech2TextGreedySearch"),
+    "s2t_language": ("s2t_language", "Speech2Language"),
 }
 
 
@@ -27,6 +31,15 @@ def model_class(task: str) -> type:
     return getattr(
         importlib.import_module(f"espnet_onnx_plugin.runtime.{module}"), name
     )
+
+
+#: ESPnet's command that decodes a task, where it is not called TASK_inference.
+_COMMANDS = {"s2t_ctc": "s2t_inference_ctc"}
+
+
+def command(task: str) -> str:
+    """Name of the command that decodes bundles of a task, here as in ESPnet."""
+    return _COMMANDS.get(task, f"{task}_inference")
 
 
 def open_model(bundle: Bundle, **options: Any) -> Any:

@@ -84,7 +84,7 @@ class TimeSyncSearch:
     def __init__(self, config: BeamSearchConfig, scorers: Dict[str, FullScorer]):
         self._config = config
         # ESPnet asks these two when their weight is positive, and knows no n-gram.
-        self._scorers = {
+        self.scorers = {
             name: scorers[name]
             for name in ("decoder", "lm")
             if name in scorers and config.weights.get(name, 0.0) > 0
@@ -98,7 +98,7 @@ class TimeSyncSearch:
         Returns:
             For each utterance at most ``beam_size`` hypotheses, best first.
         """
-        self.seconds = dict.fromkeys(self._scorers, 0.0)
+        self.seconds = dict.fromkeys(self.scorers, 0.0)
         return [self._search(encoded.select([i])) for i in range(encoded.utterances)]
 
     def _search(self, encoded: Encoded) -> List[Hypothesis]:
@@ -108,7 +108,7 @@ class TimeSyncSearch:
         log_probs = encoded["ctc_log_probs"][0, :frames]
         prefix_scores = {
             name: PrefixScores(scorer, encoded, config.sos)
-            for name, scorer in self._scorers.items()
+            for name, scorer in self.scorers.items()
         }
         prefixes: List[Prefix] = [(config.sos,)]
         forward = {prefixes[0]: (-math.inf, 0.0)}  # non-blank, blank

@@ -28,6 +28,8 @@ class Hypothesis(NamedTuple):
         score: the total.
         scores: unweighted sums by scorer.
         states: empty; kept because ESPnet's has it.
+        hs: what the decoder's output layer read in each step, each (dim,); empty unless
+            the search is told to return it.
         times: of the tokens, in seconds, where they were asked for.
     """
 
@@ -35,6 +37,7 @@ class Hypothesis(NamedTuple):
     score: float = 0.0
     scores: Dict[str, float] = {}
     states: Dict[str, Any] = {}
+    hs: Sequence[np.ndarray] = ()
     times: Sequence[Span] = ()
 
 
@@ -47,6 +50,7 @@ class BeamSearchConfig:
         maxlenratio: 0: up to the number of frames, with end detection; positive: that
             share of the frames; negative: a constant.
         minlenratio: likewise, without end detection.
+        return_hs: whether hypotheses come with what the decoder's output layer read.
         end_is_candidate: whether the end symbol is scored after every hypothesis, as in
             ESPnet's ``BatchBeamSearch``, or where it is among the best tokens only, as
             in the ``BeamSearch`` that ESPnet takes for scorers of single hypotheses.
@@ -65,6 +69,7 @@ class BeamSearchConfig:
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
     normalize_length: bool = False
+    return_hs: bool = False
     end_is_candidate: bool = True
     primer: Optional[Sequence[int]] = None
     max_tokens: Optional[int] = None
@@ -142,6 +147,8 @@ class Beam:
     scores: Dict[str, np.ndarray]  # each (N,) float32
     parents: np.ndarray  # (N,) the hypothesis of the previous step that each extends
     ctc: Optional[CTCPrefixState]
+    #: (N, steps) in each step so far, the running hypothesis that became this one.
+    rows: np.ndarray
 
     def keep(self, ids: np.ndarray) -> "Beam":
         return Beam(
@@ -150,6 +157,7 @@ class Beam:
             {k: v[ids] for k, v in self.scores.items()},
             self.parents[ids],
             self.ctc.keep(ids) if self.ctc is not None else None,
+            self.rows[ids],
         )
 
     def __len__(self) -> int:
@@ -192,10 +200,16 @@ class UtteranceSearch:
             scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
             parents=np.zeros(1, np.int64),
             ctc=ctc.start(primer[1:]) if ctc is not None else None,
+            rows=np.zeros((1, 0), np.int64),
         )
+        self._hidden: List[np.ndarray] = []
         self.ended: List[Hypothesis] = []
         self.ctc_seconds = 0.0
         self.done = self._maxlen < 1
+
+    def remember(self, hidden: np.ndarray) -> None:
+        """Take what the decoder's output layer read in this step, (N, dim)."""
+        self._hidden.append(hidden)
 
     def advance(self, parts: Dict[str, np.ndarray]) -> None:
         """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
@@ -208,7 +222,7 @@ class UtteranceSearch:
             beam.yseq = np.concatenate((beam.yseq, end), axis=1)
         is_end = beam.yseq[:, -1] == config.eos
         if self._step >= self._minlen:
-            self.ended += [_hypothesis(beam, i) for i in np.flatnonzero(is_end)]
+            self.ended += [self._hypothesis(beam, i) for i in np.flatnonzero(is_end)]
         self.beam = beam.keep(np.flatnonzero(~is_end))
         if config.maxlenratio == 0.0 and end_detected(self.ended, self._step):
             logger.info("end detected at %d", self._step)
@@ -218,6 +232,14 @@ class UtteranceSearch:
             self.done = True
         self._step += 1
         self.done |= self._step == self._maxlen
+
+    def _hypothesis(self, beam: Beam, row: int) -> Hypothesis:
+        return Hypothesis(
+            yseq=beam.yseq[row].tolist(),
+            score=float(beam.score[row]),
+            scores={k: float(v[row]) for k, v in beam.scores.items()},
+            hs=[step[i] for step, i in zip(self._hidden, beam.rows[row])],
+        )
 
     def _extend(self, parts: Dict[str, np.ndarray]) -> Beam:
         """Every hypothesis by every token, the best ``beam_size`` of them."""
@@ -252,6 +274,7 @@ class UtteranceSearch:
             scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
             parents=parents,
             ctc=state,
+            rows=np.concatenate((beam.rows[parents], parents[:, None]), axis=1),
         )
 
     def _candidates(self, total: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -267,11 +290,3 @@ class UtteranceSearch:
         total = np.take_along_axis(total, ids, axis=1)
         total[twice, -1] = -np.inf  # it must not stand in two columns
         return ids, total
-
-
-def _hypothesis(beam: Beam, row: int) -> Hypothesis:
-    return Hypothesis(
-        yseq=beam.yseq[row].tolist(),
-        score=float(beam.score[row]),
-        scores={k: float(v[row]) for k, v in beam.scores.items()},
-    )

@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Union
+from typing import Dict, Iterator, Mapping, Sequence, TextIO, Union
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -29,26 +29,16 @@ class ResultWriter:
             self._files[name] = open(path, "w", encoding="utf-8")
         self._files[name].write(line + "\n")
 
-    def results(
-        self,
-        key: str,
-        results: Sequence[Mapping[str, Union[str, Sequence[str]]]],
-        interctc: Optional[Dict[int, List[str]]],
-    ) -> None:
-        """Write the n-best list of an utterance.
+    def results(self, key: str, files: Mapping[str, Union[str, Sequence[str]]]) -> None:
+        """Write the results of an utterance.
 
         Args:
             key: the utterance's id.
-            results: of each, its line or lines by the file's name.
-            interctc: tokens of each intermediate CTC, if the model has any.
+            files: the line or lines of each file, by its path.
         """
-        for n, lines in enumerate(results, 1):
-            for name, content in lines.items():
-                for line in [content] if isinstance(content, str) else content:
-                    self._line(f"{n}best_recog/{name}", f"{key} {line}")
-        for layer, token in (interctc or {}).items():
-            name = f"1best_recog/encoder_interctc_layer{layer}.txt"
-            self._line(name, f"{key} {' '.join(token)}")
+        for name, content in files.items():
+            for line in [content] if isinstance(content, str) else content:
+                self._line(name, f"{key} {line}")
 
     def timing(self, **values: Union[str, float]) -> None:
         """Write one line of ``timing.jsonl``."""

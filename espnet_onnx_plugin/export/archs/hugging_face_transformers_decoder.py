@@ -8,7 +8,6 @@ from torch.nn.functional import embedding
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.transformer_decoder import (
     CrossMemory,
-    cross_tensors,
 )
 from espnet_onnx_plugin.export.attention import hub_attention
 from espnet_onnx_plugin.export.hub_text import needs_transformers
@@ -86,7 +85,7 @@ class _Memory(CrossMemory):
     """Keys and values of the encoder output in the decoder's size."""
 
     def __init__(self, layers: torch.nn.ModuleList, linear_in: torch.nn.Module):
-        super().__init__(layers)
+        super().__init__([layer.src_attn for layer in layers])
         self.linear_in = linear_in
 
     def forward(
@@ -121,7 +120,7 @@ class BartDecoderStep(StepModule):
         self.before = hasattr(self.decoder, "layer_norm")
         self.layers = torch.nn.ModuleList(_Layer(i) for i in self.decoder.layers)
         self.memory = _Memory(self.layers, decoder.linear_in)
-        self.memory_tensors = cross_tensors(self.layers)
+        self.memory_tensors = self.memory.tensors
         self.states = cache_states([layer.self_attn for layer in self.layers])
         self.max_tokens = self.decoder.config.max_position_embeddings
         self.generate = generation_settings(decoder)

@@ -7,7 +7,6 @@ from torch.nn.functional import embedding
 
 from espnet_onnx_plugin.export.archs.transformer_decoder import (
     CrossMemory,
-    cross_tensors,
 )
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import (
@@ -39,8 +38,8 @@ class WhisperDecoderStep(StepModule):
         super().__init__(decoder, TREE_INPUTS)
         self.decoder = decoder.decoders
         self.layers = torch.nn.ModuleList(_Layer(b) for b in self.decoder.blocks)
-        self.memory = CrossMemory(self.layers)
-        self.memory_tensors = cross_tensors(self.layers)
+        self.memory = CrossMemory([layer.src_attn for layer in self.layers])
+        self.memory_tensors = self.memory.tensors
         self.states = cache_states([layer.self_attn for layer in self.layers])
         self.max_tokens = self.decoder.positional_embedding.size(0)
         # ESPnet's expanded embedding puts it together at every call.
