@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from conftest import TOKENS, asr_config, build_asr
 
-from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
+from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.graph import export_step
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.task import (
@@ -72,8 +72,7 @@ def encoders(tmp_path_factory, shared_graphs):
             model = build_asr(config)
             args = Namespace(**{**config, "use_preprocessor": False})
             frontend = wrap_frontend(model, args)
-            choices = {r: config[r] for r in (*PARTS, "encoder")}
-            module = EncoderGraph(model, choices).eval()
+            module = EncoderGraph(model, config).eval()
             speech = describe_speech(model, frontend, args)
             path = tmp_path_factory.mktemp("encoder")
             export_audio(frontend, module, speech, path)
