@@ -27,6 +27,8 @@ from espnet_onnx_plugin.export.task import (
 from espnet_onnx_plugin.runtime.encoder import Encoder
 from espnet_onnx_plugin.runtime.session import Device, Session
 
+pytestmark = pytest.mark.usefixtures("shared_graphs")
+
 ARCHS = {(arch.role, arch.name): arch for arch in all_archs()}
 DIM = 8
 
@@ -95,7 +97,9 @@ def choose(arch, name, tmp_path):
             sum_square=(features**2).sum(0),
         )
     conf = ssl_checkpoints.with_checkpoints(conf, tmp_path)
-    choices = {arch.role: arch.name, f"{arch.role}_conf": conf}
+    encoder_conf = dict(output_size=DIM, attention_heads=2, num_blocks=1)
+    choices = dict(encoder_conf=encoder_conf)
+    choices.update({arch.role: arch.name, f"{arch.role}_conf": conf})
     if arch.features is not None:
         choices.update(frontend=None, input_size=1, normalize=None)
     if conf.get("input_layer", "conv2d") is None and arch.role == "encoder":

@@ -1,5 +1,7 @@
 """Optimization rules: they match where they should, and what they make is equal."""
 
+from argparse import Namespace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -8,10 +10,15 @@ import torch
 from conftest import TOKENS, asr_config, build_asr
 from torchaudio.models.wav2vec2.components import SelfAttention
 
-from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
-from espnet_onnx_plugin.export.graph import export_encoder, export_graph, export_step
+from espnet_onnx_plugin.export.encoder import EncoderGraph
+from espnet_onnx_plugin.export.graph import export_graph, export_step
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.ssl_layers import attend
+from espnet_onnx_plugin.export.task import (
+    describe_speech,
+    export_audio,
+    wrap_frontend,
+)
 from espnet_onnx_plugin.graph_file import load_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
@@ -27,7 +34,7 @@ ENCODERS = {
         attention=2,
         position_table=2,
     ),
-    ("conformer", "legacy"): dict(pointwise_conv=4, depthwise_conv=2, attention=2),
+    ("conformer", "legacy"): dict(pointwise_conv=2, depthwise_conv=1, attention=1),
     ("transformer", None): dict(attention=2, flatten_order=1),
     ("branchformer", None): dict(depthwise_conv=2, attention=2),
     ("e_branchformer", None): dict(depthwise_conv=4, attention=2),
@@ -54,8 +61,11 @@ def assert_same(before, after, feeds):
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    """Exported encoder graphs by architecture and variant, made when asked for."""
+def encoders(tmp_path_factory, shared_graphs):
+    """Exported encoder graphs by architecture and variant, made when asked for.
+
+    They are those of test_parity.py, which spares their export.
+    """
     made = {}
 
     def get(name, variant):
@@ -63,13 +73,14 @@ def encoders(tmp_path_factory):
             tiny = find("encoder", name).tiny
             conf = tiny[variant] if variant else next(iter(tiny.values()))
             config = asr_config(encoder=name, encoder_conf=conf)
-            module = EncoderGraph(
-                build_asr(config), {r: config[r] for r in (*PARTS, "encoder")}
-            ).eval()
-            path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
-            example = (torch.randn(2, 71, 20), torch.tensor([71, 60]))
-            export_encoder(module, example, path)
-            made[name, variant] = path
+            model = build_asr(config)
+            args = Namespace(**{**config, "use_preprocessor": False})
+            frontend = wrap_frontend(model, args)
+            module = EncoderGraph(model, config).eval()
+            speech = describe_speech(model, frontend, args)
+            path = tmp_path_factory.mktemp("encoder")
+            export_audio(frontend, module, speech, path)
+            made[name, variant] = path / "encoder.onnx"
         return made[name, variant]
 
     return get
