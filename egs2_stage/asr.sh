@@ -45,12 +45,16 @@ rm -f "${onnx_driver_log}"
 # Before any stage runs: training takes hours.
 [ "${asr_task}" = asr ] ||
     onnx_die "--onnx true is not supported with --asr_task ${asr_task}, only with asr"
-for onnx_name in use_k2 use_streaming use_maskctc use_word_lm; do
+for onnx_name in use_k2 use_streaming use_word_lm; do
     [ "${!onnx_name:-false}" = false ] ||
         onnx_die "--onnx true is not supported with --${onnx_name} true"
 done
 [ "${num_inf:-1}" -eq 1 ] ||
     onnx_die "--onnx true is not supported with --num_inf ${num_inf}, only with 1"
+if "${use_maskctc:-false}" && { "${use_lm}" || "${use_ngram}"; }; then
+    onnx_die "Mask-CTC uses no language model, in ESPnet's own stages either: give" \
+        "--use_lm false --use_ngram false with --use_maskctc true"
+fi
 # shellcheck source=egs2_stage/onnx_stages.sh
 . "${onnx_plugin_root}"/egs2_stage/onnx_stages.sh
 onnx_check_environment
@@ -86,6 +90,18 @@ if "${use_ngram}"; then
     onnx_checkpoints+=("${ngram_exp}/${inference_ngram}")
     onnx_export_args+=(--ngram_file "${ngram_exp}/${inference_ngram}")
     onnx_reference_args+=(--ngram_file "${ngram_exp}/${inference_ngram}")
+fi
+onnx_inference=asr_inference
+onnx_reference=asr_reference
+# A bundle may hold a language model that this run does not use: a weight of zero takes
+# a scorer out of ESPnet's search.
+onnx_unused_args=()
+if "${use_maskctc:-false}"; then
+    onnx_inference+=_maskctc
+    onnx_reference+=_maskctc
+else
+    "${use_lm}" || onnx_unused_args+=(--lm_weight 0)
+    "${use_ngram}" || onnx_unused_args+=(--ngram_weight 0)
 fi
 onnx_search_args=()
 if [ -n "${inference_config}" ]; then

@@ -1,13 +1,16 @@
 # shellcheck shell=bash
 # Sourced by the adapters after ESPnet's driver: the three ONNX stages. They read
 # ESPnet's variables and what the adapter says of its template:
-#   onnx_task            name of the task, as in bin.export --task and bin.TASK_inference
+#   onnx_task            name of the task, as in bin.export --task
+#   onnx_inference       name of the module in bin that decodes with a bundle
+#   onnx_reference       name of the module in bin that times ESPnet's own inference
 #   onnx_exp             directory of the trained model
 #   onnx_score_stage     number of ESPnet's scoring stage
 #   onnx_checkpoints     files of the trained model, of which the tables give the size
 #   onnx_export_args     what names the trained model to bin.export
 #   onnx_reference_args  what names it to ESPnet's own inference
 #   onnx_search_args     options of ESPnet's own inference for the search
+#   onnx_unused_args     options that take what this run does not use out of the search
 #   onnx_driver          function that runs ESPnet's driver, with onnx_driver_args
 #
 # Variables of ESPnet's driver, and commands of several words in one variable:
@@ -150,8 +153,7 @@ onnx_optimize() {
         onnx_validation_args+=(--calibration_text "${onnx_validation_text}")
     fi
     # The search of the recipe, on which the budget is measured.
-    "${use_lm}" || search_args+=" --lm_weight 0"
-    "${use_ngram}" || search_args+=" --ngram_weight 0"
+    search_args+=" ${onnx_unused_args[*]}"
     for variant in ${onnx_variants}; do
         [[ " fp32 optimized " != *" ${variant} "* ]] || continue
         # From the exported graphs: fused operators have no quantized form.
@@ -183,7 +185,7 @@ onnx_decode() {
     log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/asr_inference.*.log'"
     ${onnx_cmd} JOB=1:"${count}" "${logdir}"/asr_inference.JOB.log \
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
-        ${python} -m "espnet_onnx_plugin.bin.${onnx_task}_inference" \
+        ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" \
         --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" \
         --data_path_and_name_and_type "${keys},speech,${onnx_type}" \
         --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size}" \
@@ -214,7 +216,7 @@ onnx_score() {
 # onnx_time SYSTEM DSET: times PyTorch, or a variant, on the sample of a test set, in one
 # process; nothing where it has been timed with the same files and options
 onnx_time() {
-    local data=${data_feats}/$2 tag=${inference_tag} module=${onnx_task}_reference
+    local data=${data_feats}/$2 tag=${inference_tag} module=${onnx_reference}
     local keys=${onnx_dir}/timing/$2/keys.scp files=("${onnx_checkpoints[@]}") args=()
     local reference=${onnx_exp}/${inference_tag}/$2/onnx_timing/setting dir setting
     if [ "$1" = PyTorch ]; then
@@ -225,7 +227,7 @@ onnx_time() {
         )
     else
         tag+=_onnx_$1
-        module=${onnx_task}_inference
+        module=${onnx_inference}
         args=(--model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}")
         files=("${onnx_dir}/$1"/manifest.yaml)
         # The time to compare with must not be of another day than this one.
@@ -256,12 +258,8 @@ onnx_decode_and_score() {
     fi
     onnx_decode_args=(
         --provider "${onnx_provider}" --num_threads "${onnx_threads}"
-        "${onnx_search_args[@]}"
+        "${onnx_search_args[@]}" "${onnx_unused_args[@]}"
     )
-    # A bundle may hold a language model that this run does not use: a weight of zero
-    # takes a scorer out of ESPnet's search.
-    "${use_lm}" || onnx_decode_args+=(--lm_weight 0)
-    "${use_ngram}" || onnx_decode_args+=(--ngram_weight 0)
     for variant in ${onnx_variants}; do
         onnx_need_bundle "${variant}"
         onnx_need_scorers "${variant}"

@@ -123,9 +123,10 @@ class Manifest:
 
     Attributes:
         task: asr.
-        graphs: by role: frontend, encoder, decoder_memory, decoder, lm.
+        graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
+            mask_decoder_memory and mask_decoder in the place of decoders.
         speech, text: input and output of the model.
-        search: ids and defaults that the search needs (sos, eos, blank, ...).
+        search: ids and defaults that the search needs (sos, eos, blank, mask, ...).
         ngram: file of a KenLM model, or None.
         source: what the bundle was made from: checkpoint, versions, parent.
         checks: the figures that its checks measured.

@@ -75,7 +75,7 @@ if os.environ.get("FAIL") == name:
 if name in ("report", "sample"):
     os.execv(sys.executable, [sys.executable, *args])
 out = Path(values["output_dir"][0])
-if name == "asr_inference":
+if name.startswith("asr_inference"):
     best = out / "1best_recog"
     best.mkdir(parents=True)
     keys = [line.split()[0] for line in open(values["key_file"][0])]
@@ -84,7 +84,7 @@ if name == "asr_inference":
         (best / f).write_text("".join(k + " 1 2\\n" for k in keys))
     rows = [dict(key=k, audio_seconds=2, total_seconds=1, peak_memory_mb=9)
             for k in keys]
-elif name == "asr_reference":
+elif name.startswith("asr_reference"):
     out.mkdir(parents=True, exist_ok=True)
     rows = [dict(key=line.strip(), audio_seconds=2, total_seconds=4, peak_memory_mb=9)
             for line in open(values["key_file"][0])]
@@ -269,7 +269,7 @@ def test_help(recipe):
         (["--asr_task", "asr_transducer"], ["--asr_task asr_transducer"]),
         (["--use_k2", "true"], ["--use_k2"]),
         (["--use_streaming", "true"], ["--use_streaming"]),
-        (["--use-maskctc", "true"], ["--use_maskctc"]),
+        (["--use-maskctc", "true", "--use_lm", "true"], ["--use_lm false"]),
         (["--use_word_lm", "true"], ["--use_word_lm"]),
         (["--num_inf", "2"], ["--num_inf 2"]),
     ],
@@ -386,6 +386,23 @@ def test_all_three_stages(recipe):
     table = Path("exp/asr/onnx/RESULTS.md").read_text()
     assert "| int8 | 4 | 100.00 | 0 | 0.500 | 4.00x |" in table
     assert table in result.stdout
+
+
+def test_mask_ctc_has_its_own_commands(recipe):
+    make_torch_decode()
+    args = ["--use_maskctc", "true", "--inference_args", "--maskctc_n_iterations 5"]
+    result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
+    assert result.returncode == 0, result.stderr
+    [quantized] = module_calls("quantize")
+    assert quantized["inference_args"] == ["--maskctc_n_iterations 5 "]
+    decodes = module_calls("asr_inference_maskctc")
+    assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
+    references = module_calls("asr_reference_maskctc")
+    assert len(references) == 2
+    for call in decodes + references:
+        assert call["maskctc_n_iterations"] == ["5"]
+        assert "lm_weight" not in call and "ngram_weight" not in call
+    assert module_calls("asr_inference") == module_calls("asr_reference") == []
 
 
 def timed():

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from espnet_onnx_plugin.bin._common import ArgumentParser, run, str2bool, str_or_none
 from espnet_onnx_plugin.errors import PluginError
@@ -71,11 +71,16 @@ def triple(value: str) -> Tuple[str, str, str]:
     return parts[0].strip(), parts[1].strip(), parts[2].strip()
 
 
-def get_parser() -> ArgumentParser:
-    """The options, with ESPnet's names and defaults."""
-    parser = ArgumentParser(
-        prog="asr_inference", description="Decode speech with an ONNX bundle"
-    )
+def common_parser(
+    prog: str, unsupported: Mapping[str, Tuple[Any, str]], without_effect: Sequence[str]
+) -> ArgumentParser:
+    """The options that every search of an ASR bundle has.
+
+    Args:
+        prog: name of the command.
+        unsupported, without_effect: as :data:`UNSUPPORTED`, :data:`WITHOUT_EFFECT`.
+    """
+    parser = ArgumentParser(prog=prog, description="Decode speech with an ONNX bundle")
     parser.add_argument("--model_dir", required=True, help="the bundle")
     parser.add_argument("--output_dir", required=True, help="directory of the results")
     parser.add_argument(
@@ -106,6 +111,16 @@ def get_parser() -> ArgumentParser:
         "those of one at a time",
     )
 
+    for name, (default, _) in unsupported.items():
+        parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
+    for name in without_effect:
+        parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
+    return parser
+
+
+def get_parser() -> ArgumentParser:
+    """The options, with ESPnet's names and defaults."""
+    parser = common_parser("asr_inference", UNSUPPORTED, WITHOUT_EFFECT)
     group = parser.add_argument_group("Search, as in espnet2.bin.asr_inference")
     group.add_argument("--nbest", type=int, default=1)
     group.add_argument("--beam_size", type=int, default=20)
@@ -124,16 +139,14 @@ def get_parser() -> ArgumentParser:
     group.add_argument(
         "--time_sync", type=str2bool, default=False, help="time-synchronous search"
     )
-    for name, (default, _) in UNSUPPORTED.items():
-        parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
-    for name in WITHOUT_EFFECT:
-        parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
     return parser
 
 
-def _check(args: argparse.Namespace) -> Tuple[str, str]:
+def _check(
+    args: argparse.Namespace, unsupported: Mapping[str, Tuple[Any, str]]
+) -> Tuple[str, str]:
     """Refuse what is not supported; return the scp file and its type."""
-    for name, (supported, remedy) in UNSUPPORTED.items():
+    for name, (supported, remedy) in unsupported.items():
         value: Any = getattr(args, name)
         if isinstance(supported, bool):
             value = str2bool(value)
@@ -154,13 +167,24 @@ def _check(args: argparse.Namespace) -> Tuple[str, str]:
     return data[0][0], data[0][2]
 
 
-def inference(args: argparse.Namespace) -> None:
-    """Decode every utterance and write the results."""
-    path, kind = _check(args)
+def decode_all(
+    args: argparse.Namespace,
+    cls: type,
+    options: Sequence[str],
+    unsupported: Mapping[str, Tuple[Any, str]],
+) -> None:
+    """Decode every utterance and write the results.
+
+    Args:
+        args: what :func:`common_parser` and the command's own options gave.
+        cls: the ``Speech2Text``.
+        options: names of its options.
+        unsupported: as :data:`UNSUPPORTED`.
+    """
+    path, kind = _check(args, unsupported)
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from espnet_onnx_plugin.runtime.asr import Speech2Text
     from espnet_onnx_plugin.runtime.data import Source, iterate, read_keys
     from espnet_onnx_plugin.runtime.decode import decode
     from espnet_onnx_plugin.runtime.memory import peak_memory_mb
@@ -172,12 +196,12 @@ def inference(args: argparse.Namespace) -> None:
     provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
     source = Source(path, kind)
     keys = read_keys(args.key_file) if args.key_file else list(source.entries())
-    speech2text = Speech2Text(
+    speech2text = cls(
         args.model_dir,
         provider,
         args.num_threads,
         {name: getattr(args, name) for name in SESSION_OPTIONS},
-        **{name: getattr(args, name) for name in SEARCH_OPTIONS},
+        **{name: getattr(args, name) for name in options},
     )
     with result_writer(args.output_dir) as writer, logging_redirect_tqdm():
         utterances = progress(iterate(source, keys), len(keys))
@@ -193,6 +217,13 @@ def inference(args: argparse.Namespace) -> None:
                 peak_memory_mb=peak_memory_mb(),
             )
     logging.info("decoded %d utterances into %s", len(keys), args.output_dir)
+
+
+def inference(args: argparse.Namespace) -> None:
+    """Decode by beam search."""
+    from espnet_onnx_plugin.runtime.asr import Speech2Text
+
+    decode_all(args, Speech2Text, SEARCH_OPTIONS, UNSUPPORTED)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

@@ -1,13 +1,15 @@
 """Time ESPnet's own inference.
 
-ESPnet's decoding itself runs, with every option of ``espnet2.bin.asr_inference``; only
-its ``Speech2Text`` is replaced by one that measures each call. ``OUTPUT_DIR`` receives
-what ESPnet writes and ``timing.jsonl``, in the form of the ONNX decoder's.
+ESPnet's decoding itself runs, with every option of ``espnet2.bin.asr_inference`` or
+another of its modules; only its ``Speech2Text`` is replaced by one that measures each
+call. ``OUTPUT_DIR`` receives what ESPnet writes and ``timing.jsonl``, in the form of
+the ONNX decoder's.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -24,12 +26,12 @@ from espnet_onnx_plugin.runtime.memory import peak_memory_mb
 FEATURE_FRAME_SECONDS = 0.01
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Return the options of espnet2.bin.asr_inference and our own."""
-    from espnet2.bin.asr_inference import get_parser as get_espnet_parser
-
-    parser = get_espnet_parser()
-    parser.prog = "asr_reference"
+def get_parser(
+    name: str = "asr_inference", prog: str = "asr_reference"
+) -> argparse.ArgumentParser:
+    """Return the options of espnet2.bin.NAME and our own."""
+    parser = importlib.import_module(f"espnet2.bin.{name}").get_parser()
+    parser.prog = prog
     parser.description = "Run ESPnet's own ASR inference and time every utterance"
     group = parser.add_argument_group("Timing related")
     group.add_argument(
@@ -38,20 +40,23 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def time_inference(options: dict, num_threads: int) -> list[dict]:
+def time_inference(
+    options: dict, num_threads: int, name: str = "asr_inference"
+) -> list[dict]:
     """Run ESPnet's inference.
 
     Args:
-        options: Arguments of espnet2.bin.asr_inference.inference.
+        options: Arguments of espnet2.bin.NAME.inference.
         num_threads: Threads of PyTorch.
+        name: Of the module.
 
     Returns:
         One timing for each utterance: key, audio_seconds, total_seconds and
         peak_memory_mb (the process's peak resident set so far, MiB).
     """
     import torch
-    from espnet2.bin import asr_inference
 
+    module = importlib.import_module(f"espnet2.bin.{name}")
     torch.set_num_threads(num_threads)
     keys = read_keys(
         options["key_file"] or options["data_path_and_name_and_type"][0][0]
@@ -60,7 +65,7 @@ def time_inference(options: dict, num_threads: int) -> list[dict]:
         raise PluginError("no utterance to decode")
     timings: list[dict] = []
 
-    class TimedSpeech2Text(asr_inference.Speech2Text):
+    class TimedSpeech2Text(module.Speech2Text):
         """ESPnet's Speech2Text, which ESPnet's loop calls once for each key."""
 
         def __call__(self, speech, *args, **kwargs):
@@ -86,18 +91,18 @@ def time_inference(options: dict, num_threads: int) -> list[dict]:
             conf = getattr(self.asr_train_args, "frontend_conf", None) or {}
             return len(speech) / humanfriendly.parse_size(str(conf.get("fs", 16000)))
 
-    with mock.patch.object(asr_inference, "Speech2Text", TimedSpeech2Text):
-        asr_inference.inference(**options)
+    with mock.patch.object(module, "Speech2Text", TimedSpeech2Text):
+        module.inference(**options)
     if len(timings) != len(keys):
         raise PluginError(f"{len(keys)} utterances, but {len(timings)} were decoded")
     return timings
 
 
-def reference(args: argparse.Namespace) -> None:
+def reference(args: argparse.Namespace, name: str = "asr_inference") -> None:
     """Run ESPnet's inference and write what it took."""
     options = vars(args)
     options.pop("config", None)
-    timings = time_inference(options, options.pop("num_threads"))
+    timings = time_inference(options, options.pop("num_threads"), name)
     path = Path(options["output_dir"]) / "timing.jsonl"
     write_atomically(path, "".join(json.dumps(timing) + "\n" for timing in timings))
     audio = sum(timing["audio_seconds"] for timing in timings)

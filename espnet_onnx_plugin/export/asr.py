@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Union
 
 import numpy as np
 import onnx
@@ -32,10 +32,12 @@ from espnet_onnx_plugin.export.graph import (
     export_encoder,
     export_frontend,
     export_memory,
+    export_sequence,
     export_step,
 )
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import Encoder
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
 
+_MODELS = ("espnet", "maskctc")
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", None)
 
 
@@ -74,9 +77,15 @@ def _refuse(config: Mapping[str, Any]) -> None:
     for role in roles:
         if config.get(role) is not None:
             find(role, config[role])
-    if config.get("model", "espnet") != "espnet":
+    model = config.get("model", "espnet")
+    if model not in _MODELS:
         raise PluginError(
-            f"model '{config['model']}' is not supported (supported: espnet)"
+            f"model '{model}' is not supported (supported: {', '.join(_MODELS)})"
+        )
+    if (model == "maskctc") != (config.get("decoder") == "mlm"):
+        raise PluginError(
+            f"model '{model}' with decoder '{config.get('decoder')}' is not supported: "
+            "model maskctc and decoder mlm go together"
         )
     if config.get("postencoder") is not None:
         raise PluginError(f"postencoder '{config['postencoder']}' is not supported yet")
@@ -181,10 +190,23 @@ class _Model:
         choices = {r: getattr(self.args, r, None) for r in (*PARTS, "encoder")}
         self.encoder = EncoderGraph(self.model, choices).eval()
         #: Decoders and language models by role.
-        self.steps: Dict[str, StepModule] = {}
+        self.steps: Dict[str, Union[StepModule, SequenceModule]] = {}
         if self.model.decoder is not None:
             arch = find("decoder", self.args.decoder)
-            self.steps["decoder"] = arch.wrap(self.model.decoder).eval()
+            decoder = arch.wrap(self.model.decoder).eval()
+            whole = isinstance(decoder, SequenceModule)
+            self.steps["mask_decoder" if whole else "decoder"] = decoder
+        if "mask_decoder" in self.steps:
+            if self.model.ctc is None:
+                raise PluginError(
+                    "model 'maskctc' without a CTC (ctc_weight 0) is not supported: "
+                    "its masks are what the CTC is unsure of"
+                )
+            if checkpoints.lm_file or checkpoints.ngram_file:
+                raise PluginError(
+                    "Mask-CTC uses no language model: leave out --lm_train_config, "
+                    "--lm_file and --ngram_file (--use_lm false in a recipe)"
+                )
         if checkpoints.lm_file is not None:
             arch = find("lm", read_config(checkpoints.lm_train_config).get("lm"))
             lm, lm_args = build(
@@ -226,7 +248,11 @@ def _export(
         if step.memory is not None:
             name = f"{role}_memory"
             graphs[name] = export_memory(step, espnet.dim, work / f"{name}.onnx")
-        graphs[role] = export_step(step, espnet.vocabulary, work / f"{role}.onnx")
+        export = export_sequence if isinstance(step, SequenceModule) else export_step
+        graphs[role] = export(step, espnet.vocabulary, work / f"{role}.onnx")
+    search = dict(sos=model.sos, eos=model.eos, blank=0)
+    if "mask_decoder" in espnet.steps:
+        search["mask"] = model.mask_token
     ngram = None
     if checkpoints.ngram_file is not None:
         ngram = f"ngram{checkpoints.ngram_file.suffix}"
@@ -236,7 +262,7 @@ def _export(
         graphs=graphs,
         speech=speech,
         text=text,
-        search=dict(sos=model.sos, eos=model.eos, blank=0),
+        search=search,
         ngram=ngram,
         source=source,
     )
@@ -309,7 +335,9 @@ def _check_parity(
         if step.memory is not None:
             memory = Session(bundle, f"{role}_memory", device)
         session = Session(bundle, role, device)
-        figures[role] = parity.check_step(
+        whole = isinstance(step, SequenceModule)
+        check = parity.check_sequence if whole else parity.check_step
+        figures[role] = check(
             step, session, memory, espnet.dim, espnet.vocabulary, role
         )
     for name, figure in figures.items():

@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence
+from typing import Dict, Iterator, Mapping, Sequence, Union
 
 import onnx
 import torch
@@ -14,6 +14,7 @@ import torch
 from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
+from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.graph_file import save_graph
 
@@ -178,8 +179,10 @@ def export_encoder(
     return describe(path, inputs, outputs, {})
 
 
-def export_memory(step: StepModule, dim: int, path: Path) -> Graph:
-    """Write the graph that projects the encoder's output for a decoder's steps."""
+def export_memory(
+    step: Union[StepModule, SequenceModule], dim: int, path: Path
+) -> Graph:
+    """Write the graph that projects the encoder's output for a decoder."""
     inputs = {
         "encoder_out": Tensor("float32", ("utterances", "frames", dim)),
         "encoder_out_lens": Tensor("int64", ("utterances",)),
@@ -209,6 +212,16 @@ def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
         path,
     )
     return describe(path, inputs, outputs, states)
+
+
+def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Graph:
+    """Write the graph of a decoder of whole sequences."""
+    inputs = {**SEQUENCE_INPUTS, **decoder.memory_tensors}
+    outputs = {"scores": Tensor("float32", ("utterances", "tokens", vocabulary))}
+    sizes = dict(utterances=2, tokens=5, frames=7)
+    example = [_zeros(tensor, sizes) for tensor in inputs.values()]
+    export_graph(decoder, example, _axes(inputs), _axes(outputs), path)
+    return describe(path, inputs, outputs, {})
 
 
 def _state_axes(states: Mapping[str, State], when: str) -> Dict[str, Sequence]:

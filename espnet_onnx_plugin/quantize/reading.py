@@ -15,6 +15,7 @@ from espnet_onnx_plugin.quantize.lowering import Feeds
 from espnet_onnx_plugin.runtime.asr import Speech2Text
 from espnet_onnx_plugin.runtime.compare import noise, search_options
 from espnet_onnx_plugin.runtime.data import Source, read_scp, usable
+from espnet_onnx_plugin.runtime.mask_ctc import open_bundle
 from espnet_onnx_plugin.runtime.progress import progress
 from espnet_onnx_plugin.runtime.session import Session
 
@@ -171,7 +172,7 @@ class Reader:
         return self._decode(bundle)
 
     def _open(self, bundle: Bundle) -> Speech2Text:
-        return Speech2Text(bundle, **self._options)
+        return open_bundle(bundle, **self._options)
 
     def _decode(
         self,

@@ -111,6 +111,11 @@ def _check_precision(bundle: Bundle, device: Device) -> None:
         )
 
 
+def is_mask_ctc(bundle: Bundle) -> bool:
+    """Whether a bundle is for :class:`~.mask_ctc.Speech2Text`."""
+    return "mask_decoder" in bundle.manifest.graphs
+
+
 class Speech2Text:
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
@@ -131,6 +136,8 @@ class Speech2Text:
         [(text, token, token_int, hypothesis), ...]
     """
 
+    options_class: Any = DecodeOptions
+
     def __init__(
         self,
         model_dir: Union[str, Path, Bundle],
@@ -140,7 +147,7 @@ class Speech2Text:
         **options: Any,
     ):
         try:
-            self._options = DecodeOptions(**options)
+            self._options = self.options_class(**options)
         except TypeError as e:
             raise PluginError(f"decoding options: {e}")
         bundle = model_dir if isinstance(model_dir, Bundle) else read_bundle(model_dir)
@@ -161,8 +168,14 @@ class Speech2Text:
         #: Timing of the newest call.
         self.timing = Timing(*[0.0] * len(Timing._fields))
 
-    def _build_search(self) -> Union[BeamSearch, TimeSyncSearch]:
+    def _build_search(self) -> Any:
+        """The search, from :class:`Encoded` to the hypotheses of each utterance."""
         options, search = self._options, self.bundle.manifest.search
+        if is_mask_ctc(self.bundle):
+            raise PluginError(
+                f"{self.bundle.path} is a Mask-CTC model, which has no beam search: "
+                "use asr_inference_maskctc"
+            )
         tokens = self.converter.token_list
         has_ctc = "ctc_log_probs" in self._encoder.outputs
         if not has_ctc and (options.ctc_weight > 0 or options.time_sync):

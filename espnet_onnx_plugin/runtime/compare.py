@@ -7,9 +7,10 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Speech
-from espnet_onnx_plugin.runtime.asr import Speech2Text
+from espnet_onnx_plugin.runtime.asr import is_mask_ctc
 from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
+from espnet_onnx_plugin.runtime.mask_ctc import open_bundle
 from espnet_onnx_plugin.runtime.scorers import FullScorer, graph_scorer
 from espnet_onnx_plugin.runtime.session import Session
 from espnet_onnx_plugin.runtime.text import TokenConverter
@@ -75,6 +76,8 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> float:
 
 def search_options(bundle: Bundle) -> Dict[str, Any]:
     """Decoding options for a check, such that every graph of the bundle is used."""
+    if is_mask_ctc(bundle):
+        return {}
     graphs = bundle.manifest.graphs
     ctc_weight = 0.3
     if "decoder" not in graphs:
@@ -94,11 +97,13 @@ class _Side:
 
     def __init__(self, bundle: Bundle):
         graphs = bundle.manifest.graphs
-        self.speech2text = Speech2Text(bundle, **search_options(bundle))
+        self.speech2text = open_bundle(bundle, **search_options(bundle))
         device = self.speech2text.device
+        #: Roles of the graphs that score tokens.
+        self.roles = [r for r in ("decoder", "lm", "mask_decoder") if r in graphs]
         self.scorers: Dict[str, FullScorer] = {}
-        for role in ("decoder", "lm"):
-            if role in graphs:
+        for role in self.roles:
+            if role != "mask_decoder":
                 memory = None
                 if f"{role}_memory" in graphs:
                     memory = Session(bundle, f"{role}_memory", device)
@@ -106,6 +111,9 @@ class _Side:
 
     def forced(self, role: str, encoded: Encoded, tokens: List[int]) -> np.ndarray:
         """Scores along a given token sequence, (tokens, vocabulary)."""
+        if role == "mask_decoder":
+            search = self.speech2text.search
+            return search.score([np.array(tokens)], search.project(encoded))[0]
         scorer = self.scorers[role]
         state = scorer.start(encoded)
         parents = np.zeros((1, 1), np.int64)
@@ -144,7 +152,7 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         [best] = left.speech2text.search(encoded)
         [best_right] = right.speech2text.search(encoded_right)
         tokens = best[0].yseq[:-1] if best else [reference.manifest.search["sos"]]
-        for role in left.scorers:
+        for role in left.roles:
             # Both get the reference's encoder output: each component on its own.
             note(
                 role,
