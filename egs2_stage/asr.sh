@@ -66,6 +66,7 @@ fi
 
 # What the stages have to know of this template.
 onnx_task=asr
+! "${use_maskctc:-false}" || onnx_inference=asr_inference_maskctc
 onnx_exp=${asr_exp}
 onnx_score_stage=13
 onnx_checkpoints=("${asr_exp}/${inference_asr_model}")
@@ -90,18 +91,6 @@ if "${use_ngram}"; then
     onnx_checkpoints+=("${ngram_exp}/${inference_ngram}")
     onnx_export_args+=(--ngram_file "${ngram_exp}/${inference_ngram}")
     onnx_reference_args+=(--ngram_file "${ngram_exp}/${inference_ngram}")
-fi
-onnx_inference=asr_inference
-onnx_reference=asr_reference
-# A bundle may hold a language model that this run does not use: a weight of zero takes
-# a scorer out of ESPnet's search.
-onnx_unused_args=()
-if "${use_maskctc:-false}"; then
-    onnx_inference+=_maskctc
-    onnx_reference+=_maskctc
-else
-    "${use_lm}" || onnx_unused_args+=(--lm_weight 0)
-    "${use_ngram}" || onnx_unused_args+=(--ngram_weight 0)
 fi
 onnx_search_args=()
 if [ -n "${inference_config}" ]; then

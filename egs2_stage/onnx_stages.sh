@@ -2,15 +2,14 @@
 # Sourced by the adapters after ESPnet's driver: the three ONNX stages. They read
 # ESPnet's variables and what the adapter says of its template:
 #   onnx_task            name of the task, as in bin.export --task
-#   onnx_inference       name of the module in bin that decodes with a bundle
-#   onnx_reference       name of the module in bin that times ESPnet's own inference
+#   onnx_inference       ESPnet's command that decodes, and ours of the same name, where
+#                        it is not TASK_inference
 #   onnx_exp             directory of the trained model
 #   onnx_score_stage     number of ESPnet's scoring stage
 #   onnx_checkpoints     files of the trained model, of which the tables give the size
 #   onnx_export_args     what names the trained model to bin.export
 #   onnx_reference_args  what names it to ESPnet's own inference
 #   onnx_search_args     options of ESPnet's own inference for the search
-#   onnx_unused_args     options that take what this run does not use out of the search
 #   onnx_driver          function that runs ESPnet's driver, with onnx_driver_args
 #
 # Variables of ESPnet's driver, and commands of several words in one variable:
@@ -216,11 +215,12 @@ onnx_score() {
 # onnx_time SYSTEM DSET: times PyTorch, or a variant, on the sample of a test set, in one
 # process; nothing where it has been timed with the same files and options
 onnx_time() {
-    local data=${data_feats}/$2 tag=${inference_tag} module=${onnx_reference}
+    local data=${data_feats}/$2 tag=${inference_tag} module=reference
     local keys=${onnx_dir}/timing/$2/keys.scp files=("${onnx_checkpoints[@]}") args=()
     local reference=${onnx_exp}/${inference_tag}/$2/onnx_timing/setting dir setting
     if [ "$1" = PyTorch ]; then
         args=(
+            --inference "${onnx_inference}"
             --ngpu "$([ "${onnx_provider}" = cpu ] && echo 0 || echo 1)"
             --num_threads "${onnx_threads}"
             "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
@@ -311,6 +311,14 @@ print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
 onnx_run_stages() {
     onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
     onnx_nj=${onnx_nj:-${inference_nj}}
+    onnx_inference=${onnx_inference:-${onnx_task}_inference}
+    # A bundle may hold a language model that this run does not use: a weight of zero
+    # takes a scorer out of ESPnet's search. Mask-CTC has no such options.
+    onnx_unused_args=()
+    if ! "${use_maskctc:-false}"; then
+        "${use_lm}" || onnx_unused_args+=(--lm_weight 0)
+        "${use_ngram}" || onnx_unused_args+=(--ngram_weight 0)
+    fi
     onnx_cmd="${decode_cmd} --gpu 0"
     if [ "${onnx_provider}" = cuda ]; then
         onnx_cmd="${cuda_cmd} --gpu 1"

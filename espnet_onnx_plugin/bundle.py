@@ -38,7 +38,8 @@ class State:
     """A recurrent state of a step graph.
 
     The graph has an input ``name`` and an output ``next_<name>``. The state starts as
-    zeros in which an axis named ``rows`` has size 1 and an axis named ``nodes`` size 0.
+    zeros in which an axis named ``rows`` has size 1, an axis named ``nodes`` size 0,
+    and any other named one the size that it has in the graph's memory.
     """
 
     dtype: str
@@ -88,6 +89,8 @@ class Speech:
         volume_normalize: peak that ESPnet's preprocessor scales to, or None.
         average_channels: whether several channels are averaged; else the first is
             taken.
+        frame_shift: samples or frames of the input from one frame of the encoder's
+            output to the next; None for a model without CTC.
     """
 
     kind: str
@@ -96,6 +99,7 @@ class Speech:
     min_length: int
     volume_normalize: Optional[float] = None
     average_channels: bool = False
+    frame_shift: Optional[float] = None
 
     def seconds(self, length: int) -> float:
         """Duration of an input of ``length`` samples or frames."""
@@ -122,7 +126,7 @@ class Manifest:
     """The content of ``manifest.yaml``.
 
     Attributes:
-        task: asr.
+        task: name of the recipe's driver: asr.
         graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
             mask_decoder_memory and mask_decoder in the place of decoders.
         speech, text: input and output of the model.

@@ -88,8 +88,12 @@ def save(model, config: Dict[str, Any], directory: Path, name: str) -> Dict[str,
 def sharpen(model) -> None:
     """Scale the output layers so that a random model's choices are not all alike."""
     if model.decoder is not None:
-        model.decoder.output_layer.weight.data *= 6.0
-        model.decoder.output_layer.bias.data[-1] -= 3.0  # or most end at once
+        names = ("output_layer", "output")  # that of the RNN decoder is the second
+        [output] = [
+            getattr(model.decoder, n) for n in names if hasattr(model.decoder, n)
+        ]
+        output.weight.data *= 6.0
+        output.bias.data[-1] -= 3.0  # or most end at once
     if model.ctc is not None:
         model.ctc.ctc_lo.weight.data *= 6.0
 
@@ -97,7 +101,7 @@ def sharpen(model) -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Dict[str, Any]:
     """A tiny ASR model and LM on disk, their bundle, and a data directory."""
-    from espnet_onnx_plugin.export.asr import export_asr
+    from espnet_onnx_plugin.export.export import export_bundle
     from espnet_onnx_plugin.export.model import Checkpoints
 
     root = tmp_path_factory.mktemp("tiny")
@@ -110,7 +114,7 @@ def tiny(tmp_path_factory) -> Dict[str, Any]:
     )
     lm = save(lm_model, lm_config, root / "lm", "lm.pth")
     checkpoints = Checkpoints(asr["config"], asr["file"], lm["config"], lm["file"])
-    bundle = export_asr(checkpoints, root / "fp32")
+    bundle = export_bundle("asr", checkpoints, root / "fp32")
     return dict(
         root=root,
         asr=asr,

@@ -12,7 +12,7 @@ from conftest import RATE, TOKENS, asr_config, build_asr, save, sharpen, waves
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import asr_inference
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.asr import export_asr
+from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 
 OPTIONS = {
@@ -65,6 +65,22 @@ def test_results_are_espnets(tiny, name):
     assert max(lengths) > 1
 
 
+def test_primers_of_unequal_lengths_are_espnets(tiny):
+    # With more tokens than frames ESPnet's CTC scorer ends in an IndexError.
+    options = dict(OPTIONS["joint_lm"], maxlenratio=0.5)
+    theirs = espnet(tiny, **options)
+    ours = espnet_onnx_plugin.Speech2Text(tiny["bundle"], **options)
+    prepared = [ours.prepare(wave) for wave in waves(3).values()]
+    sos = len(TOKENS) - 1
+    primers = [[sos, 3, 7, 4], [sos, 5], [sos]]
+    results = ours.search(ours.encode(prepared), primers)
+    for speech, primer, hypotheses in zip(prepared, primers, results):
+        theirs.beam_search.set_hyp_primer(primer)
+        for hyp, (*_, other) in zip(hypotheses, theirs(speech)):
+            assert list(hyp.yseq) == [int(i) for i in other.yseq]
+            assert hyp.score == pytest.approx(float(other.score), abs=1e-3)
+
+
 def decode(tiny, tmp_path, *args, bundle=None, data=None, kind="sound"):
     """Run the command; returns the directory of its results."""
     out = tmp_path / "out"
@@ -110,7 +126,7 @@ def test_files_are_laid_out_as_espnets(tiny, tmp_path):
     theirs = espnet(tiny, **options)
     for n in (1, 2, 3):
         files = {p.name for p in (out / f"{n}best_recog").iterdir()}
-        assert files == {"token", "token_int", "score", "text"}
+        assert files == {"token", "token_int", "score", "text", "scores"}
     for key, wave in sound_waves(tiny).items():
         for n, (text, token, token_int, hyp) in enumerate(
             theirs(wave.astype(np.float32)), 1
@@ -346,7 +362,7 @@ def variant(tmp_path, **choices):
     sharpen(model)
     files = save(model, config, tmp_path / "asr", "model.pth")
     checkpoints = Checkpoints(files["config"], files["file"])
-    return files, export_asr(checkpoints, tmp_path / "bundle")
+    return files, export_bundle("asr", checkpoints, tmp_path / "bundle")
 
 
 def compare(files, bundle, inputs, **options):
@@ -477,7 +493,7 @@ def test_ngram_scores_are_espnets(tiny, tmp_path):
     assert kenlm.LanguageModel(str(path)).order == 2
     files = tiny["asr"]
     checkpoints = Checkpoints(files["config"], files["file"], ngram_file=path)
-    bundle = export_asr(checkpoints, tmp_path / "bundle")
+    bundle = export_bundle("asr", checkpoints, tmp_path / "bundle")
     options = dict(beam_size=3, ctc_weight=0.3, ngram_weight=0.7, lm_weight=0.0)
     theirs = espnet(tiny, ngram_file=str(path), **options)
     ours = espnet_onnx_plugin.Speech2Text(bundle.path, **options)

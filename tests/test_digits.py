@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 import espnet_onnx_plugin
-from espnet_onnx_plugin.export.asr import export_asr
+from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.runtime.data import Source, read_scp
@@ -28,7 +28,7 @@ def bundles(digits, tmp_path_factory):
         )
         out = tmp_path_factory.mktemp("digits")
         source = Source(digits / "dump" / "raw" / "dev" / "wav.scp", "sound", 10)
-        fp32 = export_asr(checkpoints, out / "fp32", source)
+        fp32 = export_bundle("asr", checkpoints, out / "fp32", source)
         optimized = optimize(fp32, out / "optimized", "cpu", source)
     return {"fp32": fp32, "optimized": optimized}
 

@@ -66,7 +66,7 @@ def test_layers(path):
             assert parts[1] in ALLOWED[part] | {part, "errors"}, name
         if parts[0] in FOREIGN:
             # The reference run of PyTorch is ESPnet's own inference, called.
-            assert part == "export" or path.stem == "asr_reference", name
+            assert part == "export" or path.stem == "reference", name
         if parts[0] in ("onnx", "onnx_ir"):
             assert part in ("export", "optimize", "quantize", "graph_file"), name
 

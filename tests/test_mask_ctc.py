@@ -8,7 +8,7 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import asr_inference_maskctc, quantize
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.asr import export_asr
+from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.runtime.mask_ctc import Speech2Text
@@ -34,7 +34,9 @@ def model(tmp_path_factory):
     model = build_asr(config)
     model.ctc.ctc_lo.weight.data *= 6.0
     files = save(model, config, root / "asr", "model.pth")
-    bundle = export_asr(Checkpoints(files["config"], files["file"]), root / "fp32")
+    bundle = export_bundle(
+        "asr", Checkpoints(files["config"], files["file"]), root / "fp32"
+    )
     return dict(files=files, bundle=bundle, root=root)
 
 
@@ -86,8 +88,10 @@ def test_each_command_names_the_other(model, tiny):
     with pytest.raises(PluginError, match="Mask-CTC uses no language model"):
         lm = (tiny["lm"]["config"], tiny["lm"]["file"])
         files = model["files"]
-        export_asr(
-            Checkpoints(files["config"], files["file"], *lm), tiny["root"] / "none"
+        export_bundle(
+            "asr",
+            Checkpoints(files["config"], files["file"], *lm),
+            tiny["root"] / "none",
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from espnet_onnx_plugin.bin import asr_reference, sample
+from espnet_onnx_plugin.bin import reference, sample
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.sample import choose_keys, read_lengths
 from espnet_onnx_plugin.runtime.data import Source
@@ -140,7 +140,7 @@ def test_timings(espnet, tmp_path, keys):
     if keys:
         (tmp_path / "keys.scp").write_text("".join(f"{key}\n" for key in keys))
         args += ["--key_file", str(tmp_path / "keys.scp")]
-    asr_reference.main([*args, "--num_threads", "2"])
+    reference.main([*args, "--num_threads", "2"])
     rows = [json.loads(line) for line in open(tmp_path / "out/timing.jsonl")]
     seconds = {"u1": 1.0, "u2": 2.0, "u3": 50 / 8000, "u4": 0.5}
     # ESPnet goes on after the short one.
@@ -157,7 +157,7 @@ def test_timings(espnet, tmp_path, keys):
 def test_no_utterance_is_one_line(espnet, tmp_path, capsys):
     (tmp_path / "wav.scp").write_text("")
     with pytest.raises(SystemExit) as error:
-        asr_reference.main(
+        reference.main(
             ["--output_dir", str(tmp_path / "out"), "--beam_size", "5"]
             + ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
         )

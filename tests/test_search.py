@@ -9,10 +9,13 @@ import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.espnet_compat import import_nets
-from espnet_onnx_plugin.runtime.beam_search import BeamSearch, BeamSearchConfig
+from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.encoder import Encoded
 from espnet_onnx_plugin.runtime.scorers import LengthBonus
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
+from espnet_onnx_plugin.runtime.utterance_search import (
+    BeamSearchConfig,
+)
 
 BLANK = 0
 
@@ -46,8 +49,8 @@ class OurScorer:
     def __init__(self, table):
         self.table = table
 
-    def start(self, encoded):
-        return [[()] for _ in range(encoded.utterances)]
+    def start(self, encoded, primers):
+        return [[tuple(primer[:-1])] for primer in primers]
 
     def score(self, tokens, parents, state):
         prefixes = [
@@ -83,8 +86,8 @@ class TheirCTC(torch.nn.Module):
         return self.logp[None].clone()
 
 
-def make_case(seed, vocabularies=(8, 19, 60, 200)):
-    """One random case: sizes, weights, options."""
+def make_case(seed, vocabularies=(8, 19, 60, 200), single=False):
+    """One random case: sizes, weights, options, kind of scorers."""
     random = np.random.default_rng(seed)
     vocabulary = int(random.choice(vocabularies))
     frames = int(random.integers(2, 40))
@@ -92,6 +95,7 @@ def make_case(seed, vocabularies=(8, 19, 60, 200)):
     logits[:, BLANK] += 2.0
     ctc_weight = float(random.choice([0.0, 0.3, 0.5, 1.0]))
     return dict(
+        single=single,
         vocabulary=vocabulary,
         beam_size=int(random.choice([1, 2, 5, 8])),
         frames=frames,
@@ -116,9 +120,11 @@ def make_case(seed, vocabularies=(8, 19, 60, 200)):
     )
 
 
-def espnet_search(case):
-    """N-best list of ESPnet's BatchBeamSearch."""
-    search_cls = import_nets("batch_beam_search").BatchBeamSearch
+def espnet_search(case, primer=None):
+    """N-best list of the search that ESPnet takes for the case's scorers."""
+    search_cls = import_nets("beam_search").BeamSearch
+    if not case["single"]:
+        search_cls = import_nets("batch_beam_search").BatchBeamSearch
     prefix_scorer = import_nets("scorers.ctc").CTCPrefixScorer
     bonus = import_nets("scorers.length_bonus").LengthBonus
     eos = case["vocabulary"] - 1
@@ -139,6 +145,7 @@ def espnet_search(case):
         pre_beam_score_key=None if case["weights"]["ctc"] == 1.0 else "full",
         normalize_length=case["normalize_length"],
     )
+    search.set_hyp_primer(primer)
     with torch.no_grad():
         return search(
             torch.zeros(case["frames"], 1), case["maxlenratio"], case["minlenratio"]
@@ -157,6 +164,7 @@ def config_of(case):
         maxlenratio=case["maxlenratio"],
         minlenratio=case["minlenratio"],
         normalize_length=case["normalize_length"],
+        end_is_candidate=not case["single"],
     )
 
 
@@ -197,9 +205,11 @@ def assert_same(ours, theirs, what):
             assert list(mine.yseq) in ties, what
 
 
-@pytest.mark.parametrize("seed", range(400))
-def test_beam_search_is_espnets(seed):
-    case = make_case(seed)
+@pytest.mark.parametrize(
+    "seed, single", [(i, False) for i in range(400)] + [(i, True) for i in range(150)]
+)
+def test_beam_search_is_espnets(seed, single):
+    case = make_case(seed, single=single)
     theirs = espnet_search(case)
     [ours] = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
     assert_same(ours, theirs, {k: v for k, v in case.items() if k != "logp"})
@@ -207,6 +217,20 @@ def test_beam_search_is_espnets(seed):
         for name, value in theirs[0].scores.items():
             if list(ours[0].yseq) == theirs[0].yseq.tolist():
                 assert ours[0].scores[name] == pytest.approx(float(value), abs=2e-3)
+
+
+def test_scorers_of_single_hypotheses_change_the_search():
+    # If the random cases stopped telling the two searches apart, the test above would
+    # prove less.
+    different = 0
+    for seed in range(150):
+        cases = [make_case(seed, single=single) for single in (False, True)]
+        [batch], [single] = (
+            BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
+            for case in cases
+        )
+        different += [h.yseq for h in batch] != [h.yseq for h in single]
+    assert different >= 15
 
 
 def test_cases_reach_every_answer():
@@ -244,6 +268,26 @@ def test_a_batch_gives_what_one_at_a_time_gives(seed):
     for i, count in enumerate(frames):
         alone = Encoded(encoder_out_lens=frames[[i]], ctc_log_probs=logp[[i], :count])
         assert together[i] == search(alone)[0]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_primed_hypotheses_are_espnets(seed):
+    case = make_case(seed + 2000)
+    random = np.random.default_rng(seed)
+    vocabulary, frames = case["vocabulary"], case["frames"]
+    primers = [
+        [vocabulary - 1, *random.integers(0, vocabulary, count).tolist()]
+        for count in (1, min(3, frames - 1))
+    ]
+    # ESPnet's CTC scorer takes no more tokens than there are frames.
+    room = frames - max(map(len, primers)) + 1
+    case["maxlenratio"] = -min(room, 6)
+    one = encoded_of(case)
+    both = Encoded({name: np.repeat(v, 2, axis=0) for name, v in one.items()})
+    ours = BeamSearch(config_of(case), our_scorers(case))(both, primers)
+    for mine, primer in zip(ours, primers):
+        assert_same(mine, espnet_search(case, primer), primer)
+        assert all(h.yseq[: len(primer)] == primer for h in mine)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -7,13 +7,16 @@ from typing import Optional, Sequence
 from espnet_onnx_plugin.bin._common import ArgumentParser, run
 from espnet_onnx_plugin.errors import PluginError
 
+#: The tasks that can be exported, by the name of the recipe's driver.
+TASKS = ("asr",)
+
 
 def get_parser() -> ArgumentParser:
     """The options."""
     parser = ArgumentParser(
         prog="export", description="Export a trained ESPnet model to an ONNX bundle"
     )
-    parser.add_argument("--task", default="asr", choices=("asr",))
+    parser.add_argument("--task", default="asr", choices=TASKS)
     parser.add_argument("--output_dir", type=Path, required=True, help="the bundle")
     group = parser.add_argument_group("Model: files, or a tag or zip")
     group.add_argument("--train_config", type=Path, help="config.yaml of the model")
@@ -45,7 +48,7 @@ def export(args: argparse.Namespace) -> None:
     if args.model_tag is None and not (args.train_config and args.model_file):
         raise PluginError("give --train_config and --model_file, or --model_tag")
 
-    from espnet_onnx_plugin.export.asr import export_asr
+    from espnet_onnx_plugin.export.export import export_bundle
     from espnet_onnx_plugin.export.model import Checkpoints, from_tag
     from espnet_onnx_plugin.runtime.data import Source
 
@@ -53,11 +56,11 @@ def export(args: argparse.Namespace) -> None:
     if args.parity_scp:
         parity = Source.parse(args.parity_scp, args.parity_utterances)
     if args.model_tag is not None:
-        with from_tag(args.model_tag, args.ngram_file) as checkpoints:
-            bundle = export_asr(checkpoints, args.output_dir, parity)
+        with from_tag(args.task, args.model_tag, args.ngram_file) as checkpoints:
+            bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
     else:
         checkpoints = Checkpoints(**files, ngram_file=args.ngram_file)
-        bundle = export_asr(checkpoints, args.output_dir, parity)
+        bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
     worst = max(bundle.manifest.checks["parity"].values())
     print(
         f"{bundle.path}: {', '.join(bundle.manifest.graphs)}, "

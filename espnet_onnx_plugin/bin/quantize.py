@@ -1,6 +1,7 @@
 """Quantize the graphs of a bundle."""
 
 import argparse
+import importlib
 import shlex
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
@@ -34,9 +35,8 @@ def get_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--inference_config",
-        help="decoding options of the recipe, as bin.asr_inference takes them (of a "
-        "Mask-CTC model, bin.asr_inference_maskctc); default: a search of beam 5 that "
-        "uses every model of the bundle",
+        help="decoding options of the recipe, as the task's inference takes them; "
+        "default: a search of beam 5 that uses every model of the bundle",
     )
     parser.add_argument(
         "--inference_args",
@@ -60,37 +60,34 @@ def get_parser() -> ArgumentParser:
 
 
 def search_options(
-    command: Any, config: Optional[str], args: str
+    command: str, config: Optional[str], args: str
 ) -> Optional[Dict[str, Any]]:
-    """Decoding options as ``command`` reads them, None where none are given.
-
-    Args:
-        command: the module of the bundle's inference.
-        config, args: what this command was given.
-    """
+    """Decoding options as a command reads them, None where none are given."""
     given = [*(["--config", config] if config else []), *shlex.split(args)]
     if not given:
         return None
     required = ["--model_dir", "", "--output_dir", ""]
     required += ["--data_path_and_name_and_type", "scp,speech,sound"]
-    parsed = command.get_parser().parse_args(required + given)
-    return {name: getattr(parsed, name) for name in command.SEARCH_OPTIONS}
+    module = importlib.import_module(f"espnet_onnx_plugin.bin.{command}")
+    parsed = module.COMMAND.get_parser().parse_args(required + given)
+    return module.COMMAND.decoding_options(parsed)
 
 
 def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
-    from espnet_onnx_plugin.bin import asr_inference, asr_inference_maskctc
     from espnet_onnx_plugin.bundle import read_bundle
     from espnet_onnx_plugin.errors import PluginError
     from espnet_onnx_plugin.quantize.budget import Budget
     from espnet_onnx_plugin.quantize.quantize import quantize
     from espnet_onnx_plugin.quantize.reading import Utterances
-    from espnet_onnx_plugin.runtime.asr import is_mask_ctc
+    from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 
     if args.calibration_text and not args.calibration_scp:
         raise PluginError("--calibration_text needs the audio: --calibration_scp")
     model = read_bundle(args.model_dir)
-    command = asr_inference_maskctc if is_mask_ctc(model) else asr_inference
+    command = f"{model.manifest.task}_inference"
+    if is_mask_ctc(model):
+        command += "_maskctc"
     utterances = Utterances(
         calibration_source(args),
         args.calibration_text,

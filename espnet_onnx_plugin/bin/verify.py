@@ -32,15 +32,17 @@ def verify(args: argparse.Namespace) -> None:
     if (args.train_config is None) != (args.model_file is None):
         raise PluginError("--train_config and --model_file go together")
     if args.train_config is not None:
-        from espnet_onnx_plugin.export.asr import verify_parity
+        from espnet_onnx_plugin.export.export import check_parity
         from espnet_onnx_plugin.export.model import Checkpoints
+        from espnet_onnx_plugin.export.task import task_model
         from espnet_onnx_plugin.runtime.data import Source
 
         checkpoints = Checkpoints(
             args.train_config, args.model_file, args.lm_train_config, args.lm_file
         )
         source = Source.parse(args.parity_scp) if args.parity_scp else None
-        figures = verify_parity(bundle, checkpoints, source)
+        model = task_model(bundle.manifest.task)(checkpoints)
+        figures = check_parity(bundle, model, source)
         worst = max(figures, key=figures.__getitem__)
         report += f"; largest difference from PyTorch {figures[worst]:.1e} ({worst})"
     print(f"{bundle.path}: {report}")

@@ -14,7 +14,7 @@ from espnet_onnx_plugin.errors import PluginError
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The files that an ASR model consists of.
+    """The files that a model consists of.
 
     Raises:
         PluginError: if one is missing.
@@ -42,11 +42,13 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def from_tag(tag: str, ngram_file: Optional[Path] = None) -> Iterator[Checkpoints]:
+def from_tag(
+    task: str, tag: str, ngram_file: Optional[Path] = None
+) -> Iterator[Checkpoints]:
     """Files of a packed model: a local zip, or a tag of espnet_model_zoo.
 
     Raises:
-        PluginError: if it is neither, or holds no ASR model.
+        PluginError: if it is neither, or holds no model of the task.
     """
     with tempfile.TemporaryDirectory() as work:
         if Path(tag).is_file():
@@ -58,14 +60,14 @@ def from_tag(tag: str, ngram_file: Optional[Path] = None) -> Iterator[Checkpoint
                 raise PluginError(f"{tag} is not a model packed by ESPnet: {e}")
         else:
             files = _download(tag)
-        if "asr_train_config" not in files or "asr_model_file" not in files:
+        names = [f"{task}_train_config", f"{task}_model_file"]
+        if not set(names) <= set(files):
             raise PluginError(
-                f"{tag} is not an ASR model: it holds {', '.join(sorted(files))}"
+                f"{tag} is no model of task {task}: it holds {', '.join(sorted(files))}"
             )
         lm = {k: Path(files[k]) for k in ("lm_train_config", "lm_file") if k in files}
         yield Checkpoints(
-            Path(files["asr_train_config"]),
-            Path(files["asr_model_file"]),
+            *(Path(files[name]) for name in names),
             ngram_file=ngram_file,
             **lm,
         )

@@ -6,7 +6,19 @@ time, as in ESPnet's inference. The figure is max |ONNX - PyTorch| relative to t
 output's scale.
 """
 
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
+import copy
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import torch
@@ -19,6 +31,9 @@ from espnet_onnx_plugin.runtime.compare import difference
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, to_numpy
 from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
+
+#: One utterance to the encoder graph's outputs by name.
+Encode = Callable[[torch.Tensor], Dict[str, np.ndarray]]
 
 TOLERANCE = 1e-4
 
@@ -44,34 +59,15 @@ def require(component: str, what: str, worst: float) -> float:
     return worst
 
 
-def encode_reference(
-    model: torch.nn.Module, speech: torch.Tensor
-) -> Dict[str, np.ndarray]:
-    """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``."""
-    lengths = torch.tensor([len(speech)])
-    with torch.no_grad():
-        # A copy: ESPnet normalizes features in place.
-        out, out_lengths = model.encode(
-            speech=speech[None].clone(), speech_lengths=lengths
-        )
-        out, intermediate = out if isinstance(out, tuple) else (out, [])
-        results = {"encoder_out": out, "encoder_out_lens": out_lengths}
-        if model.ctc is not None:
-            results["ctc_log_probs"] = model.ctc.log_softmax(out)
-        for layer, value in intermediate:
-            results[f"interctc_{layer}"] = model.ctc.log_softmax(value)
-    return {name: value.numpy() for name, value in results.items()}
-
-
 def check_encoder(
-    model: torch.nn.Module,
+    encode: Encode,
     encoder: Encoder,
     utterances: Iterable[Tuple[str, np.ndarray]],
 ) -> float:
-    """Compare frontend and encoder graph with ``model.encode``.
+    """Compare frontend and encoder graph with ESPnet's encoding.
 
     Args:
-        model: ESPnet's model.
+        encode: gives the graph's outputs for one utterance, from ESPnet's own modules.
         encoder: the graphs.
         utterances: (description, audio).
 
@@ -84,7 +80,7 @@ def check_encoder(
     worst = 0.0
     for what, array in utterances:
         speech = torch.from_numpy(array)
-        reference = encode_reference(model, speech)
+        reference = encode(speech)
         rounding: Dict[str, float] = {}
         ours = encoder([array])
         if not np.array_equal(ours.lengths, reference["encoder_out_lens"]):
@@ -92,7 +88,7 @@ def check_encoder(
         for name, value in reference.items():
             figure = difference(to_numpy(ours[name]), value)
             if figure > TOLERANCE and not rounding:
-                rounding = rounding_noise(model, speech, reference)
+                rounding = rounding_noise(encode, speech, reference)
             if figure > NOISE_FACTOR * rounding.get(name, 0.0):
                 require(f"encoder ({name})", what, figure)
             worst = max(worst, figure)
@@ -114,7 +110,7 @@ def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
 
 
 def rounding_noise(
-    model: torch.nn.Module, speech: torch.Tensor, reference: Mapping[str, np.ndarray]
+    encode: Encode, speech: torch.Tensor, reference: Mapping[str, np.ndarray]
 ) -> Dict[str, float]:
     """How far PyTorch moves from itself when its input moves by a float's last digit.
 
@@ -127,7 +123,7 @@ def rounding_noise(
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, speech.shape, generator=generator) * 2 - 1
     moved = speech * (1 + signs * torch.finfo(torch.float32).eps)
-    other = encode_reference(model, moved)
+    other = encode(moved)
     return {name: difference(other[name], value) for name, value in reference.items()}
 
 
@@ -144,31 +140,40 @@ def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
 class _Reference:
     """ESPnet's scorer for the hypotheses of one utterance."""
 
-    def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor):
-        self._scorer = scorer
+    def __init__(self, scorer: torch.nn.Module, memory: torch.Tensor, first: int):
+        # A copy: some keep what they made of an utterance in the module.
+        self._scorer = copy.deepcopy(scorer)
         self._memory = memory
-        self._prefixes = torch.zeros((1, 0), dtype=torch.int64)
-        self._states: List[Any] = [scorer.init_state(memory)]
+        self._prefixes = torch.full((1, 1), first)
+        self._states: Optional[List[Any]] = None
 
-    @torch.no_grad()
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Log probabilities after every hypothesis got its token."""
-        ids, new = torch.from_numpy(parents), torch.from_numpy(tokens)
-        self._prefixes = torch.cat((self._prefixes[ids], new[:, None]), dim=1)
-        states = [self._states[i] for i in parents]
-        if hasattr(self._scorer, "batch_score"):
-            memory = self._memory.expand(len(self._prefixes), *self._memory.shape)
-            scores, self._states = self._scorer.batch_score(
-                self._prefixes, states, memory
-            )
-            return scores.numpy()
-        # ESPnet's search asks such a scorer for one hypothesis after the other.
+        batch = hasattr(self._scorer, "batch_score")
+        if self._states is None:
+            self._states = [self._scorer.init_state(self._memory)]
+        else:
+            ids = torch.from_numpy(parents)
+            new = torch.from_numpy(tokens)[:, None]
+            self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
+            self._states = [self._states[i] for i in parents]
+        with torch.no_grad():
+            score = self._batch_score if batch else self._single_scores
+            scores, self._states = score(self._prefixes, self._states)
+        return scores.numpy()
+
+    def _batch_score(self, prefixes, states):
+        memory = self._memory.expand(len(prefixes), *self._memory.shape)
+        return self._scorer.batch_score(prefixes, states, memory)
+
+    def _single_scores(self, prefixes, states):
+        # Copies: coverage attention changes the list that it is given, which is its
+        # parent's.
         scored = [
-            self._scorer.score(prefix, state, self._memory)
-            for prefix, state in zip(self._prefixes, states)
+            self._scorer.score(prefix, copy.deepcopy(state), self._memory)
+            for prefix, state in zip(prefixes, states)
         ]
-        self._states = [state for _, state in scored]
-        return np.stack([scores.numpy() for scores, _ in scored])
+        return torch.stack([s for s, _ in scored]), [state for _, state in scored]
 
 
 def check_step(
@@ -202,15 +207,15 @@ def check_step(
     random = np.random.default_rng(0)
     count = len(frames)
     encoder_out = random.standard_normal((count, max(frames), dim)).astype(np.float32)
+    first = vocabulary - 1
     references = [
-        _Reference(step.reference, torch.from_numpy(encoder_out[i, :length]))
+        _Reference(step.reference, torch.from_numpy(encoder_out[i, :length]), first)
         for i, length in enumerate(frames)
     ]
     scorer = GraphScorer(session, memory)
-    state = scorer.start(
-        Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
-    )
-    tokens = np.full((count, 1), vocabulary - 1)
+    encoded = Encoded(encoder_out=encoder_out, encoder_out_lens=np.array(frames))
+    state = scorer.start(encoded, [[first]] * count)
+    tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
     worst = 0.0
     for number in range(steps):

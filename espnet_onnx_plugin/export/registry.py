@@ -8,7 +8,7 @@ that the parity tests and the table of supported architectures are made from.
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 import torch
 
@@ -30,6 +30,10 @@ class Arch:
             setting that is not supported.
         tiny: named small ``*_conf`` dictionaries that together touch every branch.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
+        needs: imports the optional package that ESPnet builds it with; raises
+            :class:`PluginError` that names it where it is missing.
+        features: of an encoder that reads waveforms, what makes the features that the
+            wrapped one reads; it becomes the frontend's graph.
     """
 
     role: str
@@ -37,6 +41,8 @@ class Arch:
     wrap: Callable[[torch.nn.Module], torch.nn.Module]
     tiny: Mapping[str, Dict[str, Any]] = field(default_factory=dict)
     limits: str = ""
+    needs: Callable[[], None] = lambda: None
+    features: Optional[Callable[[torch.nn.Module], torch.nn.Module]] = None
 
 
 _REGISTRY: Dict[Tuple[str, str], Arch] = {}

@@ -15,9 +15,9 @@ from espnet_onnx_plugin.quantize.lowering import Feeds
 from espnet_onnx_plugin.runtime.asr import Speech2Text
 from espnet_onnx_plugin.runtime.compare import noise, search_options
 from espnet_onnx_plugin.runtime.data import Source, read_scp, usable
-from espnet_onnx_plugin.runtime.mask_ctc import open_bundle
 from espnet_onnx_plugin.runtime.progress import progress
 from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.tasks import open_model
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _best(speech2text: Speech2Text, audio: np.ndarray) -> Result:
         results = results[0]
     if not results:
         return Result([], "")
-    text, _, token_int, _ = results[0]
+    text, _, token_int, *_ = results[0]
     return Result(token_int, text or " ".join(map(str, token_int)))
 
 
@@ -172,7 +172,7 @@ class Reader:
         return self._decode(bundle)
 
     def _open(self, bundle: Bundle) -> Speech2Text:
-        return open_bundle(bundle, **self._options)
+        return open_model(bundle, **self._options)
 
     def _decode(
         self,

@@ -22,11 +22,8 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.beam_search import (
-    BeamSearch,
-    BeamSearchConfig,
-    Hypothesis,
-)
+from espnet_onnx_plugin.runtime.align import Span, align, words
+from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
 from espnet_onnx_plugin.runtime.scorers import (
@@ -36,8 +33,13 @@ from espnet_onnx_plugin.runtime.scorers import (
     graph_scorer,
 )
 from espnet_onnx_plugin.runtime.session import Device, Session
+from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.text import TokenConverter
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
+from espnet_onnx_plugin.runtime.utterance_search import (
+    BeamSearchConfig,
+    Hypothesis,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,11 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """ESPnet's decoding options, with its names and defaults."""
+    """ESPnet's decoding options, with its names and defaults.
+
+    Attributes:
+        ctm: whether results come with the times of tokens and words; not of ESPnet's.
+    """
 
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
@@ -74,6 +80,7 @@ class DecodeOptions:
     nbest: int = 1
     normalize_length: bool = False
     time_sync: bool = False
+    ctm: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ctc_weight <= 1.0:
@@ -111,11 +118,6 @@ def _check_precision(bundle: Bundle, device: Device) -> None:
         )
 
 
-def is_mask_ctc(bundle: Bundle) -> bool:
-    """Whether a bundle is for :class:`~.mask_ctc.Speech2Text`."""
-    return "mask_decoder" in bundle.manifest.graphs
-
-
 class Speech2Text:
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
@@ -136,6 +138,7 @@ class Speech2Text:
         [(text, token, token_int, hypothesis), ...]
     """
 
+    task = "asr"
     options_class: Any = DecodeOptions
 
     def __init__(
@@ -152,10 +155,10 @@ class Speech2Text:
             raise PluginError(f"decoding options: {e}")
         bundle = model_dir if isinstance(model_dir, Bundle) else read_bundle(model_dir)
         device = Device(provider, threads, **session)
-        if bundle.manifest.task != "asr":
+        if bundle.manifest.task != self.task:
             raise PluginError(
                 f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "
-                "Speech2Text takes asr"
+                f"{type(self).__name__} takes {self.task}"
             )
         _check_precision(bundle, device)
         self.bundle = bundle
@@ -170,18 +173,21 @@ class Speech2Text:
 
     def _build_search(self) -> Any:
         """The search, from :class:`Encoded` to the hypotheses of each utterance."""
-        options, search = self._options, self.bundle.manifest.search
         if is_mask_ctc(self.bundle):
             raise PluginError(
                 f"{self.bundle.path} is a Mask-CTC model, which has no beam search: "
                 "use asr_inference_maskctc"
             )
+        options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
         has_ctc = "ctc_log_probs" in self._encoder.outputs
         if not has_ctc and (options.ctc_weight > 0 or options.time_sync):
             raise PluginError(
                 "the model has no CTC: set ctc_weight to 0 and time_sync to false"
             )
+        if options.ctm and self.bundle.manifest.speech.frame_shift is None:
+            raise PluginError("the model has no CTC to align by: leave ctm out")
+        scorers = self._build_scorers(tokens)
         config = BeamSearchConfig(
             beam_size=options.beam_size,
             vocabulary=len(tokens),
@@ -193,9 +199,9 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
+            end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
-        scorers = self._build_scorers(tokens)
         if not any(options.weights[name] for name in (*scorers, "ctc")):
             raise PluginError(
                 "no scorer is left: the model has no decoder and ctc_weight is 0"
@@ -277,6 +283,8 @@ class Speech2Text:
         results = []
         for i, hypotheses in enumerate(self.search(encoded)):
             best = [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
+            if self._options.ctm:
+                best = [self._timed(encoded, i, result) for result in best]
             intermediate = self._interctc(encoded, i)
             results.append((best, intermediate) if intermediate else best)
         parts = {**self._encoder.seconds, **self.search.seconds}
@@ -289,6 +297,44 @@ class Speech2Text:
         token_int = [i for i in hypothesis.yseq[1:-1] if i != 0]
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(token), token, token_int, hypothesis
+
+    def _timed(self, encoded: Encoded, utterance: int, result: Result) -> Result:
+        """The result, with the times of its tokens in the hypothesis."""
+        text, token, token_int, hypothesis = result
+        frames = encoded.lengths[utterance]
+        log_probs = encoded["ctc_log_probs"][utterance, :frames]
+        blank = self.bundle.manifest.search["blank"]
+        spans = align(log_probs, token_int, blank)
+        if spans is None:
+            logger.warning("more tokens than frames of the encoder: no times")
+            return result
+        speech = self.bundle.manifest.speech
+        seconds = spans * speech.seconds(speech.frame_shift)
+        times = [Span(t, *map(float, s)) for t, s in zip(token, seconds)]
+        return text, token, token_int, hypothesis._replace(times=times)
+
+    def lines(self, result: Result) -> Dict[str, Union[str, List[str]]]:
+        """What is written of a result, by the file's name; several lines as a list.
+
+        ESPnet's files, ``scores`` with what each scorer gave (before its weight), and
+        with option ``ctm`` NIST's time marks (channel, start, duration, token or word).
+        """
+        text, token, token_int, hypothesis = result
+        lines: Dict[str, Union[str, List[str]]] = {
+            "token": " ".join(token),
+            "token_int": " ".join(map(str, token_int)),
+            "score": str(hypothesis.score),
+        }
+        if text is not None:
+            lines["text"] = text
+        if hypothesis.scores:
+            parts = [f"{name}={value:.4f}" for name, value in hypothesis.scores.items()]
+            lines["scores"] = " ".join(parts)
+        if self._options.ctm:
+            token_type = self.bundle.manifest.text.token_type
+            lines["token.ctm"] = _time_marks(hypothesis.times)
+            lines["ctm"] = _time_marks(words(hypothesis.times, token_type))
+        return lines
 
     def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
         """Greedy result of each intermediate CTC."""
@@ -303,3 +349,7 @@ class Speech2Text:
                 layer = int(name[len("interctc_") :])
                 results[layer] = self.converter.ids2tokens(ids)
         return results
+
+
+def _time_marks(spans: Sequence[Span]) -> List[str]:
+    return [f"1 {start:.3f} {end - start:.3f} {text}" for text, start, end in spans]

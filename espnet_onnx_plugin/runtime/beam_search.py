@@ -1,24 +1,26 @@
 """Label-synchronous beam search: ESPnet's ``BatchBeamSearch`` to the token.
 
-The search never knows a network: scorers come from outside. Its arithmetic is float32
-where ESPnet's is, in the same order of summation, so that near ties fall the same way.
+The search never knows a network: scorers come from outside. All hypotheses of a batch
+of utterances are scored together; what becomes of an utterance's is decided by its own
+:class:`~espnet_onnx_plugin.runtime.utterance_search.UtteranceSearch`.
 """
 
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer, CTCPrefixState
+from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer
 from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
+from espnet_onnx_plugin.runtime.utterance_search import (
+    BeamSearchConfig,
+    Hypothesis,
+    UtteranceSearch,
+)
 
 logger = logging.getLogger(__name__)
-
-PRE_BEAM_RATIO = 1.5  # ESPnet's default, which its recipes cannot change
 
 #: Rows that matrix products take at once with AVX-512: 12 rows take less time than 10
 #: (24.2 against 25.2 ms a step of a language model of 54 M parameters).
@@ -26,249 +28,6 @@ ROW_BLOCK = 12
 
 #: How much the number of rows may grow to fill a block.
 MAX_FILLING = 1.2
-
-
-class Hypothesis(NamedTuple):
-    """A result, with the attributes of ESPnet's class of that name.
-
-    Attributes:
-        yseq: token ids with the start and end symbols.
-        score: the total.
-        scores: unweighted sums by scorer.
-        states: empty; kept because ESPnet's has it.
-    """
-
-    yseq: Sequence[int]
-    score: float = 0.0
-    scores: Dict[str, float] = {}
-    states: Dict[str, Any] = {}
-
-
-@dataclass(frozen=True)
-class BeamSearchConfig:
-    """What the search is told, in the words of ESPnet's decoding configurations.
-
-    Attributes:
-        weights: by scorer: decoder, ctc, length_bonus, lm, ngram.
-        maxlenratio: 0: up to the number of frames, with end detection; positive: that
-            share of the frames; negative: a constant.
-        minlenratio: likewise, without end detection.
-    """
-
-    beam_size: int
-    vocabulary: int
-    sos: int
-    eos: int
-    weights: Dict[str, float]
-    blank: int = 0
-    pre_beam: bool = True
-    maxlenratio: float = 0.0
-    minlenratio: float = 0.0
-    normalize_length: bool = False
-    token_list: Optional[List[str]] = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.beam_size < 1:
-            raise PluginError(f"beam_size {self.beam_size} must be 1 or more")
-        if self.beam_size > self.vocabulary:
-            raise PluginError(
-                f"beam_size {self.beam_size} is larger than the vocabulary "
-                f"({self.vocabulary} tokens), which ESPnet's search cannot take "
-                f"either; use {self.vocabulary} or less"
-            )
-
-    @property
-    def pre_beam_size(self) -> Optional[int]:
-        """How many tokens of a hypothesis get a CTC score; None: all of them."""
-        size = int(PRE_BEAM_RATIO * self.beam_size)
-        return size if self.pre_beam and size < self.vocabulary else None
-
-
-def top(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the largest scores of each row, (..., count), in no order."""
-    if count >= scores.shape[-1]:
-        return np.broadcast_to(np.arange(scores.shape[-1]), scores.shape)
-    return np.argpartition(scores, -count, axis=-1)[..., -count:]
-
-
-def top_sorted(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the largest of a vector, best first; equal ones by index."""
-    chosen = np.sort(top(scores, count))
-    return chosen[np.argsort(-scores[chosen], kind="stable")]
-
-
-def length_bounds(
-    frames: int, maxlenratio: float, minlenratio: float
-) -> Tuple[int, int]:
-    """Largest and smallest number of tokens for an utterance, as ESPnet bounds it."""
-    if maxlenratio == 0:
-        maxlen = frames
-    elif maxlenratio < 0:
-        maxlen = -int(maxlenratio)
-    else:
-        maxlen = max(1, int(maxlenratio * frames))
-    if minlenratio < 0:
-        minlen = -int(minlenratio)
-    else:
-        minlen = int(minlenratio * frames)
-    return maxlen, minlen
-
-
-def end_detected(ended: List[Hypothesis], step: int) -> bool:
-    """Eq. (50) of Watanabe et al. 2017, with ESPnet's constants (M=3, D_end=-10).
-
-    True when none of the hypotheses that ended in the last three steps comes near the
-    best one.
-    """
-    if not ended:
-        return False
-    best = max(h.score for h in ended)
-    for back in range(3):
-        same_length = [h.score for h in ended if len(h.yseq) == step - back]
-        if not same_length or max(same_length) - best >= -10.0:
-            return False
-    return True
-
-
-@dataclass
-class _Beam:
-    """Running hypotheses; row i of every array is hypothesis i."""
-
-    yseq: np.ndarray  # (N, length) int64
-    score: np.ndarray  # (N,) float32
-    scores: Dict[str, np.ndarray]  # each (N,) float32
-    parents: np.ndarray  # (N,) the hypothesis of the previous step that each extends
-    ctc: Optional[CTCPrefixState]
-
-    def keep(self, ids: np.ndarray) -> "_Beam":
-        return _Beam(
-            self.yseq[ids],
-            self.score[ids],
-            {k: v[ids] for k, v in self.scores.items()},
-            self.parents[ids],
-            self.ctc.keep(ids) if self.ctc is not None else None,
-        )
-
-    def __len__(self) -> int:
-        return len(self.yseq)
-
-
-class _Utterance:
-    """The search over one utterance, to which the full scorers' scores are given.
-
-    Attributes:
-        beam: the running hypotheses.
-        ended: those that ended.
-        done: whether the search is over.
-        ctc_seconds: time spent on CTC prefix scores.
-    """
-
-    def __init__(
-        self,
-        config: BeamSearchConfig,
-        frames: int,
-        minlenratio: float,
-        scorers: Sequence[str],
-        ctc: Optional[CTCPrefixScorer],
-    ):
-        self._config = config
-        self._ctc = ctc
-        self._pre_beam = config.pre_beam_size if ctc is not None else None
-        bounds = length_bounds(frames, config.maxlenratio, minlenratio)
-        self._maxlen, self._minlen = bounds
-        logger.info("decoder input length: %d", frames)
-        logger.info("max output length: %d", self._maxlen)
-        logger.info("min output length: %d", self._minlen)
-        self._step = 0
-        self.beam = _Beam(
-            yseq=np.array([[config.sos]], dtype=np.int64),
-            score=np.zeros(1, np.float32),
-            scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
-            parents=np.zeros(1, np.int64),
-            ctc=ctc.start() if ctc is not None else None,
-        )
-        self.ended: List[Hypothesis] = []
-        self.ctc_seconds = 0.0
-        self.done = self._maxlen < 1
-
-    def advance(self, parts: Dict[str, np.ndarray]) -> None:
-        """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
-        config = self._config
-        beam = self._extend(parts)
-        if self._step == self._maxlen - 1:
-            # As ESPnet does, to the ended ones too: these get a second end symbol.
-            logger.info("adding <eos> in the last position in the loop")
-            end = np.full((len(beam), 1), config.eos, np.int64)
-            beam.yseq = np.concatenate((beam.yseq, end), axis=1)
-        is_end = beam.yseq[:, -1] == config.eos
-        if self._step >= self._minlen:
-            self.ended += [_hypothesis(beam, i) for i in np.flatnonzero(is_end)]
-        self.beam = beam.keep(np.flatnonzero(~is_end))
-        if config.maxlenratio == 0.0 and end_detected(self.ended, self._step):
-            logger.info("end detected at %d", self._step)
-            self.done = True
-        elif len(self.beam) == 0:
-            logger.info("no hypothesis. Finish decoding.")
-            self.done = True
-        self._step += 1
-        self.done |= self._step == self._maxlen
-
-    def _extend(self, parts: Dict[str, np.ndarray]) -> _Beam:
-        """Every hypothesis by every token, the best ``beam_size`` of them."""
-        config, beam = self._config, self.beam
-        total = np.zeros((len(beam), config.vocabulary), np.float32)
-        for name, scores in parts.items():
-            total += np.float32(config.weights[name]) * scores
-        ids = None  # the tokens that ``total`` has a column for, or all
-        if self._pre_beam is not None:
-            ids, total = self._candidates(total)
-        if self._ctc is not None:
-            start = time.perf_counter()
-            psi = self._ctc.score(beam.ctc, ids)
-            self.ctc_seconds += time.perf_counter() - start
-            ctc = (psi - beam.ctc.score[:, None]).astype(np.float32)
-            total += np.float32(config.weights["ctc"]) * ctc
-        total += beam.score[:, None]
-
-        best = top_sorted(total.ravel(), config.beam_size)
-        parents, columns = np.divmod(best, total.shape[1])
-        tokens = columns if ids is None else ids[parents, columns]
-        chosen = {name: scores[parents, tokens] for name, scores in parts.items()}
-        state = None
-        if self._ctc is not None:
-            chosen["ctc"] = ctc[parents, columns]
-            start = time.perf_counter()
-            state = self._ctc.extend(beam.ctc, parents, tokens, psi[parents, columns])
-            self.ctc_seconds += time.perf_counter() - start
-        return _Beam(
-            yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
-            score=total[parents, columns],
-            scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
-            parents=parents,
-            ctc=state,
-        )
-
-    def _candidates(self, total: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, S) that get a CTC score, and their columns of ``total``.
-
-        The best ones of each hypothesis so far, and the end symbol: ESPnet scores it
-        always.
-        """
-        best = np.sort(top(total, self._pre_beam), axis=1)
-        end = np.full((len(best), 1), self._config.eos)
-        ids = np.concatenate((best, end), axis=1)
-        total = np.take_along_axis(total, ids, axis=1)
-        # It must not stand in two columns.
-        total[(best == self._config.eos).any(axis=1), -1] = -np.inf
-        return ids, total
-
-
-def _hypothesis(beam: _Beam, row: int) -> Hypothesis:
-    return Hypothesis(
-        yseq=beam.yseq[row].tolist(),
-        score=float(beam.score[row]),
-        scores={k: float(v[row]) for k, v in beam.scores.items()},
-    )
 
 
 class BeamSearch:
@@ -287,23 +46,30 @@ class BeamSearch:
         #: Seconds that the newest call spent, by scorer.
         self.seconds: Dict[str, float] = {}
 
-    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
+    def __call__(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> List[List[Hypothesis]]:
         """Find the best token sequences of each utterance.
 
         Args:
             encoded: the encoder's outputs.
+            primers: what the hypotheses of each utterance begin with, start symbol
+                included; default: the configuration's.
 
         Returns:
             For each utterance all hypotheses that ended, best first. Empty if none did,
             which ESPnet answers with an empty list too.
         """
+        if primers is None:
+            primers = [self._config.primer or (self._config.sos,)] * encoded.utterances
         self.seconds = dict.fromkeys((*self._scorers, "ctc"), 0.0)
-        results = self._search(encoded, self._config.minlenratio)
+        results = self._search(encoded, primers, self._config.minlenratio)
         for i, ended in enumerate(results):
-            results[i] = self._ranked(ended or self._again(encoded.select([i])))
+            alone = (encoded.select([i]), [primers[i]])
+            results[i] = self._ranked(ended or self._again(*alone))
         return results
 
-    def _again(self, encoded: Encoded) -> List[Hypothesis]:
+    def _again(self, encoded: Encoded, primers: Primers) -> List[Hypothesis]:
         """Search an utterance in which nothing ended with smaller ``minlenratio``."""
         minlenratio = self._config.minlenratio
         ended: List[Hypothesis] = []
@@ -315,7 +81,7 @@ class BeamSearch:
             if minlenratio < 0.1:
                 break
             minlenratio = max(0.0, minlenratio - 0.1)
-            ended = self._search(encoded, minlenratio)[0]
+            ended = self._search(encoded, primers, minlenratio)[0]
         return ended
 
     def _ranked(self, ended: List[Hypothesis]) -> List[Hypothesis]:
@@ -327,19 +93,25 @@ class BeamSearch:
             self._log_best(ended)
         return ended
 
-    def _search(self, encoded: Encoded, minlenratio: float) -> List[List[Hypothesis]]:
+    def _search(
+        self, encoded: Encoded, primers: Primers, minlenratio: float
+    ) -> List[List[Hypothesis]]:
         config = self._config
         utterances = [
-            _Utterance(
+            UtteranceSearch(
                 config,
                 int(frames),
                 minlenratio,
+                primers[i],
                 list(self._scorers),
                 self._ctc_scorer(encoded, i) if self._use_ctc else None,
             )
             for i, frames in enumerate(encoded.lengths)
         ]
-        states = {name: s.start(encoded) for name, s in self._timed_scorers()}
+        states = {
+            name: scorer.start(encoded, primers)
+            for name, scorer in self._timed_scorers()
+        }
         running = utterances
         while not all(utterance.done for utterance in running):
             left = [i for i, utterance in enumerate(running) if not utterance.done]
@@ -393,7 +165,7 @@ class BeamSearch:
             logger.info("best hypo: %s\n", text)
 
 
-def _together(utterances: Sequence[_Utterance]) -> Tuple[np.ndarray, np.ndarray]:
+def _together(utterances: Sequence[UtteranceSearch]) -> Tuple[np.ndarray, np.ndarray]:
     """Last tokens and parents (utterances, hypotheses) of the running hypotheses.
 
     Rows behind an utterance's last hypothesis repeat its first, which changes neither

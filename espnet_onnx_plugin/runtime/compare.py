@@ -7,12 +7,11 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Speech
-from espnet_onnx_plugin.runtime.asr import is_mask_ctc
 from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
-from espnet_onnx_plugin.runtime.mask_ctc import open_bundle
 from espnet_onnx_plugin.runtime.scorers import FullScorer, graph_scorer
 from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.tasks import is_mask_ctc, open_model
 from espnet_onnx_plugin.runtime.text import TokenConverter
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ class _Side:
 
     def __init__(self, bundle: Bundle):
         graphs = bundle.manifest.graphs
-        self.speech2text = open_bundle(bundle, **search_options(bundle))
+        self.speech2text = open_model(bundle, **search_options(bundle))
         device = self.speech2text.device
         #: Roles of the graphs that score tokens.
         self.roles = [r for r in ("decoder", "lm", "mask_decoder") if r in graphs]
@@ -115,7 +114,7 @@ class _Side:
             search = self.speech2text.search
             return search.score([np.array(tokens)], search.project(encoded))[0]
         scorer = self.scorers[role]
-        state = scorer.start(encoded)
+        state = scorer.start(encoded, [tokens[:1]])
         parents = np.zeros((1, 1), np.int64)
         rows = []
         for token in tokens:

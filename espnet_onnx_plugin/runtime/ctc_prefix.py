@@ -13,7 +13,7 @@ domain.
 """
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -64,11 +64,17 @@ class CTCPrefixScorer:
         """Number of tokens."""
         return self._log_probs.shape[0]
 
-    def start(self) -> CTCPrefixState:
-        """The state of the empty prefix: blanks only."""
+    def start(self, primer: Sequence[int] = ()) -> CTCPrefixState:
+        """The state of the empty prefix: blanks only.
+
+        Args:
+            primer: tokens that hypotheses begin with after the start symbol. As in
+                ESPnet they have no probability, but take a frame each.
+        """
         r = np.full((1, 2, self._log_probs.shape[1]), LOGZERO)
         r[0, 1] = self._sums[self._blank]
-        return CTCPrefixState(np.array([-1]), 0, r, np.zeros(1))
+        last = np.array([primer[-1] if len(primer) else -1])
+        return CTCPrefixState(last, len(primer), r, np.zeros(1))
 
     def score(
         self, state: CTCPrefixState, candidates: Optional[np.ndarray]

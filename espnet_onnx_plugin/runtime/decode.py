@@ -15,8 +15,10 @@ from espnet_onnx_plugin.runtime.asr import (
     Timing,
     TooShortUttError,
 )
-from espnet_onnx_plugin.runtime.beam_search import Hypothesis
 from espnet_onnx_plugin.runtime.data import Audio, check_rate
+from espnet_onnx_plugin.runtime.utterance_search import (
+    Hypothesis,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import asr
-from espnet_onnx_plugin.runtime.beam_search import Hypothesis
 from espnet_onnx_plugin.runtime.encoder import Encoded, pad, to_numpy
 from espnet_onnx_plugin.runtime.session import Device, Session, Value
+from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
+from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class MaskCTCOptions:
     maskctc_n_iterations: int = 10
     maskctc_threshold_probability: float = 0.99
     nbest = 1
+    ctm = False
 
 
 def greedy(log_probs: np.ndarray, blank: int) -> Tuple[np.ndarray, np.ndarray]:
@@ -186,7 +188,7 @@ class Speech2Text(asr.Speech2Text):
     options_class: Any = MaskCTCOptions
 
     def _build_search(self) -> MaskCTC:
-        if not asr.is_mask_ctc(self.bundle):
+        if not is_mask_ctc(self.bundle):
             raise PluginError(
                 f"{self.bundle.path} is no Mask-CTC model: use asr_inference"
             )
@@ -196,9 +198,3 @@ class Speech2Text(asr.Speech2Text):
     def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
         """None: ESPnet's Mask-CTC leaves them out."""
         return {}
-
-
-def open_bundle(bundle: Bundle, **options: Any) -> asr.Speech2Text:
-    """The ``Speech2Text`` that the bundle is for, with its own options."""
-    cls = Speech2Text if asr.is_mask_ctc(bundle) else asr.Speech2Text
-    return cls(bundle, **options)

@@ -15,12 +15,21 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.session import Session, Value
 
+#: The tokens that the hypotheses of each utterance begin with, at least one.
+Primers = Sequence[Sequence[int]]
+
 
 class FullScorer(Protocol):
     """Scores every token as the continuation of each hypothesis."""
 
-    def start(self, encoded: Encoded) -> Any:
-        """The state in which each utterance has one hypothesis, the empty one."""
+    def start(self, encoded: Encoded, primers: Primers) -> Any:
+        """The state in which each utterance has one hypothesis.
+
+        Args:
+            encoded: the encoder's outputs.
+            primers: the tokens that each utterance's hypothesis begins with. Scoring
+                continues at the last of them, which :meth:`score` is given first.
+        """
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: Any
@@ -74,7 +83,7 @@ class GraphScorer:
         self._step = step
         self._memory = memory
 
-    def start(self, encoded: Encoded) -> StepState:
+    def start(self, encoded: Encoded, primers: Primers) -> StepState:
         """See :class:`FullScorer`."""
         memory: Dict[str, Value] = {}
         if self._memory is not None:
@@ -82,7 +91,28 @@ class GraphScorer:
             memory = self._memory.run(inputs, fetch=())
         zeros = np.zeros((encoded.utterances, 1), np.int64)
         visible = np.zeros((encoded.utterances, 1, 0), bool)
-        return StepState(memory, self._step.initial_states(), zeros, visible, zeros)
+        states = self._step.initial_states(memory)
+        state = StepState(memory, states, zeros, visible, zeros)
+        # As in ESPnet, a recurrent step sees the last token alone.
+        return (
+            self._prime(primers, state) if "kept" in self._step.graph.inputs else state
+        )
+
+    def _prime(self, primers: Primers, state: StepState) -> StepState:
+        """Feed the tokens before the last one, which nobody asks the scores of."""
+        steps = max(len(primer) for primer in primers) - 1
+        for left in range(steps, 0, -1):
+            begun = np.array([len(primer) > left for primer in primers])
+            tokens = [p[-1 - left] if b else p[0] for p, b in zip(primers, begun)]
+            parents = np.zeros((len(primers), 1), np.int64)
+            _, state = self.score(np.array(tokens)[:, None], parents, state)
+            # A shorter primer waits for its turn: what it was fed does not count.
+            state = replace(
+                state,
+                visible=state.visible & begun[:, None, None],
+                positions=state.positions * begun[:, None],
+            )
+        return state
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: StepState
@@ -137,10 +167,11 @@ class OneByOne:
     def __init__(self, scorer: FullScorer):
         self._scorer = scorer
 
-    def start(self, encoded: Encoded) -> List[Any]:
+    def start(self, encoded: Encoded, primers: Primers) -> List[Any]:
         """See :class:`FullScorer`."""
         return [
-            self._scorer.start(encoded.select([i])) for i in range(encoded.utterances)
+            self._scorer.start(encoded.select([i]), [primer])
+            for i, primer in enumerate(primers)
         ]
 
     def score(
@@ -171,7 +202,7 @@ class LengthBonus:
     def __init__(self, vocabulary: int):
         self._vocabulary = vocabulary
 
-    def start(self, encoded: Encoded) -> None:
+    def start(self, encoded: Encoded, primers: Primers) -> None:
         """See :class:`FullScorer`."""
 
     def score(
@@ -222,11 +253,12 @@ class NgramScorer:
         # ESPnet's n-gram models are trained with these names for the sentence's ends.
         self._words = ["</s>" if t == "<eos>" else t for t in token_list]
 
-    def start(self, encoded: Encoded) -> List[Any]:
+    def start(self, encoded: Encoded, primers: Primers) -> List[Any]:
         """See :class:`FullScorer`."""
         state = self._kenlm.State()
         self._model.NullContextWrite(state)
-        return [_NgramState([state], {}, True) for _ in range(encoded.utterances)]
+        # As in ESPnet, of a longer primer the last token alone is context.
+        return [_NgramState([state], {}, len(primer) == 1) for primer in primers]
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: List[Any]

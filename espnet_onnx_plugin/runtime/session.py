@@ -152,9 +152,17 @@ class Session:
             for name, value in zip(names, binding.get_outputs())
         }
 
-    def initial_states(self) -> Dict[str, np.ndarray]:
-        """The states before the first step: one row of zeros, no nodes."""
+    def initial_states(self, memory: Mapping[str, Value]) -> Dict[str, np.ndarray]:
+        """The states before the first step: one row of zeros, no nodes.
+
+        Args:
+            memory: what the graph reads in every step, by name; its sizes are those of
+                the states' axes of the same name.
+        """
         sizes = {"rows": 1, "nodes": 0}
+        for name, value in memory.items():
+            shape = value.shape if isinstance(value, np.ndarray) else value.shape()
+            sizes.update(zip(self.graph.inputs[name].axes, shape))
         return {
             name: np.zeros([sizes.get(a, a) for a in state.axes], dtype=state.dtype)
             for name, state in self.graph.states.items()

@@ -14,13 +14,13 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from espnet_onnx_plugin.runtime.beam_search import (
+from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.utterance_search import (
     PRE_BEAM_RATIO,
     BeamSearchConfig,
     Hypothesis,
 )
-from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.scorers import FullScorer
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class PrefixScores:
         #: Time spent in the scorer.
         self.seconds = 0.0
         begin = time.perf_counter()
-        state = scorer.start(encoded)
+        state = scorer.start(encoded, [[sos]])
         self.seconds += time.perf_counter() - begin
         rows, state = self._score(np.array([sos]), np.zeros(1, np.int64), state)
         self._known: Dict[Prefix, _Known] = {(sos,): _Known(rows[0], 0.0, state, 0)}

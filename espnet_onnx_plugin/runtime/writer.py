@@ -5,10 +5,9 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, TextIO, Union
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Union
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.asr import Result
 
 TIMING = "timing.jsonl"
 
@@ -31,17 +30,22 @@ class ResultWriter:
         self._files[name].write(line + "\n")
 
     def results(
-        self, key: str, results: List[Result], interctc: Optional[Dict[int, List[str]]]
+        self,
+        key: str,
+        results: Sequence[Mapping[str, Union[str, Sequence[str]]]],
+        interctc: Optional[Dict[int, List[str]]],
     ) -> None:
-        """Write the n-best list of an utterance."""
-        for n, (text, token, token_int, hypothesis) in enumerate(results, 1):
-            directory = f"{n}best_recog"
-            self._line(f"{directory}/token", f"{key} {' '.join(token)}")
-            ids = " ".join(map(str, token_int))
-            self._line(f"{directory}/token_int", f"{key} {ids}")
-            self._line(f"{directory}/score", f"{key} {hypothesis.score}")
-            if text is not None:
-                self._line(f"{directory}/text", f"{key} {text}")
+        """Write the n-best list of an utterance.
+
+        Args:
+            key: the utterance's id.
+            results: of each, its line or lines by the file's name.
+            interctc: tokens of each intermediate CTC, if the model has any.
+        """
+        for n, lines in enumerate(results, 1):
+            for name, content in lines.items():
+                for line in [content] if isinstance(content, str) else content:
+                    self._line(f"{n}best_recog/{name}", f"{key} {line}")
         for layer, token in (interctc or {}).items():
             name = f"1best_recog/encoder_interctc_layer{layer}.txt"
             self._line(name, f"{key} {' '.join(token)}")

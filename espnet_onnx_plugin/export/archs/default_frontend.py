@@ -80,6 +80,14 @@ class DefaultFrontend(torch.nn.Module):
             )
         self.stft = RealStft(frontend.stft)
         self.logmel = frontend.logmel
+        self.sampling_rate = int(frontend.logmel.mel_options["sr"])
+
+    def shortest(self, frames: int) -> int:
+        """The fewest samples that give so many frames."""
+        stft = self.stft
+        samples = stft.n_fft - 2 * stft.pad + (frames - 1) * stft.hop_length
+        # The reflection at the edges needs more samples than it adds.
+        return max(samples, stft.pad + 1)
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor

@@ -5,22 +5,18 @@ from typing import Tuple
 import torch
 
 from espnet_onnx_plugin.bundle import State
+from espnet_onnx_plugin.export.recurrent import CELLS
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
 
 
 class SeqRNNLMStep(StepModule):
-    """``espnet2.lm.seq_rnn_lm.SequentialRNNLM``, one token.
-
-    The cells are written out (equations of ``torch.nn.LSTM``, ``GRU`` and ``RNN``): the
-    recurrent operators of ONNX take a sequence, and their weights cannot be quantized.
-    """
+    """``espnet2.lm.seq_rnn_lm.SequentialRNNLM``, one token."""
 
     def __init__(self, lm: torch.nn.Module):
         super().__init__(lm, RECURRENT_INPUTS)
-        kind = type(lm.rnn)
-        self.cell = {torch.nn.LSTM: _lstm, torch.nn.GRU: _gru}.get(kind, _rnn)
-        names = ("h", "c") if kind is torch.nn.LSTM else ("h",)
+        self.cell = CELLS[lm.rnn.mode]
+        names = ("h", "c") if lm.rnn.mode == "LSTM" else ("h",)
         axes = ("rows", lm.nlayers, lm.nhid)
         self.states = {name: State("float32", axes) for name in names}
 
@@ -34,7 +30,6 @@ class SeqRNNLMStep(StepModule):
         for i in range(lm.nlayers):
             w_ih, w_hh, b_ih, b_hh = lm.rnn.all_weights[i]
             new = self.cell(
-                lm.rnn,
                 torch.nn.functional.linear(x, w_ih, b_ih),
                 torch.nn.functional.linear(past[0][:, i], w_hh, b_hh),
                 *(state[:, i] for state in past),
@@ -43,24 +38,6 @@ class SeqRNNLMStep(StepModule):
             x = new[0]
         scores = torch.log_softmax(lm.decoder(x), dim=-1)
         return (scores, *(torch.stack(state, dim=1) for state in zip(*layers)))
-
-
-def _lstm(rnn, from_x, from_h, h, c):
-    i, f, g, o = (from_x + from_h).chunk(4, dim=-1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def _gru(rnn, from_x, from_h, h):
-    r, z, n = from_x.chunk(3, dim=-1)
-    r_h, z_h, n_h = from_h.chunk(3, dim=-1)
-    z = torch.sigmoid(z + z_h)
-    return ((1 - z) * torch.tanh(n + torch.sigmoid(r + r_h) * n_h) + z * h,)
-
-
-def _rnn(rnn, from_x, from_h, h):
-    activation = {"tanh": torch.tanh, "relu": torch.relu}[rnn.nonlinearity]
-    return (activation(from_x + from_h),)
 
 
 register(

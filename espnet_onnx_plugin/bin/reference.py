@@ -1,9 +1,8 @@
 """Time ESPnet's own inference.
 
-ESPnet's decoding itself runs, with every option of ``espnet2.bin.asr_inference`` or
-another of its modules; only its ``Speech2Text`` is replaced by one that measures each
-call. ``OUTPUT_DIR`` receives what ESPnet writes and ``timing.jsonl``, in the form of
-the ONNX decoder's.
+ESPnet's decoding itself runs, with every option of its command; only the class that
+decodes is replaced by one that measures each call. ``OUTPUT_DIR`` receives
+what ESPnet writes and ``timing.jsonl``, in the form of the ONNX decoder's.
 """
 
 from __future__ import annotations
@@ -26,13 +25,16 @@ from espnet_onnx_plugin.runtime.memory import peak_memory_mb
 FEATURE_FRAME_SECONDS = 0.01
 
 
-def get_parser(
-    name: str = "asr_inference", prog: str = "asr_reference"
-) -> argparse.ArgumentParser:
-    """Return the options of espnet2.bin.NAME and our own."""
-    parser = importlib.import_module(f"espnet2.bin.{name}").get_parser()
-    parser.prog = prog
-    parser.description = "Run ESPnet's own ASR inference and time every utterance"
+# Name of the class that decodes, where it is not Speech2Text.
+CLASSES = {"slu_inference": "Speech2Understand"}
+
+
+def get_parser(command: str) -> argparse.ArgumentParser:
+    """Return the options of a command of espnet2.bin and our own."""
+    parser = importlib.import_module(f"espnet2.bin.{command}").get_parser()
+    parser.prog = "reference"
+    parser.description = "Run ESPnet's own inference and time every utterance"
+    parser.add_argument("--inference", default=command, help="Command of espnet2.bin")
     group = parser.add_argument_group("Timing related")
     group.add_argument(
         "--num_threads", type=int, default=1, help="Threads of PyTorch on the CPU"
@@ -40,15 +42,13 @@ def get_parser(
     return parser
 
 
-def time_inference(
-    options: dict, num_threads: int, name: str = "asr_inference"
-) -> list[dict]:
+def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     """Run ESPnet's inference.
 
     Args:
-        options: Arguments of espnet2.bin.NAME.inference.
+        command: Module of espnet2.bin.
+        options: Arguments of its function inference.
         num_threads: Threads of PyTorch.
-        name: Of the module.
 
     Returns:
         One timing for each utterance: key, audio_seconds, total_seconds and
@@ -56,7 +56,8 @@ def time_inference(
     """
     import torch
 
-    module = importlib.import_module(f"espnet2.bin.{name}")
+    module = importlib.import_module(f"espnet2.bin.{command}")
+    decoder = CLASSES.get(command, "Speech2Text")
     torch.set_num_threads(num_threads)
     keys = read_keys(
         options["key_file"] or options["data_path_and_name_and_type"][0][0]
@@ -65,8 +66,8 @@ def time_inference(
         raise PluginError("no utterance to decode")
     timings: list[dict] = []
 
-    class TimedSpeech2Text(module.Speech2Text):
-        """ESPnet's Speech2Text, which ESPnet's loop calls once for each key."""
+    class Timed(getattr(module, decoder)):
+        """ESPnet's class, which ESPnet's loop calls once for each key."""
 
         def __call__(self, speech, *args, **kwargs):
             start = time.perf_counter()
@@ -86,23 +87,25 @@ def time_inference(
         def _audio_seconds(self, speech) -> float:
             import humanfriendly
 
-            if speech.ndim == 2 and self.asr_train_args.input_size is not None:
+            [args] = [v for k, v in vars(self).items() if k.endswith("_train_args")]
+            if speech.ndim == 2 and args.input_size is not None:
                 return len(speech) * FEATURE_FRAME_SECONDS
-            conf = getattr(self.asr_train_args, "frontend_conf", None) or {}
+            conf = getattr(args, "frontend_conf", None) or {}
             return len(speech) / humanfriendly.parse_size(str(conf.get("fs", 16000)))
 
-    with mock.patch.object(module, "Speech2Text", TimedSpeech2Text):
+    with mock.patch.object(module, decoder, Timed):
         module.inference(**options)
     if len(timings) != len(keys):
         raise PluginError(f"{len(keys)} utterances, but {len(timings)} were decoded")
     return timings
 
 
-def reference(args: argparse.Namespace, name: str = "asr_inference") -> None:
+def reference(args: argparse.Namespace) -> None:
     """Run ESPnet's inference and write what it took."""
     options = vars(args)
     options.pop("config", None)
-    timings = time_inference(options, options.pop("num_threads"), name)
+    command, threads = options.pop("inference"), options.pop("num_threads")
+    timings = time_inference(command, options, threads)
     path = Path(options["output_dir"]) / "timing.jsonl"
     write_atomically(path, "".join(json.dumps(timing) + "\n" for timing in timings))
     audio = sum(timing["audio_seconds"] for timing in timings)
@@ -112,7 +115,9 @@ def reference(args: argparse.Namespace, name: str = "asr_inference") -> None:
 
 def main(cmd: Sequence[str] | None = None) -> None:
     """Entry point."""
-    run(get_parser(), reference, cmd)
+    pre = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    pre.add_argument("--inference", default="asr_inference")
+    run(get_parser(pre.parse_known_args(cmd)[0].inference), reference, cmd)
 
 
 if __name__ == "__main__":

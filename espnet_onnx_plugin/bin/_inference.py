@@ -1,0 +1,219 @@
+"""What the decoding commands share: ``espnet2.bin.*_inference`` without torch."""
+
+import argparse
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+from espnet_onnx_plugin.bin._common import ArgumentParser, run, str2bool, str_or_none
+from espnet_onnx_plugin.errors import PluginError
+
+#: How sessions are made, see ``runtime.session.Device``.
+SESSION_OPTIONS = {
+    "spinning": (False, "threads that wait for work keep their core busy"),
+    "arena": (True, "freed memory is kept for the next utterance"),
+    "memory_pattern": (False, "memory is planned for the first utterance's shape"),
+}
+
+
+def triple(value: str) -> Tuple[str, str, str]:
+    """``PATH,NAME,TYPE``."""
+    parts = value.rsplit(",", 2)
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"'{value}' is not PATH,NAME,TYPE")
+    return parts[0].strip(), parts[1].strip(), parts[2].strip()
+
+
+def _base_parser(name: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=name, description="Decode speech with an ONNX bundle")
+    parser.add_argument("--model_dir", required=True, help="the bundle")
+    parser.add_argument("--output_dir", required=True, help="directory of the results")
+    parser.add_argument(
+        "--provider",
+        choices=("cpu", "cuda"),
+        help="where graphs run; default: cuda if --ngpu is above 0, else cpu",
+    )
+    parser.add_argument("--num_threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: CUDA")
+    group = parser.add_argument_group("onnxruntime's sessions")
+    for name, (default, about) in SESSION_OPTIONS.items():
+        group.add_argument(f"--{name}", type=str2bool, default=default, help=about)
+
+    group = parser.add_argument_group("Input data")
+    group.add_argument(
+        "--data_path_and_name_and_type",
+        type=triple,
+        action="append",
+        required=True,
+        help="PATH,speech,TYPE with TYPE sound, kaldi_ark, multi_columns_sound or npy",
+    )
+    group.add_argument("--key_file", type=str_or_none, help="utterances to decode")
+    group.add_argument(
+        "--batch_size",
+        type=int,
+        default=1,
+        help="utterances of similar length that are decoded together; the results are "
+        "those of one at a time",
+    )
+
+    return parser
+
+
+#: Options of a search, which every decoding command of ESPnet has.
+SEARCH: Mapping[str, Mapping[str, Any]] = {
+    "nbest": dict(type=int, default=1),
+    "beam_size": dict(type=int, default=20),
+    "penalty": dict(type=float, default=0.0, help="insertion penalty"),
+    "maxlenratio": dict(
+        type=float,
+        default=0.0,
+        help="0: end detection; positive: share of the frames; negative: a constant",
+    ),
+    "minlenratio": dict(type=float, default=0.0),
+    "ctc_weight": dict(type=float, default=0.5),
+    "lm_weight": dict(type=float, default=1.0),
+    "ngram_weight": dict(type=float, default=0.9),
+    "normalize_length": dict(type=str2bool, default=False),
+    "ctm": dict(
+        type=str2bool,
+        default=False,
+        help="also write when tokens and words were spoken (by the CTC; not an option "
+        "of ESPnet)",
+    ),
+}
+
+#: Options of ESPnet's commands that decoding configurations carry, with the only value
+#: that is supported here and what to do about another one.
+UNSUPPORTED: Mapping[str, Tuple[Any, str]] = {
+    "dtype": ("float32", "graphs have their own precision"),
+    "quantize_lm": (False, "use the int8 bundle"),
+    "word_lm_train_config": (None, "word language models are not supported"),
+}
+
+#: Options of ESPnet's commands that change nothing here: they choose what an
+#: unsupported feature does, or how torch loads data.
+WITHOUT_EFFECT = (
+    "seed",
+    "num_workers",
+    "allow_variable_data_keys",
+    "quantize_modules",
+    "quantize_dtype",
+    "token_type",
+    "bpemodel",
+)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A decoding command, the counterpart of ESPnet's of the same name.
+
+    Attributes:
+        name: of the command, e.g. ``asr_inference``.
+        task: of the bundles that it takes.
+        options: those that the class takes, with what argparse has to know.
+        unsupported: as :data:`UNSUPPORTED`.
+        without_effect: as :data:`WITHOUT_EFFECT`.
+    """
+
+    name: str
+    task: str
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SEARCH)
+    unsupported: Mapping[str, Tuple[Any, str]] = field(
+        default_factory=lambda: UNSUPPORTED
+    )
+    without_effect: Sequence[str] = WITHOUT_EFFECT
+
+    def get_parser(self) -> ArgumentParser:
+        """The options, with ESPnet's names and defaults."""
+        parser = _base_parser(self.name)
+        group = parser.add_argument_group(f"Search, as in espnet2.bin.{self.name}")
+        for name, argument in self.options.items():
+            group.add_argument(f"--{name}", **argument)
+        for name, (default, _) in self.unsupported.items():
+            parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
+        for name in self.without_effect:
+            parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
+        return parser
+
+    def decoding_options(self, args: argparse.Namespace) -> Dict[str, Any]:
+        """Of parsed options, those that the class that decodes takes."""
+        return {name: getattr(args, name) for name in self.options}
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Refuse what is not supported.
+
+        Raises:
+            PluginError: naming an option and its remedy.
+        """
+        for name, (supported, remedy) in self.unsupported.items():
+            value: Any = getattr(args, name)
+            if isinstance(supported, bool):
+                value = str2bool(value)
+            elif isinstance(supported, int):
+                value = int(value)
+            elif isinstance(value, str) and supported is None:
+                value = str_or_none(value)
+            if value != supported:
+                raise PluginError(f"--{name} {value} is not supported: {remedy}")
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Decode every utterance and write the results."""
+        self.check(args)
+        path, kind = _speech_file(args)
+
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        from espnet_onnx_plugin.runtime.data import Source, iterate, read_keys
+        from espnet_onnx_plugin.runtime.decode import decode
+        from espnet_onnx_plugin.runtime.memory import peak_memory_mb
+        from espnet_onnx_plugin.runtime.progress import progress
+        from espnet_onnx_plugin.runtime.tasks import model_class
+        from espnet_onnx_plugin.runtime.writer import result_writer
+
+        if args.batch_size < 1:
+            raise PluginError(f"--batch_size {args.batch_size} must be 1 or more")
+        provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
+        source = Source(path, kind)
+        keys = read_keys(args.key_file) if args.key_file else list(source.entries())
+        model = model_class(self.task)(
+            args.model_dir,
+            provider,
+            args.num_threads,
+            {name: getattr(args, name) for name in SESSION_OPTIONS},
+            **self.decoding_options(args),
+        )
+        with result_writer(args.output_dir) as writer, logging_redirect_tqdm():
+            utterances = progress(iterate(source, keys), len(keys))
+            for decoded in decode(model, utterances, args.batch_size):
+                timing = decoded.timing
+                lines = [model.lines(result) for result in decoded.results]
+                writer.results(decoded.key, lines, decoded.intermediate)
+                writer.timing(
+                    key=decoded.key,
+                    audio_seconds=decoded.audio_seconds,
+                    encoder_seconds=timing.frontend + timing.encoder,
+                    search_seconds=timing.decoder
+                    + timing.lm
+                    + timing.ctc
+                    + timing.rest,
+                    total_seconds=decoded.total_seconds,
+                    peak_memory_mb=peak_memory_mb(),
+                )
+        logging.info("decoded %d utterances into %s", len(keys), args.output_dir)
+
+    def main(self, cmd: Optional[Sequence[str]] = None) -> None:
+        """Entry point."""
+        run(self.get_parser(), self.run, cmd)
+
+
+def _speech_file(args: argparse.Namespace) -> Tuple[str, str]:
+    """The scp file of the input and its type."""
+    data = args.data_path_and_name_and_type
+    if isinstance(data[0], str):  # from a YAML file, where types are not applied
+        data = [triple(value) for value in data]
+    if [name for _, name, _ in data] != ["speech"]:
+        raise PluginError(
+            "--data_path_and_name_and_type has to name one input called speech, not "
+            + ", ".join(name for _, name, _ in data)
+        )
+    return data[0][0], data[0][2]

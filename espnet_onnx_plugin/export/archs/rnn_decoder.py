@@ -1,0 +1,83 @@
+"""``decoder: rnn``: LSTM or GRU with any attention that ESPnet names."""
+
+from typing import Tuple
+
+import torch
+from torch.nn.functional import linear
+
+from espnet_onnx_plugin.bundle import State
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.recurrent import CELLS
+from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.rnn_attention import step_attention
+from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
+
+
+class RNNDecoderStep(StepModule):
+    """``espnet2.asr.decoder.rnn_decoder.RNNDecoder``, one token."""
+
+    def __init__(self, decoder: torch.nn.Module):
+        if decoder.num_encs != 1:
+            raise PluginError(
+                f"decoder 'rnn' with num_encs {decoder.num_encs} (hierarchical "
+                "attention, the han_ options) is not supported, only 1: ESPnet's own "
+                "asr_inference has one encoder"
+            )
+        super().__init__(decoder, RECURRENT_INPUTS)
+        dim = decoder.decoder[0].input_size - decoder.dunits
+        self.attention = step_attention(decoder.att_list[0], dim)
+        self.memory = self.attention.memory
+        self.memory_tensors = self.attention.memory_tensors
+        axes = ("rows", decoder.dlayers, decoder.dunits)
+        self.cell = CELLS[decoder.dtype.upper()]
+        self.of_cells = ("h", "c") if decoder.dtype == "lstm" else ("h",)
+        self.states = {name: State("float32", axes) for name in self.of_cells}
+        self.states.update(self.attention.states)
+
+    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """See :class:`StepModule`."""
+        decoder, count = self.reference, len(self.of_cells)
+        (tokens, parents), memory, states = self.split(tensors)
+        past = [state.index_select(0, parents.flatten()) for state in states]
+        context, attended = self.attention(
+            past[0][:, 0], tokens.shape, memory, past[count:]
+        )
+        x = torch.cat((decoder.embed(tokens.flatten()), context), dim=1)
+        layers = []
+        for i, layer in enumerate(decoder.decoder):
+            of_layer = [state[:, i] for state in past[:count]]
+            new = self.cell(
+                linear(x, layer.weight_ih, layer.bias_ih),
+                linear(of_layer[0], layer.weight_hh, layer.bias_hh),
+                *of_layer,
+            )
+            layers.append(new)
+            x = new[0]
+        if decoder.context_residual:
+            x = torch.cat((x, context), dim=-1)
+        scores = torch.log_softmax(decoder.output(x), dim=-1)
+        states = [torch.stack(state, dim=1) for state in zip(*layers)]
+        return (scores, *states, *attended)
+
+
+def _tiny(atype: str, **choices):
+    att_conf = dict(atype=atype, adim=6, aheads=2, awin=3, aconv_chans=3, aconv_filts=5)
+    return dict(hidden_size=7, att_conf=att_conf, **choices)
+
+
+register(
+    Arch(
+        role="decoder",
+        name="rnn",
+        wrap=RNNDecoderStep,
+        tiny={  # the other attentions have a test of their own
+            "noatt": _tiny("noatt"),
+            "dot_gru": _tiny("dot", rnn_type="gru", num_layers=2),
+            "location": _tiny("location", num_layers=2, context_residual=True),
+            "location_recurrent": _tiny("location_recurrent"),
+            "coverage": _tiny("coverage"),
+            "multi_head_multi_res_loc": _tiny("multi_head_multi_res_loc"),
+        },
+        limits="num_encs 1",
+    )
+)

@@ -1,0 +1,112 @@
+"""Recurrent layers: one step as equations, a whole sequence as one ONNX operator.
+
+In a step the cells are written out: their products are then matrix products like any
+other, which the optimizer and the quantizer know.
+"""
+
+from typing import Tuple
+
+import torch
+
+#: Gates in the order of ONNX's operators, by their place in torch's weights (LSTM:
+#: i, f, g, o; GRU: r, z, n).
+_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+
+
+class RecurrentLayer(torch.nn.Module):
+    """One layer of ``torch.nn.LSTM`` or ``GRU``, in one or both directions.
+
+    Args:
+        rnn: with ``batch_first``.
+        layer: which of its layers.
+    """
+
+    def __init__(self, rnn: torch.nn.RNNBase, layer: int = 0):
+        super().__init__()
+        self.operator = rnn.mode
+        self.attributes = dict(
+            hidden_size=rnn.hidden_size,
+            direction="bidirectional" if rnn.bidirectional else "forward",
+        )
+        if rnn.mode == "GRU":
+            self.attributes["linear_before_reset"] = 1  # as torch, unlike ONNX's first
+        count = 2 if rnn.bidirectional else 1
+        weights = rnn.all_weights[layer * count : (layer + 1) * count]
+        w, r, w_bias, r_bias = (
+            torch.stack([self._reordered(tensor) for tensor in tensors])
+            for tensors in zip(*weights)
+        )
+        self.register_buffer("w", w)  # (directions, gates * hidden, input)
+        self.register_buffer("r", r)  # (directions, gates * hidden, hidden)
+        self.register_buffer("bias", torch.cat((w_bias, r_bias), dim=1))
+
+    def _reordered(self, tensor: torch.Tensor) -> torch.Tensor:
+        gates = tensor.detach().chunk(len(_GATES[self.operator]))
+        return torch.cat([gates[i] for i in _GATES[self.operator]])
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Run over sequences, each as if it were alone.
+
+        Args:
+            x: (batch, time, input).
+            lengths: (batch,) int64.
+
+        Returns:
+            (batch, time, directions * hidden), zeros behind the end of each.
+        """
+        directions, _, hidden = self.r.shape
+        y = torch.onnx.ops.symbolic(
+            self.operator,
+            [x.transpose(0, 1), self.w, self.r, self.bias, lengths.to(torch.int32)],
+            attrs=self.attributes,
+            dtype=x.dtype,
+            shape=(x.size(1), directions, x.size(0), hidden),
+        )
+        return y.permute(2, 0, 1, 3).flatten(2)
+
+
+# The cells: ``from_x`` and ``from_h`` are the linear layers of the input and of the
+# previous output, each (rows, gates * hidden); the state's tensors are (rows, hidden).
+# Each returns the new state, whose first tensor is the output.
+
+
+def lstm_cell(
+    from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor, c: torch.Tensor
+) -> Tuple[torch.Tensor, ...]:
+    """The equations of ``torch.nn.LSTM``."""
+    i, f, g, o = (from_x + from_h).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def gru_cell(
+    from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor
+) -> Tuple[torch.Tensor, ...]:
+    """The equations of ``torch.nn.GRU``."""
+    r, z, n = from_x.chunk(3, dim=-1)
+    r_h, z_h, n_h = from_h.chunk(3, dim=-1)
+    z = torch.sigmoid(z + z_h)
+    return ((1 - z) * torch.tanh(n + torch.sigmoid(r + r_h) * n_h) + z * h,)
+
+
+def tanh_cell(
+    from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor
+) -> Tuple[torch.Tensor, ...]:
+    """The equations of ``torch.nn.RNN`` with tanh."""
+    return (torch.tanh(from_x + from_h),)
+
+
+def relu_cell(
+    from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor
+) -> Tuple[torch.Tensor, ...]:
+    """The equations of ``torch.nn.RNN`` with relu."""
+    return (torch.relu(from_x + from_h),)
+
+
+#: By the names that torch's layers give themselves.
+CELLS = {
+    "LSTM": lstm_cell,
+    "GRU": gru_cell,
+    "RNN_TANH": tanh_cell,
+    "RNN_RELU": relu_cell,
+}

@@ -1,0 +1,333 @@
+"""What a task of ESPnet trains, and what of it becomes graphs.
+
+Each task (asr, st, ...) is a subclass in a module of its own name, called ``Model``.
+"""
+
+import importlib
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import numpy as np
+import torch
+
+from espnet_onnx_plugin.bundle import Graph, Speech, Text
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
+from espnet_onnx_plugin.export.espnet_compat import import_nets
+from espnet_onnx_plugin.export.graph import (
+    export_encoder,
+    export_frontend,
+    export_memory,
+    export_sequence,
+    export_step,
+)
+from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
+from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.sequences import SequenceModule
+from espnet_onnx_plugin.export.steps import StepModule
+
+logger = logging.getLogger(__name__)
+
+#: Frames a second of extracted features: Kaldi's default shift of 10 ms.
+FEATURE_RATE = 100
+
+#: What a decoder or a language model becomes.
+GraphModule = Union[StepModule, SequenceModule]
+
+_TOKEN_TYPES = ("char", "bpe", "word", "phn", None)
+
+
+def task_model(task: str) -> type:
+    """The class of a task, by the task's name."""
+    return importlib.import_module(f"espnet_onnx_plugin.export.{task}").Model
+
+
+class TaskModel:
+    """The modules of a trained model. As it stands, of one that reads speech and whose
+    ESPnet class has ``encode``, a CTC and a decoder.
+
+    Args:
+        checkpoints: the files of the model.
+
+    Raises:
+        PluginError: if something in them is not supported or cannot be read.
+
+    Attributes:
+        model: ESPnet's model.
+        args: its training arguments.
+        frontend: waveform to features, or None.
+        encoder: features to what the search reads.
+        steps: decoders and language models, by role.
+    """
+
+    #: Module and class of ESPnet's task.
+    espnet_task: Tuple[str, str]
+
+    #: Names of ESPnet's model class in ``config.yaml``.
+    models: Tuple[str, ...] = ("espnet",)
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.refuse(read_config(checkpoints.train_config))
+        module, name = self.espnet_task
+        task = getattr(importlib.import_module(module), name)
+        self.model, self.args = build(
+            task, checkpoints.train_config, checkpoints.model_file
+        )
+        self.frontend = wrap_frontend(self.model, self.args)
+        self.encoder = self.wrap_encoder().eval()
+        self.steps: Dict[str, GraphModule] = self.wrap_decoders()
+        if checkpoints.lm_file is not None:
+            self.steps["lm"] = wrap_lm(
+                checkpoints.lm_train_config,
+                checkpoints.lm_file,
+                list(self.model.token_list),
+                checkpoints.train_config,
+            )
+
+    def roles(self, config: Mapping[str, Any]) -> List[str]:
+        """Keys of a training configuration that choose an architecture."""
+        roles = ["frontend", *PARTS, "encoder"]
+        if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
+            roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
+        return roles
+
+    def refuse(self, config: Mapping[str, Any]) -> None:
+        """Name what this version or this machine cannot export, before it is built.
+
+        Raises:
+            PluginError: naming it.
+        """
+        for role in self.roles(config):
+            if config.get(role) is not None:
+                find(role, config[role]).needs()
+        if config.get("model", self.models[0]) not in self.models:
+            raise PluginError(
+                f"model '{config['model']}' is not supported (supported: "
+                f"{', '.join(self.models)})"
+            )
+        if config.get("postencoder") is not None:
+            raise PluginError(
+                f"postencoder '{config['postencoder']}' is not supported yet"
+            )
+        if config.get("token_type") not in _TOKEN_TYPES:
+            raise PluginError(
+                f"token_type '{config['token_type']}' is not supported yet"
+            )
+
+    def wrap_encoder(self) -> EncoderGraph:
+        """The encoder graph of the model."""
+        choices = {r: getattr(self.args, r, None) for r in (*PARTS, "encoder")}
+        return EncoderGraph(self.model, choices)
+
+    def wrap_decoders(self) -> Dict[str, GraphModule]:
+        """Decoders of the model by role."""
+        if self.model.decoder is None:
+            return {}
+        arch = find("decoder", self.args.decoder)
+        return {"decoder": arch.wrap(self.model.decoder).eval()}
+
+    @property
+    def dim(self) -> int:
+        """Size of the encoder's output."""
+        return self.encoder.encoder.output_size()
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return len(self.model.token_list)
+
+    @property
+    def speech(self) -> Speech:
+        """What the input has to be."""
+        return describe_speech(self.model, self.frontend, self.args)
+
+    @property
+    def search(self) -> Dict[str, Any]:
+        """Ids for the search, and which scorers ESPnet asks hypothesis by hypothesis:
+        with one of them its search differs.
+        """
+        batch = import_nets("scorer_interface").BatchScorerInterface
+        single = [
+            r for r, s in self.steps.items() if not isinstance(s.reference, batch)
+        ]
+        ids = dict(sos=self.model.sos, eos=self.model.eos, blank=0)
+        return {**ids, "single": single}
+
+    def write_texts(self, work: Path) -> Dict[str, Text]:
+        """Write tokens and tokenizers, and describe them by field of the manifest."""
+        args = self.args
+        return {
+            "text": write_text(
+                list(self.model.token_list), args.token_type, args.bpemodel, work
+            )
+        }
+
+    def export(self, work: Path) -> Dict[str, Graph]:
+        """Write every graph, by role."""
+        logger.info("exporting the encoder")
+        graphs = export_audio(self.frontend, self.encoder, self.speech, work)
+        for role, step in self.steps.items():
+            logger.info("exporting the %s", role)
+            if step.memory is not None:
+                name = f"{role}_memory"
+                graphs[name] = export_memory(step, self.dim, work / f"{name}.onnx")
+            whole = isinstance(step, SequenceModule)
+            export = export_sequence if whole else export_step
+            graphs[role] = export(step, self.vocabulary, work / f"{role}.onnx")
+        return graphs
+
+    def encode(self, speech: torch.Tensor) -> Dict[str, np.ndarray]:
+        """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
+
+        Args:
+            speech: (samples,) or (frames, dim).
+        """
+        return encode_reference(self.model, speech)
+
+
+def encode_reference(
+    model: torch.nn.Module, speech: torch.Tensor
+) -> Dict[str, np.ndarray]:
+    """See :meth:`TaskModel.encode`.
+
+    Args:
+        model: ESPnet's model.
+        speech: (samples,) or (frames, dim).
+    """
+    lengths = torch.tensor([len(speech)])
+    with torch.no_grad():
+        # A copy: ESPnet normalizes features in place.
+        out, out_lengths = model.encode(
+            speech=speech[None].clone(), speech_lengths=lengths
+        )
+        out, intermediate = out if isinstance(out, tuple) else (out, [])
+        results = {"encoder_out": out, "encoder_out_lens": out_lengths}
+        if model.ctc is not None:
+            results["ctc_log_probs"] = model.ctc.log_softmax(out)
+        for layer, value in intermediate:
+            results[f"interctc_{layer}"] = model.ctc.log_softmax(value)
+    return {name: value.numpy() for name, value in results.items()}
+
+
+def wrap_lm(
+    train_config: Path, checkpoint: Path, tokens: List[str], of: Path
+) -> StepModule:
+    """A language model as a step.
+
+    Args:
+        train_config, checkpoint: its files.
+        tokens: those that it has to be trained on.
+        of: the training configuration that has those tokens.
+
+    Raises:
+        PluginError: if it is trained on others.
+    """
+    from espnet2.tasks.lm import LMTask
+
+    arch = find("lm", read_config(train_config).get("lm"))
+    lm, args = build(LMTask, train_config, checkpoint)
+    if list(args.token_list) != tokens:
+        raise PluginError(
+            f"the tokens of {train_config} are not those of {of}; use a language model "
+            "trained on the same token list"
+        )
+    return arch.wrap(lm.lm).eval()
+
+
+def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module]:
+    """What makes features of a waveform, traceable; None where the model reads them."""
+    if model.frontend is not None:
+        return find("frontend", args.frontend).wrap(model.frontend).eval()
+    features = find("encoder", args.encoder).features
+    return None if features is None else features(model.encoder).eval()
+
+
+def _shortest_frames(encoder: torch.nn.Module) -> int:
+    """The fewest feature frames for which ESPnet's encoder does not give up."""
+    subsampling = import_nets("pytorch_backend.transformer.subsampling")
+    frames = 1
+    while subsampling.check_short_utt(getattr(encoder, "embed", None), frames)[0]:
+        frames += 1
+    return frames
+
+
+def describe_speech(
+    model: torch.nn.Module, frontend: Optional[torch.nn.Module], args: Any
+) -> Speech:
+    """What the input has to be.
+
+    Args:
+        model: ESPnet's model.
+        frontend: what :func:`wrap_frontend` gave.
+        args: the training arguments.
+    """
+    frames = _shortest_frames(model.encoder)
+    preprocessor = getattr(args, "preprocessor_conf", None) or {}
+    common = dict(
+        volume_normalize=getattr(args, "speech_volume_normalize", None),
+        average_channels=bool(preprocessor.get("force_single_channel", False)),
+    )
+    if not args.use_preprocessor:
+        common = {}
+    if frontend is None:
+        return Speech("features", FEATURE_RATE, args.input_size, frames, **common)
+    samples = frontend.shortest(frames)
+    return Speech("waveform", frontend.sampling_rate, 0, samples, **common)
+
+
+def write_text(
+    tokens: List[str],
+    token_type: Optional[str],
+    bpemodel: Optional[str],
+    work: Path,
+    prefix: str = "",
+) -> Text:
+    """Write a token list and its tokenizer's model, and describe them.
+
+    Args:
+        tokens: the vocabulary.
+        token_type: ESPnet's name of the tokenizer.
+        bpemodel: file of a sentencepiece model.
+        work: the directory.
+        prefix: of the files' names.
+    """
+    token_list = f"{prefix}tokens.txt"
+    (work / token_list).write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    copy = None
+    if token_type == "bpe" and bpemodel is not None:
+        if not Path(bpemodel).is_file():
+            raise PluginError(
+                f"the training configuration names bpemodel {bpemodel}, which does not "
+                "exist; run this in the recipe's directory"
+            )
+        copy = f"{prefix}bpe.model"
+        shutil.copyfile(bpemodel, work / copy)
+    return Text(token_type, token_list, copy)
+
+
+def export_audio(
+    frontend: Optional[torch.nn.Module],
+    encoder: EncoderGraph,
+    speech: Speech,
+    work: Path,
+) -> Dict[str, Graph]:
+    """Write the graphs from audio to encoder output, by role."""
+    graphs = {}
+    length = speech.min_length * 8 + 1
+    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
+    generator = torch.Generator().manual_seed(1)
+    example = (
+        torch.randn(shape, generator=generator),
+        torch.tensor([length, length - length // 5]),
+    )
+    if frontend is not None:
+        with torch.no_grad():
+            feats, lengths = frontend(*example)
+        graphs["frontend"] = export_frontend(
+            frontend, example, feats.size(2), work / "frontend.onnx"
+        )
+        example = (feats, lengths)
+    graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
+    return graphs
