@@ -111,14 +111,19 @@ class Text:
     """Tokens and how they become text.
 
     Attributes:
-        token_type: char, bpe, word, phn or None, as in ESPnet.
+        token_type: char, bpe, word, phn, whisper_en, whisper_multilingual, hugging_face
+            or None, as in ESPnet.
         token_list: file of the tokens, one a line.
         bpemodel: file of the sentencepiece model, or None.
+        tokenizer: file of the tokenizer of Whisper or of a hub, or None.
+        clean_up: whether its texts lose the spaces before punctuation.
     """
 
     token_type: Optional[str]
     token_list: str
     bpemodel: Optional[str] = None
+    tokenizer: Optional[str] = None
+    clean_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -287,7 +292,8 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
         for expected in (graph.file, graph.weights):
             if expected is not None:
                 _verify(path / expected.name, expected)
-    for name in (manifest.text.token_list, manifest.text.bpemodel, manifest.ngram):
+    text = manifest.text
+    for name in (text.token_list, text.bpemodel, text.tokenizer, manifest.ngram):
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")
     return Bundle(path, manifest)

@@ -8,8 +8,12 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.graph_file import load_graph
 from espnet_onnx_plugin.optimize.fuse import optimize
-from espnet_onnx_plugin.quantize.quantize import quantize
+from espnet_onnx_plugin.quantize.budget import Budget
+from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
+from espnet_onnx_plugin.quantize.reading import Utterances
+from espnet_onnx_plugin.quantize.sensitivity import rank
 
 MODELS = {
     "vgg_location": dict(
@@ -101,3 +105,15 @@ def test_optimized_and_quantized_bundles_decode(rnn):
     differences = read_bundle(quantized.path).manifest.checks["quantize"]["differences"]
     assert max(differences.values()) < 0.05
     assert min(differences[role] for role in ("encoder", "decoder")) > 0
+
+
+def test_lstm_layers_are_ranked_by_what_int8_costs(rnn):
+    quantizer = _Quantizer(rnn["bundle"], "int8", Utterances(), Budget())
+    outputs = {"encoder": ["encoder_out"]}
+    lowerings = {"encoder": quantizer.lowerings["encoder"]}
+    steps = rank(lowerings, outputs, quantizer.reader.feeds)
+    layers = [step for step in steps if step.layer.endswith(".rnn")]
+    encoder = rnn["bundle"].file("encoder.onnx")
+    lstm = [x.op_type for x in load_graph(encoder).graph.node].count("LSTM")
+    assert len(layers) == lstm
+    assert all(step.form == "fp32" and 0 < step.gain < 0.1 for step in layers)

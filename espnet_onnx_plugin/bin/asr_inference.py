@@ -1,6 +1,8 @@
 """Decode with a bundle: ``espnet2.bin.asr_inference`` without torch and ESPnet."""
 
-from espnet_onnx_plugin.bin._common import str2bool
+import yaml
+
+from espnet_onnx_plugin.bin._common import str2bool, str_or_none
 from espnet_onnx_plugin.bin._inference import (
     SEARCH,
     UNSUPPORTED,
@@ -14,6 +16,16 @@ COMMAND = Inference(
     options={
         **SEARCH,
         "time_sync": dict(type=str2bool, default=False, help="time-synchronous search"),
+        "hugging_face_decoder": dict(type=str2bool, default=False),
+        "hugging_face_decoder_conf": dict(
+            type=yaml.safe_load, default={}, help="settings of transformers' generate"
+        ),
+        "lang_prompt_token": dict(
+            type=str_or_none, help="tokens in place of Whisper's language and task"
+        ),
+        "nlp_prompt_token": dict(
+            type=str_or_none, help="text in place of Whisper's task"
+        ),
     },
     unsupported={
         **UNSUPPORTED,
@@ -21,16 +33,12 @@ COMMAND = Inference(
         "enh_s2t_task": (False, "joint enhancement is not supported yet"),
         "multi_asr": (False, "multi-speaker models are not supported yet"),
         "quantize_asr_model": (False, "use the int8 bundle"),
-        "hugging_face_decoder": (False, "Hugging Face decoders are not supported yet"),
         "transducer_conf": (None, "transducers are not supported yet"),
         "partial_ar": (False, "partially autoregressive search is not supported yet"),
-        "lang_prompt_token": (None, "prompts are not supported yet"),
-        "nlp_prompt_token": (None, "prompts are not supported yet"),
-        "prompt_token_file": (None, "prompts are not supported yet"),
+        "prompt_token_file": (None, "tokens cannot be added to a bundle's"),
     },
     without_effect=(
         *WITHOUT_EFFECT,
-        "hugging_face_decoder_conf",
         "threshold_probability",
         "max_seq_len",
         "max_mask_parallel",

@@ -33,8 +33,8 @@ class EncoderGraph(torch.nn.Module):
 
     Args:
         model: an ``ESPnetASRModel``.
-        choices: what ``config.yaml`` names for normalize, preencoder and encoder; None
-            where there is none.
+        choices: what ``config.yaml`` names for normalize, preencoder, encoder and
+            postencoder; None where there is none.
     """
 
     def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
@@ -45,6 +45,10 @@ class EncoderGraph(torch.nn.Module):
             if getattr(model, role) is not None
         )
         self.encoder = find("encoder", choices["encoder"]).wrap(model.encoder)
+        self.postencoder: Optional[torch.nn.Module] = None
+        if getattr(model, "postencoder", None) is not None:
+            arch = find("postencoder", choices["postencoder"])
+            self.postencoder = arch.wrap(model.postencoder)
         self.ctc = model.ctc
         self.interctc: List[int] = list(
             getattr(model.encoder, "interctc_layer_idx", [])
@@ -55,12 +59,16 @@ class EncoderGraph(torch.nn.Module):
         if self.interctc and self.ctc is None:
             raise PluginError("interctc_layer_idx without a CTC is not supported")
 
+    def output_size(self) -> int:
+        """Size of the output's vectors."""
+        return (self.postencoder or self.encoder).output_size()
+
     @property
     def outputs(self) -> Dict[str, Tensor]:
         """The outputs by name, in order."""
         outputs = {
             "encoder_out": Tensor(
-                "float32", ("utterances", "frames", self.encoder.output_size())
+                "float32", ("utterances", "frames", self.output_size())
             ),
             "encoder_out_lens": Tensor("int64", ("utterances",)),
         }
@@ -92,6 +100,8 @@ class EncoderGraph(torch.nn.Module):
             else:
                 x, lengths, _ = self.encoder(x, lengths)
         x, intermediate = x if isinstance(x, tuple) else (x, [])
+        if self.postencoder is not None:
+            x, lengths = self.postencoder(x, lengths)
         results = [x, lengths]
         if self.ctc is not None:
             results.append(self.ctc.log_softmax(x))

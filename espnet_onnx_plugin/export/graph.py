@@ -153,13 +153,17 @@ def _zeros(tensor, sizes: Mapping[str, int]) -> torch.Tensor:
 def export_frontend(
     module: torch.nn.Module, example: Sequence[torch.Tensor], dim: int, path: Path
 ) -> Graph:
-    """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances."""
+    """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances.
+
+    A frontend that gives every utterance as many frames says so in ``frames``.
+    """
     inputs = {
         "speech": Tensor("float32", ("utterances", "samples")),
         "speech_lengths": Tensor("int64", ("utterances",)),
     }
+    frames = getattr(module, "frames", "frames_in")
     outputs = {
-        "feats": Tensor("float32", ("utterances", "frames_in", dim)),
+        "feats": Tensor("float32", ("utterances", frames, dim)),
         "feats_lengths": Tensor("int64", ("utterances",)),
     }
     export_graph(module, example, _axes(inputs), _axes(outputs), path)

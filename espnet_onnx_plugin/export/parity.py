@@ -146,17 +146,22 @@ class _Reference:
         self._memory = memory
         self._prefixes = torch.full((1, 1), first)
         self._states: Optional[List[Any]] = None
+        self._begun = False
 
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Log probabilities after every hypothesis got its token."""
         batch = hasattr(self._scorer, "batch_score")
-        if self._states is None:
-            self._states = [self._scorer.init_state(self._memory)]
+        if not self._begun:
+            # Of ESPnet's scorers every one has this; those of a hub's models do not.
+            init = getattr(self._scorer, "init_state", lambda memory: None)
+            self._states = [init(self._memory)]
         else:
             ids = torch.from_numpy(parents)
             new = torch.from_numpy(tokens)[:, None]
             self._prefixes = torch.cat((self._prefixes[ids], new), dim=1)
-            self._states = [self._states[i] for i in parents]
+            # Scorers that see the whole prefix at every step have no state.
+            self._states = self._states and [self._states[i] for i in parents]
+        self._begun = True
         with torch.no_grad():
             score = self._batch_score if batch else self._single_scores
             scores, self._states = score(self._prefixes, self._states)

@@ -32,13 +32,14 @@ class RecurrentLayer(torch.nn.Module):
             self.attributes["linear_before_reset"] = 1  # as torch, unlike ONNX's first
         count = 2 if rnn.bidirectional else 1
         weights = rnn.all_weights[layer * count : (layer + 1) * count]
-        w, r, w_bias, r_bias = (
+        weight, recurrent_weight, *biases = (
             torch.stack([self._reordered(tensor) for tensor in tensors])
             for tensors in zip(*weights)
         )
-        self.register_buffer("w", w)  # (directions, gates * hidden, input)
-        self.register_buffer("r", r)  # (directions, gates * hidden, hidden)
-        self.register_buffer("bias", torch.cat((w_bias, r_bias), dim=1))
+        # (directions, gates * hidden, input), likewise (..., hidden)
+        self.register_buffer("weight", weight)
+        self.register_buffer("recurrent_weight", recurrent_weight)
+        self.register_buffer("bias", torch.cat(biases, dim=1))
 
     def _reordered(self, tensor: torch.Tensor) -> torch.Tensor:
         gates = tensor.detach().chunk(len(_GATES[self.operator]))
@@ -54,10 +55,11 @@ class RecurrentLayer(torch.nn.Module):
         Returns:
             (batch, time, directions * hidden), zeros behind the end of each.
         """
-        directions, _, hidden = self.r.shape
+        directions, _, hidden = self.recurrent_weight.shape
+        weights = [self.weight, self.recurrent_weight, self.bias]
         y = torch.onnx.ops.symbolic(
             self.operator,
-            [x.transpose(0, 1), self.w, self.r, self.bias, lengths.to(torch.int32)],
+            [x.transpose(0, 1), *weights, lengths.to(torch.int32)],
             attrs=self.attributes,
             dtype=x.dtype,
             shape=(x.size(1), directions, x.size(0), hidden),

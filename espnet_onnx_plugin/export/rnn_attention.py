@@ -13,6 +13,10 @@ all heads as groups.
 
 Before the first step ESPnet's weights are uniform over the frames. A state holds how
 far the weights are from that, and starts as zeros.
+
+The sum of a coverage attention is that of the hypothesis itself, as in training. In
+ESPnet's search the hypotheses share the list that it is taken of, so that with a beam
+each attends by what the others attended to; that is not repeated here.
 """
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple

@@ -48,6 +48,7 @@ class StepModule(torch.nn.Module):
         memory: a module from ``(encoder_out (utterances, frames, dim), lengths)`` to
             the tensors that every step reads, or None.
         memory_tensors: those tensors by name, in the order of ``memory``'s results.
+        max_tokens: how many tokens it has positions for; None: any number.
     """
 
     def __init__(self, reference: torch.nn.Module, inputs: Mapping[str, Tensor]):
@@ -57,6 +58,7 @@ class StepModule(torch.nn.Module):
         self.states: Mapping[str, State] = {}
         self.memory: Optional[torch.nn.Module] = None
         self.memory_tensors: Mapping[str, Tensor] = {}
+        self.max_tokens: Optional[int] = None
 
     def split(self, tensors: Sequence[torch.Tensor]) -> List[Sequence[torch.Tensor]]:
         """A step's tensors as those of :attr:`inputs`, of the memory, and states."""

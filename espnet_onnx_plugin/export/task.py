@@ -3,6 +3,8 @@
 Each task (asr, st, ...) is a subclass in a module of its own name, called ``Model``.
 """
 
+import dataclasses
+import functools
 import importlib
 import logging
 import shutil
@@ -23,6 +25,13 @@ from espnet_onnx_plugin.export.graph import (
     export_sequence,
     export_step,
 )
+from espnet_onnx_plugin.export.hub_text import (
+    WHISPER_TYPES,
+    whisper_converter,
+    whisper_primer,
+    write_hub_tokenizer,
+    write_whisper_tokenizer,
+)
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.sequences import SequenceModule
@@ -36,7 +45,7 @@ FEATURE_RATE = 100
 #: What a decoder or a language model becomes.
 GraphModule = Union[StepModule, SequenceModule]
 
-_TOKEN_TYPES = ("char", "bpe", "word", "phn", None)
+_TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
 
 def task_model(task: str) -> type:
@@ -88,7 +97,7 @@ class TaskModel:
 
     def roles(self, config: Mapping[str, Any]) -> List[str]:
         """Keys of a training configuration that choose an architecture."""
-        roles = ["frontend", *PARTS, "encoder"]
+        roles = ["frontend", *PARTS, "encoder", "postencoder"]
         if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
             roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
         return roles
@@ -107,10 +116,6 @@ class TaskModel:
                 f"model '{config['model']}' is not supported (supported: "
                 f"{', '.join(self.models)})"
             )
-        if config.get("postencoder") is not None:
-            raise PluginError(
-                f"postencoder '{config['postencoder']}' is not supported yet"
-            )
         if config.get("token_type") not in _TOKEN_TYPES:
             raise PluginError(
                 f"token_type '{config['token_type']}' is not supported yet"
@@ -118,8 +123,7 @@ class TaskModel:
 
     def wrap_encoder(self) -> EncoderGraph:
         """The encoder graph of the model."""
-        choices = {r: getattr(self.args, r, None) for r in (*PARTS, "encoder")}
-        return EncoderGraph(self.model, choices)
+        return EncoderGraph(self.model, vars(self.args))
 
     def wrap_decoders(self) -> Dict[str, GraphModule]:
         """Decoders of the model by role."""
@@ -131,7 +135,7 @@ class TaskModel:
     @property
     def dim(self) -> int:
         """Size of the encoder's output."""
-        return self.encoder.encoder.output_size()
+        return self.encoder.output_size()
 
     @property
     def vocabulary(self) -> int:
@@ -145,24 +149,44 @@ class TaskModel:
 
     @property
     def search(self) -> Dict[str, Any]:
-        """Ids for the search, and which scorers ESPnet asks hypothesis by hypothesis:
-        with one of them its search differs.
+        """Ids and defaults for the search, and which scorers ESPnet asks hypothesis by
+        hypothesis: with one of them its search differs.
         """
         batch = import_nets("scorer_interface").BatchScorerInterface
         single = [
             r for r, s in self.steps.items() if not isinstance(s.reference, batch)
         ]
-        ids = dict(sos=self.model.sos, eos=self.model.eos, blank=0)
-        return {**ids, "single": single}
+        search = dict(sos=self.model.sos, eos=self.model.eos, blank=0, single=single)
+        limits = [step.max_tokens for step in self.steps.values()]
+        if any(limits):
+            search["max_tokens"] = min(limit for limit in limits if limit)
+        generate = getattr(self.steps.get("decoder"), "generate", None)
+        if generate is not None:
+            search["generate"] = generate
+        if self.args.bpemodel in WHISPER_TYPES:
+            search["primer"] = whisper_primer(self.whisper_converter)
+        return search
+
+    @functools.cached_property
+    def whisper_converter(self) -> Any:
+        """ESPnet's own, of a model that has Whisper's tokens."""
+        return whisper_converter(
+            self.args.bpemodel, getattr(self.args, "preprocessor_conf", None) or {}
+        )
 
     def write_texts(self, work: Path) -> Dict[str, Text]:
         """Write tokens and tokenizers, and describe them by field of the manifest."""
         args = self.args
-        return {
-            "text": write_text(
-                list(self.model.token_list), args.token_type, args.bpemodel, work
-            )
-        }
+        tokens = list(self.model.token_list)
+        text = write_text(tokens, args.token_type, args.bpemodel, work)
+        if args.bpemodel in WHISPER_TYPES:
+            text = dataclasses.replace(text, tokenizer="tokenizer.json")
+            write_whisper_tokenizer(self.whisper_converter, work / text.tokenizer)
+        elif args.token_type == "hugging_face":
+            file = "tokenizer.json"
+            clean_up = write_hub_tokenizer(args.bpemodel, work / file)
+            text = dataclasses.replace(text, tokenizer=file, clean_up=clean_up)
+        return {"text": text}
 
     def export(self, work: Path) -> Dict[str, Graph]:
         """Write every graph, by role."""
@@ -199,10 +223,10 @@ def encode_reference(
     lengths = torch.tensor([len(speech)])
     with torch.no_grad():
         # A copy: ESPnet normalizes features in place.
-        out, out_lengths = model.encode(
-            speech=speech[None].clone(), speech_lengths=lengths
-        )
+        out, _ = model.encode(speech=speech[None].clone(), speech_lengths=lengths)
         out, intermediate = out if isinstance(out, tuple) else (out, [])
+        # ESPnet's search takes every frame, whatever the length that the encoder says.
+        out_lengths = torch.tensor([out.size(1)])
         results = {"encoder_out": out, "encoder_out_lens": out_lengths}
         if model.ctc is not None:
             results["ctc_log_probs"] = model.ctc.log_softmax(out)
@@ -253,6 +277,25 @@ def _shortest_frames(encoder: torch.nn.Module) -> int:
     return frames
 
 
+def _is_too_short(
+    model: torch.nn.Module,
+    frontend: Optional[torch.nn.Module],
+    args: Any,
+    frames: int,
+) -> bool:
+    """Whether ESPnet's model gives up on so many feature frames."""
+    subsampling = import_nets("pytorch_backend.transformer.subsampling")
+    speech = torch.zeros(1, frames, args.input_size or 0)
+    if frontend is not None:
+        speech = torch.zeros(1, frontend.shortest(frames))
+    try:
+        with torch.no_grad():
+            model.encode(speech, torch.tensor([speech.size(1)]))
+    except subsampling.TooShortUttError:
+        return True
+    return False
+
+
 def describe_speech(
     model: torch.nn.Module, frontend: Optional[torch.nn.Module], args: Any
 ) -> Speech:
@@ -264,6 +307,9 @@ def describe_speech(
         args: the training arguments.
     """
     frames = _shortest_frames(model.encoder)
+    if getattr(model, "postencoder", None) is not None:
+        while _is_too_short(model, frontend, args, frames):
+            frames += 1
     preprocessor = getattr(args, "preprocessor_conf", None) or {}
     common = dict(
         volume_normalize=getattr(args, "speech_volume_normalize", None),
@@ -328,6 +374,9 @@ def export_audio(
         graphs["frontend"] = export_frontend(
             frontend, example, feats.size(2), work / "frontend.onnx"
         )
-        example = (feats, lengths)
+        # With an even number of frames torch 2.11 fails on strided convolutions:
+        # "Unable to determine the domain of the given function".
+        frames = feats.size(1) - 1 + feats.size(1) % 2
+        example = (feats[:, :frames], lengths.clamp(max=frames))
     graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
     return graphs

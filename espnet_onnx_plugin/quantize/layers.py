@@ -1,6 +1,7 @@
 """The layers of a graph that can be quantized: what they are called, where they lie.
 
-A layer is a product with a constant matrix or a convolution with constant weights.
+A layer is a product with a constant matrix, or a convolution or an LSTM with constant
+weights.
 What leads to a ``Log`` is none: a power spectrum spans ten orders of magnitude, and in
 8 bits its quiet bins, of which the logarithm is taken, are all zero.
 """
@@ -14,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.helper import make_node, make_tensor_value_info
 
-PRODUCT, CONVOLUTION = "product", "convolution"
+PRODUCT, CONVOLUTION, RECURRENT = "product", "convolution", "recurrent"
 
 #: Nodes that take the place of others, by the first output of the old one.
 Replacement = Dict[str, List[onnx.NodeProto]]
@@ -28,7 +29,7 @@ class Layer:
         name: unique in the graph; the module's path in ESPnet's model where a parameter
             tells it, e.g. ``encoder.encoders.0.feed_forward.w_1``, or the last such one
             and how many layers after it, e.g. ``ctc.ctc_lo+1``.
-        kind: :data:`PRODUCT` or :data:`CONVOLUTION`.
+        kind: :data:`PRODUCT`, :data:`CONVOLUTION` or :data:`RECURRENT`.
         output: what the node gives, which identifies it.
     """
 
@@ -217,6 +218,8 @@ def find_layers(model: onnx.ModelProto) -> List[Layer]:
             kind = PRODUCT
         elif node.op_type == "Conv" and editor.rank(node.input[1]) is not None:
             kind = CONVOLUTION
+        elif node.op_type == "LSTM" and editor.rank(node.input[1]) is not None:
+            kind = RECURRENT
         else:
             continue
         module = _module(editor, node)

@@ -14,10 +14,12 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import apply_rules
-from espnet_onnx_plugin.quantize import convolutions, products
+from espnet_onnx_plugin.quantize import convolutions, products, recurrent
 from espnet_onnx_plugin.quantize.convolutions import Range
 from espnet_onnx_plugin.quantize.layers import (
     CONVOLUTION,
+    PRODUCT,
+    RECURRENT,
     Editor,
     Layer,
     Replacement,
@@ -89,12 +91,18 @@ class Lowering:
         editor = Editor(self._model())
         self.ladders: Dict[Layer, Tuple[str, ...]] = {}
         for layer in find_layers(editor.model):
-            if layer.kind != CONVOLUTION:
+            if layer.kind == PRODUCT:
                 self.ladders[layer] = LADDERS[precision]
-            elif precision == "int8" and feeds:
-                if convolutions.pays(editor, editor.node(layer.output)):
-                    self.ladders[layer] = ("int8", FP32)
+            elif precision == "int8" and self._pays(editor, layer, bool(feeds)):
+                self.ladders[layer] = ("int8", FP32)
         self._ranges = self._calibrate(editor, feeds)
+
+    @staticmethod
+    def _pays(editor: Editor, layer: Layer, calibrated: bool) -> bool:
+        """Whether int8 is for a layer that is no product."""
+        if layer.kind == RECURRENT:
+            return True
+        return calibrated and convolutions.pays(editor, editor.node(layer.output))
 
     def _model(self) -> onnx.ModelProto:
         model = load_rewritten(self._source, "cpu")
@@ -131,6 +139,8 @@ class Lowering:
             return convolutions.static_int8(
                 editor, node, self._ranges, quantized, self._reduce_range
             )
+        if layer.kind == RECURRENT:
+            return recurrent.dynamic_int8(editor, node, self._reduce_range)
         if form == "int8":
             return products.dynamic_int8(editor, node, quantized, self._reduce_range)
         return products.in_blocks(editor, node, _BITS[form])

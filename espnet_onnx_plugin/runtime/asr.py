@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from espnet_onnx_plugin.runtime.align import Span, align, words
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
+from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
 from espnet_onnx_plugin.runtime.scorers import (
     FullScorer,
     LengthBonus,
@@ -80,6 +81,11 @@ class DecodeOptions:
     nbest: int = 1
     normalize_length: bool = False
     time_sync: bool = False
+    lid_prompt: bool = False
+    lang_prompt_token: Optional[str] = None
+    nlp_prompt_token: Optional[str] = None
+    hugging_face_decoder: bool = False
+    hugging_face_decoder_conf: Mapping[str, Any] = field(default_factory=dict)
     ctm: bool = False
 
     def __post_init__(self) -> None:
@@ -180,6 +186,14 @@ class Speech2Text:
             )
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
+        if "generate" in search:
+            return self._build_hub_search(search["generate"])
+        primer = self._primer()
+        if options.time_sync and primer is not None:
+            raise PluginError(
+                "time_sync is not for models of Whisper's tokens, in ESPnet either: "
+                "that search begins with the start symbol alone"
+            )
         has_ctc = "ctc_log_probs" in self._encoder.outputs
         if not has_ctc and (options.ctc_weight > 0 or options.time_sync):
             raise PluginError(
@@ -199,6 +213,8 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
+            primer=primer,
+            max_tokens=search.get("max_tokens"),
             end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
@@ -210,24 +226,54 @@ class Speech2Text:
         logger.info("%s implementation is selected.", cls.__name__)
         return cls(config, scorers)
 
+    def _build_hub_search(self, settings: Mapping[str, Any]) -> HubSearch:
+        """The search for a decoder of Hugging Face's hub."""
+        options = self._options
+        if not options.hugging_face_decoder:
+            raise PluginError(
+                "the model has a decoder of Hugging Face's hub, which ESPnet searches "
+                "with hugging_face_decoder: true alone; set it"
+            )
+        config = GenerateConfig(**settings)
+        config = config.overridden(options.hugging_face_decoder_conf)
+        logger.info("HubSearch implementation is selected.")
+        return HubSearch(config, self._scorer("decoder"))
+
+    def _primer(self) -> Optional[List[int]]:
+        """What hypotheses begin with, Whisper's prompts taken into account."""
+        options, hub = self._options, self.converter.hub
+        primer = self.bundle.manifest.search.get("primer")
+        if primer is None:
+            return None
+        if options.lang_prompt_token is not None:
+            prompt = options.lang_prompt_token.split()
+            return [primer[0], *hub.tokens2ids(prompt), *primer[3:]]
+        if options.nlp_prompt_token is not None:
+            prompt = hub.text2tokens(options.nlp_prompt_token)
+            return [*primer[:2], *hub.tokens2ids(prompt), *primer[3:]]
+        return primer[:1] if options.lid_prompt else primer
+
     def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
         """The full scorers that have a weight, in ESPnet's order."""
         weights, manifest = self._options.weights, self.bundle.manifest
         scorers: Dict[str, FullScorer] = {}
         if weights["decoder"] and "decoder" in manifest.graphs:
-            memory = None
-            if "decoder_memory" in manifest.graphs:
-                memory = Session(self.bundle, "decoder_memory", self.device)
-            step = Session(self.bundle, "decoder", self.device)
-            scorers["decoder"] = graph_scorer(step, memory)
+            scorers["decoder"] = self._scorer("decoder")
         if weights["length_bonus"]:
             scorers["length_bonus"] = LengthBonus(len(tokens))
         if weights["lm"] and "lm" in manifest.graphs:
-            scorers["lm"] = graph_scorer(Session(self.bundle, "lm", self.device))
+            scorers["lm"] = self._scorer("lm")
         if weights["ngram"] and manifest.ngram is not None:
             path = str(self.bundle.file(manifest.ngram))
             scorers["ngram"] = NgramScorer(path, tokens)
         return scorers
+
+    def _scorer(self, role: str) -> FullScorer:
+        """The scorer of a step graph of the bundle."""
+        memory = None
+        if f"{role}_memory" in self.bundle.manifest.graphs:
+            memory = Session(self.bundle, f"{role}_memory", self.device)
+        return graph_scorer(Session(self.bundle, role, self.device), memory)
 
     def prepare(self, speech: np.ndarray) -> np.ndarray:
         """What the graphs take of an utterance.

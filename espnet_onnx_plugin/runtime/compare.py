@@ -83,6 +83,8 @@ def search_options(bundle: Bundle) -> Dict[str, Any]:
         ctc_weight = 1.0
     elif "ctc_log_probs" not in graphs["encoder"].outputs:
         ctc_weight = 0.0
+    if "generate" in bundle.manifest.search:
+        return dict(hugging_face_decoder=True)
     return dict(
         beam_size=min(BEAM_SIZE, len(TokenConverter(bundle).token_list)),
         ctc_weight=ctc_weight,

@@ -1,9 +1,10 @@
 """From token ids to text, as ESPnet's tokenizers do it."""
 
-from typing import Iterable, List
+from typing import Iterable, List, Optional
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.hub_text import HubTokenizer, WhisperTokenizer
 
 SPACE = "<space>"
 
@@ -13,6 +14,10 @@ class TokenConverter:
 
     Args:
         bundle: whose manifest names the token list and the tokenizer.
+
+    Attributes:
+        token_list: the vocabulary.
+        hub: the tokenizer of Whisper or of a hub, or None.
     """
 
     def __init__(self, bundle: Bundle):
@@ -21,6 +26,11 @@ class TokenConverter:
         self.token_list: List[str] = content.split("\n")[:-1]
         self._type = text.token_type
         self._sentencepiece = None
+        self.hub: Optional[HubTokenizer] = None
+        if text.tokenizer is not None:
+            hub = self._type == "hugging_face"
+            cls = HubTokenizer if hub else WhisperTokenizer
+            self.hub = cls(bundle.file(text.tokenizer), text.clean_up)
         if self._type == "bpe" and text.bpemodel is not None:
             import sentencepiece
 
@@ -37,10 +47,14 @@ class TokenConverter:
 
     def ids2tokens(self, ids: Iterable[int]) -> List[str]:
         """Names of token ids."""
+        if self.hub is not None:
+            return self.hub.ids2tokens(ids)
         return [self.token_list[i] for i in ids]
 
     def tokens2text(self, tokens: List[str]) -> "str | None":
         """Text of tokens, or None where the model has no tokenizer."""
+        if self.hub is not None:
+            return self.hub.tokens2text(tokens)
         if self._type is None:
             return None
         if self._type == "bpe":

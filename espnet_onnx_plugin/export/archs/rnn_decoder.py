@@ -78,6 +78,9 @@ register(
             "coverage": _tiny("coverage"),
             "multi_head_multi_res_loc": _tiny("multi_head_multi_res_loc"),
         },
-        limits="num_encs 1",
+        limits=(
+            "num_encs 1; coverage attentions: each hypothesis sums up its own weights, "
+            "as in training (in ESPnet's search all share one sum)"
+        ),
     )
 )

@@ -1,0 +1,42 @@
+"""``encoder: whisper``: log-mel and encoder of OpenAI's Whisper."""
+
+from typing import Tuple
+
+import torch
+
+from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.whisper import (
+    WhisperEncoder,
+    WhisperLogMel,
+    needs_whisper,
+)
+
+
+class OpenAIWhisperEncoder(WhisperEncoder):
+    """ESPnet's ``OpenAIWhisperEncoder`` behind its log-mel."""
+
+    def __init__(self, encoder: torch.nn.Module):
+        # ESPnet calls Whisper's own encoder so.
+        super().__init__(encoder.encoders)
+
+    def forward(
+        self, feats: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, None]:
+        """As ESPnet's encoders return it."""
+        return (*super().forward(feats, lengths), None)
+
+
+register(
+    Arch(
+        role="encoder",
+        name="whisper",
+        wrap=OpenAIWhisperEncoder,
+        features=WhisperLogMel,
+        tiny={
+            "any_length": dict(whisper_model="tiny", use_specaug=False),
+            "pad_trim": dict(whisper_model="tiny", do_pad_trim=True),
+        },
+        limits="30 s, as in ESPnet: what is beyond is cut off",
+        needs=needs_whisper,
+    )
+)

@@ -1,0 +1,44 @@
+"""``frontend: whisper``: the output of Whisper's encoder as features."""
+
+from typing import Tuple
+
+import torch
+
+from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.whisper import (
+    WhisperEncoder,
+    WhisperLogMel,
+    needs_whisper,
+)
+
+
+class WhisperFrontend(torch.nn.Module):
+    """ESPnet's ``WhisperFrontend`` for one utterance at a time."""
+
+    def __init__(self, frontend: torch.nn.Module):
+        super().__init__()
+        self.log_mel = WhisperLogMel(frontend)
+        self.encoder = WhisperEncoder(frontend.whisper.encoder)
+        self.sampling_rate = self.log_mel.sampling_rate
+
+    def shortest(self, frames: int) -> int:
+        """The fewest samples that give so many frames."""
+        return self.log_mel.shortest(2 * frames - 1)
+
+    def forward(
+        self, speech: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """(B, samples), (B,) -> features (B, frames, size), (B,)."""
+        return self.encoder(*self.log_mel(speech, lengths))
+
+
+register(
+    Arch(
+        role="frontend",
+        name="whisper",
+        wrap=WhisperFrontend,
+        tiny={"features": dict(whisper_model="tiny")},
+        limits="30 s, as in ESPnet: what is beyond is cut off",
+        needs=needs_whisper,
+    )
+)
