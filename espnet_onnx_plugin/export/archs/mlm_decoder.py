@@ -51,16 +51,19 @@ def _self_attention(attention, bias: torch.Tensor, x: torch.Tensor) -> torch.Ten
     return attend(attention, q, k, v, bias)
 
 
-_TINY = dict(attention_heads=2, linear_units=12, num_blocks=2)
-
 register(
     Arch(
         role="decoder",
         name="mlm",
         wrap=MaskDecoder,
         tiny={
-            "pre_norm": _TINY,
-            "post_norm": dict(_TINY, normalize_before=False, concat_after=True),
+            "post_norm": dict(
+                attention_heads=2,
+                linear_units=12,
+                num_blocks=2,
+                normalize_before=False,
+                concat_after=True,
+            ),
         },
         limits="input_layer embed; with model maskctc",
     )

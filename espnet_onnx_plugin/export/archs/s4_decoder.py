@@ -200,20 +200,13 @@ def needs_state_spaces() -> None:
         )
 
 
-_LAYER = [
-    dict(_name_="s4", d_state=8, n_ssm=1, measure="legs", postact="glu"),
-    dict(_name_="mha", n_head=2),
-    dict(_name_="ff", expand=2, activation="gelu"),
-]
-
 register(
     Arch(
         role="decoder",
         name="s4",
         wrap=S4DecoderStep,
         tiny={
-            "egs2": dict(n_layers=2, layer=_LAYER, residual="residual", norm="layer"),
-            "post_norm": dict(
+            "every_layer": dict(
                 n_layers=1,
                 prenorm=False,
                 layer=[
@@ -227,6 +220,7 @@ register(
                     ),
                     dict(_name_="s4", d_state=8, rank=2, measure="legt"),
                     dict(_name_="mha", n_head=2),
+                    dict(_name_="ff", expand=2),
                 ],
                 residual="affine",
                 norm="batch",
