@@ -90,7 +90,7 @@ class Speech:
         average_channels: whether several channels are averaged; else the first is
             taken.
         frame_shift: samples or frames of the input from one frame of the encoder's
-            output to the next; None for a model without CTC.
+            output to the next; None where it has no CTC or its frames have no time.
     """
 
     kind: str
@@ -135,6 +135,7 @@ class Manifest:
         graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
             mask_decoder_memory and mask_decoder in the place of decoders.
         speech, text: input and output of the model.
+        transcript: words of the transcript that the model also reads, or None.
         search: ids and defaults that the search needs (sos, eos, blank, mask, ...).
         ngram: file of a KenLM model, or None.
         source: what the bundle was made from: checkpoint, versions, parent.
@@ -147,6 +148,7 @@ class Manifest:
     text: Text
     search: Mapping[str, Any]
     ngram: Optional[str] = None
+    transcript: Optional[Text] = None
     source: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -258,7 +260,9 @@ def _parse(content: Any) -> Manifest:
         for role, entry in fields["graphs"].items()
     }
     fields["speech"] = Speech(**fields["speech"])
-    fields["text"] = Text(**fields["text"])
+    for name in ("text", "transcript"):
+        if fields.get(name) is not None:
+            fields[name] = Text(**fields[name])
     return Manifest(**fields)
 
 
@@ -292,8 +296,11 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
         for expected in (graph.file, graph.weights):
             if expected is not None:
                 _verify(path / expected.name, expected)
-    text = manifest.text
-    for name in (text.token_list, text.bpemodel, text.tokenizer, manifest.ngram):
+    files = [manifest.ngram]
+    for text in (manifest.text, manifest.transcript):
+        if text is not None:
+            files += [text.token_list, text.bpemodel, text.tokenizer]
+    for name in files:
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")
     return Bundle(path, manifest)

@@ -18,6 +18,7 @@ ROLES = (
     "encoder",
     "postencoder",
     "decoder",
+    "postdecoder",
     "lm",
 )
 

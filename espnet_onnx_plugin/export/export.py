@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 import onnx
@@ -28,7 +28,7 @@ from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.task import TaskModel, task_model
 from espnet_onnx_plugin.runtime.data import Source, usable
-from espnet_onnx_plugin.runtime.encoder import Encoder
+from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.session import Device, Session
 
 logger = logging.getLogger(__name__)
@@ -102,16 +102,23 @@ def _export(
     bundle = Bundle(work, manifest)
     figures = check_parity(bundle, espnet, parity_source)
     encoder, speech = Encoder(bundle, Device()), manifest.speech
-    if not parity.encodes_batches(encoder, speech):
+    if not parity.encodes_batches(encoder, [u for _, u in noise(espnet)]):
         logger.info("the encoder mixes the utterances of a batch: it gets them singly")
         graphs["encoder"] = dataclasses.replace(graphs["encoder"], batches=False)
-    if "ctc_log_probs" in encoder.outputs:
+    # Frames made of a transcript have no time.
+    if "ctc_log_probs" in encoder.outputs and not espnet.encoder.other_inputs:
         shift = frame_shift(encoder, speech)
         speech = dataclasses.replace(speech, frame_shift=shift)
     manifest = dataclasses.replace(
         manifest, graphs=graphs, speech=speech, checks=dict(parity=figures)
     )
     write_manifest(work, manifest)
+
+
+def noise(espnet: TaskModel) -> Iterator[Tuple[str, Utterance]]:
+    """Made-up utterances of several lengths with descriptions, for a check."""
+    for what, array in parity.noise(espnet.speech):
+        yield what, espnet.accompany(array)
 
 
 def frame_shift(encoder: Encoder, speech: Speech, frames: int = 4) -> Optional[float]:
@@ -167,11 +174,12 @@ def check_parity(
     device = Device()
     speech = bundle.manifest.speech
     encoder = Encoder(bundle, device)
-    noise = parity.noise(speech)
-    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, noise)}
+    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, noise(espnet))}
     if source is not None:
         figures["encoder_on_real_audio"] = parity.check_encoder(
-            espnet.encode, encoder, usable(source, speech)
+            espnet.encode,
+            encoder,
+            ((key, espnet.accompany(array)) for key, array in usable(source, speech)),
         )
     for role, step in espnet.steps.items():
         if role not in bundle.manifest.graphs:

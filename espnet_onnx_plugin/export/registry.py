@@ -92,3 +92,15 @@ def all_archs() -> Iterator[Arch]:
 def as_it_is(module: torch.nn.Module) -> torch.nn.Module:
     """The ``wrap`` of a module that can be traced without a wrapper."""
     return module
+
+
+def require_package(name: str) -> None:
+    """Import an optional package.
+
+    Raises:
+        PluginError: if it is not installed.
+    """
+    try:
+        importlib.import_module(name)
+    except ImportError as e:
+        raise PluginError(f"this needs the package {name} ({e}): pip install {name}")

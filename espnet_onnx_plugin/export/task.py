@@ -36,6 +36,7 @@ from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
+from espnet_onnx_plugin.runtime.encoder import Utterance
 
 logger = logging.getLogger(__name__)
 
@@ -202,28 +203,37 @@ class TaskModel:
             graphs[role] = export(step, self.vocabulary, work / f"{role}.onnx")
         return graphs
 
-    def encode(self, speech: torch.Tensor) -> Dict[str, np.ndarray]:
+    def accompany(self, speech: np.ndarray) -> Utterance:
+        """Audio with what else the model reads, made up for a check."""
+        return speech
+
+    def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:
         """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
 
         Args:
-            speech: (samples,) or (frames, dim).
+            utterance: (samples,) or (frames, dim), with what accompanies it.
         """
-        return encode_reference(self.model, speech)
+        return encode_reference(self.model, utterance)
 
 
 def encode_reference(
-    model: torch.nn.Module, speech: torch.Tensor
+    model: torch.nn.Module, speech: np.ndarray, **others: torch.Tensor
 ) -> Dict[str, np.ndarray]:
     """See :meth:`TaskModel.encode`.
 
     Args:
         model: ESPnet's model.
         speech: (samples,) or (frames, dim).
+        others: what else its ``encode`` takes.
     """
     lengths = torch.tensor([len(speech)])
     with torch.no_grad():
         # A copy: ESPnet normalizes features in place.
-        out, _ = model.encode(speech=speech[None].clone(), speech_lengths=lengths)
+        out, _ = model.encode(
+            speech=torch.from_numpy(speech.copy())[None],
+            speech_lengths=lengths,
+            **others,
+        )
         out, intermediate = out if isinstance(out, tuple) else (out, [])
         # ESPnet's search takes every frame, whatever the length that the encoder says.
         out_lengths = torch.tensor([out.size(1)])
@@ -378,5 +388,6 @@ def export_audio(
         # "Unable to determine the domain of the given function".
         frames = feats.size(1) - 1 + feats.size(1) % 2
         example = (feats[:, :frames], lengths.clamp(max=frames))
+    example = (*example, *encoder.other_examples())
     graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
     return graphs

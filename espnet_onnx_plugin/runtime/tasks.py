@@ -7,7 +7,11 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 
 #: Module of this package and class, by task.
-CLASSES = {"asr": ("asr", "Speech2Text"), "asr_maskctc": ("mask_ctc", "Speech2Text")}
+CLASSES = {
+    "asr": ("asr", "Speech2Text"),
+    "asr_maskctc": ("mask_ctc", "Speech2Text"),
+    "slu": ("slu", "Speech2Understand"),
+}
 
 
 def model_class(task: str) -> type:

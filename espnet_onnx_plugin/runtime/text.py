@@ -1,5 +1,6 @@
 """From token ids to text, as ESPnet's tokenizers do it."""
 
+from pathlib import Path
 from typing import Iterable, List, Optional
 
 from espnet_onnx_plugin.bundle import Bundle
@@ -7,6 +8,11 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.hub_text import HubTokenizer, WhisperTokenizer
 
 SPACE = "<space>"
+
+
+def read_tokens(path: Path) -> List[str]:
+    """The tokens of a token list's file."""
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 class TokenConverter:
@@ -22,8 +28,7 @@ class TokenConverter:
 
     def __init__(self, bundle: Bundle):
         text = bundle.manifest.text
-        content = bundle.file(text.token_list).read_text(encoding="utf-8")
-        self.token_list: List[str] = content.split("\n")[:-1]
+        self.token_list = read_tokens(bundle.file(text.token_list))
         self._type = text.token_type
         self._sentencepiece = None
         self.hub: Optional[HubTokenizer] = None
