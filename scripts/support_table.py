@@ -17,6 +17,7 @@ ROLES = (
     "preencoder",
     "encoder",
     "postencoder",
+    "deliberationencoder",
     "decoder",
     "postdecoder",
     "lm",
