@@ -132,10 +132,11 @@ class Manifest:
 
     Attributes:
         task: name of the recipe's driver: asr.
-        graphs: by role: frontend, encoder, decoder_memory, decoder, lm.
+        graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
+            mask_decoder_memory and mask_decoder in the place of decoders.
         speech, text: input and output of the model.
         transcript: words of the transcript that the model also reads, or None.
-        search: ids and defaults that the search needs (sos, eos, blank, ...).
+        search: ids and defaults that the search needs (sos, eos, blank, mask, ...).
         ngram: file of a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
             recognizes before it translates.

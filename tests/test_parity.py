@@ -16,7 +16,11 @@ from espnet_onnx_plugin.bundle import Bundle, Manifest, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.encoder import EncoderGraph
-from espnet_onnx_plugin.export.graph import export_memory, export_step
+from espnet_onnx_plugin.export.graph import (
+    export_memory,
+    export_sequence,
+    export_step,
+)
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
 from espnet_onnx_plugin.export.task import (
     describe_speech,
@@ -130,7 +134,10 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
     )
 
 
-@pytest.mark.parametrize("arch, name", cases("decoder", "lm"))
+STEPS = [case for case in cases("decoder", "lm") if "-mlm-" not in case.id]
+
+
+@pytest.mark.parametrize("arch, name", STEPS)
 def test_step_graph(arch, name, tmp_path, buildable):
     buildable(arch)
     if arch.role == "lm":
@@ -156,6 +163,26 @@ def test_step_graph(arch, name, tmp_path, buildable):
             step, session, memory, DIM, len(TOKENS), arch.role, frames
         )
         assert 0 < worst <= parity.TOLERANCE
+
+
+@pytest.mark.parametrize("name", ARCHS["decoder", "mlm"].tiny)
+def test_sequence_graph(name, tmp_path):
+    arch = ARCHS["decoder", "mlm"]
+    config = asr_config(
+        model="maskctc", decoder="mlm", decoder_conf=dict(arch.tiny[name])
+    )
+    model = build_asr(config)
+    decoder = arch.wrap(model.decoder).eval()
+    size = len(model.token_list)
+    assert size == len(TOKENS) + 1  # and the mask
+    graphs = {
+        "memory": export_memory(decoder, DIM, tmp_path / "memory.onnx"),
+        "decoder": export_sequence(decoder, size, tmp_path / "decoder.onnx"),
+    }
+    bundle = as_bundle(tmp_path, graphs)
+    sessions = [Session(bundle, role, Device()) for role in ("decoder", "memory")]
+    worst = parity.check_sequence(decoder, *sessions, DIM, size, "mlm")
+    assert 0 < worst <= parity.TOLERANCE
 
 
 @pytest.mark.parametrize("role", ["frontend", "normalize", "encoder", "decoder", "lm"])

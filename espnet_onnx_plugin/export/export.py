@@ -25,6 +25,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.task import TaskModel, task_model
 from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import Encoder
@@ -184,7 +185,9 @@ def check_parity(
             memory = Session(bundle, f"{role}_memory", device)
         session = Session(bundle, role, device)
         dim, vocabulary = espnet.sizes(role)
-        figures[role] = parity.check_step(step, session, memory, dim, vocabulary, role)
+        whole = isinstance(step, SequenceModule)
+        check = parity.check_sequence if whole else parity.check_step
+        figures[role] = check(step, session, memory, dim, vocabulary, role)
     figures.update(espnet.check_parity(bundle))
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)

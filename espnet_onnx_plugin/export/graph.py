@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence, Tuple
+from typing import Dict, Iterator, Mapping, Sequence, Tuple, Union
 from unittest import mock
 
 import onnx
@@ -18,6 +18,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
+from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.graph_file import save_graph
 from espnet_onnx_plugin.runtime.encoder import LENS
@@ -228,7 +229,9 @@ def export_encoder(
     return describe(path, inputs, outputs, {})
 
 
-def export_memory(step: StepModule, dim: int, path: Path) -> Graph:
+def export_memory(
+    step: Union[StepModule, SequenceModule], dim: int, path: Path
+) -> Graph:
     """Write the graph that projects the encoder's output for a decoder's steps."""
     inputs, example = {}, []
     for name, frames in step.reads.items():
@@ -261,6 +264,16 @@ def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
         path,
     )
     return describe(path, inputs, outputs, states)
+
+
+def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Graph:
+    """Write the graph of a decoder of whole sequences."""
+    inputs = {**SEQUENCE_INPUTS, **decoder.memory_tensors}
+    outputs = {"scores": Tensor("float32", ("utterances", "tokens", vocabulary))}
+    sizes = dict(utterances=2, tokens=5, frames=7)
+    example = [_zeros(tensor, sizes) for tensor in inputs.values()]
+    export_graph(decoder, example, _axes(inputs), _axes(outputs), path)
+    return describe(path, inputs, outputs, {})
 
 
 def _state_axes(states: Mapping[str, State], when: str) -> Dict[str, Sequence]:

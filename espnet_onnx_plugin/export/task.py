@@ -9,7 +9,7 @@ import importlib
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from espnet_onnx_plugin.export.graph import (
     export_encoder,
     export_frontend,
     export_memory,
+    export_sequence,
     export_step,
 )
 from espnet_onnx_plugin.export.hub_text import (
@@ -34,6 +35,7 @@ from espnet_onnx_plugin.export.hub_text import (
 )
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.session import Device
@@ -42,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
+
+#: What a decoder or a language model becomes.
+GraphModule = Union[StepModule, SequenceModule]
 
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
@@ -84,7 +89,7 @@ class TaskModel:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
-        self.steps: Dict[str, StepModule] = self.wrap_decoders()
+        self.steps: Dict[str, GraphModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
             self.steps["lm"] = wrap_lm(
                 checkpoints.lm_train_config,
@@ -120,8 +125,8 @@ class TaskModel:
         """The encoder graph of the model."""
         return EncoderGraph(self.model, vars(self.args))
 
-    def wrap_decoders(self) -> Dict[str, StepModule]:
-        """Step graphs of the model by role."""
+    def wrap_decoders(self) -> Dict[str, GraphModule]:
+        """Decoders of the model by role."""
         if self.model.decoder is None:
             return {}
         arch = find("decoder", self.args.decoder)
@@ -191,7 +196,9 @@ class TaskModel:
             if step.memory is not None:
                 name = f"{role}_memory"
                 graphs[name] = export_memory(step, dim, work / f"{name}.onnx")
-            graphs[role] = export_step(step, vocabulary, work / f"{role}.onnx")
+            whole = isinstance(step, SequenceModule)
+            export = export_sequence if whole else export_step
+            graphs[role] = export(step, vocabulary, work / f"{role}.onnx")
         return graphs
 
     def accompany(self, speech: np.ndarray) -> Utterance:

@@ -36,6 +36,7 @@ from espnet_onnx_plugin.runtime.scorers import (
     graph_scorer,
 )
 from espnet_onnx_plugin.runtime.session import Device, Session
+from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.text import TokenConverter
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 from espnet_onnx_plugin.runtime.utterance_search import (
@@ -170,7 +171,7 @@ class Speech2Text:
     """
 
     task = "asr"
-    options_class = DecodeOptions
+    options_class: Any = DecodeOptions
     #: Whether hypotheses come with the decoder's hidden states.
     return_hs = False
 
@@ -215,8 +216,6 @@ class Speech2Text:
             ctc_weight = 1.0
         elif "ctc_log_probs" not in graphs["encoder"].outputs:
             ctc_weight = 0.0
-        if "generate" in bundle.manifest.search:
-            return dict(hugging_face_decoder=True)
         return dict(
             beam_size=min(beam_size, len(TokenConverter(bundle).token_list)),
             ctc_weight=ctc_weight,
@@ -235,7 +234,13 @@ class Speech2Text:
         """Whether the CTC scores the best tokens of the other scorers only."""
         return self._options.ctc_weight != 1.0
 
-    def _build_search(self) -> Union[BeamSearch, TimeSyncSearch, HubSearch]:
+    def _build_search(self) -> Any:
+        """The search, from :class:`Encoded` to the hypotheses of each utterance."""
+        if is_mask_ctc(self.bundle):
+            raise PluginError(
+                f"{self.bundle.path} is a Mask-CTC model, which has no beam search: "
+                "use asr_inference_maskctc"
+            )
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
         if "generate" in search:

@@ -6,9 +6,7 @@ import torch
 from torch.nn.functional import embedding
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.archs.transformer_decoder import (
-    CrossMemory,
-)
+from espnet_onnx_plugin.export.archs.transformer_decoder import CrossMemory
 from espnet_onnx_plugin.export.attention import hub_attention
 from espnet_onnx_plugin.export.hub_text import needs_transformers
 from espnet_onnx_plugin.export.registry import Arch, register

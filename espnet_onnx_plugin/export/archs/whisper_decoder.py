@@ -5,9 +5,7 @@ from typing import Tuple
 import torch
 from torch.nn.functional import embedding
 
-from espnet_onnx_plugin.export.archs.transformer_decoder import (
-    CrossMemory,
-)
+from espnet_onnx_plugin.export.archs.transformer_decoder import CrossMemory
 from espnet_onnx_plugin.export.hub_text import needs_whisper
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import (
