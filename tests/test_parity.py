@@ -59,23 +59,32 @@ def choose(arch, name, tmp_path):
             sum_square=(features**2).sum(0),
         )
     choices = {arch.role: arch.name, f"{arch.role}_conf": conf}
+    if arch.name == "sinc":
+        choices.update(frontend="sliding_window", frontend_conf=dict(hop_length=160))
+    if arch.name == "sliding_window":
+        choices.update(preencoder="sinc", preencoder_conf=dict(out_channels=128))
     if conf.get("input_layer", "conv2d") is None and arch.role == "encoder":
         conf["output_size"] = 20  # without an input layer the features pass as they are
     return asr_config(**choices)
 
 
+def exported(model, config, path):
+    """The graphs from audio to encoder output, and what the audio has to be."""
+    args = Namespace(**{**config, "use_preprocessor": False})
+    frontend = wrap_frontend(model, args)
+    graph = EncoderGraph(model, {r: config[r] for r in PARTS}).eval()
+    speech = describe_speech(model, frontend, args)
+    graphs = export_audio(frontend, graph, speech, path)
+    return Encoder(as_bundle(path, graphs), Device()), speech
+
+
 @pytest.mark.parametrize(
-    "arch, name", cases("frontend", "normalize", "preencoder", "encoder")
+    "arch, name", cases("frontend", "normalize", "preencoder", "encoder", "postencoder")
 )
 def test_encoder_graph(arch, name, tmp_path):
     config = choose(arch, name, tmp_path)
     model = build_asr(config)
-    args = Namespace(**{**config, "use_preprocessor": False})
-    frontend = wrap_frontend(model, args)
-    graph = EncoderGraph(model, {r: config[r] for r in (*PARTS, "encoder")}).eval()
-    speech = describe_speech(model, frontend, args)
-    graphs = export_audio(frontend, graph, speech, tmp_path)
-    encoder = Encoder(as_bundle(tmp_path, graphs), Device())
+    encoder, speech = exported(model, config, tmp_path)
     worst = parity.check_encoder(model, encoder, parity.noise(speech))
     assert 0 < worst <= parity.TOLERANCE
     mixes = (arch.name, name) in MIXES_BATCHES
@@ -105,7 +114,7 @@ def test_step_graph(arch, name, tmp_path):
         assert 0 < worst <= parity.TOLERANCE
 
 
-@pytest.mark.parametrize("role", ["frontend", "normalize", "encoder", "decoder", "lm"])
+@pytest.mark.parametrize("role", ["frontend", "encoder", "postencoder", "decoder", "lm"])
 def test_an_unknown_name_is_refused_with_the_known_ones(role):
     known = [name for r, name in ARCHS if r == role]
     with pytest.raises(PluginError) as e:
@@ -156,7 +165,7 @@ def test_a_setting_that_is_not_supported_is_named(choices, message):
     model = build_asr(config)
     with pytest.raises(PluginError, match=message):
         wrap_frontend(model, Namespace(**config))
-        EncoderGraph(model, {r: config[r] for r in (*PARTS, "encoder")})
+        EncoderGraph(model, {r: config[r] for r in PARTS})
 
 
 def test_a_difference_is_an_error_that_names_it():

@@ -41,6 +41,8 @@ def assert_same(before, after, feeds):
     """Equal outputs; of a batch's rows, the valid frames."""
     expected, ours = run(before, feeds), run(after, feeds)
     lengths = expected.pop("encoder_out_lens", None)
+    if lengths is not None and lengths.ndim > 1:  # several speakers
+        lengths = lengths.max(axis=1)
     for name, rows in expected.items():
         assert np.isfinite(ours[name]).all()
         assert ours[name].shape == rows.shape
@@ -61,7 +63,7 @@ def encoders(tmp_path_factory):
             conf = tiny[variant] if variant else next(iter(tiny.values()))
             config = asr_config(encoder=name, encoder_conf=conf)
             module = EncoderGraph(
-                build_asr(config), {r: config[r] for r in (*PARTS, "encoder")}
+                build_asr(config), {r: config[r] for r in PARTS}
             ).eval()
             path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
             example = (torch.randn(2, 71, 20), torch.tensor([71, 60]))

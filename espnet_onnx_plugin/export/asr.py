@@ -1,10 +1,11 @@
 """Export of ASR models: checkpoint to bundle."""
 
+import bisect
 import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -26,7 +27,6 @@ from espnet_onnx_plugin.derive import is_current
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
-from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import (
     OPSET,
     export_encoder,
@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
+
+#: Choices of ``model`` in ``config.yaml``.
+MODELS = ("espnet", "pit_espnet")
 
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", None)
 
@@ -68,29 +71,52 @@ def _refuse(config: Mapping[str, Any]) -> None:
 
     Some choices need packages, or weights from a hub, only to be built.
     """
-    roles = ["frontend", *PARTS, "encoder"]
+    roles = ["frontend", *PARTS]
     if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
         roles.append("decoder")  # ESPnet leaves it out of a model that is all CTC
     for role in roles:
         if config.get(role) is not None:
             find(role, config[role])
-    if config.get("model", "espnet") != "espnet":
+    if config.get("model", "espnet") not in MODELS:
         raise PluginError(
-            f"model '{config['model']}' is not supported (supported: espnet)"
+            f"model '{config['model']}' is not supported (supported: "
+            f"{', '.join(MODELS)})"
         )
-    if config.get("postencoder") is not None:
-        raise PluginError(f"postencoder '{config['postencoder']}' is not supported yet")
     if config.get("token_type") not in _TOKEN_TYPES:
         raise PluginError(f"token_type '{config['token_type']}' is not supported yet")
 
 
-def _shortest_frames(encoder: torch.nn.Module) -> int:
-    """The fewest feature frames for which ESPnet's encoder does not give up."""
-    subsampling = import_nets("pytorch_backend.transformer.subsampling")
-    frames = 1
-    while subsampling.check_short_utt(getattr(encoder, "embed", None), frames)[0]:
-        frames += 1
-    return frames
+def shortest_input(model: torch.nn.Module, shape: Sequence[int] = ()) -> int:
+    """The shortest input for which ESPnet's ``encode`` does not give up.
+
+    Args:
+        model: an ``ESPnetASRModel``.
+        shape: of a frame, where the input is features.
+
+    Raises:
+        PluginError: if it takes not even a long one.
+    """
+    reason = ""
+
+    def fails(length: int) -> bool:
+        nonlocal reason
+        generator = torch.Generator().manual_seed(0)
+        speech = 0.1 * torch.randn(1, length, *shape, generator=generator)
+        try:
+            with torch.no_grad():
+                model.encode(speech=speech, speech_lengths=torch.tensor([length]))
+        except Exception as e:  # TooShortUttError, or what a layer makes of too little
+            reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+            return True
+        return False
+
+    length = 1
+    while fails(length):
+        length *= 2
+        if length > 1 << 18:
+            raise PluginError(f"ESPnet cannot encode noise of any length: {reason}")
+    shorter = range(length // 2 + 1, length)
+    return length // 2 + 1 + bisect.bisect(shorter, False, key=lambda n: not fails(n))
 
 
 def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module]:
@@ -110,7 +136,6 @@ def describe_speech(
         frontend: what :func:`wrap_frontend` gave.
         args: the training arguments.
     """
-    frames = _shortest_frames(model.encoder)
     preprocessor = getattr(args, "preprocessor_conf", None) or {}
     common = dict(
         volume_normalize=getattr(args, "speech_volume_normalize", None),
@@ -119,13 +144,10 @@ def describe_speech(
     if not args.use_preprocessor:
         common = {}
     if frontend is None:
+        frames = shortest_input(model, (args.input_size,))
         return Speech("features", FEATURE_RATE, args.input_size, frames, **common)
-    stft = frontend.stft
-    samples = stft.n_fft - 2 * stft.pad + (frames - 1) * stft.hop_length
-    # The reflection at the edges needs more samples than it adds.
-    samples = max(samples, stft.pad + 1)
-    rate = int(model.frontend.logmel.mel_options["sr"])
-    return Speech("waveform", rate, 0, samples, **common)
+    samples = shortest_input(model)
+    return Speech("waveform", frontend.sampling_rate, 0, samples, **common)
 
 
 def _write_text(model: torch.nn.Module, args: Any, work: Path) -> Text:
@@ -178,7 +200,7 @@ class _Model:
             ASRTask, checkpoints.train_config, checkpoints.model_file
         )
         self.frontend = wrap_frontend(self.model, self.args)
-        choices = {r: getattr(self.args, r, None) for r in (*PARTS, "encoder")}
+        choices = {role: getattr(self.args, role, None) for role in PARTS}
         self.encoder = EncoderGraph(self.model, choices).eval()
         #: Decoders and language models by role.
         self.steps: Dict[str, StepModule] = {}
@@ -201,7 +223,7 @@ class _Model:
     @property
     def dim(self) -> int:
         """Size of the encoder's output."""
-        return self.encoder.encoder.output_size()
+        return self.encoder.output_size
 
     @property
     def vocabulary(self) -> int:
@@ -249,6 +271,14 @@ def _export(
     write_manifest(work, dataclasses.replace(manifest, checks=dict(parity=figures)))
 
 
+def _example(speech: Speech, length: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Two utterances of unequal lengths, to trace a graph with."""
+    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([length, length - length // 5])
+    return torch.randn(shape, generator=generator), lengths
+
+
 def export_audio(
     frontend: Optional[torch.nn.Module],
     encoder: EncoderGraph,
@@ -257,21 +287,20 @@ def export_audio(
 ) -> Dict[str, Graph]:
     """Write the graphs from audio to encoder output, by role."""
     graphs = {}
-    length = speech.min_length * 8 + 1
-    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
-    generator = torch.Generator().manual_seed(1)
-    example = (
-        torch.randn(shape, generator=generator),
-        torch.tensor([length, length - length // 5]),
-    )
+    example = _example(speech, speech.min_length * 8 + 1)
+    feats = example
     if frontend is not None:
         with torch.no_grad():
-            feats, lengths = frontend(*example)
+            feats = frontend(*example)
+            while feats[0].size(1) < encoder.trace_frames:
+                example = _example(speech, 2 * example[0].size(1))
+                feats = frontend(*example)
         graphs["frontend"] = export_frontend(
-            frontend, example, feats.size(2), work / "frontend.onnx"
+            frontend, example, feats[0].shape[2:], work / "frontend.onnx"
         )
-        example = (feats, lengths)
-    graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
+    elif feats[0].size(1) < encoder.trace_frames:
+        feats = _example(speech, encoder.trace_frames)
+    graphs["encoder"] = export_encoder(encoder, feats, work / "encoder.onnx")
     return graphs
 
 

@@ -150,15 +150,21 @@ def _zeros(tensor, sizes: Mapping[str, int]) -> torch.Tensor:
 
 
 def export_frontend(
-    module: torch.nn.Module, example: Sequence[torch.Tensor], dim: int, path: Path
+    module: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    shape: Sequence[int],
+    path: Path,
 ) -> Graph:
-    """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances."""
+    """Write a frontend's graph, whose frames have this shape.
+
+    ``example`` is (speech, lengths) of two utterances.
+    """
     inputs = {
         "speech": Tensor("float32", ("utterances", "samples")),
         "speech_lengths": Tensor("int64", ("utterances",)),
     }
     outputs = {
-        "feats": Tensor("float32", ("utterances", "frames_in", dim)),
+        "feats": Tensor("float32", ("utterances", "frames_in", *shape)),
         "feats_lengths": Tensor("int64", ("utterances",)),
     }
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
@@ -169,8 +175,9 @@ def export_encoder(
     module: torch.nn.Module, example: Sequence[torch.Tensor], path: Path
 ) -> Graph:
     """Write an encoder graph; ``example`` is (feats, lengths) of two utterances."""
+    shape = example[0].shape[2:]
     inputs = {
-        "feats": Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
+        "feats": Tensor("float32", ("utterances", "frames_in", *shape)),
         "feats_lengths": Tensor("int64", ("utterances",)),
     }
     outputs = module.outputs

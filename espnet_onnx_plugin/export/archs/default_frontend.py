@@ -80,6 +80,8 @@ class DefaultFrontend(torch.nn.Module):
             )
         self.stft = RealStft(frontend.stft)
         self.logmel = frontend.logmel
+        #: Samples a second.
+        self.sampling_rate = int(frontend.logmel.mel_options["sr"])
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
