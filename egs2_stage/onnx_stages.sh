@@ -97,7 +97,10 @@ onnx_find_validation_data() {
         if [ -n "${valid_set}" ] && [ -f "${dir}"/feats_type ]; then
             onnx_find_data "${dir}"
             onnx_validation_args=("$1" "${dir}/${onnx_scp},${onnx_type}")
-            [ ! -f "${dir}"/text ] || onnx_validation_text=${dir}/text
+            # A text of one speaker is no transcript of several.
+            if [ -f "${dir}"/text ] && [ "${num_ref:-1}" -eq 1 ]; then
+                onnx_validation_text=${dir}/text
+            fi
             return
         fi
     done
@@ -167,7 +170,7 @@ onnx_optimize() {
 # onnx_decode VARIANT DSET
 onnx_decode() {
     local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
-    local logdir=${dir}/logdir keys count n f split_scps=()
+    local logdir=${dir}/logdir keys count n f suffix split_scps=()
     onnx_find_data "${data}"
     keys=${data}/${onnx_scp}
     count=$(wc -l < "${keys}")
@@ -189,16 +192,29 @@ onnx_decode() {
         --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size}" \
         --output_dir "${logdir}"/output.JOB ||
         onnx_show_failure "${logdir}"/asr_inference.*.log
-    for f in token token_int score text; do
-        if [ -f "${logdir}"/output.1/1best_recog/${f} ]; then
-            for n in $(seq "${count}"); do
-                cat "${logdir}/output.${n}/1best_recog/${f}"
-            done | sort -k1 > "${dir}/${f}"
-        fi
+    for suffix in $(onnx_suffixes); do
+        for f in token token_int score text; do
+            f+=${suffix#-}
+            if [ -f "${logdir}"/output.1/1best_recog/${f} ]; then
+                for n in $(seq "${count}"); do
+                    cat "${logdir}/output.${n}/1best_recog/${f}"
+                done | sort -k1 > "${dir}/${f}"
+            fi
+        done
+        # Scoring joins hypotheses and references line by line: none may be missing.
+        f=${dir}/text${suffix#-}
+        cmp -s <(awk '{print $1}' "${keys}" | sort) <(awk '{print $1}' "${f}" | sort) ||
+            onnx_die "${f} holds other utterances than ${keys}"
     done
-    # Scoring joins hypotheses and references line by line: none may be missing.
-    cmp -s <(awk '{print $1}' "${keys}" | sort) <(awk '{print $1}' "${dir}"/text | sort) ||
-        onnx_die "${dir}/text holds other utterances than ${keys}"
+}
+
+# onnx_suffixes: what ESPnet appends to the names of a decode's files, "-" for nothing
+onnx_suffixes() {
+    if [ "${num_ref:-1}" -eq 1 ]; then
+        echo -
+    else
+        seq -f _spk%g "${num_inf}"
+    fi
 }
 
 # onnx_score VARIANT: ESPnet's own scoring of what the variant decoded
@@ -249,7 +265,7 @@ onnx_time() {
 }
 
 onnx_decode_and_score() {
-    local dsets=${test_sets} variant dset system systems=() reference=() versions
+    local dsets=${test_sets} variant dset system systems=() reference=() versions suffix
     log "Stage 16: Decode and score: ${onnx_variants}"
     if "${eval_valid_set}"; then
         dsets="org/${valid_set} ${test_sets}"
@@ -280,7 +296,8 @@ onnx_decode_and_score() {
         --reference PyTorch "${onnx_exp}/${inference_tag}" "${onnx_checkpoints[@]}"
     )
     for dset in ${dsets}; do
-        if [ ! -f "${onnx_exp}/${inference_tag}/${dset}"/token_int ]; then
+        suffix=$(onnx_suffixes | head -n 1)
+        if [ ! -f "${onnx_exp}/${inference_tag}/${dset}/token_int${suffix#-}" ]; then
             log "Warning: no decoding of ${dset} by PyTorch to compare with: run ESPnet's" \
                 "stages 12 and 13 before this one"
             reference=()

@@ -13,7 +13,6 @@ UNSUPPORTED = {
     "dtype": ("float32", "graphs have their own precision"),
     "streaming": (False, "streaming search is not supported yet"),
     "enh_s2t_task": (False, "joint enhancement is not supported yet"),
-    "multi_asr": (False, "multi-speaker models are not supported yet"),
     "quantize_asr_model": (False, "use the int8 bundle"),
     "quantize_lm": (False, "use the int8 bundle"),
     "hugging_face_decoder": (False, "Hugging Face decoders are not supported yet"),
@@ -52,6 +51,7 @@ SEARCH_OPTIONS = (
     "nbest",
     "normalize_length",
     "time_sync",
+    "multi_asr",
 )
 
 
@@ -123,6 +123,12 @@ def get_parser() -> ArgumentParser:
     group.add_argument("--normalize_length", type=str2bool, default=False)
     group.add_argument(
         "--time_sync", type=str2bool, default=False, help="time-synchronous search"
+    )
+    group.add_argument(
+        "--multi_asr",
+        type=str2bool,
+        default=False,
+        help="whether the model tells several speakers apart",
     )
     for name, (default, _) in UNSUPPORTED.items():
         parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)

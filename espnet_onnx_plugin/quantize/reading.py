@@ -140,10 +140,12 @@ def _best(speech2text: Speech2Text, audio: np.ndarray) -> Result:
     results = speech2text(audio)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
         results = results[0]
-    if not results:
-        return Result([], "")
-    text, _, token_int, _ = results[0]
-    return Result(token_int, text or " ".join(map(str, token_int)))
+    # Of several speakers, one after the other.
+    several = results and isinstance(results[0], list)
+    best = [nbest[0] for nbest in (results if several else [results]) if nbest]
+    tokens = [token for _, _, token_int, _ in best for token in token_int]
+    text = " ".join(text or " ".join(map(str, ids)) for text, _, ids, _ in best)
+    return Result(tokens, text)
 
 
 class Reader:

@@ -163,13 +163,18 @@ class _Decode:
             if path.is_file():
                 errors[error_type], scorer = read_result(path)
                 scorers.add(scorer)
+        tokens = _read_speakers(directory, "token_int")
+        scores = _read_speakers(directory, "score")
         return cls(
             system=system,
             directory=directory,
-            token_int=_read_table(directory / "token_int"),
+            token_int={
+                key: " | ".join(table.get(key, "") for table in tokens)
+                for key in tokens[0]
+            },
             scores={
-                key: _number(text)
-                for key, text in _read_table(directory / "score").items()
+                key: sum(_number(table.get(key, "")) for table in scores)
+                for key in scores[0]
             },
             errors=errors,
             scorers=frozenset(scorers),
@@ -230,6 +235,12 @@ def _read_table(path: Path) -> dict[str, str]:
             raise PluginError(f"{path}:{number}: a second line for '{key}'")
         table[key] = " ".join(values)
     return table
+
+
+def _read_speakers(directory: Path, name: str) -> list[dict[str, str]]:
+    """Read a table; of several speakers, the one of each."""
+    paths = sorted(directory.glob(f"{name}_spk*"))
+    return [_read_table(path) for path in paths or [directory / name]]
 
 
 def _number(text: str) -> float:

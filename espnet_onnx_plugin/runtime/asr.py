@@ -42,7 +42,9 @@ from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 logger = logging.getLogger(__name__)
 
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
-Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
+Results = Union[
+    List[Result], Tuple[List[Result], Dict[int, List[str]]], List[List[Result]]
+]
 
 
 class TooShortUttError(Exception):
@@ -74,6 +76,7 @@ class DecodeOptions:
     nbest: int = 1
     normalize_length: bool = False
     time_sync: bool = False
+    multi_asr: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ctc_weight <= 1.0:
@@ -151,6 +154,12 @@ class Speech2Text:
                 "Speech2Text takes asr"
             )
         _check_precision(bundle, device)
+        if self._options.multi_asr != (bundle.manifest.speakers is not None):
+            raise PluginError(
+                f"the encoder of {bundle.path} tells "
+                f"{bundle.manifest.speakers or 'no'} speakers apart: set multi_asr to "
+                f"{'false' if self._options.multi_asr else 'true'}"
+            )
         self.bundle = bundle
         self.device = device
         self.converter = TokenConverter(self.bundle)
@@ -244,7 +253,8 @@ class Speech2Text:
         Returns:
             Up to ``nbest`` tuples (text, token, token_int, hypothesis), best first. For
             a model with intermediate CTC, a pair of that and the tokens of each
-            intermediate layer, as in ESPnet.
+            intermediate layer; for one of several speakers, a list of that for each
+            speaker, as in ESPnet.
 
         Raises:
             TooShortUttError: where ESPnet raises it.
@@ -266,6 +276,10 @@ class Speech2Text:
             best = [self._result(hypothesis) for hypothesis in hypotheses[: self.nbest]]
             intermediate = self._interctc(encoded, i)
             results.append((best, intermediate) if intermediate else best)
+        speakers = self.bundle.manifest.speakers
+        if speakers is not None:
+            firsts = range(0, len(results), speakers)
+            results = [results[first : first + speakers] for first in firsts]
         parts = {**self._encoder.seconds, **self.search.seconds}
         total = time.perf_counter() - start
         named = {name: parts.get(name, 0.0) for name in Timing._fields[:-1]}

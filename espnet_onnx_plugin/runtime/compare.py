@@ -81,6 +81,7 @@ def search_options(bundle: Bundle) -> Dict[str, Any]:
         ctc_weight=ctc_weight,
         lm_weight=0.3,
         ngram_weight=0.0,
+        multi_asr=bundle.manifest.speakers is not None,
     )
 
 
@@ -136,17 +137,22 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         for name, value in encoded.items():
             if name != "encoder_out_lens":
                 note("encoder", to_numpy(encoded_right[name]), to_numpy(value))
-        [best] = left.speech2text.search(encoded)
-        [best_right] = right.speech2text.search(encoded_right)
-        tokens = best[0].yseq[:-1] if best else [reference.manifest.search["sos"]]
-        for role in left.scorers:
-            # Both get the reference's encoder output: each component on its own.
-            note(
-                role,
-                right.forced(role, encoded, tokens),
-                left.forced(role, encoded, tokens),
-            )
+        found = left.speech2text.search(encoded)
+        for i, best in enumerate(found):  # one, or one for each speaker
+            tokens = best[0].yseq[:-1] if best else [reference.manifest.search["sos"]]
+            row = encoded.select([i])
+            for role in left.scorers:
+                # Both get the reference's encoder output: each component on its own.
+                note(
+                    role,
+                    right.forced(role, row, tokens),
+                    left.forced(role, row, tokens),
+                )
         count += 1
-        identical += [h.yseq for h in best[:1]] == [h.yseq for h in best_right[:1]]
+        found_right = right.speech2text.search(encoded_right)
+        identical += all(
+            [h.yseq for h in best[:1]] == [h.yseq for h in best_right[:1]]
+            for best, best_right in zip(found, found_right)
+        )
     kind = "noise" if source is None else "real"
     return Comparison(count, kind, identical, differences)

@@ -4,7 +4,7 @@ import logging
 import time
 from dataclasses import dataclass
 from itertools import islice
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Decoded:
 
     Attributes:
         key: the utterance's id.
-        results: its n-best list.
+        results: its n-best list; of several speakers, one for each.
         intermediate: tokens of each intermediate CTC, if the model has any.
         audio_seconds: how long it lasts.
         total_seconds: what it took; in a batch, its share by duration.
@@ -39,7 +39,7 @@ class Decoded:
     """
 
     key: str
-    results: List[Result]
+    results: Union[List[Result], List[List[Result]]]
     intermediate: Optional[Dict[int, List[str]]]
     audio_seconds: float
     total_seconds: float = 0.0
@@ -79,6 +79,8 @@ def _decode_window(
             logger.warning("Utterance %s %s", key, e)
             placeholder = (" ", ["<space>"], [2], Hypothesis(yseq=[], score=0.0))
             results = [placeholder] * speech2text.nbest
+            if speech2text.bundle.manifest.speakers is not None:
+                results = [results] * speech2text.bundle.manifest.speakers
             seconds = expected.seconds(len(audio.array))
             decoded[key] = Decoded(key, results, None, seconds)
     by_length = sorted(prepared, key=lambda key: len(prepared[key]), reverse=True)

@@ -1,7 +1,7 @@
 """From audio to what the search reads: the frontend's and the encoder's graph."""
 
 import time
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -85,9 +85,7 @@ class Encoder:
         self._encoder = Session(bundle, "encoder", device)
         #: Names of the outputs.
         self.outputs = tuple(self._encoder.graph.outputs)
-        _, *speakers, _, _ = self._encoder.graph.outputs["encoder_out"].axes
-        #: Number of speakers that the encoder tells apart; None: it has no such axis.
-        self.speakers: Optional[int] = speakers[0] if speakers else None
+        self._speakers = bundle.manifest.speakers
         #: Seconds that the newest call spent, by graph.
         self.seconds: Dict[str, float] = {}
 
@@ -127,7 +125,7 @@ class Encoder:
         feeds = {"feats": feats, "feats_lengths": lengths}
         fetch = [name for name in self.outputs if name != "encoder_out"]
         encoded = Encoded(self._encoder.run(feeds, fetch))
-        if self.speakers is not None:
+        if self._speakers is not None:
             for name, value in encoded.items():
                 array = to_numpy(value)
                 encoded[name] = array.reshape(-1, *array.shape[2:])

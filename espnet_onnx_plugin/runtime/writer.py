@@ -16,6 +16,8 @@ TIMING = "timing.jsonl"
 class ResultWriter:
     """Writes ``{n}best_recog/{token,token_int,score,text}`` and ``timing.jsonl``.
 
+    Of several speakers, each has files of its own: ``token_spk1``, ``token_spk2``, ...
+
     Use :func:`result_writer`, which makes them appear only when they are whole.
     """
 
@@ -31,20 +33,32 @@ class ResultWriter:
         self._files[name].write(line + "\n")
 
     def results(
-        self, key: str, results: List[Result], interctc: Optional[Dict[int, List[str]]]
+        self,
+        key: str,
+        results: Union[List[Result], List[List[Result]]],
+        interctc: Optional[Dict[int, List[str]]],
     ) -> None:
-        """Write the n-best list of an utterance."""
-        for n, (text, token, token_int, hypothesis) in enumerate(results, 1):
-            directory = f"{n}best_recog"
-            self._line(f"{directory}/token", f"{key} {' '.join(token)}")
-            ids = " ".join(map(str, token_int))
-            self._line(f"{directory}/token_int", f"{key} {ids}")
-            self._line(f"{directory}/score", f"{key} {hypothesis.score}")
-            if text is not None:
-                self._line(f"{directory}/text", f"{key} {text}")
+        """Write the n-best list of an utterance, or one for each of its speakers."""
+        if results and isinstance(results[0], list):
+            for speaker, nbest in enumerate(results, 1):
+                self._nbest(key, nbest, f"_spk{speaker}")
+        else:
+            self._nbest(key, results)
         for layer, token in (interctc or {}).items():
             name = f"1best_recog/encoder_interctc_layer{layer}.txt"
             self._line(name, f"{key} {' '.join(token)}")
+
+    def _nbest(self, key: str, results: List[Result], suffix: str = "") -> None:
+        for n, (text, token, token_int, hypothesis) in enumerate(results, 1):
+            values = dict(
+                token=" ".join(token),
+                token_int=" ".join(map(str, token_int)),
+                score=hypothesis.score,
+            )
+            if text is not None:
+                values["text"] = text
+            for name, value in values.items():
+                self._line(f"{n}best_recog/{name}{suffix}", f"{key} {value}")
 
     def timing(self, **values: Union[str, float]) -> None:
         """Write one line of ``timing.jsonl``."""
