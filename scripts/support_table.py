@@ -11,7 +11,15 @@ from espnet_onnx_plugin.export.registry import all_archs
 README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- support table: made by scripts/support_table.py -->\n"
 END = "<!-- end of the support table -->\n"
-ROLES = ("frontend", "normalize", "preencoder", "encoder", "decoder", "lm")
+ROLES = (
+    "frontend",
+    "normalize",
+    "preencoder",
+    "encoder",
+    "postencoder",
+    "decoder",
+    "lm",
+)
 
 
 def table() -> str:

@@ -29,6 +29,7 @@ ENCODERS = {
     ("transformer", None): dict(attention=2, flatten_order=1),
     ("branchformer", None): dict(depthwise_conv=2, attention=2),
     ("e_branchformer", None): dict(depthwise_conv=4, attention=2),
+    ("contextual_block_conformer", None): dict(depthwise_conv=2, attention=2),
 }
 
 

@@ -54,6 +54,8 @@ def encode_reference(
             speech=speech[None].clone(), speech_lengths=lengths
         )
         out, intermediate = out if isinstance(out, tuple) else (out, [])
+        # ESPnet's search reads every frame, whatever the length says.
+        out_lengths = torch.full_like(out_lengths, out.size(-2))
         if out.dim() == 4:  # several speakers
             out, out_lengths = out.flatten(0, 1), out_lengths.flatten()
         results = {"encoder_out": out, "encoder_out_lens": out_lengths}

@@ -33,18 +33,25 @@ def padded_to(length: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def padding_kept_out(encoder: torch.nn.Module) -> Iterator[None]:
+def padding_kept_out(
+    encoder: torch.nn.Module,
+    seen: Callable[[torch.Tensor], torch.Tensor] = lambda mask: mask,
+) -> Iterator[None]:
     """Give each utterance of a batch what it gets alone, for the time of the block.
 
     Alone, a convolution sees zeros behind the last frame, and a subsampled frame exists
     if all frames that it is made of do. In a batch, ESPnet's convolutions see what the
     layers made of the padding, and subsampled frames may be made of it.
+
+    Args:
+        encoder: ESPnet's.
+        seen: what its convolutions see alone, from the mask (B, 1, T) of a layer.
     """
     masks: List[Optional[torch.Tensor]] = [None]
 
     def take_mask(layer, args):  # (x, mask (B, 1, T), ...)
         mask = args[1] if len(args) > 1 else None
-        masks[0] = mask if mask is not None and mask.dim() == 3 else None
+        masks[0] = seen(mask) if mask is not None and mask.dim() == 3 else None
 
     def subsample_mask(embed, args, output):
         x, mask = output
