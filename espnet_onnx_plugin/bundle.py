@@ -157,6 +157,15 @@ class Manifest:
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    @property
+    def speakers(self) -> Optional[int]:
+        """Number of speakers that the encoder tells apart; None: it has no such axis.
+
+        Its outputs are (utterances, speakers, ...) then.
+        """
+        _, *speakers, _, _ = self.graphs["encoder"].outputs["encoder_out"].axes
+        return int(speakers[0]) if speakers else None
+
 
 @dataclass(frozen=True)
 class Bundle:

@@ -28,6 +28,11 @@ COMMAND = Inference(
     options={
         **SEARCH,
         "time_sync": dict(type=str2bool, default=False, help="time-synchronous search"),
+        "multi_asr": dict(
+            type=str2bool,
+            default=False,
+            help="whether the model tells several speakers apart",
+        ),
         "hugging_face_decoder": dict(type=str2bool, default=False),
         "hugging_face_decoder_conf": dict(
             type=settings, default={}, help="of transformers' generate: NAME=VALUE,..."
@@ -43,7 +48,6 @@ COMMAND = Inference(
         **UNSUPPORTED,
         "streaming": (False, "streaming search is not supported yet"),
         "enh_s2t_task": (False, "joint enhancement is not supported yet"),
-        "multi_asr": (False, "multi-speaker models are not supported yet"),
         "quantize_asr_model": (False, "use the int8 bundle"),
         "transducer_conf": (None, "transducers are not supported yet"),
         "partial_ar": (False, "partially autoregressive search is not supported yet"),

@@ -12,7 +12,7 @@ class Model(TaskModel):
     """An ``ESPnetASRModel``, or its subclass ``MaskCTCModel``."""
 
     espnet_task = ("espnet2.tasks.asr", "ASRTask")
-    models = ("espnet", "maskctc")
+    models = ("espnet", "pit_espnet", "maskctc")
 
     def __init__(self, checkpoints: Checkpoints):
         uses_lm = checkpoints.lm_file or checkpoints.ngram_file

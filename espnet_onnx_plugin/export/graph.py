@@ -182,10 +182,14 @@ def _zeros(tensor) -> torch.Tensor:
 
 
 def export_frontend(
-    module: torch.nn.Module, example: Sequence[torch.Tensor], dim: int, path: Path
+    module: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    shape: Sequence[int],
+    path: Path,
 ) -> Graph:
     """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances.
 
+    ``shape`` is that of a frame.
     A frontend that gives every utterance as many frames says so in ``frames``.
     """
     inputs = {
@@ -194,7 +198,7 @@ def export_frontend(
     }
     frames = getattr(module, "frames", "frames_in")
     outputs = {
-        "feats": Tensor("float32", ("utterances", frames, dim)),
+        "feats": Tensor("float32", ("utterances", frames, *shape)),
         "feats_lengths": Tensor("int64", ("utterances",)),
     }
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
@@ -218,7 +222,7 @@ def export_encoder(
     """
     others = getattr(module, "other_inputs", {})
     inputs = {
-        names[0]: Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
+        names[0]: Tensor("float32", ("utterances", "frames_in", *example[0].shape[2:])),
         names[1]: Tensor("int64", ("utterances",)),
         **others,
     }

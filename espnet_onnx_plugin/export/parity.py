@@ -107,7 +107,9 @@ def encodes_batches(encoder: Encoder, utterances: Sequence[Utterance]) -> bool:
     feats = encoder.features(utterances)
     together = encoder.encode_together(feats)
     for i, one in enumerate(feats):
-        alone, ours = encoder.encode_together([one]), together.select([i])
+        alone = encoder.encode_together([one])
+        rows = alone.utterances  # one, or one for each speaker
+        ours = together.select(range(i * rows, (i + 1) * rows))
         if not all(
             difference(to_numpy(ours[name]), to_numpy(value)) <= TOLERANCE
             for name, value in alone.items()

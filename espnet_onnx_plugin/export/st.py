@@ -68,8 +68,7 @@ class STEncoderGraph(EncoderGraph):
     """
 
     def __init__(self, model: torch.nn.Module, choices: Mapping[str, Optional[str]]):
-        roles = (*PARTS, "encoder", "postencoder")
-        parts = {role: getattr(model, role) for role in roles}
+        parts = {role: getattr(model, role) for role in PARTS}
         ctc = getattr(model, "st_ctc", None)
         super().__init__(SimpleNamespace(**parts, ctc=ctc), dict(choices))
         if self.interctc:
@@ -199,8 +198,7 @@ class Model(TaskModel):
 
     def roles(self, config: Mapping[str, Any]) -> List[str]:
         """See :class:`TaskModel`."""
-        roles = ["frontend", *PARTS, "encoder", "hier_encoder", MD_ENCODER]
-        roles.append("postencoder")
+        roles = ["frontend", *PARTS, "hier_encoder", MD_ENCODER]
         if (config.get("model_conf") or {}).get("st_mtlalpha") != 1.0:
             roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
         if config.get(MD_ENCODER) is not None:

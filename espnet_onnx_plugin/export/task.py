@@ -100,7 +100,7 @@ class TaskModel:
 
     def roles(self, config: Mapping[str, Any]) -> List[str]:
         """Keys of a training configuration that choose an architecture."""
-        roles = ["frontend", *PARTS, "encoder", "postencoder"]
+        roles = ["frontend", *PARTS]
         if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
             roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
         return roles
@@ -262,7 +262,10 @@ def encode_reference(
         )
         out, intermediate = out if isinstance(out, tuple) else (out, [])
         # ESPnet's search takes every frame, whatever the length that the encoder says.
-        out_lengths = torch.tensor([out.size(1)])
+        out_lengths = torch.tensor([out.size(-2)])
+        if out.dim() == 4:  # several speakers, each a row
+            out = out[0]
+            out_lengths = out_lengths.expand(len(out))
         results = {"encoder_out": out, "encoder_out_lens": out_lengths}
         if model.ctc is not None:
             results["ctc_log_probs"] = model.ctc.log_softmax(out)
@@ -396,6 +399,14 @@ def write_text(
     return Text(token_type, token_list, copy)
 
 
+def _example(speech: Speech, length: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Two utterances of unequal lengths, to trace a graph with."""
+    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([length, length - length // 5])
+    return torch.randn(shape, generator=generator), lengths
+
+
 def export_audio(
     frontend: Optional[torch.nn.Module],
     encoder: EncoderGraph,
@@ -404,22 +415,21 @@ def export_audio(
 ) -> Dict[str, Graph]:
     """Write the graphs from audio to encoder output, by role."""
     graphs = {}
-    length = speech.min_length * 8 + 1
-    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
-    generator = torch.Generator().manual_seed(1)
-    example = (
-        torch.randn(shape, generator=generator),
-        torch.tensor([length, length - length // 5]),
-    )
+    example = _example(speech, speech.min_length * 8 + 1)
     if frontend is not None:
         with torch.no_grad():
             feats, lengths = frontend(*example)
+            while feats.size(1) < encoder.trace_frames:
+                example = _example(speech, 2 * example[0].size(1))
+                feats, lengths = frontend(*example)
         graphs["frontend"] = export_frontend(
-            frontend, example, feats.size(2), work / "frontend.onnx"
+            frontend, example, feats.shape[2:], work / "frontend.onnx"
         )
         # With an even number of frames torch 2.11 fails on strided convolutions:
         # "Unable to determine the domain of the given function".
         frames = feats.size(1) - 1 + feats.size(1) % 2
         example = (feats[:, :frames], lengths.clamp(max=frames))
+    elif example[0].size(1) < encoder.trace_frames:
+        example = _example(speech, encoder.trace_frames)
     graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
     return graphs

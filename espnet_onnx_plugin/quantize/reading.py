@@ -150,12 +150,16 @@ def _best(speech2text: Speech2Text, audio: np.ndarray) -> Result:
     results = speech2text(audio)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
         results = results[0]
-    if not results:
-        return Result([], "")
-    text, _, token_int, *_ = results[0]
-    # Of a text with tokens that say how it is spoken, ESPnet scores the rest.
-    text = speech2text.lines(results[0]).get("text_nospecial", text)
-    return Result(token_int, text or " ".join(map(str, token_int)))
+    # Of several speakers, one after the other.
+    lists = [results] if speech2text.bundle.manifest.speakers is None else results
+    tokens, texts = [], []
+    for best in (nbest[0] for nbest in lists if nbest):
+        text, _, token_int, *_ = best
+        # Of a text with tokens that say how it is spoken, ESPnet scores the rest.
+        text = speech2text.lines(best).get("text_nospecial", text)
+        tokens += token_int
+        texts.append(text or " ".join(map(str, token_int)))
+    return Result(tokens, " ".join(texts))
 
 
 class Reader:

@@ -47,7 +47,9 @@ from espnet_onnx_plugin.runtime.utterance_search import (
 logger = logging.getLogger(__name__)
 
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
-Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
+Results = Union[
+    List[Result], Tuple[List[Result], Dict[int, List[str]]], List[List[Result]]
+]
 
 #: What is written into a file of an utterance: a line, or several.
 Lines = Union[str, List[str]]
@@ -107,6 +109,7 @@ class DecodeOptions:
     nbest: int = 1
     normalize_length: bool = False
     time_sync: bool = False
+    multi_asr: bool = False
     lid_prompt: bool = False
     lang_prompt_token: Optional[str] = None
     nlp_prompt_token: Optional[str] = None
@@ -147,6 +150,16 @@ def _check_precision(bundle: Bundle, device: Device) -> None:
         raise PluginError(
             f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
             "operators; use the fp16, fp32 or optimized bundle with cuda"
+        )
+
+
+def _check_speakers(bundle: Bundle, multi_asr: bool) -> None:
+    """Refuse a model of several speakers that was not asked for, and the reverse."""
+    speakers = bundle.manifest.speakers
+    if multi_asr != (speakers is not None):
+        raise PluginError(
+            f"the encoder of {bundle.path} tells {speakers or 'no'} speakers apart: set "
+            f"multi_asr to {'false' if multi_asr else 'true'}"
         )
 
 
@@ -195,6 +208,7 @@ class Speech2Text:
                 f"{type(self).__name__} takes {self.task}"
             )
         _check_precision(bundle, device)
+        _check_speakers(bundle, getattr(self._options, "multi_asr", False))
         self.bundle = bundle
         self.device = device
         self.converter = TokenConverter(self.bundle)
@@ -221,6 +235,7 @@ class Speech2Text:
             ctc_weight=ctc_weight,
             lm_weight=0.3,
             ngram_weight=0.0,
+            **({"multi_asr": True} if bundle.manifest.speakers is not None else {}),
         )
 
     def _open_encoder(self) -> Encoder:
@@ -366,7 +381,8 @@ class Speech2Text:
         Returns:
             Up to ``nbest`` tuples (text, token, token_int, hypothesis), best first. For
             a model with intermediate CTC, a pair of that and the tokens of each
-            intermediate layer, as in ESPnet.
+            intermediate layer; for one of several speakers, a list of that for each
+            speaker, as in ESPnet.
 
         Raises:
             TooShortUttError: where ESPnet raises it.
@@ -405,7 +421,7 @@ class Speech2Text:
         self, encoded: Encoded, primers: Optional[Primers] = None
     ) -> List[Results]:
         """The results of each utterance."""
-        results = []
+        results: List[Any] = []
         [stage] = self.stages(encoded, primers)
         for i, hypotheses in enumerate(stage.hypotheses):
             best = self._nbest(hypotheses)
@@ -413,6 +429,10 @@ class Speech2Text:
                 best = [self._timed(encoded, i, result) for result in best]
             intermediate = self._interctc(encoded, i)
             results.append((best, intermediate) if intermediate else best)
+        speakers = self.bundle.manifest.speakers
+        if speakers is not None:
+            firsts = range(0, len(results), speakers)
+            results = [results[first : first + speakers] for first in firsts]
         return results
 
     def _seconds(self) -> Dict[str, float]:
@@ -429,14 +449,23 @@ class Speech2Text:
 
     def placeholder(self) -> Results:
         """The results of an utterance that is too short for the encoder."""
-        return [PLACEHOLDER] * self.nbest
+        nbest = [PLACEHOLDER] * self.nbest
+        speakers = self.bundle.manifest.speakers
+        return nbest if speakers is None else [nbest] * speakers
 
     def files(self, results: Results) -> Dict[str, Lines]:
-        """What is written of an utterance, by the file's path."""
+        """What is written of an utterance, by the file's path.
+
+        Of several speakers, each has files of its own: ``token_spk1``, ...
+        """
         nbest, intermediate = results if isinstance(results, tuple) else (results, {})
+        lists = {"": nbest}
+        if self.bundle.manifest.speakers is not None:
+            lists = {f"_spk{i}": of_speaker for i, of_speaker in enumerate(nbest, 1)}
         files = {
-            f"{n}best_recog/{name}": line
-            for n, result in enumerate(nbest, 1)
+            f"{n}best_recog/{name}{suffix}": line
+            for suffix, of_speaker in lists.items()
+            for n, result in enumerate(of_speaker, 1)
             for name, line in self.lines(result).items()
         }
         for layer, token in intermediate.items():

@@ -119,19 +119,22 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
                 for name, value in made.items():
                     if not name.endswith(LENS):
                         note(role, to_numpy(ours.made[role][name]), to_numpy(value))
-            [best], [best_ours] = expected.hypotheses, ours.hypotheses
-            same &= [h.yseq for h in best[:1]] == [h.yseq for h in best_ours[:1]]
-            tokens = best[0].yseq[:-1] if best else [0]
-            tokens = tokens[: reference.manifest.search.get("max_tokens")]
-            for name, role in expected.roles.items():
-                if name in expected.search.scorers:
-                    # Both get what the reference's encoder made: each component on its
-                    # own.
-                    forced = (
-                        _forced(stage.search.scorers[name], expected.encoded, tokens)
-                        for stage in (ours, expected)
-                    )
-                    note(role, *forced)
+            # One, or one for each speaker.
+            for i, best in enumerate(expected.hypotheses):
+                found = [h.yseq for h in ours.hypotheses[i][:1]]
+                same &= [h.yseq for h in best[:1]] == found
+                tokens = best[0].yseq[:-1] if best else [0]
+                tokens = tokens[: reference.manifest.search.get("max_tokens")]
+                encoded = expected.encoded.select([i])
+                for name, role in expected.roles.items():
+                    if name in expected.search.scorers:
+                        # Both get what the reference's encoder made: each component on
+                        # its own.
+                        forced = (
+                            _forced(stage.search.scorers[name], encoded, tokens)
+                            for stage in (ours, expected)
+                        )
+                        note(role, *forced)
         count += 1
         identical += same
     kind = "noise" if source is None else "real"
