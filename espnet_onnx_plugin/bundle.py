@@ -90,7 +90,7 @@ class Speech:
         average_channels: whether several channels are averaged; else the first is
             taken.
         frame_shift: samples or frames of the input from one frame of the encoder's
-            output to the next; None for a model without CTC.
+            output to the next; None where it has no CTC or its frames have no time.
     """
 
     kind: str
@@ -132,9 +132,11 @@ class Manifest:
 
     Attributes:
         task: name of the recipe's driver: asr.
-        graphs: by role: frontend, encoder, decoder_memory, decoder, lm.
+        graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
+            mask_decoder_memory and mask_decoder in the place of decoders.
         speech, text: input and output of the model.
-        search: ids and defaults that the search needs (sos, eos, blank, ...).
+        transcript: words of the transcript that the model also reads, or None.
+        search: ids and defaults that the search needs (sos, eos, blank, mask, ...).
         ngram: file of a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
             recognizes before it translates.
@@ -148,6 +150,7 @@ class Manifest:
     text: Text
     search: Mapping[str, Any]
     ngram: Optional[str] = None
+    transcript: Optional[Text] = None
     src_text: Optional[Text] = None
     src_ngram: Optional[str] = None
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -261,7 +264,7 @@ def _parse(content: Any) -> Manifest:
         for role, entry in fields["graphs"].items()
     }
     fields["speech"] = Speech(**fields["speech"])
-    for name in ("text", "src_text"):
+    for name in ("text", "src_text", "transcript"):
         fields[name] = Text(**fields[name]) if fields.get(name) else None
     return Manifest(**fields)
 
@@ -296,11 +299,11 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
         for expected in (graph.file, graph.weights):
             if expected is not None:
                 _verify(path / expected.name, expected)
-    names = [manifest.ngram, manifest.src_ngram]
-    for text in (manifest.text, manifest.src_text):
+    files = [manifest.ngram, manifest.src_ngram]
+    for text in (manifest.text, manifest.src_text, manifest.transcript):
         if text is not None:
-            names += [text.token_list, text.bpemodel, text.tokenizer]
-    for name in names:
+            files += [text.token_list, text.bpemodel, text.tokenizer]
+    for name in files:
         if name is not None and not (path / name).is_file():
             raise PluginError(f"{path / name} is missing; copy the bundle again")
     return Bundle(path, manifest)

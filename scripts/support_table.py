@@ -17,7 +17,9 @@ ROLES = (
     "preencoder",
     "encoder",
     "postencoder",
+    "deliberationencoder",
     "decoder",
+    "postdecoder",
     "lm",
 )
 

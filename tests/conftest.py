@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
+pytest_plugins = ["shared_graphs"]
+
 TOKENS = ["<blank>", "<unk>", *"abcdefghijklmnopqrstuvwx", "<space>", "<sos/eos>"]
 
 #: Of a source language.
@@ -68,17 +70,22 @@ def build(task: type, config: Dict[str, Any], seed: int = 0):
 
     torch.manual_seed(seed)
     model = task.build_model(argparse.Namespace(**config)).eval()
+    randomize(model)
+    return model
+
+
+def randomize(model) -> None:
+    """Move what ESPnet initializes with constants, which would hide a mistake."""
+    import torch
+
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
-            # Fresh statistics are 0 and 1, which would hide a mistake.
             module.running_mean.normal_(0.0, 0.2)
             module.running_var.uniform_(0.5, 1.5)
         if getattr(module, "use_bias", False):  # ESPnet leaves what the memory held
             module.bias.data.zero_()
     for parameter in model.parameters():
-        # ESPnet starts biases and scales at 0 and 1.
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def build_lm(name: str, conf: Dict[str, Any], seed: int = 0, tokens=TOKENS):
@@ -118,7 +125,7 @@ def sharpen(model) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Dict[str, Any]:
+def tiny(tmp_path_factory, shared_graphs) -> Dict[str, Any]:
     """A tiny ASR model and LM on disk, their bundle, and a data directory."""
     from espnet_onnx_plugin.export.export import export_bundle
     from espnet_onnx_plugin.export.model import Checkpoints

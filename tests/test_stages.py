@@ -281,7 +281,7 @@ def test_help(recipe):
         (["--asr_task", "asr_transducer"], ["--asr_task asr_transducer"]),
         (["--use_k2", "true"], ["--use_k2"]),
         (["--use_streaming", "true"], ["--use_streaming"]),
-        (["--use-maskctc", "true"], ["--use_maskctc"]),
+        (["--use-maskctc", "true", "--use_lm", "true"], ["--use_lm false"]),
         (["--use_word_lm", "true"], ["--use_word_lm"]),
         (["--num_inf", "2"], ["--num_inf 2"]),
     ],
@@ -398,6 +398,24 @@ def test_all_three_stages(recipe):
     table = Path("exp/asr/onnx/RESULTS.md").read_text()
     assert "| int8 | 4 | 100.00 | 0 | 0.500 | 4.00x |" in table
     assert table in result.stdout
+
+
+def test_mask_ctc_has_its_own_commands(recipe):
+    make_torch_decode()
+    args = ["--use_maskctc", "true", "--inference_args", "--maskctc_n_iterations 5"]
+    result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
+    assert result.returncode == 0, result.stderr
+    [quantized] = module_calls("quantize")
+    assert quantized["inference_args"] == ["--maskctc_n_iterations 5 "]
+    decodes = module_calls("asr_inference_maskctc")
+    assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
+    references = module_calls("reference")
+    assert len(references) == 2
+    assert all(c["inference"] == ["asr_inference_maskctc"] for c in references)
+    for call in decodes + references:
+        assert call["maskctc_n_iterations"] == ["5"]
+        assert "lm_weight" not in call and "ngram_weight" not in call
+    assert module_calls("asr_inference") == []
 
 
 def timed():

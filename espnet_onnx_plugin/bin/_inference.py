@@ -3,10 +3,13 @@
 import argparse
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from espnet_onnx_plugin.bin._common import ArgumentParser, run, str2bool, str_or_none
 from espnet_onnx_plugin.errors import PluginError
+
+if TYPE_CHECKING:
+    from espnet_onnx_plugin.runtime.data import Source
 
 #: How sessions are made, see ``runtime.session.Device``.
 SESSION_OPTIONS = {
@@ -114,6 +117,7 @@ class Inference:
         options: those that the class takes, with what argparse has to know.
         unsupported: as :data:`UNSUPPORTED`.
         without_effect: as :data:`WITHOUT_EFFECT`.
+        texts: names of inputs besides the audio; they are texts, and may be left out.
     """
 
     name: str
@@ -123,6 +127,7 @@ class Inference:
         default_factory=lambda: UNSUPPORTED
     )
     without_effect: Sequence[str] = WITHOUT_EFFECT
+    texts: Sequence[str] = ()
     decoder: Optional[str] = None
 
     def get_parser(self) -> ArgumentParser:
@@ -161,11 +166,11 @@ class Inference:
     def run(self, args: argparse.Namespace) -> None:
         """Decode every utterance and write the results."""
         self.check(args)
-        path, kind = _speech_file(args)
+        source, others = self._inputs(args)
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        from espnet_onnx_plugin.runtime.data import Source, iterate, read_keys
+        from espnet_onnx_plugin.runtime.data import iterate, read_keys
         from espnet_onnx_plugin.runtime.decode import decode
         from espnet_onnx_plugin.runtime.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.progress import progress
@@ -175,7 +180,6 @@ class Inference:
         if args.batch_size < 1:
             raise PluginError(f"--batch_size {args.batch_size} must be 1 or more")
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
-        source = Source(path, kind)
         keys = read_keys(args.key_file) if args.key_file else list(source.entries())
         model = model_class(self.decoder or self.task)(
             args.model_dir,
@@ -186,7 +190,7 @@ class Inference:
         )
         with result_writer(args.output_dir) as writer, logging_redirect_tqdm():
             utterances = progress(iterate(source, keys), len(keys))
-            for decoded in decode(model, utterances, args.batch_size):
+            for decoded in decode(model, utterances, args.batch_size, others):
                 timing = decoded.timing
                 writer.results(decoded.key, model.files(decoded.results))
                 writer.timing(
@@ -202,19 +206,30 @@ class Inference:
                 )
         logging.info("decoded %d utterances into %s", len(keys), args.output_dir)
 
+    def _inputs(
+        self, args: argparse.Namespace
+    ) -> "Tuple[Source, Dict[str, Dict[str, str]]]":
+        """The audio, and the texts beside it by name and utterance."""
+        from espnet_onnx_plugin.runtime.data import Source, read_scp
+
+        data = args.data_path_and_name_and_type
+        if isinstance(data[0], str):  # from a YAML file, where types are not applied
+            data = [triple(value) for value in data]
+        files = {name: (path, kind) for path, name, kind in data}
+        speech = files.pop("speech", None)
+        if speech is None or len(files) + 1 < len(data) or set(files) - set(self.texts):
+            names = ", ".join(name for _, name, _ in data)
+            raise PluginError(
+                "--data_path_and_name_and_type has to name one input called speech"
+                + "".join(f" and at most one called {text}" for text in self.texts)
+                + f", not {names}"
+            )
+        for name, (path, kind) in files.items():
+            if kind != "text":
+                raise PluginError(f"{path}: type '{kind}' of {name} has to be text")
+        texts = {name: read_scp(path) for name, (path, _) in files.items()}
+        return Source(*speech), texts
+
     def main(self, cmd: Optional[Sequence[str]] = None) -> None:
         """Entry point."""
         run(self.get_parser(), self.run, cmd)
-
-
-def _speech_file(args: argparse.Namespace) -> Tuple[str, str]:
-    """The scp file of the input and its type."""
-    data = args.data_path_and_name_and_type
-    if isinstance(data[0], str):  # from a YAML file, where types are not applied
-        data = [triple(value) for value in data]
-    if [name for _, name, _ in data] != ["speech"]:
-        raise PluginError(
-            "--data_path_and_name_and_type has to name one input called speech, not "
-            + ", ".join(name for _, name, _ in data)
-        )
-    return data[0][0], data[0][2]

@@ -1,5 +1,8 @@
 """Decode with a bundle: ``espnet2.bin.asr_inference`` without torch and ESPnet."""
 
+import argparse
+from typing import Any, Dict
+
 import yaml
 
 from espnet_onnx_plugin.bin._common import str2bool, str_or_none
@@ -10,6 +13,15 @@ from espnet_onnx_plugin.bin._inference import (
     Inference,
 )
 
+
+def settings(value: str) -> Dict[str, Any]:
+    """``NAME=VALUE,NAME=VALUE``, with values as in YAML."""
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    if not all(separator for _, separator, _ in pairs):
+        raise argparse.ArgumentTypeError(f"'{value}' is not NAME=VALUE,NAME=VALUE")
+    return {name: yaml.safe_load(content) for name, _, content in pairs}
+
+
 COMMAND = Inference(
     name="asr_inference",
     task="asr",
@@ -18,7 +30,7 @@ COMMAND = Inference(
         "time_sync": dict(type=str2bool, default=False, help="time-synchronous search"),
         "hugging_face_decoder": dict(type=str2bool, default=False),
         "hugging_face_decoder_conf": dict(
-            type=yaml.safe_load, default={}, help="settings of transformers' generate"
+            type=settings, default={}, help="of transformers' generate: NAME=VALUE,..."
         ),
         "lang_prompt_token": dict(
             type=str_or_none, help="tokens in place of Whisper's language and task"

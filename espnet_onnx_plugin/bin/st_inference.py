@@ -25,7 +25,8 @@ COMMAND = Inference(
     name="st_inference",
     task="st",
     options={
-        **SEARCH,
+        # A translation does not follow the speech in time.
+        **{name: SEARCH[name] for name in SEARCH if name != "ctm"},
         "ctc_weight": dict(type=float, default=0.0),
         **{f"asr_{name}": SEARCH[name] for name in _TWICE},
         "asr_ctc_weight": dict(type=float, default=0.3),

@@ -1,6 +1,6 @@
 """The encoder graph: features in, encoder output and CTC scores out."""
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 
@@ -91,6 +91,13 @@ class EncoderGraph(torch.nn.Module):
             outputs.update((name, Tensor("float32", axes)) for name in names)
         return outputs
 
+    #: Inputs besides features and their lengths, by name.
+    other_inputs: Mapping[str, Tensor] = {}
+
+    def other_examples(self) -> List[torch.Tensor]:
+        """Values of :attr:`other_inputs` for two utterances, to trace with."""
+        return []
+
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor
     ) -> Tuple[torch.Tensor, ...]:
@@ -104,16 +111,28 @@ class EncoderGraph(torch.nn.Module):
             What :attr:`outputs` names: encoder output, its lengths, and log
             probabilities of the CTC and of each intermediate CTC.
         """
-        x, lengths = feats, feats_lengths
+        return self.with_ctc(*self.encode(feats, feats_lengths))
+
+    def encode(
+        self, x: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+        """Features to the encoder's output, lengths, and intermediate outputs."""
         for part in self.parts:
             x, lengths = part(x, lengths)
         conditions = {"ctc": self.ctc} if self.conditioned else {}
         x, lengths = run_encoder(self.encoder, x, lengths, **conditions)
         x, intermediate = x if isinstance(x, tuple) else (x, [])
         if self.postencoder is not None:
-            x, lengths = self.postencoder(x, lengths)
+            with padded_to(x.size(1)), padding_kept_out(self.postencoder):
+                x, lengths = self.postencoder(x, lengths)
+        return x, lengths, [out for _, out in intermediate]
+
+    def with_ctc(
+        self, x: torch.Tensor, lengths: torch.Tensor, intermediate: List[torch.Tensor]
+    ) -> Tuple[torch.Tensor, ...]:
+        """The outputs of the graph."""
         results = [x, lengths]
         if self.ctc is not None:
             results.append(self.ctc.log_softmax(x))
-        results += [self.ctc.log_softmax(out) for _, out in intermediate]
+        results += [self.ctc.log_softmax(out) for out in intermediate]
         return tuple(results)

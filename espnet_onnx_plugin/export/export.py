@@ -25,6 +25,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.task import TaskModel, task_model
 from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import Encoder
@@ -106,7 +107,8 @@ def _export(
     for role in espnet.mixed(bundle):
         logger.info("%s mixes the utterances of a batch: it gets them singly", role)
         graphs[role] = dataclasses.replace(graphs[role], batches=False)
-    if "ctc_log_probs" in encoder.outputs:
+    # Frames made of a transcript have no time.
+    if "ctc_log_probs" in encoder.outputs and not espnet.encoder.other_inputs:
         shift = frame_shift(encoder, speech)
         speech = dataclasses.replace(speech, frame_shift=shift)
     manifest = dataclasses.replace(
@@ -168,11 +170,12 @@ def check_parity(
     device = Device()
     speech = bundle.manifest.speech
     encoder = Encoder(bundle, device)
-    noise = parity.noise(speech)
-    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, noise)}
+    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, espnet.noise())}
     if source is not None:
         figures["encoder_on_real_audio"] = parity.check_encoder(
-            espnet.encode, encoder, usable(source, speech)
+            espnet.encode,
+            encoder,
+            ((key, espnet.accompany(array)) for key, array in usable(source, speech)),
         )
     for role, step in espnet.steps.items():
         if role not in bundle.manifest.graphs:
@@ -182,7 +185,9 @@ def check_parity(
             memory = Session(bundle, f"{role}_memory", device)
         session = Session(bundle, role, device)
         dim, vocabulary = espnet.sizes(role)
-        figures[role] = parity.check_step(step, session, memory, dim, vocabulary, role)
+        whole = isinstance(step, SequenceModule)
+        check = parity.check_sequence if whole else parity.check_step
+        figures[role] = check(step, session, memory, dim, vocabulary, role)
     figures.update(espnet.check_parity(bundle))
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)

@@ -1,19 +1,24 @@
 """From a torch module to an ONNX file with named tensors and free sizes."""
 
 import contextlib
+import functools
+import gc
 import inspect
 import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence, Tuple
+from typing import Dict, Iterator, Mapping, Sequence, Tuple, Union
+from unittest import mock
 
 import onnx
 import torch
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
+from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.graph_file import save_graph
 from espnet_onnx_plugin.runtime.encoder import LENS
@@ -49,6 +54,27 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+#: The exporter makes a new table of its operators for every graph.
+_operators = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
+@contextlib.contextmanager
+def _in_haste() -> Iterator[None]:
+    """Spare the exporter what it repeats, and the collection of garbage.
+
+    A trace makes very many objects that live until it ends. Both are a quarter of the
+    time of a tiny graph, a twentieth of a large one's.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with mock.patch.object(ONNXRegistry, "from_torchlib", _operators):
+            yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def _name_axes(
     values: Sequence[onnx.ValueInfoProto], tensors: Mapping[str, Sequence]
 ) -> None:
@@ -70,7 +96,7 @@ def _name_axes(
 
 
 def _trace(module, example, shapes, inputs, outputs) -> torch.onnx.ONNXProgram:
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), _in_haste():
         with traceable():
             exported = torch.export.export(
                 module, tuple(example), dynamic_shapes=shapes, strict=False
@@ -184,24 +210,28 @@ def export_encoder(
     """Write an encoder graph.
 
     Args:
-        module: with its ``outputs``; one that reads a prompt too has ``prompt_inputs``
-            and ``prompt_example``.
+        module: with its ``outputs``, and where it reads more, ``other_inputs`` and
+            ``other_examples``.
         example: what it reads and the lengths, of two utterances.
         path: the file to write.
         names: of these inputs.
     """
+    others = getattr(module, "other_inputs", {})
     inputs = {
         names[0]: Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
         names[1]: Tensor("int64", ("utterances",)),
-        **getattr(module, "prompt_inputs", {}),
+        **others,
     }
-    example = (*example, *getattr(module, "prompt_example", ()))
+    if others:
+        example = (*example, *module.other_examples())
     outputs = module.outputs
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
     return describe(path, inputs, outputs, {})
 
 
-def export_memory(step: StepModule, dim: int, path: Path) -> Graph:
+def export_memory(
+    step: Union[StepModule, SequenceModule], dim: int, path: Path
+) -> Graph:
     """Write the graph that projects the encoder's output for a decoder's steps."""
     inputs, example = {}, []
     for name, frames in step.reads.items():
@@ -234,6 +264,16 @@ def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
         path,
     )
     return describe(path, inputs, outputs, states)
+
+
+def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Graph:
+    """Write the graph of a decoder of whole sequences."""
+    inputs = {**SEQUENCE_INPUTS, **decoder.memory_tensors}
+    outputs = {"scores": Tensor("float32", ("utterances", "tokens", vocabulary))}
+    sizes = dict(utterances=2, tokens=5, frames=7)
+    example = [_zeros(tensor, sizes) for tensor in inputs.values()]
+    export_graph(decoder, example, _axes(inputs), _axes(outputs), path)
+    return describe(path, inputs, outputs, {})
 
 
 def _state_axes(states: Mapping[str, State], when: str) -> Dict[str, Sequence]:

@@ -7,6 +7,7 @@ output's scale.
 """
 
 import copy
+from dataclasses import replace
 from typing import (
     Any,
     Callable,
@@ -15,6 +16,7 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    Optional,
     Sequence,
     Tuple,
 )
@@ -24,14 +26,22 @@ import torch
 
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.runtime.compare import difference
-from espnet_onnx_plugin.runtime.encoder import LENS, Encoded, Encoder, to_numpy
+from espnet_onnx_plugin.runtime.encoder import (
+    LENS,
+    Accompanied,
+    Encoded,
+    Encoder,
+    Utterance,
+    to_numpy,
+)
 from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
 
 #: One utterance to the encoder graph's outputs by name.
-Encode = Callable[[torch.Tensor], Dict[str, np.ndarray]]
+Encode = Callable[[Utterance], Dict[str, np.ndarray]]
 
 TOLERANCE = 1e-4
 
@@ -60,14 +70,14 @@ def require(component: str, what: str, worst: float) -> float:
 def check_encoder(
     encode: Encode,
     encoder: Encoder,
-    utterances: Iterable[Tuple[str, np.ndarray]],
+    utterances: Iterable[Tuple[str, Utterance]],
 ) -> float:
     """Compare frontend and encoder graph with ESPnet's encoding.
 
     Args:
         encode: gives the graph's outputs for one utterance, from ESPnet's own modules.
         encoder: the graphs.
-        utterances: (description, audio).
+        utterances: (description, utterance).
 
     Returns:
         The largest relative difference of any output.
@@ -76,26 +86,25 @@ def check_encoder(
         PluginError: if one is above the tolerance, and above PyTorch's own rounding.
     """
     worst = 0.0
-    for what, array in utterances:
-        speech = torch.from_numpy(array)
-        reference = encode(speech)
+    for what, utterance in utterances:
+        reference = encode(utterance)
         rounding: Dict[str, float] = {}
-        ours = encoder([array])
+        ours = encoder([utterance])
         if not np.array_equal(ours.lengths, reference["encoder_out_lens"]):
             require("encoder_out_lens", what, float("inf"))
         for name, value in reference.items():
             figure = difference(to_numpy(ours[name]), value)
             if figure > TOLERANCE and not rounding:
-                rounding = rounding_noise(encode, speech, reference)
+                rounding = rounding_noise(encode, utterance, reference)
             if figure > NOISE_FACTOR * rounding.get(name, 0.0):
                 require(f"encoder ({name})", what, figure)
             worst = max(worst, figure)
     return worst
 
 
-def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
+def encodes_batches(encoder: Encoder, utterances: Sequence[Utterance]) -> bool:
     """Whether utterances of unequal lengths get the same results together as alone."""
-    feats = encoder.features([array for _, array in noise(speech)])
+    feats = encoder.features(utterances)
     together = encoder.encode_together(feats)
     for i, one in enumerate(feats):
         alone, ours = encoder.encode_together([one]), together.select([i])
@@ -108,7 +117,7 @@ def encodes_batches(encoder: Encoder, speech: Speech) -> bool:
 
 
 def rounding_noise(
-    encode: Encode, speech: torch.Tensor, reference: Mapping[str, np.ndarray]
+    encode: Encode, utterance: Utterance, reference: Mapping[str, np.ndarray]
 ) -> Dict[str, float]:
     """How far PyTorch moves from itself when its input moves by a float's last digit.
 
@@ -118,10 +127,11 @@ def rounding_noise(
     Returns:
         The relative difference by output.
     """
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, speech.shape, generator=generator) * 2 - 1
-    moved = speech * (1 + signs * torch.finfo(torch.float32).eps)
-    other = encode(moved)
+    alone = not isinstance(utterance, Accompanied)
+    speech = utterance if alone else utterance.speech
+    signs = np.random.default_rng(0).choice([-1, 1], speech.shape)
+    moved = (speech * (1 + signs * np.finfo(np.float32).eps)).astype(np.float32)
+    other = encode(moved if alone else replace(utterance, speech=moved))
     return {name: difference(other[name], value) for name, value in reference.items()}
 
 
@@ -149,7 +159,9 @@ class _Reference:
         self._memory = memory
         self._more = {"return_hs": True} if return_hs else {}
         self._prefixes = torch.zeros((1, 0), dtype=torch.int64)
-        self._states: List[Any] = [self._scorer.init_state(memory[0])]
+        # Of ESPnet's scorers every one has this; those of a hub's models do not.
+        init = getattr(self._scorer, "init_state", lambda memory: None)
+        self._states: Optional[List[Any]] = [init(memory[0])]
 
     @torch.no_grad()
     def score(self, tokens: np.ndarray, parents: np.ndarray) -> List[np.ndarray]:
@@ -239,4 +251,44 @@ def check_step(
         # Token 0 takes part: some language models treat it as padding.
         tokens = random.integers(0, vocabulary, (count, width))
         parents = random.integers(0, previous, (count, width))
+    return worst
+
+
+def check_sequence(
+    decoder: SequenceModule,
+    session: Session,
+    memory: Session,
+    dim: int,
+    vocabulary: int,
+    name: str,
+    frames: Sequence[int] = (19, 11, 23),
+    tokens: Sequence[int] = (6, 9, 1),
+) -> float:
+    """Compare a graph of whole sequences with ESPnet's decoder.
+
+    Utterances of unequal numbers of frames and tokens run in one graph call; ESPnet
+    runs each alone.
+
+    Returns:
+        The largest relative difference.
+    """
+    random = np.random.default_rng(0)
+    count = len(frames)
+    encoder_out = random.standard_normal((count, max(frames), dim)).astype(np.float32)
+    ids = random.integers(0, vocabulary, (count, max(tokens)))
+    feeds = {"encoder_out": encoder_out, "encoder_out_lens": np.array(frames)}
+    feeds = memory.run(feeds, fetch=())
+    feeds = {"tokens": ids, "tokens_lens": np.array(tokens), **feeds}
+    scores = session.run(feeds, ["scores"])["scores"]
+    worst = 0.0
+    for i, (length, number) in enumerate(zip(frames, tokens)):
+        with torch.no_grad():
+            expected, _ = decoder.reference(
+                torch.from_numpy(encoder_out[i : i + 1, :length]),
+                torch.tensor([length]),
+                torch.from_numpy(ids[i : i + 1, :number]),
+                torch.tensor([number]),
+            )
+        figure = difference(scores[i, :number], expected[0].numpy())
+        worst = max(worst, require(name, f"{number} tokens", figure))
     return worst

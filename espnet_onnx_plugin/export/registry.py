@@ -25,8 +25,9 @@ class Arch:
         name: the choice, e.g. ``conformer``.
         wrap: turns ESPnet's module into an exportable one. Parts of the encoder graph
             (frontend to encoder) map ``(x, lengths)`` to ``(x, lengths)``; decoders
-            and language models become a :class:`~.steps.StepModule`. It raises
-            :class:`PluginError` for a setting that is not supported.
+            and language models become a :class:`~.steps.StepModule`, or a
+            :class:`~.sequences.SequenceModule`. It raises :class:`PluginError` for a
+            setting that is not supported.
         tiny: named small ``*_conf`` dictionaries that together touch every branch.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
         needs: imports the optional package that ESPnet builds it with; raises
@@ -99,3 +100,15 @@ def all_archs() -> Iterator[Arch]:
 def as_it_is(module: torch.nn.Module) -> torch.nn.Module:
     """The ``wrap`` of a module that can be traced without a wrapper."""
     return module
+
+
+def require_package(name: str) -> None:
+    """Import an optional package.
+
+    Raises:
+        PluginError: if it is not installed.
+    """
+    try:
+        importlib.import_module(name)
+    except ImportError as e:
+        raise PluginError(f"this needs the package {name} ({e}): pip install {name}")

@@ -12,6 +12,7 @@ from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.s2t import preprocessing, segment, special_tokens
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.export.task import TaskModel
+from espnet_onnx_plugin.runtime.encoder import Accompanied, Utterance
 
 ENCODER = "e_branchformer_ctc"
 
@@ -52,20 +53,20 @@ class PromptedEncoderGraph(torch.nn.Module):
             "ctc_log_probs": Tensor("float32", (*rows, self.ctc.ctc_lo.out_features)),
         }
 
-    @property
-    def prompt_inputs(self) -> Dict[str, Tensor]:
-        """The inputs besides features and their lengths."""
-        return {
-            "text_prev": Tensor("int64", ("utterances", "tokens")),
-            "text_prev_lengths": Tensor("int64", ("utterances",)),
-            "prefix": Tensor("int64", ("utterances", 2)),
-        }
+    other_inputs = {
+        "text_prev": Tensor("int64", ("utterances", "tokens")),
+        "text_prev_lengths": Tensor("int64", ("utterances",)),
+        "prefix": Tensor("int64", ("utterances", 2)),
+    }
 
-    @property
-    def prompt_example(self) -> Tuple[torch.Tensor, ...]:
-        """Values of them for two utterances."""
+    def other_examples(self) -> List[torch.Tensor]:
+        """See :class:`.encoder.EncoderGraph`."""
         shape = (torch.ones(2, 5), torch.tensor([5, 3]), torch.ones(2, 2))
-        return tuple(value.long() for value in shape)
+        return [value.long() for value in shape]
+
+    def output_size(self) -> int:
+        """Size of the output's vectors."""
+        return self.encoder.output_size()
 
     def forward(
         self,
@@ -153,24 +154,23 @@ class Model(TaskModel):
             **special_tokens(self.model),
             **segment(conf),
             "frames_per_second": rate,
-            "prompt": self._prompt,
         }
 
-    @property
-    def _prompt(self) -> Dict[str, List[int]]:
-        """ESPnet's default prompt, by the graph's inputs."""
+    def accompany(self, speech: np.ndarray) -> Utterance:
+        """See :class:`TaskModel`: with ESPnet's default prompt."""
         tokens = list(self.model.token_list)
         prefix = [
             tokens.index(symbol) if symbol in tokens else self.model.na
             for symbol in ("<nolang>", "<asr>")
         ]
-        return dict(text_prev=[self.model.na], prefix=prefix)
+        prompt = dict(text_prev=np.array([self.model.na]), prefix=np.array(prefix))
+        return Accompanied(speech, prompt)
 
-    def encode(self, speech: torch.Tensor) -> Dict[str, np.ndarray]:
-        """See :class:`TaskModel`; the prompt is the default."""
-        prompt = {}
-        for name, ids in self._prompt.items():
-            prompt[name] = torch.tensor([ids])
+    def encode(self, utterance: Accompanied) -> Dict[str, np.ndarray]:
+        """See :class:`TaskModel`."""
+        speech, prompt = torch.from_numpy(utterance.speech), {}
+        for name, ids in utterance.others.items():
+            prompt[name] = torch.from_numpy(ids)[None]
             prompt[f"{name}_lengths"] = torch.tensor([len(ids)])
         with torch.no_grad():
             out, lengths = self.model.encode(

@@ -15,6 +15,7 @@ from espnet_onnx_plugin.export.graph import export_encoder
 from espnet_onnx_plugin.export.hub_text import WHISPER_TYPES
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.parity import TOLERANCE, require
+from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.export.task import (
@@ -121,7 +122,8 @@ class STEncoderGraph(EncoderGraph):
         if self.hier_encoder is not None:
             x, lengths = run_encoder(self.hier_encoder, x, lengths)
         if self.postencoder is not None:
-            x, lengths = self.postencoder(x, lengths)
+            with padded_to(x.size(1)), padding_kept_out(self.postencoder):
+                x, lengths = self.postencoder(x, lengths)
         ctc = [] if self.ctc is None else [self.ctc.log_softmax(x)]
         return (x, lengths, *ctc, *asr)
 
@@ -133,6 +135,8 @@ class MDEncoderGraph(torch.nn.Module):
         model: an ``ESPnetSTModel``.
         choice: what ``config.yaml`` names for md_encoder.
     """
+
+    other_inputs: Mapping[str, Tensor] = {}
 
     def __init__(self, model: torch.nn.Module, choice: str):
         super().__init__()
@@ -292,14 +296,13 @@ class Model(TaskModel):
             )
         return graphs
 
-    def encode(self, speech: torch.Tensor) -> Dict[str, np.ndarray]:
+    def encode(self, utterance: np.ndarray) -> Dict[str, np.ndarray]:
         """See :class:`TaskModel`."""
-        lengths = torch.tensor([len(speech)])
+        lengths = torch.tensor([len(utterance)])
         with torch.no_grad():
             # A copy: ESPnet normalizes features in place.
-            x, _, asr_x, _ = self.model.encode(
-                speech[None].clone(), lengths, return_int_enc=True
-            )
+            speech = torch.from_numpy(utterance.copy())[None]
+            x, _, asr_x, _ = self.model.encode(speech, lengths, return_int_enc=True)
             # ESPnet's search takes every frame, whatever the length that the encoder
             # says.
             results = {

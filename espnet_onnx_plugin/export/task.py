@@ -9,19 +9,21 @@ import importlib
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Graph, Speech, Text
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import (
     export_encoder,
     export_frontend,
     export_memory,
+    export_sequence,
     export_step,
 )
 from espnet_onnx_plugin.export.hub_text import (
@@ -32,16 +34,19 @@ from espnet_onnx_plugin.export.hub_text import (
     write_whisper_tokenizer,
 )
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
-from espnet_onnx_plugin.export.parity import encodes_batches
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
-from espnet_onnx_plugin.runtime.encoder import Encoder
+from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.session import Device
 
 logger = logging.getLogger(__name__)
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
+
+#: What a decoder or a language model becomes.
+GraphModule = Union[StepModule, SequenceModule]
 
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
@@ -84,7 +89,7 @@ class TaskModel:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
-        self.steps: Dict[str, StepModule] = self.wrap_decoders()
+        self.steps: Dict[str, GraphModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
             self.steps["lm"] = wrap_lm(
                 checkpoints.lm_train_config,
@@ -120,8 +125,8 @@ class TaskModel:
         """The encoder graph of the model."""
         return EncoderGraph(self.model, vars(self.args))
 
-    def wrap_decoders(self) -> Dict[str, StepModule]:
-        """Step graphs of the model by role."""
+    def wrap_decoders(self) -> Dict[str, GraphModule]:
+        """Decoders of the model by role."""
         if self.model.decoder is None:
             return {}
         arch = find("decoder", self.args.decoder)
@@ -159,8 +164,12 @@ class TaskModel:
     @functools.cached_property
     def whisper_converter(self) -> Any:
         """ESPnet's own, of a model that has Whisper's tokens."""
+        conf = getattr(self.args, "preprocessor_conf", None) or {}
         return whisper_converter(
-            self.args.bpemodel, getattr(self.args, "preprocessor_conf", None) or {}
+            self.args.bpemodel,
+            conf.get("whisper_language"),
+            conf.get("whisper_task"),
+            sot="speaker_change_symbol" in conf,
         )
 
     def write_texts(self, work: Path) -> Dict[str, Text]:
@@ -187,8 +196,19 @@ class TaskModel:
             if step.memory is not None:
                 name = f"{role}_memory"
                 graphs[name] = export_memory(step, dim, work / f"{name}.onnx")
-            graphs[role] = export_step(step, vocabulary, work / f"{role}.onnx")
+            whole = isinstance(step, SequenceModule)
+            export = export_sequence if whole else export_step
+            graphs[role] = export(step, vocabulary, work / f"{role}.onnx")
         return graphs
+
+    def accompany(self, speech: np.ndarray) -> Utterance:
+        """Audio with what else the model reads, made up for a check."""
+        return speech
+
+    def noise(self) -> Iterator[Tuple[str, Utterance]]:
+        """Made-up utterances of several lengths with descriptions, for a check."""
+        for what, array in parity.noise(self.speech):
+            yield what, self.accompany(array)
 
     def check_parity(self, bundle: Bundle) -> Dict[str, float]:
         """Compare graphs that are neither frontend and encoder nor steps.
@@ -203,16 +223,17 @@ class TaskModel:
 
     def mixed(self, bundle: Bundle) -> List[str]:
         """Roles of the graphs that let the utterances of a batch change each other."""
-        alone = encodes_batches(Encoder(bundle, Device()), bundle.manifest.speech)
+        noise = [utterance for _, utterance in self.noise()]
+        alone = parity.encodes_batches(Encoder(bundle, Device()), noise)
         return [] if alone else ["encoder"]
 
-    def encode(self, speech: torch.Tensor) -> Dict[str, np.ndarray]:
+    def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:
         """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
 
         Args:
-            speech: (samples,) or (frames, dim).
+            utterance: (samples,) or (frames, dim), with what accompanies it.
         """
-        return encode_reference(self.model, speech)
+        return encode_reference(self.model, utterance)
 
 
 def refuse_token_type(key: str, config: Mapping[str, Any]) -> None:
@@ -222,18 +243,23 @@ def refuse_token_type(key: str, config: Mapping[str, Any]) -> None:
 
 
 def encode_reference(
-    model: torch.nn.Module, speech: torch.Tensor
+    model: torch.nn.Module, speech: np.ndarray, **others: torch.Tensor
 ) -> Dict[str, np.ndarray]:
     """See :meth:`TaskModel.encode`.
 
     Args:
         model: ESPnet's model.
         speech: (samples,) or (frames, dim).
+        others: what else its ``encode`` takes.
     """
     lengths = torch.tensor([len(speech)])
     with torch.no_grad():
         # A copy: ESPnet normalizes features in place.
-        out, _ = model.encode(speech=speech[None].clone(), speech_lengths=lengths)
+        out, _ = model.encode(
+            speech=torch.from_numpy(speech.copy())[None],
+            speech_lengths=lengths,
+            **others,
+        )
         out, intermediate = out if isinstance(out, tuple) else (out, [])
         # ESPnet's search takes every frame, whatever the length that the encoder says.
         out_lengths = torch.tensor([out.size(1)])
@@ -275,7 +301,14 @@ def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module
     if model.frontend is not None:
         return find("frontend", args.frontend).wrap(model.frontend).eval()
     features = find("encoder", args.encoder).features
-    return None if features is None else features(model.encoder).eval()
+    if features is None:
+        return None
+    if model.normalize is not None or model.preencoder is not None:
+        raise PluginError(
+            f"encoder '{args.encoder}' reads waveforms, and a normalize or preencoder "
+            "before it is not supported: export a model trained without"
+        )
+    return features(model.encoder).eval()
 
 
 def shortest_frames(encoder: torch.nn.Module) -> int:

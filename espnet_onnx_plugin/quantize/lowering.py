@@ -124,9 +124,11 @@ class Lowering:
             path = Path(work) / self._source.name
             save_graph(editor.model, path)
             session = open_session(path)
+        known = {entry.name for entry in session.get_inputs()}
         ranges: Dict[str, Range] = {}
         for feed in feeds:
-            for name, value in zip(names, session.run(names, dict(feed))):
+            inputs = {name: value for name, value in feed.items() if name in known}
+            for name, value in zip(names, session.run(names, inputs)):
                 low, high = ranges.get(name, (0.0, 0.0))
                 ranges[name] = (min(low, value.min()), max(high, value.max()))
         return ranges

@@ -26,7 +26,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.align import Span, align, words
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Prompt
+from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
 from espnet_onnx_plugin.runtime.scorers import (
     FullScorer,
@@ -36,6 +36,7 @@ from espnet_onnx_plugin.runtime.scorers import (
     graph_scorer,
 )
 from espnet_onnx_plugin.runtime.session import Device, Session
+from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.text import TokenConverter
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 from espnet_onnx_plugin.runtime.utterance_search import (
@@ -170,7 +171,7 @@ class Speech2Text:
     """
 
     task = "asr"
-    options_class = DecodeOptions
+    options_class: Any = DecodeOptions
     #: Whether hypotheses come with the decoder's hidden states.
     return_hs = False
 
@@ -208,13 +209,13 @@ class Speech2Text:
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
         """Decoding options for a check, such that every graph of a bundle is used."""
         graphs = bundle.manifest.graphs
+        if "generate" in bundle.manifest.search:
+            return dict(hugging_face_decoder=True)
         ctc_weight = 0.3
         if "decoder" not in graphs:
             ctc_weight = 1.0
         elif "ctc_log_probs" not in graphs["encoder"].outputs:
             ctc_weight = 0.0
-        if "generate" in bundle.manifest.search:
-            return dict(hugging_face_decoder=True)
         return dict(
             beam_size=min(beam_size, len(TokenConverter(bundle).token_list)),
             ctc_weight=ctc_weight,
@@ -233,7 +234,13 @@ class Speech2Text:
         """Whether the CTC scores the best tokens of the other scorers only."""
         return self._options.ctc_weight != 1.0
 
-    def _build_search(self) -> Union[BeamSearch, TimeSyncSearch, HubSearch]:
+    def _build_search(self) -> Any:
+        """The search, from :class:`Encoded` to the hypotheses of each utterance."""
+        if is_mask_ctc(self.bundle):
+            raise PluginError(
+                f"{self.bundle.path} is a Mask-CTC model, which has no beam search: "
+                "use asr_inference_maskctc"
+            )
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
         if "generate" in search:
@@ -262,9 +269,9 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
-            return_hs=self.return_hs,
             primer=primer,
             max_tokens=search.get("max_tokens"),
+            return_hs=self.return_hs,
             end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
@@ -345,16 +352,9 @@ class Speech2Text:
             )
         return speech
 
-    def encode(
-        self,
-        utterances: Sequence[np.ndarray],
-        prompts: Optional[Sequence[Prompt]] = None,
-    ) -> Encoded:
-        """Run frontend and encoder on utterances that :meth:`prepare` gave.
-
-        ``prompts``: of each, where the encoder reads one.
-        """
-        return self._encoder(utterances, prompts)
+    def encode(self, utterances: Sequence[Utterance]) -> Encoded:
+        """Run frontend and encoder on utterances that :meth:`prepare` gave."""
+        return self._encoder(utterances)
 
     def __call__(self, speech: np.ndarray) -> Results:
         """Recognize one utterance.
@@ -374,10 +374,7 @@ class Speech2Text:
         return self.batch([self.prepare(speech)])[0]
 
     def batch(
-        self,
-        utterances: Sequence[np.ndarray],
-        primers: Optional[Primers] = None,
-        prompts: Optional[Sequence[Prompt]] = None,
+        self, utterances: Sequence[Utterance], primers: Optional[Primers] = None
     ) -> List[Results]:
         """Recognize several utterances together.
 
@@ -387,10 +384,9 @@ class Speech2Text:
             utterances: what :meth:`prepare` gave; of similar lengths, for speed.
             primers: what the hypotheses of each begin with; default: that of the
                 options.
-            prompts: of each, where the encoder reads one.
         """
         start = time.perf_counter()
-        results = self._recognize(self.encode(utterances, prompts), primers)
+        results = self._recognize(self.encode(utterances), primers)
         parts = self._seconds()
         total = time.perf_counter() - start
         named = {name: parts.get(name, 0.0) for name in Timing._fields[:-1]}

@@ -4,10 +4,10 @@ import logging
 import time
 from dataclasses import dataclass
 from itertools import islice
-from typing import Dict, Iterable, Iterator, List, Tuple
+from types import MappingProxyType
+from typing import Dict, Iterable, Iterator, List, Mapping, Tuple
 
-import numpy as np
-
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.asr import (
     Results,
     Speech2Text,
@@ -15,6 +15,7 @@ from espnet_onnx_plugin.runtime.asr import (
     TooShortUttError,
 )
 from espnet_onnx_plugin.runtime.data import Audio, check_rate
+from espnet_onnx_plugin.runtime.encoder import Utterance
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,10 @@ class Decoded:
 
 
 def decode(
-    speech2text: Speech2Text, utterances: Iterable[Tuple[str, Audio]], batch_size: int
+    speech2text: Speech2Text,
+    utterances: Iterable[Tuple[str, Audio]],
+    batch_size: int,
+    others: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Iterator[Decoded]:
     """Decode utterances; a too short one gets ESPnet's placeholder.
 
@@ -51,6 +55,7 @@ def decode(
         speech2text: the model and its search.
         utterances: ids and audio.
         batch_size: how many are decoded together.
+        others: inputs besides the audio, by name and utterance.
 
     Raises:
         PluginError: naming an utterance that the model cannot take.
@@ -58,19 +63,23 @@ def decode(
     utterances = iter(utterances)
     size = 1 if batch_size == 1 else batch_size * WINDOW
     while window := list(islice(utterances, size)):
-        yield from _decode_window(speech2text, window, batch_size)
+        yield from _decode_window(speech2text, window, batch_size, others)
 
 
 def _decode_window(
-    speech2text: Speech2Text, window: List[Tuple[str, Audio]], batch_size: int
+    speech2text: Speech2Text,
+    window: List[Tuple[str, Audio]],
+    batch_size: int,
+    others: Mapping[str, Mapping[str, str]],
 ) -> List[Decoded]:
     decoded: Dict[str, Decoded] = {}
-    prepared: Dict[str, np.ndarray] = {}
+    prepared: Dict[str, Utterance] = {}
     expected = speech2text.bundle.manifest.speech
     for key, audio in window:
         check_rate(key, audio, expected)
         try:
-            prepared[key] = speech2text.prepare(audio.array)
+            more = {name: _of(key, name, table) for name, table in others.items()}
+            prepared[key] = speech2text.prepare(audio.array, **more)
         except TooShortUttError as e:
             logger.warning("Utterance %s %s", key, e)
             seconds = expected.seconds(len(audio.array))
@@ -82,8 +91,14 @@ def _decode_window(
     return [decoded[key] for key, _ in window]
 
 
+def _of(key: str, name: str, table: Mapping[str, str]) -> str:
+    if key not in table:
+        raise PluginError(f"utterance '{key}' has no {name}")
+    return table[key]
+
+
 def _decode_batch(
-    speech2text: Speech2Text, batch: Dict[str, np.ndarray]
+    speech2text: Speech2Text, batch: Dict[str, Utterance]
 ) -> Dict[str, Decoded]:
     logger.info("utterance: %s", ", ".join(batch))
     start = time.perf_counter()

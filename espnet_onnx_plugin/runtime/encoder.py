@@ -1,7 +1,8 @@
 """From audio to what the search reads: the frontend's and the encoder's graph."""
 
 import time
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Sequence, Union
 
 import numpy as np
 
@@ -11,11 +12,27 @@ from espnet_onnx_plugin.runtime.session import Device, Session, Value
 #: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.
 LENS = "_lens"
 
-#: Features (1, frames, dim) of an utterance, and their number (1,).
-Features = Tuple[Value, np.ndarray]
+#: What the encoder's graph reads of one utterance, by name.
+Features = Dict[str, Value]
 
-#: Token ids that some encoders read besides, by the graph's input.
-Prompt = Mapping[str, Sequence[int]]
+
+@dataclass(frozen=True)
+class Accompanied:
+    """An utterance whose encoder reads more than its audio.
+
+    Attributes:
+        speech: (samples,), or (frames, dim) where there is no frontend.
+        others: each (length, ...), by the name of the graph's input.
+    """
+
+    speech: np.ndarray
+    others: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.speech)
+
+
+Utterance = Union[np.ndarray, Accompanied]
 
 
 def pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -92,65 +109,54 @@ class Encoder:
         if "frontend" in bundle.manifest.graphs:
             self._frontend = Session(bundle, "frontend", device)
         self._encoder = Session(bundle, "encoder", device)
-        self._prompt: Prompt = bundle.manifest.search.get("prompt", {})
         #: Names of the outputs.
         self.outputs = tuple(self._encoder.graph.outputs)
         #: Seconds that the newest call spent, by graph.
         self.seconds: Dict[str, float] = {}
 
-    def __call__(
-        self,
-        utterances: Sequence[np.ndarray],
-        prompts: Optional[Sequence[Prompt]] = None,
-    ) -> Encoded:
+    def __call__(self, utterances: Sequence[Utterance]) -> Encoded:
         """Encode utterances, in one call where the graph gives each its own result.
 
         Args:
-            utterances: each (samples,), or (frames, dim) where there is no frontend.
-            prompts: of each, where the encoder reads one; default: the manifest's.
+            utterances: each (samples,), or (frames, dim) where there is no frontend,
+                with what accompanies it.
         """
         feats = self.features(utterances)
-        prompts = prompts or [self._prompt] * len(feats)
         if len(feats) == 1 or not self._encoder.graph.batches:
-            return Encoded.stack(
-                [self._encode(*pair, [prompt]) for pair, prompt in zip(feats, prompts)]
-            )
-        return self.encode_together(feats, prompts)
+            return Encoded.stack([self._encode(feeds) for feeds in feats])
+        return self.encode_together(feats)
 
-    def features(self, utterances: Sequence[np.ndarray]) -> List[Features]:
+    def features(self, utterances: Sequence[Utterance]) -> List[Features]:
         """What the encoder's graph reads, of each utterance."""
         self.seconds = {"frontend": 0.0, "encoder": 0.0}
         return [self._features(utterance) for utterance in utterances]
 
-    def encode_together(
-        self, feats: Sequence[Features], prompts: Optional[Sequence[Prompt]] = None
-    ) -> Encoded:
+    def encode_together(self, feats: Sequence[Features]) -> Encoded:
         """Encode a batch in one call, whatever the manifest says of batches."""
-        arrays = [to_numpy(value)[0] for value, _ in feats]
-        lengths = np.array([len(a) for a in arrays])
-        return self._encode(
-            pad(arrays), lengths, prompts or [self._prompt] * len(feats)
-        )
+        feeds: Features = {}
+        for name in feats[0]:
+            arrays = [to_numpy(one[name])[0] for one in feats]
+            feeds[name] = np.array(arrays) if arrays[0].ndim == 0 else pad(arrays)
+        return self._encode(feeds)
 
-    def _features(self, utterance: np.ndarray) -> Features:
+    def _features(self, utterance: Utterance) -> Features:
+        others: Features = {}
+        if isinstance(utterance, Accompanied):
+            for name, array in utterance.others.items():
+                others[name] = array[None]
+                others[f"{name}_lengths"] = np.array([len(array)])
+            utterance = utterance.speech
         length = np.array([len(utterance)])
         if self._frontend is None:
-            return utterance[None], length
+            return {"feats": utterance[None], "feats_lengths": length, **others}
         start = time.perf_counter()
         feeds = {"speech": utterance[None], "speech_lengths": length}
         results = self._frontend.run(feeds, fetch=["feats_lengths"])
         self.seconds["frontend"] += time.perf_counter() - start
-        return results["feats"], results["feats_lengths"]
+        return {**results, **others}
 
-    def _encode(
-        self, feats: Value, lengths: np.ndarray, prompts: Sequence[Prompt]
-    ) -> Encoded:
+    def _encode(self, feeds: Features) -> Encoded:
         start = time.perf_counter()
-        feeds = {"feats": feats, "feats_lengths": lengths}
-        for name in self._prompt:
-            rows = [np.array(prompt[name], np.int64) for prompt in prompts]
-            feeds[name] = pad(rows)
-            feeds[f"{name}_lengths"] = np.array([len(row) for row in rows])
         fetch = [name for name in self.outputs if name != "encoder_out"]
         encoded = Encoded(self._encoder.run(feeds, fetch))
         self.seconds["encoder"] += time.perf_counter() - start

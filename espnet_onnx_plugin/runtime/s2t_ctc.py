@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from espnet_onnx_plugin.runtime import asr
 from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import READERS, check_rate, prepare
-from espnet_onnx_plugin.runtime.encoder import Encoded, Prompt
+from espnet_onnx_plugin.runtime.encoder import Accompanied, Encoded, Utterance
 from espnet_onnx_plugin.runtime.s2t import fixed_length
 from espnet_onnx_plugin.runtime.st import GreedySearch
 from espnet_onnx_plugin.runtime.text import without_special
@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 Result = Tuple[Optional[str], List[str], List[int], Optional[str], Optional[Hypothesis]]
 Audio = Union[str, Path, np.ndarray]
 TextPrev = Union[str, Sequence[int], np.ndarray]
+
+
+#: What the encoder reads besides speech, by the graph's input.
+Prompt = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -122,22 +126,22 @@ class Speech2TextGreedySearch(asr.Speech2Text):
         else:
             ids = [int(i) for i in text_prev]
         na = self.bundle.manifest.search["na"]
-        return dict(text_prev=[na] if na in ids else ids, prefix=prefix)
+        ids = [na] if na in ids else ids
+        return dict(text_prev=np.array(ids, np.int64), prefix=np.array(prefix))
 
-    def batch(
-        self,
-        utterances: Sequence[np.ndarray],
-        prompts: Optional[Sequence[Prompt]] = None,
-    ) -> List[List[Result]]:
-        """Recognize several utterances together; see :class:`.asr.Speech2Text`.
+    def encode(self, utterances: Sequence[Utterance]) -> Encoded:
+        """See :class:`.asr.Speech2Text`.
 
         Args:
-            utterances: what :meth:`prepare` gave.
-            prompts: of each, what :meth:`prompt` gave; default: that of the options.
+            utterances: with what :meth:`prompt` gave; default: that of the options.
         """
-        if prompts is None:
-            prompts = [self.prompt()] * len(utterances)
-        return super().batch(utterances, prompts=prompts)
+        default = self.prompt()
+        return super().encode(
+            [
+                u if isinstance(u, Accompanied) else Accompanied(u, default)
+                for u in utterances
+            ]
+        )
 
     def __call__(
         self,
@@ -162,7 +166,7 @@ class Speech2TextGreedySearch(asr.Speech2Text):
             TooShortUttError: where ESPnet raises it.
         """
         prompt = self.prompt(text_prev, lang_sym, task_sym)
-        return self.batch([super().prepare(speech)], [prompt])[0]
+        return self.batch([Accompanied(super().prepare(speech), prompt)])[0]
 
     def _result(self, hypothesis: Hypothesis) -> Result:  # type: ignore[override]
         ids = self.bundle.manifest.search
@@ -218,9 +222,10 @@ class Speech2TextGreedySearch(asr.Speech2Text):
         """Tokens of the frames of each utterance."""
         tokens: List[np.ndarray] = []
         for i in range(0, len(speech), batch_size):
-            batch = [s.astype(np.float32) for s in speech[i : i + batch_size]]
-            encoded = self.encode(batch, prompts=prompts[i : i + batch_size])
-            tokens += frame_tokens(encoded)
+            batch = zip(speech[i : i + batch_size], prompts[i : i + batch_size])
+            tokens += frame_tokens(
+                self.encode([Accompanied(s.astype(np.float32), p) for s, p in batch])
+            )
         return tokens
 
     def decode_long_batched_buffered(

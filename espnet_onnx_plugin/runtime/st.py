@@ -154,7 +154,7 @@ class _Translation(asr.Speech2Text):
         # ESPnet's keeps the tokens that all full scorers together like best, whatever
         # the weight of the CTC. Where it has none, they all tie and it keeps any; here
         # the CTC scores them all.
-        return bool(scorers)
+        return any(name != "length_bonus" for name in scorers)
 
 
 class Recognizer(_Translation):

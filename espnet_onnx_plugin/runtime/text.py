@@ -1,5 +1,6 @@
 """From token ids to text, as ESPnet's tokenizers do it."""
 
+from pathlib import Path
 from typing import Iterable, List, Optional, Sequence
 
 from espnet_onnx_plugin.bundle import Bundle
@@ -15,6 +16,11 @@ def without_special(tokens: Sequence[str]) -> List[str]:
     return [t for t in tokens if not (t[0] == "<" and t[-1] == ">")]
 
 
+def read_tokens(path: Path) -> List[str]:
+    """The tokens of a token list's file."""
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
 class TokenConverter:
     """Token ids to tokens to text.
 
@@ -28,8 +34,7 @@ class TokenConverter:
 
     def __init__(self, bundle: Bundle):
         text = bundle.manifest.text
-        content = bundle.file(text.token_list).read_text(encoding="utf-8")
-        self.token_list: List[str] = content.split("\n")[:-1]
+        self.token_list = read_tokens(bundle.file(text.token_list))
         self._ids = {token: i for i, token in enumerate(self.token_list)}
         self._type = text.token_type
         self._sentencepiece = None

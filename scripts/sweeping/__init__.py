@@ -1,0 +1,1 @@
+"""Parts of scripts/list_architectures.py."""

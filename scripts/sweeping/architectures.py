@@ -1,0 +1,210 @@
+"""From ESPnet's training configurations to distinct architectures of tiny size."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import yaml
+from sweeping.build import find_task
+
+#: What a recipe's directory trains, by the name of the directory.
+TASKS = {"asr1": "asr", "st1": "st", "slu1": "slu", "s2t1": "s2t", "lm1": "lm"}
+
+#: Choices that change how a model is trained or its text is read, not the model.
+NOT_ARCHITECTURE = ("specaug", "preprocessor")
+
+#: Parameters that are sizes, with the tiny size of each; None: ESPnet's default.
+SIZES = {
+    "output_size": 8,
+    "attention_heads": 2,
+    "linear_units": 12,
+    "cgmlp_linear_units": 16,
+    "num_blocks": 1,  # 2 where something happens between blocks
+    "num_blocks_sd": 1,
+    "num_layers": 2,
+    "hidden_size": 8,
+    "joint_space_size": 8,
+    "n_layers": 1,  # of the S4 decoder
+    "n_head": 2,
+    # The frontends.
+    "fs": 8000,
+    "n_fft": 64,
+    "win_length": None,
+    "hop_length": 32,
+    "n_mels": 20,
+    # torchaudio's HuBERT.
+    "extractor_conv_layer_config": [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2],
+    "encoder_embed_dim": 16,
+    "encoder_num_layers": 2,
+    "encoder_num_heads": 2,
+    "encoder_ff_interm_features": 12,
+    "num_classes": 8,
+    "final_dim": 8,
+    # The RNN decoder's attention.
+    "adim": 8,
+    "aheads": 2,
+    "aconv_chans": 3,
+    "awin": 2,
+}
+LM_SIZES = {
+    "unit": 12,
+    "att_unit": 12,
+    "embed_unit": 6,
+    "head": 2,
+    "layer": 1,
+    "nlayers": 2,
+}
+
+#: What ESPnet always builds one of, where it builds one at all.
+_LOOSE = ("ctc", "joint_net", "st_joint_net")
+
+#: Sizes that cost nothing: an architecture keeps them, but they tell none apart.
+KERNELS = re.compile(r"_kernel(_sizes?)?$")
+
+#: Parameters that matter in training only.
+TRAINING = re.compile(
+    r"drop|stochastic_depth_rate|sampling_probability|gradient_checkpoint|lsm_weight"
+    r"|length_normalized_loss|report_|collect_stats|autocast|interctc_weight|aux_ctc"
+    r"|loss_weights|mask|ignore_id|ignore_nan_grad|reduce|freeze|brctc_|specaug"
+)
+
+#: Loss weights: what counts is whether one is 0, 1, or in between.
+WEIGHTS = ("ctc_weight", "asr_weight", "mt_weight", "mtlalpha", "st_mtlalpha")
+
+_Config = Dict[str, Any]
+
+
+def collect(espnet_root: Path) -> List[_Config]:
+    """Every distinct architecture of a checkout, in the order of their first paths.
+
+    Returns:
+        Of each its ``name``, ``task``, tiny ``config``, and the ``configs`` that it
+        stands for (paths below egs2; links count, as recipes name them).
+    """
+    found: Dict[str, _Config] = {}
+    for path, content in training_configs(espnet_root / "egs2"):
+        task, config = architecture(TASKS[path.parts[1]], content)
+        key = json.dumps([task, _without_kernels(config)], sort_keys=True)
+        entry = found.setdefault(key, dict(task=task, config=config, configs=[]))
+        entry["configs"].append(str(path))
+    counts: Dict[str, int] = {}
+    for entry in found.values():
+        names = [entry["config"].get(role) for role in ("encoder", "decoder", "lm")]
+        label = "-".join(filter(None, (entry["task"], *names)))
+        counts[label] = counts.get(label, 0) + 1
+        entry["name"] = f"{label}-{counts[label]}"
+    order = ("name", "task", "config", "configs")
+    return [{key: entry[key] for key in order} for entry in found.values()]
+
+
+def training_configs(egs2: Path) -> Iterator[Tuple[Path, _Config]]:
+    """Yield the training configurations below ``egs2``, with paths relative to it."""
+    for directory in sorted(egs2.glob("*/*/conf")):
+        if directory.parent.name not in TASKS:
+            continue
+        for path in sorted(directory.rglob("*.y*ml")):
+            try:
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (OSError, yaml.YAMLError):  # dangling links, broken files
+                continue
+            if isinstance(content, dict) and _MODEL & set(content):
+                yield path.relative_to(egs2), content
+
+
+#: One of these is in every training configuration, and in no decoding configuration.
+_MODEL = {"encoder", "decoder", "lm", "lm_conf"}
+
+
+def architecture(task: str, content: _Config) -> Tuple[str, _Config]:
+    """The task and what of a training configuration is architecture, at tiny size."""
+    if {"lm", "lm_conf"} & set(content):
+        task = "lm"
+    if content.get("model") == "espnet_ctc":
+        task = "s2t_ctc"
+    config: _Config = {}
+    loose = {"model", *_LOOSE}  # settings of what ESPnet offers no choice of
+    for choices in find_task(task).class_choices_list:
+        if choices.name in NOT_ARCHITECTURE:
+            continue
+        loose.discard(choices.name)
+        name = content.get(choices.name, choices.default)
+        name = None if str(name).lower() == "none" else name
+        if name != choices.default or choices.name in ("encoder", "decoder", "lm"):
+            config[choices.name] = name
+        if name is not None:
+            conf = content.get(f"{choices.name}_conf") or {}
+            sizes = LM_SIZES if choices.name == "lm" else SIZES
+            conf = reduced(conf, _class(choices, name), sizes)
+            if conf:
+                config[f"{choices.name}_conf"] = conf
+    for name in sorted(loose):
+        conf = reduced(content.get(f"{name}_conf") or {}, None, SIZES)
+        if conf:
+            config[f"{name}_conf"] = conf
+    if content.get("input_size") not in (None, "none"):
+        config["input_size"] = 1 if content["input_size"] == 1 else SIZES["n_mels"]
+    for key in ("use_lora", "use_adapter", "adapter"):
+        if content.get(key):
+            config[key] = content[key]
+    return task, config
+
+
+def _without_kernels(config: _Config) -> _Config:
+    return {
+        name: _without_kernels(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if not KERNELS.search(name)
+    }
+
+
+def _class(choices: Any, name: str) -> Optional[type]:
+    try:
+        return choices.get_class(name)
+    except ValueError:  # a choice that the installed ESPnet does not have
+        return None
+
+
+def reduced(
+    conf: Mapping[str, Any], cls: Optional[type], sizes: Mapping[str, Any]
+) -> _Config:
+    """Settings less defaults and what matters in training only, at tiny size.
+
+    Args:
+        conf: the settings.
+        cls: what they are given to, if it is known.
+        sizes: parameters to set, where ``cls`` or ``conf`` has them.
+    """
+    parameters = inspect.signature(cls.__init__).parameters if cls else {}
+    result = {
+        name: size
+        for name, size in sizes.items()
+        if size is not None and name in (parameters or conf)
+    }
+    if conf.get("interctc_layer_idx"):
+        result["num_blocks"] = 2
+    for name, value in conf.items():
+        default = getattr(parameters.get(name), "default", inspect.Parameter.empty)
+        if name in WEIGHTS:
+            value, default = _coarse(value), _coarse(default)
+        if name in sizes or TRAINING.search(name) or value == default:
+            continue
+        if name == "interctc_layer_idx":
+            value = [1]
+        elif name == "ctc_asr_only":  # of intermediate CTCs, and of the last
+            value = value[:1] + value[-1:]
+        elif isinstance(value, list) and len(value) == conf.get("num_blocks"):
+            value = value[1 : 1 + result["num_blocks"]]
+        elif isinstance(value, list):
+            value = [
+                reduced(v, None, sizes) if isinstance(v, dict) else v for v in value
+            ]
+        elif isinstance(value, dict):
+            value = reduced(value, None, sizes)
+        result[name] = value
+    return result
+
+
+def _coarse(weight: Any) -> Any:
+    return weight if weight in (0.0, 1.0, inspect.Parameter.empty) else 0.3

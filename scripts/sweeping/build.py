@@ -1,0 +1,133 @@
+"""Building an architecture of the list with the installed ESPnet, weights random."""
+
+import argparse
+import contextlib
+import importlib
+import io
+from typing import Any, Dict, Optional
+from unittest import mock
+
+#: ESPnet's task by what the list calls it: module of espnet2.tasks, class.
+_TASK_CLASSES = {
+    "asr": "ASRTask",
+    "st": "STTask",
+    "slu": "SLUTask",
+    "s2t": "S2TTask",
+    "s2t_ctc": "S2TTask",
+    "lm": "LMTask",
+}
+
+_LETTERS = [*"abcdefghijklmnopqrstuvwx", "<space>"]
+
+#: Token lists by task; Whisper-style models need their special symbols.
+TOKENS = {
+    # The first two start the sequences of multitask language models.
+    "default": [
+        *("<blank>", "<unk>", "<generatetext>", "<generatespeech>"),
+        *_LETTERS,
+        "<sos/eos>",
+    ],
+    "s2t": [
+        *("<blank>", "<unk>", "<na>", "<nospeech>"),
+        *("<abk>", "<eng>", "<zul>", "<asr>", "<st_eng>", "<notimestamps>"),
+        *(f"<{0.1 * i:.2f}>" for i in range(13)),
+        *_LETTERS,
+        *("<sos>", "<eos>", "<sop>"),
+    ],
+}
+TOKENS["s2t_ctc"] = TOKENS["s2t"]
+
+
+#: OWSM's preprocessing: what its models read is padded to this many seconds.
+S2T_PREPROCESSOR = dict(
+    fs=8000,
+    na_symbol="<na>",
+    speech_length=1.2,
+    speech_resolution=0.1,
+    notime_symbol="<notimestamps>",
+    first_time_symbol="<0.00>",
+    last_time_symbol="<1.20>",
+)
+
+
+def find_task(task: str) -> type:
+    """ESPnet's class of a task."""
+    module = importlib.import_module(f"espnet2.tasks.{task}")
+    return getattr(module, _TASK_CLASSES[task])
+
+
+def training_config(architecture: Dict[str, Any]) -> Dict[str, Any]:
+    """What ESPnet would write as ``config.yaml`` for an entry of the list."""
+    task, config = architecture["task"], architecture["config"]
+    tokens = TOKENS.get(task, TOKENS["default"])
+    cls = find_task(task)
+    full = {**cls.get_default_config(), "init": None, "specaug": None}
+    # ESPnet's defaults of a choice's settings are those of its default choice.
+    full.update({f"{choices.name}_conf": {} for choices in cls.class_choices_list})
+    full.update(config, token_list=tokens, token_type="char")
+    if task.startswith("s2t"):
+        full.update(preprocessor_conf=S2T_PREPROCESSOR)
+    if task == "st":
+        full.update(src_token_list=tokens, src_token_type="char")
+    if config.get("deliberationencoder"):
+        full.update(transcript_token_list=tokens)
+    return full
+
+
+def build(architecture: Dict[str, Any], seed: int = 0):
+    """ESPnet's model, in eval mode.
+
+    The weights of a part (encoder, decoder, ...) depend on that part alone, so that
+    models that have it in common have its weights in common.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    args = argparse.Namespace(**training_config(architecture))
+    model = find_task(architecture["task"]).build_model(args).eval()
+    for part in model.children():
+        torch.manual_seed(seed)
+        for module in part.modules():
+            if type(module).__module__.startswith("torch.nn.modules"):
+                getattr(module, "reset_parameters", lambda: None)()
+            if isinstance(module, torch.nn.BatchNorm1d):
+                # Fresh statistics are 0 and 1, which would hide a mistake.
+                module.running_mean.normal_(0.0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        for parameter in part.parameters():
+            # ESPnet starts biases and scales at 0 and 1.
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def sharpen(model, vocabulary: int) -> None:
+    """Scale the output layers so that a random model's choices are not all alike."""
+    import torch
+
+    for name, part in model.named_children():
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Linear) and layer.out_features == vocabulary:
+                layer.weight.data *= 6.0
+                if name == "decoder":
+                    layer.bias.data[model.eos] -= 3.0  # or most end at once
+
+
+def why_not_built(architecture: Dict[str, Any]) -> Optional[str]:
+    """What keeps ESPnet from building this without a network; None if nothing does."""
+    if architecture["config"].get("decoder") == "transducer":
+        return "transducer"
+
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    quiet = contextlib.redirect_stdout(io.StringIO())  # ESPnet's advice to install
+    with quiet, mock.patch("socket.socket.connect", refuse):
+        try:
+            build(architecture)
+        except ImportError as e:
+            return f"package: {e.name or ' '.join(str(e).split())[:60]}"
+        except OSError as e:
+            return f"weights: {e.filename or ' '.join(str(e).split())[:60]}"
+        except (Exception, SystemExit) as e:
+            return f"ESPnet: {' '.join(str(e).split())[:90]}"
+    return None

@@ -1,0 +1,201 @@
+"""Whether an architecture exports, and decodes to ESPnet's tokens."""
+
+import importlib
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Tuple
+
+import numpy as np
+import yaml
+from sweeping.build import build, sharpen, training_config
+
+from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.runtime.tasks import open_model
+
+#: ESPnet's command and class where they are not TASK_inference and Speech2Text.
+_REFERENCES = {
+    "slu": ("slu_inference", "Speech2Understand"),
+    "s2t_ctc": ("s2t_inference_ctc", "Speech2Text"),
+    "maskctc": ("asr_inference_maskctc", "Speech2Text"),
+}
+
+#: The model that a language model is decoded with.
+_UNDER_AN_LM = {
+    "task": "asr",
+    "config": {
+        "frontend_conf": {"fs": 8000, "n_fft": 64, "hop_length": 32, "n_mels": 20},
+        "encoder": "transformer",
+        "encoder_conf": {"output_size": 8, "attention_heads": 2, "num_blocks": 1},
+        "decoder": "transformer",
+        "decoder_conf": {"attention_heads": 2, "num_blocks": 1},
+    },
+}
+
+#: Samples of the utterances at 8 kHz: below, at and above what blocks of 40 hold.
+LENGTHS = (2000, 5300, 9100)
+
+#: Scores that are nearer than this to each other are a tie.
+TIE = 1e-3
+
+#: Columns of the table: what :func:`~sweeping.build.why_not_built` says, and our own.
+COLUMNS = {
+    "all": "architectures (configs)",
+    "builds": "build without weights",
+    "package": "need a package",
+    "weights": "need weights",
+    "transducer": "transducers",
+    "ESPnet": "ESPnet refuses",
+    "covered": "covered",
+}
+
+_Config = Dict[str, Any]
+
+
+def options(architecture: _Config) -> _Config:
+    """Decoding options like a recipe's."""
+    beam = dict(beam_size=3, nbest=3)
+    if architecture["task"] == "s2t_ctc":
+        return dict(beam, lang_sym="<eng>")
+    if _model(architecture) == "maskctc":
+        return {}
+    ctc_weight = architecture["config"].get("model_conf", {}).get("ctc_weight", 0.3)
+    lm_weight = 0.4 if architecture["task"] == "lm" else 0.0
+    beam.update(ctc_weight=ctc_weight, lm_weight=lm_weight)
+    if _model(architecture) == "pit_espnet":
+        beam.update(multi_asr=True)
+    return beam
+
+
+def utterances(architecture: _Config) -> List[np.ndarray]:
+    """Noise bursts of different lengths, or features of as many frames."""
+    random = np.random.default_rng(0)
+    dim = architecture["config"].get("input_size")
+    if dim in (None, 1):
+        shapes = [(length,) for length in LENGTHS]
+    else:
+        shapes = [(length // 32, dim) for length in LENGTHS]
+    return [(0.2 * random.standard_normal(s)).astype(np.float32) for s in shapes]
+
+
+def compare(architecture: _Config, directory: Path) -> None:
+    """Export an architecture with random weights, and decode with it and with ESPnet.
+
+    Raises:
+        PluginError: if it is not supported, or a graph differs from PyTorch.
+        AssertionError: if the results are not ESPnet's.
+    """
+    files = write_model(architecture, directory)
+    task = "asr" if architecture["task"] == "lm" else architecture["task"]
+    bundle = export_bundle(task, Checkpoints(*files), directory / "fp32")
+    ours = open_model(bundle, **options(architecture))
+    theirs = open_reference(architecture, files)
+    tokens = set()
+    for speech in utterances(architecture):
+        for result, expected in zip(
+            hypotheses(ours(speech)), hypotheses(theirs(speech)), strict=True
+        ):
+            check(result, expected)
+            tokens.update(tuple(token_int) for token_int, _ in expected)
+    assert len(tokens) > 1, "every utterance gives the same tokens"
+
+
+def write_model(architecture: _Config, directory: Path) -> List[Path]:
+    """Configuration and checkpoint, and those of the language model if it is one."""
+    parts = [architecture]
+    if architecture["task"] == "lm":
+        parts = [_UNDER_AN_LM, architecture]
+    files = []
+    for part in parts:
+        model, config = build(part), training_config(part)
+        sharpen(model, len(config["token_list"]))
+        files += _save(model, config, directory / part["task"])
+    return files
+
+
+def _save(model, config: _Config, directory: Path) -> Tuple[Path, Path]:
+    import torch
+
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    torch.save(model.state_dict(), directory / "model.pth")
+    return directory / "config.yaml", directory / "model.pth"
+
+
+def open_reference(architecture: _Config, files: List[Path]):
+    """ESPnet's own inference."""
+    task = "asr" if architecture["task"] == "lm" else architecture["task"]
+    kind = "maskctc" if _model(architecture) == "maskctc" else task
+    module, name = _REFERENCES.get(kind, (f"{task}_inference", "Speech2Text"))
+    cls = getattr(importlib.import_module(f"espnet2.bin.{module}"), name)
+    names = [f"{task.removesuffix('_ctc')}_{n}" for n in ("train_config", "model_file")]
+    names += ["lm_train_config", "lm_file"]
+    return cls(**dict(zip(names, map(str, files))), **options(architecture))
+
+
+def hypotheses(results: Any) -> List[List[Tuple[List[int], float]]]:
+    """Token ids and scores, best first, of each speaker."""
+    if isinstance(results, tuple):  # with what intermediate CTCs read
+        results = results[0]
+    speakers = results if isinstance(results[0], list) else [results]
+    return [[(list(r[2]), float(r[-1].score)) for r in one] for one in speakers]
+
+
+def check(
+    result: List[Tuple[List[int], float]], expected: List[Tuple[List[int], float]]
+) -> None:
+    """Assert that the best hypothesis is ESPnet's best, or one that ties with it."""
+    [(tokens, score), *_], [(_, best), *_] = result, expected
+    tied = {tuple(t): s for t, s in expected if abs(s - best) < TIE}
+    assert tuple(tokens) in tied, f"{tokens} ({score}), ESPnet: {expected}"
+    assert abs(score - tied[tuple(tokens)]) < TIE, f"score {score}, ESPnet: {expected}"
+
+
+def _model(architecture: _Config) -> str:
+    return architecture["config"].get("model", "espnet")
+
+
+def measure(architectures: List[_Config]) -> Dict[str, str]:
+    """Why architectures that ESPnet builds are not covered, by name."""
+    failures = {}
+    for architecture in architectures:
+        if "excluded" in architecture:
+            continue
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                compare(architecture, Path(directory))
+            except Exception as e:
+                logging.debug(architecture["name"], exc_info=True)
+                failures[architecture["name"]] = f"{type(e).__name__}: {e}"
+    return failures
+
+
+def table(architectures: List[_Config], failures: Mapping[str, str]) -> str:
+    """What is covered, by task, in Markdown; and each that is not, with its reason.
+
+    Cells are distinct architectures, and in brackets the configurations that they
+    stand for.
+    """
+    counts: Dict[Tuple[str, str], List[int]] = {}
+    for architecture in architectures:
+        kind = architecture.get("excluded", "builds").partition(":")[0]
+        columns = ["all", kind]
+        if kind == "builds" and architecture["name"] not in failures:
+            columns.append("covered")
+        for task in (architecture["task"], "all"):
+            for column in columns:
+                cell = counts.setdefault((task, column), [0, 0])
+                cell[0] += 1
+                cell[1] += len(architecture["configs"])
+    lines = [
+        f"| task | {' | '.join(COLUMNS.values())} | share |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for task in dict.fromkeys([a["task"] for a in architectures] + ["all"]):
+        cells = [counts.get((task, column), [0, 0]) for column in COLUMNS]
+        share = cells[-1][1] / cells[1][1]
+        shown = " | ".join(f"{cell[0]} ({cell[1]})" for cell in cells)
+        lines.append(f"| {task} | {shown} | {share:.0%} |")
+    lines += [f"{name}: {reason}" for name, reason in failures.items()]
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""Every architecture of ESPnet's own recipes that builds without weights from a hub.
+
+tests/data/architectures.yaml lists them; scripts/list_architectures.py makes it from a
+checkout of ESPnet.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.model import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from sweeping.architectures import collect  # noqa: E402
+from sweeping.build import training_config, why_not_built  # noqa: E402
+from sweeping.coverage import compare, table  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("shared_graphs")
+
+LIST = ROOT / "tests" / "data" / "architectures.yaml"
+ARCHITECTURES = yaml.safe_load(LIST.read_text(encoding="utf-8"))
+
+
+def cases(kind):
+    return [
+        pytest.param(a, id=a["name"])
+        for a in ARCHITECTURES
+        if a.get("excluded", "builds").partition(":")[0] == kind
+    ]
+
+
+@pytest.mark.parametrize("architecture", cases("builds"))
+def test_results_are_espnets(architecture, tmp_path):
+    compare(architecture, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", cases("transducer"))
+def test_a_transducer_is_refused_by_name(architecture, tmp_path):
+    config = yaml.safe_dump(training_config(architecture))
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    (tmp_path / "model.pth").touch()
+    files = Checkpoints(tmp_path / "config.yaml", tmp_path / "model.pth")
+    with pytest.raises(PluginError, match="'transducer'"):
+        export_bundle(architecture["task"], files, tmp_path / "fp32")
+
+
+def test_sizes_and_training_settings_tell_no_architectures_apart(tmp_path):
+    model = dict(encoder="transformer", decoder="transformer")
+    configs = {
+        "train_a": dict(model, encoder_conf=dict(num_blocks=12)),
+        "train_b": dict(
+            model,
+            encoder_conf=dict(output_size=512, dropout_rate=0.3, input_layer="conv2d"),
+            model_conf=dict(ctc_weight=0.3, lsm_weight=0.1),
+            optim="adam",
+        ),
+        "train_c": dict(model, encoder_conf=dict(input_layer="linear")),
+        "train_d": dict(model, decoder="transducer"),
+        "train_e": dict(model, encoder_conf=dict(nonesuch=1)),
+        "decode": dict(beam_size=10),
+    }
+    conf = tmp_path / "egs2" / "corpus" / "asr1" / "conf"
+    conf.mkdir(parents=True)
+    for name, config in configs.items():
+        (conf / f"{name}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    found = collect(tmp_path)
+    assert [[Path(c).stem[-1] for c in a["configs"]] for a in found] == [
+        ["a", "b"],
+        ["c"],
+        ["d"],
+        ["e"],
+    ]
+    reasons = [why_not_built(architecture) for architecture in found]
+    assert reasons[:3] == [None, None, "transducer"]
+    assert reasons[3].startswith("ESPnet:") and "nonesuch" in reasons[3]
+    for architecture, reason in zip(found, reasons):
+        if reason is not None:
+            architecture["excluded"] = reason
+    rows = table(found, {found[1]["name"]: "no"}).splitlines()
+    assert (
+        "| asr | 4 (5) | 2 (3) | 0 (0) | 0 (0) | 1 (1) | 1 (1) | 1 (2) | 67% |" in rows
+    )
+    assert f"{found[1]['name']}: no" in rows
