@@ -158,8 +158,8 @@ def _check_speakers(bundle: Bundle, multi_asr: bool) -> None:
     speakers = bundle.manifest.speakers
     if multi_asr != (speakers is not None):
         raise PluginError(
-            f"the encoder of {bundle.path} tells {speakers or 'no'} speakers apart: set "
-            f"multi_asr to {'false' if multi_asr else 'true'}"
+            f"the encoder of {bundle.path} tells {speakers or 'no'} speakers apart: "
+            f"set multi_asr to {'false' if multi_asr else 'true'}"
         )
 
 
