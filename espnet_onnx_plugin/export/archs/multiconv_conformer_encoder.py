@@ -21,15 +21,13 @@ register(
         wrap=refuse_token_ids,
         tiny={
             "concat_fusion": dict(_TINY, macaron_style=True, layer_drop_rate=0.1),
-            "sum": dict(
+            "weighted_sum": dict(
                 _TINY,
-                multicgmlp_type="sum",
+                multicgmlp_type="weighted_sum",
                 use_linear_after_conv=True,
+                positionwise_layer_type="conv1d",
                 interctc_layer_idx=[1],
                 interctc_use_conditioning=True,
-            ),
-            "weighted_sum": dict(
-                _TINY, multicgmlp_type="weighted_sum", positionwise_layer_type="conv1d"
             ),
         },
         limits="input_layer embed is for token ids",
