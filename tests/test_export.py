@@ -130,7 +130,7 @@ def test_bad_models_are_named(capsys, tiny, tmp_path):
         (dict(encoder="vgg_rnn"), "encoder 'vgg_rnn' is not supported"),
         (dict(decoder="transducer"), "decoder 'transducer' is not supported"),
         (dict(decoder="rnn"), "decoder 'rnn' is not supported"),
-        (dict(frontend="s3prl"), "frontend 's3prl' is not supported"),
+        (dict(frontend="huggingface"), "frontend 'huggingface' is not supported"),
         (dict(preencoder="sinc"), "preencoder 'sinc' is not supported"),
         (dict(model="maskctc"), "model 'maskctc' is not supported"),
         (dict(postencoder="length_adaptor"), "postencoder 'length_adaptor'"),
