@@ -129,9 +129,8 @@ def test_bad_models_are_named(capsys, tiny, tmp_path):
     [
         (dict(encoder="avhubert"), "encoder 'avhubert' is not supported"),
         (dict(decoder="transducer"), "decoder 'transducer' is not supported"),
-        (dict(frontend="sliding_window"), "frontend 'sliding_window'"),
-        (dict(preencoder="sinc"), "preencoder 'sinc' is not supported"),
-        (dict(model="pit_espnet"), "model 'pit_espnet' is not supported"),
+        (dict(frontend="huggingface"), "frontend 'huggingface' is not supported"),
+        (dict(postencoder="nonesuch"), "postencoder 'nonesuch' is not supported"),
         (dict(model="maskctc"), "model 'maskctc' with decoder 'transformer'"),
         (dict(decoder="mlm"), "model maskctc and decoder mlm go together"),
         (dict(token_type="nonesuch"), "token_type 'nonesuch'"),

@@ -1,13 +1,18 @@
 """Models that listen through a self-supervised one: ESPnet's inference against ours."""
 
+import sys
+from argparse import Namespace
+
 import numpy as np
 import onnx
 import pytest
 import ssl_checkpoints
+from conftest import asr_config, build_asr
 from test_asr import compare, variant
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.task import wrap_frontend
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize
 
@@ -84,3 +89,20 @@ def assert_lowers(bundle, tmp_path):
     graph = onnx.load(int8.file(int8.manifest.graphs["frontend"].file.name)).graph
     types = [tensor.data_type for tensor in graph.initializer]
     assert types.count(onnx.TensorProto.INT8) == 15  # 7 a layer, and the projection
+
+
+@pytest.mark.parametrize(
+    "role, name, package",
+    [("frontend", "s3prl", "s3prl"), ("encoder", "wav2vec2", "fairseq")],
+)
+def test_a_missing_package_is_named(monkeypatch, role, name, package):
+    for module in (package, f"{package}.nn"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PluginError, match=f"pip install {package}"):
+        find(role, name).needs()
+
+
+def test_a_normalization_of_waveforms_is_refused():
+    config = asr_config(**{**MODELS["torchaudiohubert"], "normalize": "utterance_mvn"})
+    with pytest.raises(PluginError, match="reads waveforms, and a normalize"):
+        wrap_frontend(build_asr(config), Namespace(**config))
