@@ -209,9 +209,11 @@ onnx_decode() {
 
 # onnx_score VARIANT: ESPnet's own scoring of what the variant decoded
 onnx_score() {
-    local tag=${inference_tag}_onnx_$1
+    local tag=${inference_tag}_onnx_$1 args=()
+    # Not every driver has this option.
+    [ -z "${skip_stages+set}" ] || args+=(--skip_stages "")
     log "Scoring by ESPnet's stage ${onnx_score_stage}, log: '${onnx_exp}/${tag}/score.log'"
-    onnx_driver "${onnx_driver_args[@]}" --inference_tag "${tag}" --skip_stages "" \
+    onnx_driver "${onnx_driver_args[@]}" --inference_tag "${tag}" "${args[@]}" \
         --stage "${onnx_score_stage}" --stop_stage "${onnx_score_stage}" \
         > "${onnx_exp}/${tag}"/score.log 2>&1 ||
         onnx_show_failure "${onnx_exp}/${tag}"/score.log
