@@ -15,12 +15,17 @@ onnx_template=asr
 
 [ "${asr_task}" = asr ] ||
     onnx_die "--onnx true is not supported with --asr_task ${asr_task}, only with asr"
-onnx_refuse_options use_k2 use_streaming use_maskctc use_word_lm
+onnx_refuse_options use_k2 use_streaming use_word_lm
 [ "${num_inf:-1}" -eq 1 ] ||
     onnx_die "--onnx true is not supported with --num_inf ${num_inf}, only with 1"
+if "${use_maskctc:-false}" && { "${use_lm}" || "${use_ngram}"; }; then
+    onnx_die "Mask-CTC uses no language model, in ESPnet's own stages either: give" \
+        "--use_lm false --use_ngram false with --use_maskctc true"
+fi
 
 onnx_run_espnet
 onnx_describe_model asr "${asr_exp}" "${inference_asr_model}"
+! "${use_maskctc:-false}" || onnx_inference=asr_inference_maskctc
 onnx_add_lm "${use_lm}" "" "${lm_exp}" "${inference_lm}"
 onnx_add_model "${use_ngram}" ngram ngram_weight \
     --ngram_file "${ngram_exp-}/${inference_ngram-}"

@@ -74,6 +74,7 @@ onnx_run_espnet() {
 # onnx_describe_model TASK EXP FILE: what the stages have to know of the trained model
 onnx_describe_model() {
     onnx_task=$1
+    onnx_inference=$1_inference
     onnx_exp=$2
     onnx_score_stage=13
     onnx_text=text

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Sourced after ESPnet's driver: the three ONNX stages. They read ESPnet's variables and
 # what the adapter says of its template (see onnx_adapter.sh):
-#   onnx_task            name of the task, as in bin.export --task and bin.TASK_inference
+#   onnx_task            name of the task, as in bin.export --task
+#   onnx_inference       name of the command that decodes, here and in ESPnet
 #   onnx_exp             directory of the trained model
 #   onnx_score_stage     number of ESPnet's scoring stage
 #   onnx_text            file of a data directory with the text that is to be found
@@ -185,16 +186,16 @@ onnx_decode() {
         split_scps+=("${logdir}/keys.${n}.scp")
     done
     utils/split_scp.pl "${keys}" "${split_scps[@]}"
-    log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/${onnx_task}_inference.*.log'"
-    ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_task}"_inference.JOB.log \
+    log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/${onnx_inference}.*.log'"
+    ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
-        ${python} -m "espnet_onnx_plugin.bin.${onnx_task}_inference" \
+        ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" \
         --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" \
         --data_path_and_name_and_type "${keys},speech,${onnx_type}" \
         --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size}" \
         --output_dir "${logdir}"/output.JOB ||
-        onnx_show_failure "${logdir}/${onnx_task}"_inference.*.log
-    for f in 1best_recog/{token,token_int,score,text} \
+        onnx_show_failure "${logdir}/${onnx_inference}".*.log
+    for f in 1best_recog/{token,token_int,score,text,text_nospecial} \
         1asr_best_recog/asr_{token,token_int,score,text}; do
         if [ -f "${logdir}/output.1/${f}" ]; then
             for n in $(seq "${count}"); do
@@ -227,14 +228,14 @@ onnx_time() {
     local reference=${onnx_exp}/${inference_tag}/$2/onnx_timing/setting dir setting
     if [ "$1" = PyTorch ]; then
         args=(
-            --inference "${onnx_task}_inference"
+            --inference "${onnx_inference}"
             --ngpu "$([ "${onnx_provider}" = cpu ] && echo 0 || echo 1)"
             --num_threads "${onnx_threads}"
             "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
         )
     else
         tag+=_onnx_$1
-        module=${onnx_task}_inference
+        module=${onnx_inference}
         args=(--model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}")
         files=("${onnx_dir}/$1"/manifest.yaml)
         # The time to compare with must not be of another day than this one.
@@ -318,6 +319,14 @@ print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
 onnx_run_stages() {
     onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
     onnx_nj=${onnx_nj:-${inference_nj}}
+    onnx_inference=${onnx_inference:-${onnx_task}_inference}
+    # A bundle may hold a language model that this run does not use: a weight of zero
+    # takes a scorer out of ESPnet's search. Mask-CTC has no such options.
+    onnx_unused_args=()
+    if ! "${use_maskctc:-false}"; then
+        "${use_lm}" || onnx_unused_args+=(--lm_weight 0)
+        "${use_ngram}" || onnx_unused_args+=(--ngram_weight 0)
+    fi
     onnx_cmd="${decode_cmd} --gpu 0"
     if [ "${onnx_provider}" = cuda ]; then
         onnx_cmd="${cuda_cmd} --gpu 1"

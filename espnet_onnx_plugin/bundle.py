@@ -132,10 +132,11 @@ class Manifest:
 
     Attributes:
         task: name of the recipe's driver: asr.
-        graphs: by role: frontend, encoder, decoder_memory, decoder, lm.
+        graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
+            mask_decoder_memory and mask_decoder in the place of decoders.
         speech, text: input and output of the model.
         transcript: words of the transcript that the model also reads, or None.
-        search: ids and defaults that the search needs (sos, eos, blank, ...).
+        search: ids and defaults that the search needs (sos, eos, blank, mask, ...).
         ngram: file of a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
             recognizes before it translates.
@@ -149,12 +150,21 @@ class Manifest:
     text: Text
     search: Mapping[str, Any]
     ngram: Optional[str] = None
+    transcript: Optional[Text] = None
     src_text: Optional[Text] = None
     src_ngram: Optional[str] = None
-    transcript: Optional[Text] = None
     source: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    @property
+    def speakers(self) -> Optional[int]:
+        """Number of speakers that the encoder tells apart; None: it has no such axis.
+
+        Its outputs are (utterances, speakers, ...) then.
+        """
+        _, *speakers, _, _ = self.graphs["encoder"].outputs["encoder_out"].axes
+        return int(speakers[0]) if speakers else None
 
 
 @dataclass(frozen=True)
@@ -264,8 +274,7 @@ def _parse(content: Any) -> Manifest:
     }
     fields["speech"] = Speech(**fields["speech"])
     for name in ("text", "src_text", "transcript"):
-        if fields.get(name) is not None:
-            fields[name] = Text(**fields[name])
+        fields[name] = Text(**fields[name]) if fields.get(name) else None
     return Manifest(**fields)
 
 

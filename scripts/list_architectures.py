@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """List the distinct architectures among the training configurations of an ESPnet.
 
-Usage: scripts/list_architectures.py [--espnet_root CHECKOUT]    (needs the extra export)
+Usage: scripts/list_architectures.py [--espnet_root CHECKOUT]   (needs the extra export)
 
 With a checkout, reads every training configuration of egs2/*/{asr1,st1,slu1,s2t1,lm1},
 takes away what is not architecture (optimizers, dropout, sizes), builds each distinct

@@ -18,8 +18,8 @@ ROLES = (
     "encoder",
     "postencoder",
     "deliberationencoder",
-    "postdecoder",
     "decoder",
+    "postdecoder",
     "lm",
 )
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
+pytest_plugins = ["shared_graphs"]
+
 TOKENS = ["<blank>", "<unk>", *"abcdefghijklmnopqrstuvwx", "<space>", "<sos/eos>"]
 
 #: Of a source language.
@@ -123,7 +125,7 @@ def sharpen(model) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Dict[str, Any]:
+def tiny(tmp_path_factory, shared_graphs) -> Dict[str, Any]:
     """A tiny ASR model and LM on disk, their bundle, and a data directory."""
     from espnet_onnx_plugin.export.export import export_bundle
     from espnet_onnx_plugin.export.model import Checkpoints

@@ -1,6 +1,7 @@
 """Checkpoints of tiny self-supervised models with random weights, as s3prl has them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict
 
 #: The convolutions of wav2vec 2.0 with few channels: 400 samples wide, 320 apart.
@@ -39,6 +40,38 @@ def write(upstream: str, directory: Path) -> Path:
     return path
 
 
+class StandIn:
+    """What ESPnet imports of fairseq, which Python 3.11 has no release of.
+
+    The models are s3prl's copies of fairseq's.
+    """
+
+    def __init__(self, directory: Path):
+        from s3prl.upstream.hubert.hubert_model import HubertModel
+        from s3prl.upstream.wav2vec2.wav2vec2_model import Wav2Vec2Model
+
+        self.directory = directory
+        self.modules = {
+            "fairseq": SimpleNamespace(checkpoint_utils=self),
+            "fairseq.models.wav2vec.wav2vec2": SimpleNamespace(
+                Wav2Vec2Model=Wav2Vec2Model
+            ),
+            "fairseq.models.hubert.hubert": SimpleNamespace(HubertModel=HubertModel),
+        }
+
+    def load_model_ensemble_and_task(self, paths: Any, **settings: Any):
+        """One of the tiny models, by the name of its file."""
+        from s3prl.upstream.hubert.convert import load_converted_model as hubert
+        from s3prl.upstream.wav2vec2.convert import load_converted_model as wav2vec2
+
+        name = Path(paths[0]).stem
+        load = hubert if name.startswith("hubert") else wav2vec2
+        model, _ = load(str(write(name, self.directory)))
+        config = SimpleNamespace(encoder_embed_dim=_SIZES["encoder_embed_dim"])
+        model.cfg = config
+        return [model], SimpleNamespace(model=config), None
+
+
 def with_checkpoints(conf: Any, directory: Path) -> Any:
     """A configuration in which s3prl's upstreams have the checkpoints they read."""
     if isinstance(conf, list):
@@ -48,6 +81,10 @@ def with_checkpoints(conf: Any, directory: Path) -> Any:
     conf = {key: with_checkpoints(value, directory) for key, value in conf.items()}
     if "upstream" in conf:
         conf["path_or_url"] = str(write(conf["upstream"], directory))
+    for key in ("w2v", "hubert"):
+        if f"{key}_url" in conf:  # ESPnet looks for the file before it downloads
+            write(Path(conf[f"{key}_url"]).stem, directory)
+            conf[f"{key}_dir_path"] = str(directory)
     return conf
 
 

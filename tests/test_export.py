@@ -127,14 +127,14 @@ def test_bad_models_are_named(capsys, tiny, tmp_path):
 @pytest.mark.parametrize(
     "choices, message",
     [
-        (dict(encoder="vgg_rnn"), "encoder 'vgg_rnn' is not supported"),
+        (dict(encoder="avhubert"), "encoder 'avhubert' is not supported"),
         (dict(decoder="transducer"), "decoder 'transducer' is not supported"),
-        (dict(decoder="rnn"), "decoder 'rnn' is not supported"),
-        (dict(frontend="s3prl"), "frontend 's3prl' is not supported"),
+        (dict(frontend="sliding_window"), "frontend 'sliding_window'"),
         (dict(preencoder="sinc"), "preencoder 'sinc' is not supported"),
-        (dict(model="maskctc"), "model 'maskctc' is not supported"),
-        (dict(postencoder="length_adaptor"), "postencoder 'length_adaptor'"),
-        (dict(token_type="whisper_en"), "token_type 'whisper_en'"),
+        (dict(model="pit_espnet"), "model 'pit_espnet' is not supported"),
+        (dict(model="maskctc"), "model 'maskctc' with decoder 'transformer'"),
+        (dict(decoder="mlm"), "model maskctc and decoder mlm go together"),
+        (dict(token_type="nonesuch"), "token_type 'nonesuch'"),
     ],
 )
 def test_what_is_not_supported_is_named_before_it_is_built(

@@ -4,13 +4,15 @@ import functools
 
 import numpy as np
 import pytest
-from conftest import asr_config, build_asr, save, waves
+from conftest import asr_config, build_asr, save, waves, write_data
 from hub_models import tiny_model, tiny_whisper, use_tiny_models
 
 import espnet_onnx_plugin
+from espnet_onnx_plugin.bin import asr_inference
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.hub_text import needs_whisper
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize
@@ -24,7 +26,12 @@ WHISPER_OPTIONS = dict(ctc_weight=0.0, lm_weight=0.0, beam_size=4, maxlenratio=-
 @pytest.fixture(scope="module")
 def whisper_model(tmp_path_factory):
     """A tiny Whisper with LoRA and its tokens, as its recipes train it."""
-    whisper = pytest.importorskip("whisper")
+    try:
+        needs_whisper()
+    except PluginError as e:
+        pytest.skip(str(e))
+    import whisper
+
     pytest.importorskip("loralib")
     pytest.importorskip("tokenizers")
     from espnet2.bin.whisper_export_vocabulary import export_vocabulary
@@ -32,10 +39,7 @@ def whisper_model(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("whisper")
     tokens = root / "tokens.txt"
-    try:
-        export_vocabulary(str(tokens), "whisper_multilingual", log_level="ERROR")
-    except AttributeError:
-        pytest.skip("whisper is not ESPnet's copy, whose tokenizer ESPnet needs")
+    export_vocabulary(str(tokens), "whisper_multilingual", log_level="ERROR")
     lora = dict(rank=2, alpha=4, target_modules=["query", "key", "value", "attn.out"])
     config = asr_config(
         token_list=str(tokens),
@@ -282,6 +286,23 @@ def test_hub_decoder_decodes_to_espnets_tokens(hub_model, conf):
     prepared = [ours.prepare(wave) for wave in waves(3).values()]
     together = ours.batch(prepared)
     assert [r[0][2] for r in together] == [ours.batch([p])[0][0][2] for p in prepared]
+
+
+def test_decoding_configurations_of_recipes_are_taken(hub_model, tmp_path):
+    data, config = write_data(tmp_path / "data"), tmp_path / "decode_asr_hf.yaml"
+    config.write_text("beam_size: 5\nctc_weight: 0.0\nhugging_face_decoder: true\n")
+    files = f"{data / 'wav.scp'},speech,sound"
+    common = ["--model_dir", str(hub_model["bundle"]), "--config", str(config)]
+    common += ["--data_path_and_name_and_type", files]
+    conf = ["--hugging_face_decoder_conf", "num_beams=1,max_length=6"]
+    longest = {}
+    for name, args in (("recipe", []), ("greedy", conf)):
+        asr_inference.main([*common, "--output_dir", str(tmp_path / name), *args])
+        best = tmp_path / name / "1best_recog"
+        assert len((best / "text").read_text().splitlines()) == len(waves())
+        tokens = (best / "token_int").read_text().splitlines()
+        longest[name] = max(len(line.split()) - 1 for line in tokens)
+    assert longest["greedy"] <= 4 < longest["recipe"]
 
 
 def test_texts_of_a_hub_are_espnets(hub_model):

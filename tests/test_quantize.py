@@ -353,7 +353,9 @@ def test_bad_options(tiny, tmp_path, capsys, arguments, message):
 def test_the_search_is_the_recipes(tmp_path):
     config = tmp_path / "decode.yaml"
     config.write_text("beam_size: 7\nctc_weight: 0.4\n")
-    options = command.search_options("asr", str(config), " --beam_size 5 --lm_weight 0")
+    options = command.search_options(
+        "asr_inference", str(config), " --beam_size 5 --lm_weight 0"
+    )
     assert (options["beam_size"], options["ctc_weight"]) == (5, 0.4)
     assert options["lm_weight"] == 0
-    assert command.search_options("asr", None, "") is None
+    assert command.search_options("asr_inference", None, "") is None

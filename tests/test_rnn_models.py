@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import asr_config, build_asr, build_lm, save, sharpen, waves
+from conftest import asr_config, build_asr, build_lm, save, sharpen, waves, write_data
 
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import read_bundle
@@ -14,6 +14,7 @@ from espnet_onnx_plugin.quantize.budget import Budget
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
 from espnet_onnx_plugin.quantize.reading import Utterances
 from espnet_onnx_plugin.quantize.sensitivity import rank
+from espnet_onnx_plugin.runtime.data import Source
 
 MODELS = {
     "vgg_location": dict(
@@ -56,7 +57,8 @@ def rnn(request, tmp_path_factory):
     lm = save(lm_model, lm_config, root / "lm", "lm.pth")
     checkpoints = Checkpoints(asr["config"], asr["file"], lm["config"], lm["file"])
     bundle = export_bundle("asr", checkpoints, root / "fp32")
-    return dict(root=root, asr=asr, lm=lm, bundle=bundle)
+    source = Source(write_data(root / "data") / "wav.scp", "sound")
+    return dict(root=root, asr=asr, lm=lm, bundle=bundle, source=source)
 
 
 def espnet(rnn, **options):
@@ -97,7 +99,9 @@ def test_optimized_and_quantized_bundles_decode(rnn):
     optimized = optimize(rnn["bundle"], rnn["root"] / "optimized", "cpu", None)
     ours = espnet_onnx_plugin.Speech2Text(rnn["bundle"], **OPTIONS["joint"])
     fused = espnet_onnx_plugin.Speech2Text(optimized, **OPTIONS["joint"])
-    quantized = quantize(rnn["bundle"], rnn["root"] / "int8")
+    audio = Utterances(rnn["source"], options=OPTIONS["joint"])
+    free = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
+    quantized = quantize(rnn["bundle"], rnn["root"] / "int8", "int8", audio, free)
     small = espnet_onnx_plugin.Speech2Text(quantized, **OPTIONS["joint"])
     for wave in waves(2).values():
         assert fused(wave)[0][2] == ours(wave)[0][2]
@@ -105,6 +109,13 @@ def test_optimized_and_quantized_bundles_decode(rnn):
     differences = read_bundle(quantized.path).manifest.checks["quantize"]["differences"]
     assert max(differences.values()) < 0.05
     assert min(differences[role] for role in ("encoder", "decoder")) > 0
+    graphs = {
+        role: {x.op_type for x in load_graph(quantized.file(f"{role}.onnx")).graph.node}
+        for role in ("encoder", "decoder")
+    }
+    # A step's cells are products that take part; the filter of weights does not.
+    assert not {"Gemm", "QLinearConv"} & graphs["decoder"]
+    assert "Conv" in graphs["decoder"] and "LSTM" not in graphs["encoder"]
 
 
 def test_lstm_layers_are_ranked_by_what_int8_costs(rnn):

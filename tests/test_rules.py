@@ -1,15 +1,24 @@
 """Optimization rules: they match where they should, and what they make is equal."""
 
+from argparse import Namespace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
 from conftest import TOKENS, asr_config, build_asr
+from torchaudio.models.wav2vec2.components import SelfAttention
 
-from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
-from espnet_onnx_plugin.export.graph import export_encoder, export_step
+from espnet_onnx_plugin.export.encoder import EncoderGraph
+from espnet_onnx_plugin.export.graph import export_graph, export_step
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.ssl_layers import attend
+from espnet_onnx_plugin.export.task import (
+    describe_speech,
+    export_audio,
+    wrap_frontend,
+)
 from espnet_onnx_plugin.graph_file import load_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
@@ -25,10 +34,11 @@ ENCODERS = {
         attention=2,
         position_table=2,
     ),
-    ("conformer", "legacy"): dict(pointwise_conv=4, depthwise_conv=2, attention=2),
+    ("conformer", "legacy"): dict(pointwise_conv=2, depthwise_conv=1, attention=1),
     ("transformer", None): dict(attention=2, flatten_order=1),
     ("branchformer", None): dict(depthwise_conv=2, attention=2),
     ("e_branchformer", None): dict(depthwise_conv=4, attention=2),
+    ("torchaudiohubert", "large"): dict(attention=2),
 }
 
 
@@ -51,8 +61,11 @@ def assert_same(before, after, feeds):
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    """Exported encoder graphs by architecture and variant, made when asked for."""
+def encoders(tmp_path_factory, shared_graphs):
+    """Exported encoder graphs by architecture and variant, made when asked for.
+
+    They are those of test_parity.py, which spares their export.
+    """
     made = {}
 
     def get(name, variant):
@@ -60,13 +73,14 @@ def encoders(tmp_path_factory):
             tiny = find("encoder", name).tiny
             conf = tiny[variant] if variant else next(iter(tiny.values()))
             config = asr_config(encoder=name, encoder_conf=conf)
-            module = EncoderGraph(
-                build_asr(config), {r: config[r] for r in (*PARTS, "encoder")}
-            ).eval()
-            path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
-            example = (torch.randn(2, 71, 20), torch.tensor([71, 60]))
-            export_encoder(module, example, path)
-            made[name, variant] = path
+            model = build_asr(config)
+            args = Namespace(**{**config, "use_preprocessor": False})
+            frontend = wrap_frontend(model, args)
+            module = EncoderGraph(model, config).eval()
+            speech = describe_speech(model, frontend, args)
+            path = tmp_path_factory.mktemp("encoder")
+            export_audio(frontend, module, speech, path)
+            made[name, variant] = path / "encoder.onnx"
         return made[name, variant]
 
     return get
@@ -95,6 +109,31 @@ def test_encoders(encoders, name, variant, provider):
         expected = {k: v for k, v in expected.items() if k in counts}
         expected["softmax_mask"] = ENCODERS[name, variant]["attention"]
     assert {k: counts[k] for k in expected} == expected
+
+
+class Biased(torch.nn.Module):
+    """Attention whose positions have a bias, as WavLM's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = SelfAttention(8, 2)
+
+    def forward(self, x, bias):
+        return attend(self.layer, x, bias)
+
+
+def test_attention_with_biases_of_positions(tmp_path):
+    path = tmp_path / "attention.onnx"
+    inputs = {"x": ("rows", "time", 8), "bias": ("rows", 2, "time", "time")}
+    example = (torch.randn(2, 7, 8), torch.randn(2, 2, 7, 7))
+    export_graph(Biased().eval(), example, inputs, {"y": ("rows", "time", 8)}, path)
+    model = load_graph(path)
+    rewritten, counts = apply_rules(model, "cpu")
+    assert counts["attention"] == 1
+    random = np.random.default_rng(0)
+    x, bias = (random.standard_normal(s) for s in ((3, 9, 8), (3, 2, 9, 9)))
+    feeds = dict(x=x.astype(np.float32), bias=3 * bias.astype(np.float32))
+    assert_same(model, rewritten, feeds)
 
 
 @pytest.fixture(scope="module")

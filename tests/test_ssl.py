@@ -1,12 +1,15 @@
 """Models that listen through a self-supervised one: ESPnet's inference against ours."""
 
 import numpy as np
+import onnx
 import pytest
 import ssl_checkpoints
 from test_asr import compare, variant
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.optimize.fuse import optimize
+from espnet_onnx_plugin.quantize.quantize import quantize
 
 CTC_ONLY = dict(decoder=None, model_conf=dict(ctc_weight=1.0))
 CONFORMER = dict(
@@ -68,3 +71,16 @@ def test_results_are_espnets(name, tmp_path):
     utterances = [0.1 * random.standard_normal(n) for n in (16000, 30007, 9999)]
     ctc_weight = 0.3 if "decoder" not in config else 1.0
     compare(files, bundle, utterances, beam_size=3, ctc_weight=ctc_weight)
+    if name == "s3prl":
+        assert_lowers(bundle, tmp_path)
+
+
+def assert_lowers(bundle, tmp_path):
+    """Optimization and quantization reach the model that a frontend is."""
+    fused = optimize(bundle, tmp_path / "optimized", "cpu", None)
+    rules = fused.manifest.checks["optimize"]["nodes"]["frontend"]["rules"]
+    assert rules["attention"] == 2
+    int8 = quantize(bundle, tmp_path / "int8")
+    graph = onnx.load(int8.file(int8.manifest.graphs["frontend"].file.name)).graph
+    types = [tensor.data_type for tensor in graph.initializer]
+    assert types.count(onnx.TensorProto.INT8) == 15  # 7 a layer, and the projection

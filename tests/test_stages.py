@@ -75,13 +75,15 @@ if os.environ.get("FAIL") == name:
 if name in ("report", "sample"):
     os.execv(sys.executable, [sys.executable, *args])
 out = Path(values["output_dir"][0])
-if name.endswith("_inference"):
+if "_inference" in name:
     best = out / "1best_recog"
     best.mkdir(parents=True)
     keys = [line.split()[0] for line in open(values["key_file"][0])]
     keys = keys[int(os.environ.get("LOSE", "0")):]
     for f in ("text", "token_int", "score", "token"):
         (best / f).write_text("".join(k + " 1 2\\n" for k in keys))
+        if name == "s2t_inference":
+            (best / "text_nospecial").write_text("".join(k + " 1\\n" for k in keys))
         if name == "st_inference":
             first = out / "1asr_best_recog" / ("asr_" + f)
             first.parent.mkdir(exist_ok=True)
@@ -279,7 +281,7 @@ def test_help(recipe):
         (["--asr_task", "asr_transducer"], ["--asr_task asr_transducer"]),
         (["--use_k2", "true"], ["--use_k2"]),
         (["--use_streaming", "true"], ["--use_streaming"]),
-        (["--use-maskctc", "true"], ["--use_maskctc"]),
+        (["--use-maskctc", "true", "--use_lm", "true"], ["--use_lm false"]),
         (["--use_word_lm", "true"], ["--use_word_lm"]),
         (["--num_inf", "2"], ["--num_inf 2"]),
     ],
@@ -396,6 +398,24 @@ def test_all_three_stages(recipe):
     table = Path("exp/asr/onnx/RESULTS.md").read_text()
     assert "| int8 | 4 | 100.00 | 0 | 0.500 | 4.00x |" in table
     assert table in result.stdout
+
+
+def test_mask_ctc_has_its_own_commands(recipe):
+    make_torch_decode()
+    args = ["--use_maskctc", "true", "--inference_args", "--maskctc_n_iterations 5"]
+    result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
+    assert result.returncode == 0, result.stderr
+    [quantized] = module_calls("quantize")
+    assert quantized["inference_args"] == ["--maskctc_n_iterations 5 "]
+    decodes = module_calls("asr_inference_maskctc")
+    assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
+    references = module_calls("reference")
+    assert len(references) == 2
+    assert all(c["inference"] == ["asr_inference_maskctc"] for c in references)
+    for call in decodes + references:
+        assert call["maskctc_n_iterations"] == ["5"]
+        assert "lm_weight" not in call and "ngram_weight" not in call
+    assert module_calls("asr_inference") == []
 
 
 def timed():
@@ -666,11 +686,78 @@ def test_a_source_n_gram_model_is_refused(st_recipe):
     assert_refused(run_st("--use_src_ngram", "true"), "--use_src_ngram true")
 
 
+# Whisper-style models
+
+S2T_DRIVER = (
+    DRIVER.replace("asr_task=asr;", "s2t_ctc=false;")
+    .replace("asr_exp=exp/asr;", "s2t_exp=exp/s2t;")
+    .replace("inference_asr_model=", "inference_s2t_model=")
+)
+
+
+@pytest.fixture
+def s2t_recipe(tmp_path, monkeypatch):
+    """The same of s2t.sh."""
+    monkeypatch.chdir(tmp_path)
+    make_recipe("s2t", S2T_DRIVER)
+    return tmp_path
+
+
+def run_s2t(*args, **kwargs):
+    args = ("--onnx", "true", "--python", "./mypython", *args)
+    return run(*args, template="s2t", **kwargs)
+
+
+def test_whisper_style_models_go_through_all_three_stages(s2t_recipe):
+    result = run_s2t("--stage", "14", "--onnx_variants", "fp32 int8")
+    assert result.returncode == 0, result.stderr
+    [export] = module_calls("export")
+    assert export["task"] == ["s2t"]
+    assert export["model_file"] == ["exp/s2t/m.pth"]
+    directory = Path("exp/s2t/tag_onnx_int8/test_a")
+    assert len(Path(directory, "text").read_text().splitlines()) == 4
+    # What ESPnet scores.
+    plain = Path(directory, "text_nospecial").read_text()
+    assert plain == "u1 1\nu2 1\nu3 1\nu4 1\n"
+    assert sum(line == "RAN 13" for call in driver_calls() for line in call) == 2
+    assert "| fp32 | 4 |" in Path("exp/s2t/onnx/RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "ctc, task, command",
+    [
+        ("false", "s2t", "s2t_inference"),
+        ("true", "s2t_ctc", "s2t_inference_ctc"),
+    ],
+)
+def test_the_kind_of_model_chooses_task_and_command(s2t_recipe, ctc, task, command):
+    for name in ("test_a", "test_b"):
+        directory = Path("exp/s2t/tag", name)
+        directory.mkdir(parents=True)
+        keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
+        # A greedy search has no scores.
+        for file in ("token_int", *(["score"] if ctc == "false" else [])):
+            (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
+    args = ("--stage", "14", "--s2t_ctc", ctc, "--onnx_variants", "fp32")
+    result = run_s2t(*args)
+    assert result.returncode == 0, result.stderr
+    assert module_calls("export")[0]["task"] == [task]
+    assert module_calls(command)[0]["model_dir"] == ["exp/s2t/onnx/fp32"]
+    reference = module_calls("reference")[0]
+    assert reference["inference"] == [command]
+    assert reference["s2t_train_config"] == ["exp/s2t/config.yaml"]
+    assert reference["s2t_model_file"] == ["exp/s2t/m.pth"]
+
+
+def test_streaming_whisper_style_models_are_refused(s2t_recipe):
+    assert_refused(run_s2t("--use_streaming", "true"), "--use_streaming true")
+
+
 # A checkout of ESPnet
 
 
 @pytest.mark.skipif("ESPNET_ROOT" not in os.environ, reason="ESPNET_ROOT is not set")
-@pytest.mark.parametrize("name", ["asr", "st"])
+@pytest.mark.parametrize("name", ["asr", "st", "s2t"])
 def test_espnets_own_driver(tmp_path, monkeypatch, name):
     templates = Path(os.environ["ESPNET_ROOT"]).resolve() / "egs2/TEMPLATE"
     recipe = tmp_path / "egs2/corpus" / f"{name}1"
@@ -691,8 +778,8 @@ def test_espnets_own_driver(tmp_path, monkeypatch, name):
     assert result.returncode == 0 and "Successfully finished" in result.stdout
     assert run(*sets, "--no_such_option", "1", template=name).returncode == 1
     sets += ["--onnx", "true"]
-    result = run(*sets, "--use_k2", "true", template=name)
-    assert_refused(result, "--use_k2 true")
+    result = run(*sets, "--use_streaming", "true", template=name)
+    assert_refused(result, "--use_streaming true")
     last = ["--stage", "16", "--python", sys.executable]
     if name == "st":
         last += ["--skip_eval", "true", "--stage", "15"]

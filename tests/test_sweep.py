@@ -4,12 +4,6 @@ tests/data/architectures.yaml lists them; scripts/list_architectures.py makes it
 checkout of ESPnet.
 """
 
-import contextlib
-import hashlib
-import io
-import os
-import pickle
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,15 +11,17 @@ import pytest
 import yaml
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export import graph
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from sweeping.build import training_config  # noqa: E402
-from sweeping.coverage import compare  # noqa: E402
+from sweeping.architectures import collect  # noqa: E402
+from sweeping.build import training_config, why_not_built  # noqa: E402
+from sweeping.coverage import compare, table  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("shared_graphs")
 
 LIST = ROOT / "tests" / "data" / "architectures.yaml"
 ARCHITECTURES = yaml.safe_load(LIST.read_text(encoding="utf-8"))
@@ -39,62 +35,8 @@ def cases(kind):
     ]
 
 
-class Fingerprint(pickle.Pickler):
-    """Pickles modules and tensors as what they hold: torch writes addresses and ids."""
-
-    def reducer_override(self, obj):
-        import torch
-
-        if isinstance(obj, torch.nn.Module):
-            held = [item for item in vars(obj).items() if "state_dict" not in item[0]]
-            return dict, ([("type", type(obj)), *held],)
-        if isinstance(obj, torch.Tensor):
-            content = obj.detach().numpy().tobytes()
-            return str, (f"{type(obj)} {obj.dtype} {obj.shape} {content}",)
-        return NotImplemented
-
-
-def fingerprint(*values):
-    """A name for values that hold the same; None where one cannot be pickled."""
-    written = io.BytesIO()
-    try:
-        Fingerprint(written).dump(values)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return None
-    return hashlib.sha256(written.getvalue()).hexdigest()
-
-
-@pytest.fixture
-def shared_graphs(tmp_path_factory, monkeypatch):
-    """Export a module once: architectures have parts, with their weights, in common.
-
-    What is alike is what pickles to the same bytes: every layer, setting and weight.
-    """
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # the workers' common one
-    root = root / "graphs"
-    root.mkdir(exist_ok=True)
-    export_graph = graph.export_graph
-
-    def export_once(module, example, inputs, outputs, path):
-        name = fingerprint(module, example, dict(inputs), dict(outputs), path.name)
-        if name is None:
-            export_graph(module, example, inputs, outputs, path)
-            return
-        kept = root / name
-        if not kept.exists():
-            aside = tmp_path_factory.mktemp("graph")
-            export_graph(module, example, inputs, outputs, aside / path.name)
-            with contextlib.suppress(OSError):  # another worker was faster
-                aside.rename(kept)
-        shutil.copytree(kept, path.parent, dirs_exist_ok=True)
-
-    monkeypatch.setattr(graph, "export_graph", export_once)
-
-
 @pytest.mark.parametrize("architecture", cases("builds"))
-def test_results_are_espnets(architecture, tmp_path, shared_graphs):
+def test_results_are_espnets(architecture, tmp_path):
     compare(architecture, tmp_path)
 
 
@@ -106,3 +48,42 @@ def test_a_transducer_is_refused_by_name(architecture, tmp_path):
     files = Checkpoints(tmp_path / "config.yaml", tmp_path / "model.pth")
     with pytest.raises(PluginError, match="'transducer'"):
         export_bundle(architecture["task"], files, tmp_path / "fp32")
+
+
+def test_sizes_and_training_settings_tell_no_architectures_apart(tmp_path):
+    model = dict(encoder="transformer", decoder="transformer")
+    configs = {
+        "train_a": dict(model, encoder_conf=dict(num_blocks=12)),
+        "train_b": dict(
+            model,
+            encoder_conf=dict(output_size=512, dropout_rate=0.3, input_layer="conv2d"),
+            model_conf=dict(ctc_weight=0.3, lsm_weight=0.1),
+            optim="adam",
+        ),
+        "train_c": dict(model, encoder_conf=dict(input_layer="linear")),
+        "train_d": dict(model, decoder="transducer"),
+        "train_e": dict(model, encoder_conf=dict(nonesuch=1)),
+        "decode": dict(beam_size=10),
+    }
+    conf = tmp_path / "egs2" / "corpus" / "asr1" / "conf"
+    conf.mkdir(parents=True)
+    for name, config in configs.items():
+        (conf / f"{name}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    found = collect(tmp_path)
+    assert [[Path(c).stem[-1] for c in a["configs"]] for a in found] == [
+        ["a", "b"],
+        ["c"],
+        ["d"],
+        ["e"],
+    ]
+    reasons = [why_not_built(architecture) for architecture in found]
+    assert reasons[:3] == [None, None, "transducer"]
+    assert reasons[3].startswith("ESPnet:") and "nonesuch" in reasons[3]
+    for architecture, reason in zip(found, reasons):
+        if reason is not None:
+            architecture["excluded"] = reason
+    rows = table(found, {found[1]["name"]: "no"}).splitlines()
+    assert (
+        "| asr | 4 (5) | 2 (3) | 0 (0) | 0 (0) | 1 (1) | 1 (1) | 1 (2) | 67% |" in rows
+    )
+    assert f"{found[1]['name']}: no" in rows

@@ -113,6 +113,7 @@ class Inference:
     Attributes:
         name: of the command, e.g. ``asr_inference``.
         task: of the bundles that it takes.
+        decoder: the class, as ``runtime.tasks`` calls it; default: that of the task.
         options: those that the class takes, with what argparse has to know.
         unsupported: as :data:`UNSUPPORTED`.
         without_effect: as :data:`WITHOUT_EFFECT`.
@@ -127,6 +128,7 @@ class Inference:
     )
     without_effect: Sequence[str] = WITHOUT_EFFECT
     texts: Sequence[str] = ()
+    decoder: Optional[str] = None
 
     def get_parser(self) -> ArgumentParser:
         """The options, with ESPnet's names and defaults."""
@@ -179,7 +181,7 @@ class Inference:
             raise PluginError(f"--batch_size {args.batch_size} must be 1 or more")
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
         keys = read_keys(args.key_file) if args.key_file else list(source.entries())
-        model = model_class(self.task)(
+        model = model_class(self.decoder or self.task)(
             args.model_dir,
             provider,
             args.num_threads,

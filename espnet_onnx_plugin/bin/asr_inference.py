@@ -1,5 +1,8 @@
 """Decode with a bundle: ``espnet2.bin.asr_inference`` without torch and ESPnet."""
 
+import argparse
+from typing import Any, Dict
+
 import yaml
 
 from espnet_onnx_plugin.bin._common import str2bool, str_or_none
@@ -10,15 +13,29 @@ from espnet_onnx_plugin.bin._inference import (
     Inference,
 )
 
+
+def settings(value: str) -> Dict[str, Any]:
+    """``NAME=VALUE,NAME=VALUE``, with values as in YAML."""
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    if not all(separator for _, separator, _ in pairs):
+        raise argparse.ArgumentTypeError(f"'{value}' is not NAME=VALUE,NAME=VALUE")
+    return {name: yaml.safe_load(content) for name, _, content in pairs}
+
+
 COMMAND = Inference(
     name="asr_inference",
     task="asr",
     options={
         **SEARCH,
         "time_sync": dict(type=str2bool, default=False, help="time-synchronous search"),
+        "multi_asr": dict(
+            type=str2bool,
+            default=False,
+            help="whether the model tells several speakers apart",
+        ),
         "hugging_face_decoder": dict(type=str2bool, default=False),
         "hugging_face_decoder_conf": dict(
-            type=yaml.safe_load, default={}, help="settings of transformers' generate"
+            type=settings, default={}, help="of transformers' generate: NAME=VALUE,..."
         ),
         "lang_prompt_token": dict(
             type=str_or_none, help="tokens in place of Whisper's language and task"
@@ -31,7 +48,6 @@ COMMAND = Inference(
         **UNSUPPORTED,
         "streaming": (False, "streaming search is not supported yet"),
         "enh_s2t_task": (False, "joint enhancement is not supported yet"),
-        "multi_asr": (False, "multi-speaker models are not supported yet"),
         "quantize_asr_model": (False, "use the int8 bundle"),
         "transducer_conf": (None, "transducers are not supported yet"),
         "partial_ar": (False, "partially autoregressive search is not supported yet"),

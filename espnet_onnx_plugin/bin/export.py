@@ -8,7 +8,7 @@ from espnet_onnx_plugin.bin._common import ArgumentParser, run
 from espnet_onnx_plugin.errors import PluginError
 
 #: The tasks that can be exported, by the name of the recipe's driver.
-TASKS = ("asr", "slu", "st")
+TASKS = ("asr", "st", "slu", "s2t", "s2t_ctc")
 
 
 def get_parser() -> ArgumentParser:

@@ -60,15 +60,15 @@ def get_parser() -> ArgumentParser:
 
 
 def search_options(
-    task: str, config: Optional[str], args: str
+    command: str, config: Optional[str], args: str
 ) -> Optional[Dict[str, Any]]:
-    """Decoding options as the task's command reads them, None where none are given."""
+    """Decoding options as a command reads them, None where none are given."""
     given = [*(["--config", config] if config else []), *shlex.split(args)]
     if not given:
         return None
     required = ["--model_dir", "", "--output_dir", ""]
     required += ["--data_path_and_name_and_type", "scp,speech,sound"]
-    module = importlib.import_module(f"espnet_onnx_plugin.bin.{task}_inference")
+    module = importlib.import_module(f"espnet_onnx_plugin.bin.{command}")
     parsed = module.COMMAND.get_parser().parse_args(required + given)
     return module.COMMAND.decoding_options(parsed)
 
@@ -80,6 +80,7 @@ def quantize(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.quantize.budget import Budget
     from espnet_onnx_plugin.quantize.quantize import quantize
     from espnet_onnx_plugin.quantize.reading import Utterances
+    from espnet_onnx_plugin.runtime.tasks import command
 
     if args.calibration_text and not args.calibration_scp:
         raise PluginError("--calibration_text needs the audio: --calibration_scp")
@@ -87,7 +88,7 @@ def quantize(args: argparse.Namespace) -> None:
     utterances = Utterances(
         calibration_source(args),
         args.calibration_text,
-        search_options(model.manifest.task, args.inference_config, args.inference_args),
+        search_options(command(model), args.inference_config, args.inference_args),
     )
     budget = Budget(args.max_wer_increase, args.min_token_agreement)
     bundle = quantize(model, args.output_dir, args.precision, utterances, budget)

@@ -9,8 +9,8 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 
-#: What the encoder graph holds before the encoder, in the order of ESPnet's ``encode``.
-PARTS = ("normalize", "preencoder")
+#: What the encoder graph may hold, in the order of ESPnet's ``encode``.
+PARTS = ("normalize", "preencoder", "encoder", "postencoder")
 
 
 def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
@@ -46,31 +46,44 @@ class EncoderGraph(torch.nn.Module):
 
     Args:
         model: an ``ESPnetASRModel``.
-        choices: what ``config.yaml`` names for normalize, preencoder, encoder and
-            postencoder; None where there is none.
+        choices: what ``config.yaml`` names for each of :data:`PARTS`; None where there
+            is none.
     """
 
     def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
         super().__init__()
-        self.parts = torch.nn.ModuleList(
-            find(role, choices[role]).wrap(getattr(model, role))
+        wrapped = {
+            role: find(role, choices[role]).wrap(getattr(model, role))
             for role in PARTS
-            if getattr(model, role) is not None
-        )
-        self.encoder = find("encoder", choices["encoder"]).wrap(model.encoder)
-        self.postencoder: Optional[torch.nn.Module] = None
-        if getattr(model, "postencoder", None) is not None:
-            arch = find("postencoder", choices["postencoder"])
-            self.postencoder = arch.wrap(model.postencoder)
+            if getattr(model, role, None) is not None
+        }
+        self.postencoder = wrapped.pop("postencoder", None)
+        self.encoder = wrapped.pop("encoder")
+        self.parts = torch.nn.ModuleList(wrapped.values())
         self.ctc = model.ctc
         self.interctc: List[int] = list(
             getattr(model.encoder, "interctc_layer_idx", [])
         )
         self.conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
+        #: Number of speakers that the encoder tells apart; None: it has no such axis.
+        self.speakers: Optional[int] = getattr(model.encoder, "num_inf", None)
         if getattr(model.encoder, "ctc_trim", False):
             raise PluginError("encoder with ctc_trim: true is not supported")
         if self.interctc and self.ctc is None:
             raise PluginError("interctc_layer_idx without a CTC is not supported")
+        if self.postencoder is not None and (self.interctc or self.speakers):
+            raise PluginError(
+                f"postencoder '{choices['postencoder']}' with interctc_layer_idx or "
+                "with several speakers is not supported"
+            )
+
+    @property
+    def trace_frames(self) -> int:
+        """Frames of features that an example needs to reach all of the encoder.
+
+        A size that is 1 in the example would be 1 in the graph.
+        """
+        return getattr(self.encoder, "trace_frames", 1)
 
     def output_size(self) -> int:
         """Size of the output's vectors."""
@@ -79,16 +92,18 @@ class EncoderGraph(torch.nn.Module):
     @property
     def outputs(self) -> Dict[str, Tensor]:
         """The outputs by name, in order."""
+        rows = ("utterances",)
+        if self.speakers is not None:
+            rows = ("utterances", self.speakers)
         outputs = {
-            "encoder_out": Tensor(
-                "float32", ("utterances", "frames", self.output_size())
-            ),
-            "encoder_out_lens": Tensor("int64", ("utterances",)),
+            "encoder_out": Tensor("float32", (*rows, "frames", self.output_size())),
+            "encoder_out_lens": Tensor("int64", rows),
         }
         if self.ctc is not None:
-            axes = ("utterances", "frames", self.ctc.ctc_lo.out_features)
-            names = ["ctc_log_probs", *(f"interctc_{layer}" for layer in self.interctc)]
-            outputs.update((name, Tensor("float32", axes)) for name in names)
+            size = self.ctc.ctc_lo.out_features
+            outputs["ctc_log_probs"] = Tensor("float32", (*rows, "frames", size))
+            for layer in self.interctc:
+                outputs[f"interctc_{layer}"] = outputs["ctc_log_probs"]
         return outputs
 
     #: Inputs besides features and their lengths, by name.
@@ -133,6 +148,12 @@ class EncoderGraph(torch.nn.Module):
         """The outputs of the graph."""
         results = [x, lengths]
         if self.ctc is not None:
-            results.append(self.ctc.log_softmax(x))
+            results.append(self._log_softmax(x))
         results += [self.ctc.log_softmax(out) for out in intermediate]
         return tuple(results)
+
+    def _log_softmax(self, x: torch.Tensor) -> torch.Tensor:
+        if self.speakers is None:
+            return self.ctc.log_softmax(x)
+        rows = [self.ctc.log_softmax(row) for row in x.unbind(dim=1)]
+        return torch.stack(rows, dim=1)

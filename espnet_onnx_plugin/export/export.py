@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Optional
 
 import numpy as np
 import onnx
@@ -25,9 +25,10 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.task import TaskModel, task_model
 from espnet_onnx_plugin.runtime.data import Source, usable
-from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
+from espnet_onnx_plugin.runtime.encoder import Encoder
 from espnet_onnx_plugin.runtime.session import Device, Session
 
 logger = logging.getLogger(__name__)
@@ -103,10 +104,7 @@ def _export(
     bundle = Bundle(work, manifest)
     figures = check_parity(bundle, espnet, parity_source)
     encoder, speech = Encoder(bundle, Device()), manifest.speech
-    roles = espnet.mixed(bundle)
-    if not parity.encodes_batches(encoder, [u for _, u in noise(espnet)]):
-        roles = ["encoder", *roles]
-    for role in roles:
+    for role in espnet.mixed(bundle):
         logger.info("%s mixes the utterances of a batch: it gets them singly", role)
         graphs[role] = dataclasses.replace(graphs[role], batches=False)
     # Frames made of a transcript have no time.
@@ -117,12 +115,6 @@ def _export(
         manifest, graphs=graphs, speech=speech, checks=dict(parity=figures)
     )
     write_manifest(work, manifest)
-
-
-def noise(espnet: TaskModel) -> Iterator[Tuple[str, Utterance]]:
-    """Made-up utterances of several lengths with descriptions, for a check."""
-    for what, array in parity.noise(espnet.speech):
-        yield what, espnet.accompany(array)
 
 
 def frame_shift(encoder: Encoder, speech: Speech, frames: int = 4) -> Optional[float]:
@@ -178,7 +170,7 @@ def check_parity(
     device = Device()
     speech = bundle.manifest.speech
     encoder = Encoder(bundle, device)
-    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, noise(espnet))}
+    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, espnet.noise())}
     if source is not None:
         figures["encoder_on_real_audio"] = parity.check_encoder(
             espnet.encode,
@@ -193,7 +185,9 @@ def check_parity(
             memory = Session(bundle, f"{role}_memory", device)
         session = Session(bundle, role, device)
         dim, vocabulary = espnet.sizes(role)
-        figures[role] = parity.check_step(step, session, memory, dim, vocabulary, role)
+        whole = isinstance(step, SequenceModule)
+        check = parity.check_sequence if whole else parity.check_step
+        figures[role] = check(step, session, memory, dim, vocabulary, role)
     figures.update(espnet.check_parity(bundle))
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)

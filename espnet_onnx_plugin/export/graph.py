@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence, Tuple
+from typing import Dict, Iterator, Mapping, Sequence, Tuple, Union
 from unittest import mock
 
 import onnx
@@ -18,6 +18,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
+from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.graph_file import save_graph
 from espnet_onnx_plugin.runtime.encoder import LENS
@@ -53,15 +54,16 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-#: The exporter makes a new table of its operators for every graph, a tenth of the time.
+#: The exporter makes a new table of its operators for every graph.
 _operators = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 @contextlib.contextmanager
 def _in_haste() -> Iterator[None]:
-    """Spare a quarter of the exporter's time: what it repeats, and the collector's.
+    """Spare the exporter what it repeats, and the collection of garbage.
 
-    A trace makes very many objects that live until it ends.
+    A trace makes very many objects that live until it ends. Both are a quarter of the
+    time of a tiny graph, a twentieth of a large one's.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -180,10 +182,14 @@ def _zeros(tensor) -> torch.Tensor:
 
 
 def export_frontend(
-    module: torch.nn.Module, example: Sequence[torch.Tensor], dim: int, path: Path
+    module: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    shape: Sequence[int],
+    path: Path,
 ) -> Graph:
     """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances.
 
+    ``shape`` is that of a frame.
     A frontend that gives every utterance as many frames says so in ``frames``.
     """
     inputs = {
@@ -192,7 +198,7 @@ def export_frontend(
     }
     frames = getattr(module, "frames", "frames_in")
     outputs = {
-        "feats": Tensor("float32", ("utterances", frames, dim)),
+        "feats": Tensor("float32", ("utterances", frames, *shape)),
         "feats_lengths": Tensor("int64", ("utterances",)),
     }
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
@@ -208,22 +214,28 @@ def export_encoder(
     """Write an encoder graph.
 
     Args:
-        module: with its ``outputs`` and ``other_inputs``.
-        example: what it reads and the lengths, of two utterances, and its other inputs.
+        module: with its ``outputs``, and where it reads more, ``other_inputs`` and
+            ``other_examples``.
+        example: what it reads and the lengths, of two utterances.
         path: the file to write.
-        names: of what it reads and the lengths.
+        names: of these inputs.
     """
+    others = getattr(module, "other_inputs", {})
     inputs = {
-        names[0]: Tensor("float32", ("utterances", "frames_in", example[0].size(2))),
+        names[0]: Tensor("float32", ("utterances", "frames_in", *example[0].shape[2:])),
         names[1]: Tensor("int64", ("utterances",)),
-        **module.other_inputs,
+        **others,
     }
+    if others:
+        example = (*example, *module.other_examples())
     outputs = module.outputs
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
     return describe(path, inputs, outputs, {})
 
 
-def export_memory(step: StepModule, dim: int, path: Path) -> Graph:
+def export_memory(
+    step: Union[StepModule, SequenceModule], dim: int, path: Path
+) -> Graph:
     """Write the graph that projects the encoder's output for a decoder's steps."""
     inputs, example = {}, []
     for name, frames in step.reads.items():
@@ -256,6 +268,16 @@ def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
         path,
     )
     return describe(path, inputs, outputs, states)
+
+
+def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Graph:
+    """Write the graph of a decoder of whole sequences."""
+    inputs = {**SEQUENCE_INPUTS, **decoder.memory_tensors}
+    outputs = {"scores": Tensor("float32", ("utterances", "tokens", vocabulary))}
+    sizes = dict(utterances=2, tokens=5, frames=7)
+    example = [_zeros(tensor, sizes) for tensor in inputs.values()]
+    export_graph(decoder, example, _axes(inputs), _axes(outputs), path)
+    return describe(path, inputs, outputs, {})
 
 
 def _state_axes(states: Mapping[str, State], when: str) -> Dict[str, Sequence]:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Optional
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -10,22 +10,29 @@ from espnet_onnx_plugin.errors import PluginError
 WHISPER_TYPES = ("whisper_en", "whisper_multilingual")
 
 
-def whisper_converter(model_type: str, preprocessor_conf: Mapping[str, Any]) -> Any:
-    """ESPnet's ``OpenAIWhisperTokenIDConverter``, made as its inference makes it."""
+def whisper_converter(
+    model_type: str, language: Optional[str], task: Optional[str], sot: bool = False
+) -> Any:
+    """ESPnet's ``OpenAIWhisperTokenIDConverter``, made as its inference makes it.
+
+    Args:
+        model_type: one of :data:`WHISPER_TYPES`.
+        language: ESPnet's code of it; None: en.
+        task: transcribe or translate; None: transcribe.
+        sot: whether the tokens have one for the change of the speaker.
+
+    Raises:
+        PluginError: if ESPnet cannot make it of what is installed.
+    """
+    needs_whisper()
     from espnet2.text.whisper_token_id_converter import OpenAIWhisperTokenIDConverter
 
-    try:
-        return OpenAIWhisperTokenIDConverter(
-            model_type=model_type,
-            language=preprocessor_conf.get("whisper_language") or "en",
-            task=preprocessor_conf.get("whisper_task") or "transcribe",
-            sot="speaker_change_symbol" in preprocessor_conf,
-        )
-    except AttributeError as e:  # OpenAI's newer package has another tokenizer
-        raise PluginError(
-            f"ESPnet cannot use the tokenizer of this whisper package ({e}): pip "
-            "install git+https://github.com/espnet/whisper.git"
-        )
+    return OpenAIWhisperTokenIDConverter(
+        model_type=model_type,
+        language=language or "en",
+        task=task or "transcribe",
+        sot=sot,
+    )
 
 
 def whisper_primer(converter: Any) -> List[int]:
@@ -68,6 +75,22 @@ def write_hub_tokenizer(name: Optional[str], path: Path) -> bool:
         )
     path.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     return bool(tokenizer.clean_up_tokenization_spaces)
+
+
+def needs_whisper() -> None:
+    """Import whisper, in the form that ESPnet can use.
+
+    Raises:
+        PluginError: if it is not installed, or is OpenAI's since 20230314: ESPnet needs
+            the tokenizers of transformers that it had before.
+    """
+    try:
+        from whisper.tokenizer import build_tokenizer  # noqa: F401
+    except ImportError as e:
+        raise PluginError(
+            f"Whisper needs ESPnet's copy of the package openai-whisper ({e}): pip "
+            "install git+https://github.com/espnet/whisper.git"
+        )
 
 
 def needs_transformers(what: str = "a model of Hugging Face's hub") -> None:

@@ -7,7 +7,7 @@ force inside :func:`traceable` only and are undone on exceptions too.
 import contextlib
 import math
 import sys
-from typing import Any, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 from unittest import mock
 
 import numpy as np
@@ -33,46 +33,79 @@ def padded_to(length: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def padding_kept_out(encoder: torch.nn.Module) -> Iterator[None]:
+def padding_kept_out(
+    encoder: torch.nn.Module,
+    seen: Callable[[torch.Tensor], torch.Tensor] = lambda mask: mask,
+) -> Iterator[None]:
     """Give each utterance of a batch what it gets alone, for the time of the block.
 
     Alone, a convolution sees zeros behind the last frame, and a subsampled frame exists
     if all frames that it is made of do. In a batch, ESPnet's convolutions see what the
     layers made of the padding, and subsampled frames may be made of it.
+
+    Args:
+        encoder: ESPnet's.
+        seen: what its convolutions see alone, from the mask (B, 1, T) of a layer.
     """
-    handles: List[Any] = []
     masks: List[Optional[torch.Tensor]] = [None]
 
     def take_mask(layer, args):  # (x, mask (B, 1, T), ...)
-        masks[0] = args[1] if len(args) > 1 else None
-
-    def clear_padding(conv, args):  # (x (B, C, T),)
-        [x] = args
-        if masks[0] is not None and masks[0].dim() == 3:
-            return (x.masked_fill(~masks[0], 0.0),)
+        mask = args[1] if len(args) > 1 else None
+        masks[0] = seen(mask) if mask is not None and mask.dim() == 3 else None
 
     def subsample_mask(embed, args, output):
         x, mask = output
         if mask is not None:
-            mask = args[1]
-            for conv in embed.conv:
-                if isinstance(conv, (torch.nn.Conv1d, torch.nn.Conv2d)):
-                    mask = mask[:, :, conv.kernel_size[0] - 1 :: conv.stride[0]]
+            # Frames that the caller puts before the first one are never padding.
+            before = args[2].size(1) if len(args) > 2 and args[2] is not None else 0
+            frames = (x[0] if isinstance(x, tuple) else x).size(1)
+            lengths = before + subsampled(args[1].sum(dim=-1), embed.conv)
+            mask = torch.arange(frames) < lengths[..., None]
         return x, mask
 
-    for layer in getattr(encoder, "encoders", []):
-        handles.append(layer.register_forward_pre_hook(take_mask))
+    with contextlib.ExitStack() as stack:
+
+        def hook(handle):
+            stack.callback(handle.remove)
+
+        for name in ("encoders", "encoders_sd"):
+            for layer in getattr(encoder, name, []):
+                hook(layer.register_forward_pre_hook(take_mask))
+                stack.enter_context(convolutions_see(layer, lambda: masks[0]))
+        embed = getattr(encoder, "embed", None)
+        if isinstance(getattr(embed, "conv", None), torch.nn.Sequential):
+            hook(embed.register_forward_hook(subsample_mask))
+        yield
+
+
+@contextlib.contextmanager
+def convolutions_see(
+    layer: torch.nn.Module, mask: Callable[[], Optional[torch.Tensor]]
+) -> Iterator[None]:
+    """Zero what convolutions over time get outside a mask, for the time of the block.
+
+    Args:
+        layer: what holds the convolutions.
+        mask: gives the mask (B, 1, T) in force, true at what is seen; None: everything.
+    """
+
+    def clear(conv, args):  # (x (B, C, T),)
+        if mask() is not None:
+            return (args[0].masked_fill(~mask(), 0.0),)
+
+    with contextlib.ExitStack() as stack:
         for module in layer.modules():
             if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1:
-                handles.append(module.register_forward_pre_hook(clear_padding))
-    embed = getattr(encoder, "embed", None)
-    if isinstance(getattr(embed, "conv", None), torch.nn.Sequential):
-        handles.append(embed.register_forward_hook(subsample_mask))
-    try:
+                stack.callback(module.register_forward_pre_hook(clear).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def subsampled(lengths: torch.Tensor, conv: torch.nn.Sequential) -> torch.Tensor:
+    """How many frames are left of so many, by a subsampling without padding."""
+    for layer in conv:
+        if isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d)):
+            lengths = (lengths - layer.kernel_size[0]) // layer.stride[0] + 1
+    return lengths
 
 
 def make_pad_mask(
@@ -161,6 +194,7 @@ def _patch_table():
     return [
         (embedding.PositionalEncoding, "forward", _absolute),
         (embedding.ScaledPositionalEncoding, "forward", _scaled),
+        (embedding.StreamPositionalEncoding, "forward", _absolute),
         (embedding.RelPositionalEncoding, "forward", _relative),
         (torch.Tensor, "numpy", _numpy),
         (embedding.LegacyRelPositionalEncoding, "forward", _relative_legacy),

@@ -25,8 +25,9 @@ class Arch:
         name: the choice, e.g. ``conformer``.
         wrap: turns ESPnet's module into an exportable one. Parts of the encoder graph
             (frontend to encoder) map ``(x, lengths)`` to ``(x, lengths)``; decoders
-            and language models become a :class:`~.steps.StepModule`. It raises
-            :class:`PluginError` for a setting that is not supported.
+            and language models become a :class:`~.steps.StepModule`, or a
+            :class:`~.sequences.SequenceModule`. It raises :class:`PluginError` for a
+            setting that is not supported.
         tiny: named small ``*_conf`` dictionaries that together touch every branch.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
         needs: imports the optional package that ESPnet builds it with; raises

@@ -8,8 +8,9 @@ All of them are one computation: with heads h and their width d, over frames t,
 
 An attention of one head has the encoder's output for values. What is called location
 here comes from the weights of earlier steps: of the last one, of a window of them, or
-their sum. Convolutions keep the frames last, so that nothing is transposed, and take
-all heads as groups.
+their sum. Frames come last, so that nothing large is transposed. Products of weights
+with frames have the weights on the left: as convolutions or linear layers the optimizer
+and the quantizer would take them, which costs more than it brings.
 
 Before the first step ESPnet's weights are uniform over the frames. A state holds how
 far the weights are from that, and starts as zeros.
@@ -87,31 +88,20 @@ def _linear(layers: Sequence[torch.nn.Module]) -> torch.nn.Linear:
     return whole
 
 
-def _convolution(
-    layers: Sequence[torch.nn.Module], weight: torch.Tensor
-) -> torch.nn.Conv1d:
-    """A convolution over frames, of which each head is a group.
+def _filters(layers: Sequence[torch.nn.Conv2d]) -> torch.nn.Conv1d:
+    """The convolutions over earlier weights as one, of which each head is a group.
 
-    Args:
-        layers: of the heads, with or without bias.
-        weight: (heads * outputs, inputs of a head, width).
+    Shorter filters get zeros around them; a window of weights is channels.
     """
-    outputs, inputs, width = weight.shape
-    heads, bias = len(layers), layers[0].bias is not None
-    whole = torch.nn.Conv1d(
-        heads * inputs, outputs, width, padding=width // 2, groups=heads, bias=bias
-    )
-    whole.weight.data = weight
-    if bias:
-        whole.bias.data = _joined(layers, "bias")
-    return whole
-
-
-def _filters(layers: Sequence[torch.nn.Conv2d]) -> torch.Tensor:
-    """Filters over earlier weights; those of a shorter one have zeros around them."""
     weights = [layer.weight.detach()[:, 0] for layer in layers]
     width = max(weight.size(2) for weight in weights)
-    return torch.cat([pad(w, [(width - w.size(2)) // 2] * 2) for w in weights])
+    weight = torch.cat([pad(w, [(width - w.size(2)) // 2] * 2) for w in weights])
+    heads, (outputs, window, _) = len(layers), weight.shape
+    whole = torch.nn.Conv1d(
+        heads * window, outputs, width, padding=width // 2, groups=heads, bias=False
+    )
+    whole.weight.data = weight
+    return whole
 
 
 class _MeanMemory(torch.nn.Module):
@@ -182,11 +172,15 @@ class StepAttention(torch.nn.Module):
         self.scaling = attention.scaling if scaling is None else scaling
         self.query = _linear(_heads(attention, "mlp_dec", "mlp_q"))
         self.output = getattr(attention, "mlp_o", None)
-        gvec = _heads(attention, "gvec")
-        if gvec:
-            weight = _joined(gvec, "weight")[..., None]
-            self.energy = _convolution(gvec, weight)
-        self.window = self._build_location(attention)
+        # A bias of the energies is the same for all frames, and softmax takes it away.
+        self._keep("energy", _heads(attention, "gvec"))
+        self._keep("projection", projections := _heads(attention, "mlp_att", "wvec"))
+        if projections and projections[0].bias is not None:
+            self.query.bias = torch.nn.Parameter(_joined(projections, "bias"))
+        convolutions = _heads(attention, "loc_conv")
+        self.filters = _filters(convolutions) if convolutions else None
+        self.window = convolutions[0].kernel_size[0] if convolutions else 1
+        self.cell = getattr(attention, "att_lstm", None)
         self.memory = _Memory(attention, self.dot, self.past != "none")
         values = _heads(attention, "mlp_v")
         value_width = values[0].out_features if values else attention.eprojs
@@ -206,18 +200,10 @@ class StepAttention(torch.nn.Module):
             for name in ("attention_h", "attention_c"):
                 self.states[name] = State("float32", ("rows", width))
 
-    def _build_location(self, attention: torch.nn.Module) -> int:
-        """The layers between earlier weights and energies; returns their window."""
-        self.filters = self.projection = None
-        self.cell = getattr(attention, "att_lstm", None)
-        convolutions = _heads(attention, "loc_conv")
-        projections = _heads(attention, "mlp_att", "wvec")
-        if convolutions:
-            self.filters = _convolution(convolutions, _filters(convolutions))
-        if projections:
-            weight = _joined(projections, "weight")[..., None]
-            self.projection = _convolution(projections, weight)
-        return convolutions[0].kernel_size[0] if convolutions else 1
+    def _keep(self, name: str, layers: Sequence[torch.nn.Linear]) -> None:
+        """Keep the weights of the heads' layers, (heads, output, input)."""
+        weights = [layer.weight.detach() for layer in layers]
+        self.register_buffer(name, torch.stack(weights) if weights else None)
 
     def forward(
         self,
@@ -238,19 +224,24 @@ class StepAttention(torch.nn.Module):
             The context (rows, dim), and the new states.
         """
         bias, key, value, *uniform = memory
-        query = self.query(z).unflatten(0, shape)  # (U, H, h * d)
+        # (U, H, h, d), of utterances and their hypotheses
+        query = self.query(z).unflatten(1, (self.heads, -1)).unflatten(0, shape)
         new: List[torch.Tensor] = []
         if self.dot:
-            query = torch.tanh(query).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            energy = torch.matmul(query, key)
+            energy = torch.matmul(torch.tanh(query).transpose(1, 2), key)
         else:
-            x = key.flatten(1, 2)[:, None] + query[..., None]  # (U, H, h * d, frames)
+            location = None
             if past:
                 history = past[0].unflatten(0, shape) + uniform[0]
-                location, new = self._location(history, uniform[0], past[1:])
-                x = x + location.unflatten(0, shape)
-            energy = self.energy(torch.tanh(x).flatten(0, 1))
-            energy = energy.unflatten(0, shape).transpose(1, 2)
+                location = history.flatten(0, 1)
+                if self.filters is not None:
+                    location = self.filters(location)
+                location = location.unflatten(1, (self.heads, -1)).unflatten(0, shape)
+            if self.cell is not None:
+                h, c = self._recur(location, uniform[0], past[1:])
+                query, location, new = query + h.view_as(query), None, [h, c]
+            x = key[:, None] + self._projected(query[..., None], location)
+            energy = torch.matmul(self.energy, torch.tanh(x))[..., 0, :].transpose(1, 2)
         weights = torch.softmax(self.scaling * energy + bias, dim=-1)  # (U, h, H, t)
         context = torch.matmul(weights, value).transpose(1, 2).flatten(0, 1).flatten(1)
         if self.output is not None:
@@ -259,23 +250,25 @@ class StepAttention(torch.nn.Module):
             new = [self._remember(past[0], weights, uniform[0]), *new]
         return context, new
 
-    def _location(self, history, uniform, states):
-        """What earlier weights (U, H, h * window, frames) add; a cell's new states."""
-        x = history.flatten(0, 1)
-        if self.filters is not None:
-            x = self.filters(x)
-        if self.projection is not None:
-            x = self.projection(x)
-        if self.cell is None:
-            return x, []
+    def _projected(self, query, location):
+        """The query (U, H, h, d, 1) and what the location (U, H, h, channels, frames)
+        adds to it: the query is one more column of the weights, for ones.
+        """
+        if location is None:
+            return query
+        weights = self.projection.expand(*query.shape[:3], -1, -1)
+        ones = torch.ones_like(location[..., :1, :])
+        weights = torch.cat((weights, query), dim=-1)
+        return torch.matmul(weights, torch.cat((location, ones), dim=-2))
+
+    def _recur(self, location, uniform, states):
+        """The new states of the cell that reads the largest outputs of the filters."""
         # Behind the end of an utterance the filters still see its last weights.
-        x = torch.relu(x).unflatten(0, history.shape[:2])
-        x = torch.where(uniform > 0, x, 0.0).amax(dim=-1).flatten(0, 1)
+        x = torch.where(uniform[:, None] > 0, torch.relu(location), 0.0)
+        x = x.amax(dim=-1).flatten(0, 1).flatten(1)
         h, c = states
-        cell = self.cell
-        from_x, from_h = linear(x, cell.weight_ih), linear(h, cell.weight_hh)
-        h, c = lstm_cell(from_x, from_h, h, c)
-        return h[..., None], [h, c]
+        from_x, from_h = linear(x, self.cell.weight_ih), linear(h, self.cell.weight_hh)
+        return lstm_cell(from_x, from_h, h, c)
 
     def _remember(self, past, weights, uniform):
         """The state after a step, (rows, h * window, frames)."""

@@ -14,13 +14,16 @@ import torch
 @contextlib.contextmanager
 def traceable_fairseq(encoder: torch.nn.Module) -> Iterator[None]:
     """Patch a ``TransformerEncoder`` of this kind, for the time of the block."""
+    functions = {
+        # Frames added for the sake of fp16 are masked and taken away again.
+        "pad_to_multiple": lambda x, *args, **kwargs: (x, 0),
+        "index_put": lambda x, mask, value: x.masked_fill(mask[..., None], value),
+    }
     module = sys.modules[type(encoder).__module__]
     with contextlib.ExitStack() as stack:
-        if hasattr(module, "pad_to_multiple"):
-            # Frames added for the sake of fp16 are masked and taken away again.
-            stack.enter_context(
-                mock.patch.object(module, "pad_to_multiple", lambda x, *a, **k: (x, 0))
-            )
+        for name, function in functions.items():
+            if hasattr(module, name):
+                stack.enter_context(mock.patch.object(module, name, function))
         for cls in {type(layer.self_attn) for layer in encoder.layers}:
             stack.enter_context(mock.patch.object(cls, "forward", _attention))
         yield
@@ -143,4 +146,4 @@ def _position_bias(attention: torch.nn.Module, time: Any) -> torch.Tensor:
     table = attention.relative_attention_bias(buckets).transpose(0, 1)
     positions = torch.arange(time)
     index = (positions[None] - positions[:, None]).clamp(-farthest, farthest) + farthest
-    return table[:, index][None]
+    return table.index_select(1, index.flatten()).view(1, -1, time, time)

@@ -68,8 +68,7 @@ class STEncoderGraph(EncoderGraph):
     """
 
     def __init__(self, model: torch.nn.Module, choices: Mapping[str, Optional[str]]):
-        roles = (*PARTS, "encoder", "postencoder")
-        parts = {role: getattr(model, role) for role in roles}
+        parts = {role: getattr(model, role) for role in PARTS}
         ctc = getattr(model, "st_ctc", None)
         super().__init__(SimpleNamespace(**parts, ctc=ctc), dict(choices))
         if self.interctc:
@@ -199,8 +198,7 @@ class Model(TaskModel):
 
     def roles(self, config: Mapping[str, Any]) -> List[str]:
         """See :class:`TaskModel`."""
-        roles = ["frontend", *PARTS, "encoder", "hier_encoder", MD_ENCODER]
-        roles.append("postencoder")
+        roles = ["frontend", *PARTS, "hier_encoder", MD_ENCODER]
         if (config.get("model_conf") or {}).get("st_mtlalpha") != 1.0:
             roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
         if config.get(MD_ENCODER) is not None:
@@ -296,14 +294,13 @@ class Model(TaskModel):
             )
         return graphs
 
-    def encode(self, speech: np.ndarray) -> Dict[str, np.ndarray]:
+    def encode(self, utterance: np.ndarray) -> Dict[str, np.ndarray]:
         """See :class:`TaskModel`."""
-        lengths = torch.tensor([len(speech)])
+        lengths = torch.tensor([len(utterance)])
         with torch.no_grad():
             # A copy: ESPnet normalizes features in place.
-            x, _, asr_x, _ = self.model.encode(
-                torch.from_numpy(speech.copy())[None], lengths, return_int_enc=True
-            )
+            speech = torch.from_numpy(utterance.copy())[None]
+            x, _, asr_x, _ = self.model.encode(speech, lengths, return_int_enc=True)
             # ESPnet's search takes every frame, whatever the length that the encoder
             # says.
             results = {
@@ -340,6 +337,7 @@ class Model(TaskModel):
 
     def mixed(self, bundle: Bundle) -> List[str]:
         """See :class:`TaskModel`."""
+        mixed = super().mixed(bundle)
         if self.md_encoder is not None:
             encoder = MultiDecoderEncoder(bundle, Device())
             together = encoder.encode_together(self._hidden())
@@ -348,8 +346,8 @@ class Model(TaskModel):
                     if alone.ndim > 1:
                         ours = together[name][i : i + 1, : alone.shape[1]]
                         if difference(ours, alone) > TOLERANCE:
-                            return [MD_ENCODER]
-        return []
+                            return [*mixed, MD_ENCODER]
+        return mixed
 
     def _hidden(self) -> List[np.ndarray]:
         """Noise in the place of hidden states."""

@@ -50,9 +50,9 @@ class StepModule(torch.nn.Module):
         reads: sequences that the memory is made from, in the order of ESPnet's
             ``batch_score``, and what their axis of frames is called.
         memory_tensors: those tensors by name, in the order of ``memory``'s results.
+        max_tokens: how many tokens it has positions for; None: any number.
         hidden_size: size of what the output layer reads, where the step can return it.
         returns_hidden: whether it does.
-        max_tokens: how many tokens it has positions for; None: any number.
     """
 
     hidden_size: Optional[int] = None

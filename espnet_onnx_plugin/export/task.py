@@ -9,19 +9,21 @@ import importlib
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Graph, Speech, Text
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import (
     export_encoder,
     export_frontend,
     export_memory,
+    export_sequence,
     export_step,
 )
 from espnet_onnx_plugin.export.hub_text import (
@@ -33,13 +35,18 @@ from espnet_onnx_plugin.export.hub_text import (
 )
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import StepModule
-from espnet_onnx_plugin.runtime.encoder import Utterance
+from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
+from espnet_onnx_plugin.runtime.session import Device
 
 logger = logging.getLogger(__name__)
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
+
+#: What a decoder or a language model becomes.
+GraphModule = Union[StepModule, SequenceModule]
 
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
@@ -82,7 +89,7 @@ class TaskModel:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
-        self.steps: Dict[str, StepModule] = self.wrap_decoders()
+        self.steps: Dict[str, GraphModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
             self.steps["lm"] = wrap_lm(
                 checkpoints.lm_train_config,
@@ -93,7 +100,7 @@ class TaskModel:
 
     def roles(self, config: Mapping[str, Any]) -> List[str]:
         """Keys of a training configuration that choose an architecture."""
-        roles = ["frontend", *PARTS, "encoder", "postencoder"]
+        roles = ["frontend", *PARTS]
         if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
             roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
         return roles
@@ -118,8 +125,8 @@ class TaskModel:
         """The encoder graph of the model."""
         return EncoderGraph(self.model, vars(self.args))
 
-    def wrap_decoders(self) -> Dict[str, StepModule]:
-        """Step graphs of the model by role."""
+    def wrap_decoders(self) -> Dict[str, GraphModule]:
+        """Decoders of the model by role."""
         if self.model.decoder is None:
             return {}
         arch = find("decoder", self.args.decoder)
@@ -157,8 +164,12 @@ class TaskModel:
     @functools.cached_property
     def whisper_converter(self) -> Any:
         """ESPnet's own, of a model that has Whisper's tokens."""
+        conf = getattr(self.args, "preprocessor_conf", None) or {}
         return whisper_converter(
-            self.args.bpemodel, getattr(self.args, "preprocessor_conf", None) or {}
+            self.args.bpemodel,
+            conf.get("whisper_language"),
+            conf.get("whisper_task"),
+            sot="speaker_change_symbol" in conf,
         )
 
     def write_texts(self, work: Path) -> Dict[str, Text]:
@@ -185,8 +196,19 @@ class TaskModel:
             if step.memory is not None:
                 name = f"{role}_memory"
                 graphs[name] = export_memory(step, dim, work / f"{name}.onnx")
-            graphs[role] = export_step(step, vocabulary, work / f"{role}.onnx")
+            whole = isinstance(step, SequenceModule)
+            export = export_sequence if whole else export_step
+            graphs[role] = export(step, vocabulary, work / f"{role}.onnx")
         return graphs
+
+    def accompany(self, speech: np.ndarray) -> Utterance:
+        """Audio with what else the model reads, made up for a check."""
+        return speech
+
+    def noise(self) -> Iterator[Tuple[str, Utterance]]:
+        """Made-up utterances of several lengths with descriptions, for a check."""
+        for what, array in parity.noise(self.speech):
+            yield what, self.accompany(array)
 
     def check_parity(self, bundle: Bundle) -> Dict[str, float]:
         """Compare graphs that are neither frontend and encoder nor steps.
@@ -200,14 +222,10 @@ class TaskModel:
         return {}
 
     def mixed(self, bundle: Bundle) -> List[str]:
-        """Roles of those graphs that let the utterances of a batch change each
-        other.
-        """
-        return []
-
-    def accompany(self, speech: np.ndarray) -> Utterance:
-        """Audio with what else the model reads, made up for a check."""
-        return speech
+        """Roles of the graphs that let the utterances of a batch change each other."""
+        noise = [utterance for _, utterance in self.noise()]
+        alone = parity.encodes_batches(Encoder(bundle, Device()), noise)
+        return [] if alone else ["encoder"]
 
     def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:
         """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
@@ -244,7 +262,10 @@ def encode_reference(
         )
         out, intermediate = out if isinstance(out, tuple) else (out, [])
         # ESPnet's search takes every frame, whatever the length that the encoder says.
-        out_lengths = torch.tensor([out.size(1)])
+        out_lengths = torch.tensor([out.size(-2)])
+        if out.dim() == 4:  # several speakers, each a row
+            out = out[0]
+            out_lengths = out_lengths.expand(len(out))
         results = {"encoder_out": out, "encoder_out_lens": out_lengths}
         if model.ctc is not None:
             results["ctc_log_probs"] = model.ctc.log_softmax(out)
@@ -283,7 +304,14 @@ def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module
     if model.frontend is not None:
         return find("frontend", args.frontend).wrap(model.frontend).eval()
     features = find("encoder", args.encoder).features
-    return None if features is None else features(model.encoder).eval()
+    if features is None:
+        return None
+    if model.normalize is not None or model.preencoder is not None:
+        raise PluginError(
+            f"encoder '{args.encoder}' reads waveforms, and a normalize or preencoder "
+            "before it is not supported: export a model trained without"
+        )
+    return features(model.encoder).eval()
 
 
 def shortest_frames(encoder: torch.nn.Module) -> int:
@@ -371,6 +399,14 @@ def write_text(
     return Text(token_type, token_list, copy)
 
 
+def _example(speech: Speech, length: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Two utterances of unequal lengths, to trace a graph with."""
+    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([length, length - length // 5])
+    return torch.randn(shape, generator=generator), lengths
+
+
 def export_audio(
     frontend: Optional[torch.nn.Module],
     encoder: EncoderGraph,
@@ -379,23 +415,21 @@ def export_audio(
 ) -> Dict[str, Graph]:
     """Write the graphs from audio to encoder output, by role."""
     graphs = {}
-    length = speech.min_length * 8 + 1
-    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
-    generator = torch.Generator().manual_seed(1)
-    example = (
-        torch.randn(shape, generator=generator),
-        torch.tensor([length, length - length // 5]),
-    )
+    example = _example(speech, speech.min_length * 8 + 1)
     if frontend is not None:
         with torch.no_grad():
             feats, lengths = frontend(*example)
+            while feats.size(1) < encoder.trace_frames:
+                example = _example(speech, 2 * example[0].size(1))
+                feats, lengths = frontend(*example)
         graphs["frontend"] = export_frontend(
-            frontend, example, feats.size(2), work / "frontend.onnx"
+            frontend, example, feats.shape[2:], work / "frontend.onnx"
         )
         # With an even number of frames torch 2.11 fails on strided convolutions:
         # "Unable to determine the domain of the given function".
         frames = feats.size(1) - 1 + feats.size(1) % 2
         example = (feats[:, :frames], lengths.clamp(max=frames))
-    example = (*example, *encoder.other_examples())
+    elif example[0].size(1) < encoder.trace_frames:
+        example = _example(speech, encoder.trace_frames)
     graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
     return graphs

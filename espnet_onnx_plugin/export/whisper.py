@@ -5,25 +5,9 @@ from typing import Optional, Tuple
 
 import torch
 
-from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.default_frontend import RealStft
 from espnet_onnx_plugin.export.attention import Attention, attend_valid
 from espnet_onnx_plugin.export.patches import make_pad_mask
-
-
-def needs_whisper() -> None:
-    """Import whisper, which ESPnet builds the modules with.
-
-    Raises:
-        PluginError: if it is not installed.
-    """
-    try:
-        import whisper  # noqa: F401
-    except ImportError as e:
-        raise PluginError(
-            f"'whisper' needs ESPnet's copy of the package openai-whisper ({e}): pip "
-            "install git+https://github.com/espnet/whisper.git"
-        )
 
 
 def attention_of(module: torch.nn.Module) -> Attention:

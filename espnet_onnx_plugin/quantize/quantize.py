@@ -16,9 +16,11 @@ import onnxruntime as ort
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.derive import derive
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.graph_file import load_graph
 from espnet_onnx_plugin.optimize.fuse import optimize_graph
 from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
 from espnet_onnx_plugin.quantize.half import to_half
+from espnet_onnx_plugin.quantize.layers import find_layers
 from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
 from espnet_onnx_plugin.quantize.reading import Reader, Utterances
 from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
@@ -29,9 +31,6 @@ logger = logging.getLogger(__name__)
 
 FP16 = "fp16"
 PRECISIONS = (*LADDERS, FP16)
-
-#: The graph from waveform to features: the logarithm of a spectrum needs floats.
-FRONTEND = "frontend"
 
 NO_UTTERANCES = Utterances()
 DEFAULT_BUDGET = Budget()
@@ -120,7 +119,7 @@ class _Quantizer:
                 self.reader.feeds.get(role, ()) if real else (),
             )
             for role, graph in self.model.manifest.graphs.items()
-            if role != FRONTEND and self.precision != FP16
+            if self.precision != FP16
         }
 
     def forms(self, raises: List[Raise]) -> Dict[str, Dict[str, str]]:
@@ -143,7 +142,8 @@ class _Quantizer:
             self.lowerings[role].write(self.forms([])[role], new)
             # Activations that are quantized as they come have one scale for a batch.
             return self.precision != "int8" or not self.lowerings[role].ladders
-        if self.precision == FP16 and role != FRONTEND:
+        # A filterbank has no layers: the logarithm of a spectrum needs floats.
+        if self.precision == FP16 and find_layers(load_graph(old)):
             to_half(old, new)
         else:
             optimize_graph(old, new, "cuda" if self.precision == FP16 else "cpu")
@@ -151,7 +151,7 @@ class _Quantizer:
 
     def check(self, bundle: Bundle) -> Mapping[str, Any]:
         """Hold a bundle to the budget, raising what costs most; return the figures."""
-        transcripts = self.utterances.transcripts()
+        transcripts = self.utterances.transcripts(self.model)
         real = self.utterances.source is not None
 
         def measured() -> Quality:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ CALIBRATED = 20
 
 #: Utterances on which the speed is measured.
 TIMED = 5
+
+#: A token of a transcript that says how it is spoken: language, task, time.
+SPECIAL = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,14 @@ class Utterances:
             options=self.options and dict(self.options),
         )
 
-    def transcripts(self) -> Optional[Dict[str, str]]:
+    def transcripts(self, model: Bundle) -> Optional[Dict[str, str]]:
         """What was said, by utterance."""
-        return None if self.text is None else read_scp(self.text)
+        if self.text is None:
+            return None
+        texts = read_scp(self.text)
+        if model.manifest.task in ("s2t", "s2t_ctc"):
+            return {key: SPECIAL.sub(" ", text) for key, text in texts.items()}
+        return texts
 
 
 @dataclass(frozen=True)
@@ -141,10 +150,16 @@ def _best(speech2text: Speech2Text, audio: np.ndarray) -> Result:
     results = speech2text(audio)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
         results = results[0]
-    if not results:
-        return Result([], "")
-    text, _, token_int, *_ = results[0]
-    return Result(token_int, text or " ".join(map(str, token_int)))
+    # Of several speakers, one after the other.
+    lists = [results] if speech2text.bundle.manifest.speakers is None else results
+    tokens, texts = [], []
+    for best in (nbest[0] for nbest in lists if nbest):
+        text, _, token_int, *_ = best
+        # Of a text with tokens that say how it is spoken, ESPnet scores the rest.
+        text = speech2text.lines(best).get("text_nospecial", text)
+        tokens += token_int
+        texts.append(text or " ".join(map(str, token_int)))
+    return Result(tokens, " ".join(texts))
 
 
 class Reader:

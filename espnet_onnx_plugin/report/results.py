@@ -177,10 +177,7 @@ class _Decode:
             system=system,
             directory=directory,
             token_int=_read_table(directory / "token_int"),
-            scores={
-                key: _number(text)
-                for key, text in _read_table(directory / "score").items()
-            },
+            scores=_read_scores(directory / "score"),
             errors=errors,
             scorers=frozenset(scorers),
             bleu={
@@ -196,6 +193,8 @@ class _Decode:
         return sum(timing.total_seconds for timing in self.timings.values())
 
     def is_tie(self, key: str, base: _Decode) -> bool:
+        if key not in self.scores or key not in base.scores:
+            return False
         return abs(self.scores[key] - base.scores[key]) <= TIE
 
     def result(self, test_set: str, base: _Decode | None) -> Result:
@@ -248,6 +247,12 @@ def _read_table(path: Path) -> dict[str, str]:
             raise PluginError(f"{path}:{number}: a second line for '{key}'")
         table[key] = " ".join(values)
     return table
+
+
+def _read_scores(path: Path) -> dict[str, float]:
+    """Read the scores of hypotheses, none of a greedy search, which has none."""
+    table = _read_table(path) if path.is_file() else {}
+    return {key: _number(text) for key, text in table.items()}
 
 
 def _number(text: str) -> float:

@@ -26,15 +26,17 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.align import Span, align, words
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder
+from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
 from espnet_onnx_plugin.runtime.scorers import (
     FullScorer,
     LengthBonus,
     NgramScorer,
+    Primers,
     graph_scorer,
 )
 from espnet_onnx_plugin.runtime.session import Device, Session
+from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.text import TokenConverter
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 from espnet_onnx_plugin.runtime.utterance_search import (
@@ -45,7 +47,9 @@ from espnet_onnx_plugin.runtime.utterance_search import (
 logger = logging.getLogger(__name__)
 
 Result = Tuple[Optional[str], List[str], List[int], Hypothesis]
-Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
+Results = Union[
+    List[Result], Tuple[List[Result], Dict[int, List[str]]], List[List[Result]]
+]
 
 #: What is written into a file of an utterance: a line, or several.
 Lines = Union[str, List[str]]
@@ -105,6 +109,7 @@ class DecodeOptions:
     nbest: int = 1
     normalize_length: bool = False
     time_sync: bool = False
+    multi_asr: bool = False
     lid_prompt: bool = False
     lang_prompt_token: Optional[str] = None
     nlp_prompt_token: Optional[str] = None
@@ -148,6 +153,16 @@ def _check_precision(bundle: Bundle, device: Device) -> None:
         )
 
 
+def _check_speakers(bundle: Bundle, multi_asr: bool) -> None:
+    """Refuse a model of several speakers that was not asked for, and the reverse."""
+    speakers = bundle.manifest.speakers
+    if multi_asr != (speakers is not None):
+        raise PluginError(
+            f"the encoder of {bundle.path} tells {speakers or 'no'} speakers apart: "
+            f"set multi_asr to {'false' if multi_asr else 'true'}"
+        )
+
+
 class Speech2Text:
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
@@ -169,7 +184,7 @@ class Speech2Text:
     """
 
     task = "asr"
-    options_class = DecodeOptions
+    options_class: Any = DecodeOptions
     #: Whether hypotheses come with the decoder's hidden states.
     return_hs = False
 
@@ -193,6 +208,7 @@ class Speech2Text:
                 f"{type(self).__name__} takes {self.task}"
             )
         _check_precision(bundle, device)
+        _check_speakers(bundle, getattr(self._options, "multi_asr", False))
         self.bundle = bundle
         self.device = device
         self.converter = TokenConverter(self.bundle)
@@ -207,18 +223,19 @@ class Speech2Text:
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
         """Decoding options for a check, such that every graph of a bundle is used."""
         graphs = bundle.manifest.graphs
+        if "generate" in bundle.manifest.search:
+            return dict(hugging_face_decoder=True)
         ctc_weight = 0.3
         if "decoder" not in graphs:
             ctc_weight = 1.0
         elif "ctc_log_probs" not in graphs["encoder"].outputs:
             ctc_weight = 0.0
-        if "generate" in bundle.manifest.search:
-            return dict(hugging_face_decoder=True)
         return dict(
             beam_size=min(beam_size, len(TokenConverter(bundle).token_list)),
             ctc_weight=ctc_weight,
             lm_weight=0.3,
             ngram_weight=0.0,
+            **({"multi_asr": True} if bundle.manifest.speakers is not None else {}),
         )
 
     def _open_encoder(self) -> Encoder:
@@ -232,7 +249,13 @@ class Speech2Text:
         """Whether the CTC scores the best tokens of the other scorers only."""
         return self._options.ctc_weight != 1.0
 
-    def _build_search(self) -> Union[BeamSearch, TimeSyncSearch, HubSearch]:
+    def _build_search(self) -> Any:
+        """The search, from :class:`Encoded` to the hypotheses of each utterance."""
+        if is_mask_ctc(self.bundle):
+            raise PluginError(
+                f"{self.bundle.path} is a Mask-CTC model, which has no beam search: "
+                "use asr_inference_maskctc"
+            )
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
         if "generate" in search:
@@ -261,9 +284,9 @@ class Speech2Text:
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
-            return_hs=self.return_hs,
             primer=primer,
             max_tokens=search.get("max_tokens"),
+            return_hs=self.return_hs,
             end_is_candidate=not set(scorers).intersection(search.get("single", ())),
             token_list=tokens,
         )
@@ -344,7 +367,7 @@ class Speech2Text:
             )
         return speech
 
-    def encode(self, utterances: Sequence[np.ndarray]) -> Encoded:
+    def encode(self, utterances: Sequence[Utterance]) -> Encoded:
         """Run frontend and encoder on utterances that :meth:`prepare` gave."""
         return self._encoder(utterances)
 
@@ -358,44 +381,58 @@ class Speech2Text:
         Returns:
             Up to ``nbest`` tuples (text, token, token_int, hypothesis), best first. For
             a model with intermediate CTC, a pair of that and the tokens of each
-            intermediate layer, as in ESPnet.
+            intermediate layer; for one of several speakers, a list of that for each
+            speaker, as in ESPnet.
 
         Raises:
             TooShortUttError: where ESPnet raises it.
         """
         return self.batch([self.prepare(speech)])[0]
 
-    def batch(self, utterances: Sequence[np.ndarray]) -> List[Results]:
+    def batch(
+        self, utterances: Sequence[Utterance], primers: Optional[Primers] = None
+    ) -> List[Results]:
         """Recognize several utterances together.
 
         Each gets the result that it gets alone.
 
         Args:
             utterances: what :meth:`prepare` gave; of similar lengths, for speed.
+            primers: what the hypotheses of each begin with; default: that of the
+                options.
         """
         start = time.perf_counter()
-        results = self._recognize(self.encode(utterances))
+        results = self._recognize(self.encode(utterances), primers)
         parts = self._seconds()
         total = time.perf_counter() - start
         named = {name: parts.get(name, 0.0) for name in Timing._fields[:-1]}
         self.timing = Timing(**named, rest=total - sum(named.values()))
         return results
 
-    def stages(self, encoded: Encoded) -> Iterator[Stage]:
+    def stages(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> Iterator[Stage]:
         """Run the searches of a call, in order."""
         made, roles = {"encoder": encoded}, {"decoder": "decoder", "lm": "lm"}
-        yield Stage(made, roles, self.search, encoded, self.search(encoded))
+        primed = () if primers is None else (primers,)
+        yield Stage(made, roles, self.search, encoded, self.search(encoded, *primed))
 
-    def _recognize(self, encoded: Encoded) -> List[Results]:
+    def _recognize(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> List[Results]:
         """The results of each utterance."""
-        results = []
-        [stage] = self.stages(encoded)
+        results: List[Any] = []
+        [stage] = self.stages(encoded, primers)
         for i, hypotheses in enumerate(stage.hypotheses):
             best = self._nbest(hypotheses)
             if self._options.ctm:
                 best = [self._timed(encoded, i, result) for result in best]
             intermediate = self._interctc(encoded, i)
             results.append((best, intermediate) if intermediate else best)
+        speakers = self.bundle.manifest.speakers
+        if speakers is not None:
+            firsts = range(0, len(results), speakers)
+            results = [results[first : first + speakers] for first in firsts]
         return results
 
     def _seconds(self) -> Dict[str, float]:
@@ -412,14 +449,23 @@ class Speech2Text:
 
     def placeholder(self) -> Results:
         """The results of an utterance that is too short for the encoder."""
-        return [PLACEHOLDER] * self.nbest
+        nbest = [PLACEHOLDER] * self.nbest
+        speakers = self.bundle.manifest.speakers
+        return nbest if speakers is None else [nbest] * speakers
 
     def files(self, results: Results) -> Dict[str, Lines]:
-        """What is written of an utterance, by the file's path."""
+        """What is written of an utterance, by the file's path.
+
+        Of several speakers, each has files of its own: ``token_spk1``, ...
+        """
         nbest, intermediate = results if isinstance(results, tuple) else (results, {})
+        lists = {"": nbest}
+        if self.bundle.manifest.speakers is not None:
+            lists = {f"_spk{i}": of_speaker for i, of_speaker in enumerate(nbest, 1)}
         files = {
-            f"{n}best_recog/{name}": line
-            for n, result in enumerate(nbest, 1)
+            f"{n}best_recog/{name}{suffix}": line
+            for suffix, of_speaker in lists.items()
+            for n, result in enumerate(of_speaker, 1)
             for name, line in self.lines(result).items()
         }
         for layer, token in intermediate.items():

@@ -2,15 +2,16 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import LENS, Encoded, to_numpy
+from espnet_onnx_plugin.runtime.mask_ctc import MaskCTC
 from espnet_onnx_plugin.runtime.scorers import FullScorer
-from espnet_onnx_plugin.runtime.tasks import model_class, open_model
+from espnet_onnx_plugin.runtime.tasks import model_class, open_model, use
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +74,15 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> float:
 
 def search_options(bundle: Bundle) -> Dict[str, Any]:
     """Decoding options for a check, such that every graph of the bundle is used."""
-    return model_class(bundle.manifest.task).check_options(bundle, BEAM_SIZE)
+    return model_class(use(bundle)).check_options(bundle, BEAM_SIZE)
 
 
-def _forced(scorer: FullScorer, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+def _forced(
+    scorer: Union[FullScorer, MaskCTC], encoded: Encoded, tokens: Sequence[int]
+) -> np.ndarray:
     """Scores along a given token sequence, (tokens, vocabulary)."""
+    if isinstance(scorer, MaskCTC):  # it scores whole sequences
+        return scorer.score([np.array(tokens)], scorer.project(encoded))[0]
     state = scorer.start(encoded, [tokens[:1]])
     parents = np.zeros((1, 1), np.int64)
     rows = []
@@ -114,18 +119,22 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
                 for name, value in made.items():
                     if not name.endswith(LENS):
                         note(role, to_numpy(ours.made[role][name]), to_numpy(value))
-            [best], [best_ours] = expected.hypotheses, ours.hypotheses
-            same &= [h.yseq for h in best[:1]] == [h.yseq for h in best_ours[:1]]
-            tokens = best[0].yseq[:-1] if best else [0]
-            for name, role in expected.roles.items():
-                if name in expected.search.scorers:
-                    # Both get what the reference's encoder made: each component on its
-                    # own.
-                    forced = (
-                        _forced(stage.search.scorers[name], expected.encoded, tokens)
-                        for stage in (ours, expected)
-                    )
-                    note(role, *forced)
+            # One, or one for each speaker.
+            for i, best in enumerate(expected.hypotheses):
+                found = [h.yseq for h in ours.hypotheses[i][:1]]
+                same &= [h.yseq for h in best[:1]] == found
+                tokens = best[0].yseq[:-1] if best else [0]
+                tokens = tokens[: reference.manifest.search.get("max_tokens")]
+                encoded = expected.encoded.select([i])
+                for name, role in expected.roles.items():
+                    if name in expected.search.scorers:
+                        # Both get what the reference's encoder made: each component on
+                        # its own.
+                        forced = (
+                            _forced(stage.search.scorers[name], encoded, tokens)
+                            for stage in (ours, expected)
+                        )
+                        note(role, *forced)
         count += 1
         identical += same
     kind = "noise" if source is None else "real"

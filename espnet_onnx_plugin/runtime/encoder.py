@@ -52,7 +52,8 @@ def to_numpy(value: Value) -> np.ndarray:
 class Encoded(Dict[str, Value]):
     """The encoder graph's outputs for a batch of utterances, by name.
 
-    ``encoder_out`` may lie on the device; the others are arrays.
+    ``encoder_out`` may lie on the device; the others are arrays. Where the encoder
+    tells speakers apart, each of them is an utterance, those of one recording in a row.
     """
 
     @property
@@ -83,12 +84,12 @@ class Encoded(Dict[str, Value]):
 
     @staticmethod
     def stack(utterances: Sequence["Encoded"]) -> "Encoded":
-        """Single utterances as one batch."""
+        """Batches as one."""
         if len(utterances) == 1:
             return utterances[0]
         stacked = Encoded()
         for name in utterances[0]:
-            arrays = [to_numpy(encoded[name])[0] for encoded in utterances]
+            arrays = [row for encoded in utterances for row in to_numpy(encoded[name])]
             if name.endswith(LENS):
                 stacked[name] = np.array(arrays)
             else:
@@ -111,6 +112,7 @@ class Encoder:
         self._encoder = Session(bundle, "encoder", device)
         #: Names of the outputs.
         self.outputs = tuple(self._encoder.graph.outputs)
+        self._speakers = bundle.manifest.speakers
         #: Seconds that the newest call spent, by graph.
         self.seconds: Dict[str, float] = {}
 
@@ -159,5 +161,9 @@ class Encoder:
         start = time.perf_counter()
         fetch = [name for name in self.outputs if name != "encoder_out"]
         encoded = Encoded(self._encoder.run(feeds, fetch))
+        if self._speakers is not None:
+            for name, value in encoded.items():
+                array = to_numpy(value)
+                encoded[name] = array.reshape(-1, *array.shape[2:])
         self.seconds["encoder"] += time.perf_counter() - start
         return encoded

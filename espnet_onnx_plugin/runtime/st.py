@@ -20,7 +20,7 @@ from espnet_onnx_plugin.runtime import asr
 from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines, Result, Stage
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, pad
-from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
 from espnet_onnx_plugin.runtime.session import Device, Session
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
@@ -264,8 +264,10 @@ class Speech2Text(_Translation):
             options.update((f"asr_{name}", value) for name, value in source.items())
         return options
 
-    def stages(self, encoded: Encoded) -> Iterator[Stage]:
-        """Run the searches of a call, in order."""
+    def stages(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> Iterator[Stage]:
+        """Run the searches of a call, in order; ``primers`` are none of them's."""
         read = Encoded({k: v for k, v in encoded.items() if not k.startswith(SRC)})
         made = {"encoder": encoded}
         if self._recognizer is not None:
@@ -279,7 +281,9 @@ class Speech2Text(_Translation):
         read = encoded if self._options.ctc_greedy else read
         yield Stage(made, roles, self.search, read, self.search(read))
 
-    def _recognize(self, encoded: Encoded) -> List[Results]:
+    def _recognize(
+        self, encoded: Encoded, primers: Optional[Primers] = None
+    ) -> List[Results]:
         *recognized, stage = self.stages(encoded)
         results: List[Results] = [self._nbest(ended) for ended in stage.hypotheses]
         if self._recognizer is None:

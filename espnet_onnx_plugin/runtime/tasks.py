@@ -6,11 +6,15 @@ from typing import Any
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 
-#: Module of this package and class, by task.
+#: Module of this package and class, by task; besides, other uses of a task's bundles.
 CLASSES = {
     "asr": ("asr", "Speech2Text"),
-    "slu": ("slu", "Speech2Understand"),
+    "asr_maskctc": ("mask_ctc", "Speech2Text"),
     "st": ("st", "Speech2Text"),
+    "slu": ("slu", "Speech2Understand"),
+    "s2t": ("s2t", "Speech2Text"),
+    "s2t_ctc": ("s2t_ctc", "Speech2TextGreedySearch"),
+    "s2t_language": ("s2t_language", "Speech2Language"),
 }
 
 
@@ -30,6 +34,28 @@ def model_class(task: str) -> type:
     )
 
 
+#: ESPnet's command that decodes a task, where it is not called TASK_inference.
+_COMMANDS = {
+    "s2t_ctc": "s2t_inference_ctc",
+    "asr_maskctc": "asr_inference_maskctc",
+}
+
+
+def use(bundle: Bundle) -> str:
+    """What of :data:`CLASSES` a bundle is for."""
+    return "asr_maskctc" if is_mask_ctc(bundle) else bundle.manifest.task
+
+
+def command(bundle: Bundle) -> str:
+    """Name of the command that decodes a bundle, here as in ESPnet."""
+    return _COMMANDS.get(use(bundle), f"{use(bundle)}_inference")
+
+
 def open_model(bundle: Bundle, **options: Any) -> Any:
     """Open a bundle for decoding, with ESPnet's decoding options."""
-    return model_class(bundle.manifest.task)(bundle, **options)
+    return model_class(use(bundle))(bundle, **options)
+
+
+def is_mask_ctc(bundle: Bundle) -> bool:
+    """Whether a bundle of task asr is decoded by Mask-CTC."""
+    return "mask_decoder" in bundle.manifest.graphs

@@ -1,13 +1,19 @@
 """From token ids to text, as ESPnet's tokenizers do it."""
 
 from pathlib import Path
-from typing import Iterable, List, Optional
+from typing import Iterable, List, Optional, Sequence
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.hub_text import HubTokenizer, WhisperTokenizer
 
 SPACE = "<space>"
+UNKNOWN = "<unk>"
+
+
+def without_special(tokens: Sequence[str]) -> List[str]:
+    """Tokens less those in angle brackets: task, timestamps, ..."""
+    return [t for t in tokens if not (t[0] == "<" and t[-1] == ">")]
 
 
 def read_tokens(path: Path) -> List[str]:
@@ -29,6 +35,7 @@ class TokenConverter:
     def __init__(self, bundle: Bundle):
         text = bundle.manifest.text
         self.token_list = read_tokens(bundle.file(text.token_list))
+        self._ids = {token: i for i, token in enumerate(self.token_list)}
         self._type = text.token_type
         self._sentencepiece = None
         self.hub: Optional[HubTokenizer] = None
@@ -55,6 +62,37 @@ class TokenConverter:
         if self.hub is not None:
             return self.hub.ids2tokens(ids)
         return [self.token_list[i] for i in ids]
+
+    def token2id(self, token: str) -> int:
+        """Id of a token.
+
+        Raises:
+            PluginError: if there is no such token.
+        """
+        if token not in self._ids:
+            raise PluginError(f"'{token}' is not in the model's token list")
+        return self._ids[token]
+
+    def text2ids(self, text: str) -> List[int]:
+        """Token ids of a text; what is not in the token list becomes ``<unk>``.
+
+        Raises:
+            PluginError: if the model has no tokenizer for it.
+        """
+        if self.hub is not None:
+            return self.hub.tokens2ids(self.hub.text2tokens(text))
+        if self._type == "bpe":
+            tokens = self._sentencepiece.EncodeAsPieces(text)
+        elif self._type == "word":
+            tokens = text.split()
+        elif self._type == "char":
+            tokens = [SPACE if character == " " else character for character in text]
+        else:
+            raise PluginError(
+                f"the model's token_type '{self._type}' cannot turn text into tokens; "
+                "give token ids"
+            )
+        return [self._ids.get(token, self._ids[UNKNOWN]) for token in tokens]
 
     def tokens2text(self, tokens: List[str]) -> "str | None":
         """Text of tokens, or None where the model has no tokenizer."""

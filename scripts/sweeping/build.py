@@ -1,7 +1,9 @@
 """Building an architecture of the list with the installed ESPnet, weights random."""
 
 import argparse
+import contextlib
 import importlib
+import io
 from typing import Any, Dict, Optional
 from unittest import mock
 
@@ -26,13 +28,26 @@ TOKENS = {
         "<sos/eos>",
     ],
     "s2t": [
-        *("<blank>", "<unk>", "<na>", "<nolang>", "<eng>", "<asr>", "<st_deu>"),
-        *("<notimestamps>", "<0.00>", "<0.02>", "<0.04>", "<30.00>"),
+        *("<blank>", "<unk>", "<na>", "<nospeech>"),
+        *("<abk>", "<eng>", "<zul>", "<asr>", "<st_eng>", "<notimestamps>"),
+        *(f"<{0.1 * i:.2f}>" for i in range(13)),
         *_LETTERS,
-        *("<sop>", "<sos>", "<eos>"),
+        *("<sos>", "<eos>", "<sop>"),
     ],
 }
 TOKENS["s2t_ctc"] = TOKENS["s2t"]
+
+
+#: OWSM's preprocessing: what its models read is padded to this many seconds.
+S2T_PREPROCESSOR = dict(
+    fs=8000,
+    na_symbol="<na>",
+    speech_length=1.2,
+    speech_resolution=0.1,
+    notime_symbol="<notimestamps>",
+    first_time_symbol="<0.00>",
+    last_time_symbol="<1.20>",
+)
 
 
 def find_task(task: str) -> type:
@@ -50,6 +65,8 @@ def training_config(architecture: Dict[str, Any]) -> Dict[str, Any]:
     # ESPnet's defaults of a choice's settings are those of its default choice.
     full.update({f"{choices.name}_conf": {} for choices in cls.class_choices_list})
     full.update(config, token_list=tokens, token_type="char")
+    if task.startswith("s2t"):
+        full.update(preprocessor_conf=S2T_PREPROCESSOR)
     if task == "st":
         full.update(src_token_list=tokens, src_token_type="char")
     if config.get("deliberationencoder"):
@@ -103,7 +120,8 @@ def why_not_built(architecture: Dict[str, Any]) -> Optional[str]:
     def refuse(*_, **__):
         raise OSError("no network")
 
-    with mock.patch("socket.socket.connect", refuse):
+    quiet = contextlib.redirect_stdout(io.StringIO())  # ESPnet's advice to install
+    with quiet, mock.patch("socket.socket.connect", refuse):
         try:
             build(architecture)
         except ImportError as e:

@@ -17,7 +17,7 @@ from espnet_onnx_plugin.runtime.tasks import open_model
 #: ESPnet's command and class where they are not TASK_inference and Speech2Text.
 _REFERENCES = {
     "slu": ("slu_inference", "Speech2Understand"),
-    "s2t_ctc": ("s2t_inference_ctc", "Speech2TextGreedySearch"),
+    "s2t_ctc": ("s2t_inference_ctc", "Speech2Text"),
     "maskctc": ("asr_inference_maskctc", "Speech2Text"),
 }
 
@@ -55,12 +55,17 @@ _Config = Dict[str, Any]
 
 def options(architecture: _Config) -> _Config:
     """Decoding options like a recipe's."""
-    if architecture["task"] == "s2t_ctc" or _model(architecture) == "maskctc":
+    beam = dict(beam_size=3, nbest=3)
+    if architecture["task"] == "s2t_ctc":
+        return dict(beam, lang_sym="<eng>")
+    if _model(architecture) == "maskctc":
         return {}
-    ctc_weight = architecture["config"].get("model_conf", {}).get("ctc_weight")
-    weight = 0.3 if ctc_weight is None else ctc_weight
+    ctc_weight = architecture["config"].get("model_conf", {}).get("ctc_weight", 0.3)
     lm_weight = 0.4 if architecture["task"] == "lm" else 0.0
-    return dict(beam_size=3, ctc_weight=weight, lm_weight=lm_weight, nbest=3)
+    beam.update(ctc_weight=ctc_weight, lm_weight=lm_weight)
+    if _model(architecture) == "pit_espnet":
+        beam.update(multi_asr=True)
+    return beam
 
 
 def utterances(architecture: _Config) -> List[np.ndarray]:

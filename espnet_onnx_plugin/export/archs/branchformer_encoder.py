@@ -8,7 +8,7 @@ _TINY = dict(
     attention_heads=2,
     cgmlp_linear_units=12,
     cgmlp_conv_kernel=3,
-    num_blocks=2,
+    num_blocks=1,
 )
 _ABSOLUTE = dict(_TINY, pos_enc_layer_type="abs_pos", attention_layer_type="selfattn")
 
@@ -18,11 +18,10 @@ register(
         name="branchformer",
         wrap=refuse_token_ids,
         tiny={
-            "concat": _TINY,
+            "concat": dict(_TINY, num_blocks=2),
             "learned_ave": dict(_TINY, merge_method="learned_ave"),
-            "fixed_ave": dict(_TINY, merge_method="fixed_ave", cgmlp_weight=0.3),
             "fixed_ave_edges": dict(
-                _TINY, merge_method="fixed_ave", cgmlp_weight=[0.0, 1.0]
+                _TINY, num_blocks=2, merge_method="fixed_ave", cgmlp_weight=[0.0, 1.0]
             ),
             "legacy": dict(_TINY, rel_pos_type="legacy", input_layer="conv2d2"),
             "absolute": dict(
@@ -32,7 +31,11 @@ register(
                 input_layer="conv2d1",
             ),
             "fast_attention": dict(
-                _ABSOLUTE, attention_layer_type="fast_selfattn", input_layer="linear"
+                _ABSOLUTE,
+                attention_layer_type="fast_selfattn",
+                merge_method="fixed_ave",
+                cgmlp_weight=0.3,
+                input_layer="linear",
             ),
             "attention_only": dict(_TINY, use_cgmlp=False, input_layer="conv2d6"),
             "cgmlp_only": dict(_TINY, use_attn=False, input_layer="conv2d8"),

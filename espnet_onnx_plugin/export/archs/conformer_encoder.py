@@ -3,7 +3,7 @@
 from espnet_onnx_plugin.export.encoder import refuse_token_ids
 from espnet_onnx_plugin.export.registry import Arch, register
 
-_TINY = dict(output_size=8, attention_heads=2, linear_units=12, num_blocks=2)
+_TINY = dict(output_size=8, attention_heads=2, linear_units=12, num_blocks=1)
 _LATEST = dict(_TINY, rel_pos_type="latest", macaron_style=True, cnn_module_kernel=3)
 _ABSOLUTE = dict(
     _TINY,
@@ -18,7 +18,7 @@ register(
         name="conformer",
         wrap=refuse_token_ids,
         tiny={
-            "latest": _LATEST,
+            "latest": dict(_LATEST, num_blocks=2),
             "legacy": dict(_TINY, cnn_module_kernel=5, input_layer="conv2d2"),
             "legacy_zero_triu": dict(_TINY, use_cnn_module=False, zero_triu=True),
             "absolute": dict(_ABSOLUTE, input_layer="linear"),
@@ -40,11 +40,18 @@ register(
                 input_layer="conv2d8",
                 activation_type="relu",
             ),
-            "conv1d": dict(_LATEST, positionwise_layer_type="conv1d"),
-            "conv1d_linear": dict(_LATEST, positionwise_layer_type="conv1d-linear"),
-            "interctc": dict(_LATEST, num_blocks=3, interctc_layer_idx=[1, 2]),
+            "interctc": dict(
+                _LATEST,
+                num_blocks=3,
+                interctc_layer_idx=[1, 2],
+                positionwise_layer_type="conv1d",
+            ),
             "conditioned": dict(
-                _LATEST, interctc_layer_idx=[1], interctc_use_conditioning=True
+                _LATEST,
+                num_blocks=2,
+                interctc_layer_idx=[1],
+                interctc_use_conditioning=True,
+                positionwise_layer_type="conv1d-linear",
             ),
             "no_input_layer": dict(_LATEST, output_size=20, input_layer=None),
         },

@@ -10,7 +10,7 @@ _TINY = dict(
     cgmlp_conv_kernel=3,
     merge_conv_kernel=3,
     linear_units=12,
-    num_blocks=2,
+    num_blocks=1,
 )
 _ABSOLUTE = dict(_TINY, pos_enc_layer_type="abs_pos", attention_layer_type="selfattn")
 
@@ -20,19 +20,25 @@ register(
         name="e_branchformer",
         wrap=refuse_token_ids,
         tiny={
-            "macaron": dict(_TINY, use_ffn=True, macaron_ffn=True),
+            "macaron": dict(
+                _TINY,
+                num_blocks=2,
+                use_ffn=True,
+                macaron_ffn=True,
+                input_layer="conv1d1",
+            ),
             "plain": dict(_TINY, input_layer="conv2d1"),
             "legacy": dict(_TINY, rel_pos_type="legacy", input_layer="conv2d2"),
             "absolute": dict(_ABSOLUTE, use_ffn=True, input_layer="conv1d2"),
             "fast_attention": dict(
                 _ABSOLUTE, attention_layer_type="fast_selfattn", input_layer="linear"
             ),
-            "conv1d1": dict(_TINY, input_layer="conv1d1"),
-            "conv1d3": dict(_TINY, input_layer="conv1d3"),
-            "conv2d6": dict(_TINY, input_layer="conv2d6"),
-            "conv2d8": dict(_TINY, input_layer="conv2d8"),
             "conditioned": dict(
-                _TINY, interctc_layer_idx=[1], interctc_use_conditioning=True
+                _TINY,
+                num_blocks=2,
+                interctc_layer_idx=[1],
+                interctc_use_conditioning=True,
+                input_layer="conv1d3",
             ),
         },
         limits="input_layer embed is for token ids",

@@ -6,9 +6,7 @@ import torch
 from torch.nn.functional import embedding
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.archs.transformer_decoder import (
-    CrossMemory,
-)
+from espnet_onnx_plugin.export.archs.transformer_decoder import CrossMemory
 from espnet_onnx_plugin.export.attention import hub_attention
 from espnet_onnx_plugin.export.hub_text import needs_transformers
 from espnet_onnx_plugin.export.registry import Arch, register
@@ -205,10 +203,7 @@ register(
         role="decoder",
         name="hugging_face_transformers",
         wrap=BartDecoderStep,
-        tiny={
-            "bart": dict(model_name_or_path="facebook/bart-base"),
-            "mbart": dict(model_name_or_path="facebook/mbart-large-50"),
-        },
+        tiny={"bart": dict(model_name_or_path="facebook/bart-base")},
         limits="model types bart, mbart; decoding with hugging_face_decoder: true",
         needs=needs_transformers,
     )

@@ -131,12 +131,11 @@ register(
         wrap=HuggingFacePostEncoder,
         tiny={
             "bert": dict(model_name_or_path="bert-base-cased"),
-            "mbart": dict(
-                model_name_or_path="facebook/mbart-large-50",
+            "bart": dict(
+                model_name_or_path="facebook/bart-base",
                 length_adaptor_n_layers=1,
                 lang_token_id=3,
             ),
-            "bart": dict(model_name_or_path="facebook/bart-base"),
         },
         limits="model types " + ", ".join(_LAYERS),
         needs=needs_transformers,

@@ -51,7 +51,6 @@ register(
         tiny={
             "mean": dict(pooling="mean", dropout=0.1),
             "max": dict(pooling="max"),
-            "cls": dict(pooling="CLS"),
         },
     )
 )

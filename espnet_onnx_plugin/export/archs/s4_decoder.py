@@ -1,7 +1,4 @@
-"""``decoder: s4``: state spaces (Gu et al. 2022) with cross-attention.
-
-ESPnet needs hydra-core, omegaconf and opt_einsum to build one.
-"""
+"""``decoder: s4``: state spaces (Gu et al. 2022) with cross-attention."""
 
 from typing import Dict, NamedTuple, Tuple
 
@@ -72,8 +69,10 @@ class _StateSpace(torch.nn.Module):
 
     def __init__(self, layer: torch.nn.Module):
         super().__init__()
-        for option in ("bidirectional", "gate", "bottleneck", "hyper"):
-            if getattr(layer, option):
+        options = dict(gate=layer.gate, bottleneck=layer.bottleneck)
+        options.update(hyper_act=layer.hyper, bidirectional=layer.bidirectional)
+        for option, value in options.items():
+            if value:
                 raise PluginError(
                     f"decoder 's4' with {option} in a layer is not supported: ESPnet's "
                     "own inference cannot run it"
@@ -184,11 +183,22 @@ def _norm(norm, x: torch.Tensor) -> torch.Tensor:
     return norm.norm(x.flatten(0, 1)[..., None])[..., 0].view(x.shape)
 
 
-_LAYER = [
-    dict(_name_="s4", d_state=8, n_ssm=1, measure="legs", postact="glu"),
-    dict(_name_="mha", n_head=2),
-    dict(_name_="ff", expand=2, activation="gelu"),
-]
+def needs_state_spaces() -> None:
+    """Import what ESPnet builds state spaces with.
+
+    Raises:
+        PluginError: if it is not installed.
+    """
+    try:
+        import hydra  # noqa: F401
+        import omegaconf  # noqa: F401
+        import opt_einsum  # noqa: F401
+    except ImportError as e:
+        raise PluginError(
+            f"decoder 's4' needs packages that ESPnet leaves out ({e}): pip install "
+            "hydra-core omegaconf opt_einsum"
+        )
+
 
 register(
     Arch(
@@ -196,8 +206,7 @@ register(
         name="s4",
         wrap=S4DecoderStep,
         tiny={
-            "egs2": dict(n_layers=2, layer=_LAYER, residual="residual", norm="layer"),
-            "post_norm": dict(
+            "every_layer": dict(
                 n_layers=1,
                 prenorm=False,
                 layer=[
@@ -211,11 +220,13 @@ register(
                     ),
                     dict(_name_="s4", d_state=8, rank=2, measure="legt"),
                     dict(_name_="mha", n_head=2),
+                    dict(_name_="ff", expand=2),
                 ],
                 residual="affine",
                 norm="batch",
             ),
         },
         limits="transposed: false, no pool",
+        needs=needs_state_spaces,
     )
 )

@@ -56,7 +56,7 @@ def _features(encoder: torch.nn.Module) -> torch.nn.Module:
 
 
 _TINY = dict(
-    extractor_conv_layer_config=[[8, 10, 5], [8, 3, 2], [8, 2, 2]],
+    extractor_conv_layer_config=[[8, 10, 5], [8, 3, 2], [20, 2, 2]],
     encoder_embed_dim=8,
     encoder_pos_conv_kernel=6,
     encoder_pos_conv_groups=2,

@@ -5,9 +5,8 @@ from typing import Tuple
 import torch
 from torch.nn.functional import embedding
 
-from espnet_onnx_plugin.export.archs.transformer_decoder import (
-    CrossMemory,
-)
+from espnet_onnx_plugin.export.archs.transformer_decoder import CrossMemory
+from espnet_onnx_plugin.export.hub_text import needs_whisper
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import (
     TREE_INPUTS,
@@ -18,7 +17,7 @@ from espnet_onnx_plugin.export.steps import (
     split_heads,
     tree_bias,
 )
-from espnet_onnx_plugin.export.whisper import attention_of, needs_whisper
+from espnet_onnx_plugin.export.whisper import attention_of
 
 
 class _Layer(torch.nn.Module):

@@ -4,12 +4,9 @@ from typing import Tuple
 
 import torch
 
+from espnet_onnx_plugin.export.hub_text import needs_whisper
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.whisper import (
-    WhisperEncoder,
-    WhisperLogMel,
-    needs_whisper,
-)
+from espnet_onnx_plugin.export.whisper import WhisperEncoder, WhisperLogMel
 
 
 class WhisperFrontend(torch.nn.Module):

@@ -26,10 +26,10 @@ _MASKED = -1e30
 def apply(graph: Graph) -> int:
     """Scores, mask, softmax and weighted sum become MultiHeadAttention.
 
-    The biases of the projections go into it, the position scores are its
-    attention_bias, and the two biases of a relative-position query (ESPnet's pos_bias_u
-    and pos_bias_v) leave one addition. Saves the transposes and every pass over the
-    scores. CPU: measured there only.
+    The biases of the projections go into it, the position scores (ESPnet's) or biases
+    (WavLM's) are its attention_bias, and the two biases of a relative-position query
+    (ESPnet's pos_bias_u and pos_bias_v) leave one addition. Saves the transposes and
+    every pass over the scores. CPU: measured there only.
     """
     count = 0
     for node in graph.nodes("Softmax"):
@@ -62,6 +62,8 @@ class _Heads:
 
 @dataclass
 class _Attention:
+    """Operands; ``positions`` is added to the scores, after ``positions_scale``."""
+
     output: ir.Value
     output_shape: ir.Value
     q: _Heads
@@ -70,6 +72,7 @@ class _Attention:
     mask: Optional[ir.Value]
     scale: float
     positions: Optional[ir.Value]
+    positions_scale: float
 
 
 def _match(softmax: ir.Node) -> Optional[_Attention]:
@@ -89,18 +92,21 @@ def _match(softmax: ir.Node) -> Optional[_Attention]:
             if after.inputs[0] is not mask or scalar(after.inputs[1]) != 0.0:
                 return None
             probabilities = after.outputs[0]
-    scaled = made_by(scores, "Div", "Mul")
-    if scaled is None or scalar(scaled.inputs[1]) is None:
+    positions, positions_scale = None, 1.0
+    found = _scaled_product(scores)
+    if found is None and made_by(scores, "Add") is not None:
+        split = split_operands(scores.producer(), _scaled_product)
+        positions, found = split if split is not None else (None, None)
+    if found is None:
         return None
-    number = scalar(scaled.inputs[1])
-    scale = 1.0 / number if scaled.op_type == "Div" else number
-    product, positions = scaled.inputs[0], None
-    if made_by(product, "Add") is not None:
+    product, scale = found
+    if positions is None and made_by(product, "Add") is not None:
         # Both are products: the keys' is the one whose operands are split in heads.
         found = split_operands(product.producer(), _query_and_key)
         if found is None:
             return None
         positions, (q, k) = found
+        positions_scale = scale
     else:
         found = _query_and_key(product)
         if found is None:
@@ -113,8 +119,25 @@ def _match(softmax: ir.Node) -> Optional[_Attention]:
     if not q.heads == k.heads == v.heads:
         return None
     return _Attention(
-        merged.outputs[0], merged.inputs[1], q, k, v, mask, scale, positions
+        merged.outputs[0],
+        merged.inputs[1],
+        q,
+        k,
+        v,
+        mask,
+        scale,
+        positions,
+        positions_scale,
     )
+
+
+def _scaled_product(value: ir.Value) -> Optional[Tuple[ir.Value, float]]:
+    """What a value is a multiple of, and the factor."""
+    node = made_by(value, "Div", "Mul")
+    number = None if node is None else scalar(node.inputs[1])
+    if number is None:
+        return None
+    return node.inputs[0], 1.0 / number if node.op_type == "Div" else number
 
 
 def _output(probabilities: ir.Value) -> Optional[Tuple[_Heads, ir.Node]]:
@@ -206,8 +229,8 @@ def _rewrite(graph: Graph, found: _Attention) -> None:
     if found.mask is not None:
         mask = graph.once(_key_mask, found.mask)
     positions = found.positions
-    if positions is not None:
-        positions = _scaled(graph, positions, found.scale)
+    if positions is not None and found.positions_scale != 1.0:
+        positions = _scaled(graph, positions, found.positions_scale)
     y = graph.put(
         "MultiHeadAttention",
         *inputs,
