@@ -319,14 +319,6 @@ print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
 onnx_run_stages() {
     onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
     onnx_nj=${onnx_nj:-${inference_nj}}
-    onnx_inference=${onnx_inference:-${onnx_task}_inference}
-    # A bundle may hold a language model that this run does not use: a weight of zero
-    # takes a scorer out of ESPnet's search. Mask-CTC has no such options.
-    onnx_unused_args=()
-    if ! "${use_maskctc:-false}"; then
-        "${use_lm}" || onnx_unused_args+=(--lm_weight 0)
-        "${use_ngram}" || onnx_unused_args+=(--ngram_weight 0)
-    fi
     onnx_cmd="${decode_cmd} --gpu 0"
     if [ "${onnx_provider}" = cuda ]; then
         onnx_cmd="${cuda_cmd} --gpu 1"

@@ -406,7 +406,7 @@ def test_mask_ctc_has_its_own_commands(recipe):
     result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
     assert result.returncode == 0, result.stderr
     [quantized] = module_calls("quantize")
-    assert quantized["inference_args"] == ["--maskctc_n_iterations 5 "]
+    assert quantized["inference_args"] == ["--maskctc_n_iterations 5"]
     decodes = module_calls("asr_inference_maskctc")
     assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
     references = module_calls("reference")
