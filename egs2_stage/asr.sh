@@ -25,8 +25,11 @@ fi
 
 onnx_run_espnet
 onnx_describe_model asr "${asr_exp}" "${inference_asr_model}"
-! "${use_maskctc:-false}" || onnx_inference=asr_inference_maskctc
-onnx_add_lm "${use_lm}" "" "${lm_exp}" "${inference_lm}"
-onnx_add_model "${use_ngram}" ngram ngram_weight \
-    --ngram_file "${ngram_exp-}/${inference_ngram-}"
+if "${use_maskctc:-false}"; then
+    onnx_inference=asr_inference_maskctc # which takes no weights of other models
+else
+    onnx_add_lm "${use_lm}" "" "${lm_exp}" "${inference_lm}"
+    onnx_add_model "${use_ngram}" ngram ngram_weight \
+        --ngram_file "${ngram_exp-}/${inference_ngram-}"
+fi
 onnx_run_stages

@@ -210,9 +210,11 @@ onnx_decode() {
 
 # onnx_score VARIANT: ESPnet's own scoring of what the variant decoded
 onnx_score() {
-    local tag=${inference_tag}_onnx_$1
+    local tag=${inference_tag}_onnx_$1 args=()
+    # Not every driver has this option.
+    [ -z "${skip_stages+set}" ] || args+=(--skip_stages "")
     log "Scoring by ESPnet's stage ${onnx_score_stage}, log: '${onnx_exp}/${tag}/score.log'"
-    onnx_driver "${onnx_driver_args[@]}" --inference_tag "${tag}" --skip_stages "" \
+    onnx_driver "${onnx_driver_args[@]}" --inference_tag "${tag}" "${args[@]}" \
         --stage "${onnx_score_stage}" --stop_stage "${onnx_score_stage}" \
         > "${onnx_exp}/${tag}"/score.log 2>&1 ||
         onnx_show_failure "${onnx_exp}/${tag}"/score.log
@@ -317,14 +319,6 @@ print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
 onnx_run_stages() {
     onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
     onnx_nj=${onnx_nj:-${inference_nj}}
-    onnx_inference=${onnx_inference:-${onnx_task}_inference}
-    # A bundle may hold a language model that this run does not use: a weight of zero
-    # takes a scorer out of ESPnet's search. Mask-CTC has no such options.
-    onnx_unused_args=()
-    if ! "${use_maskctc:-false}"; then
-        "${use_lm}" || onnx_unused_args+=(--lm_weight 0)
-        "${use_ngram}" || onnx_unused_args+=(--ngram_weight 0)
-    fi
     onnx_cmd="${decode_cmd} --gpu 0"
     if [ "${onnx_provider}" = cuda ]; then
         onnx_cmd="${cuda_cmd} --gpu 1"

@@ -406,7 +406,7 @@ def test_mask_ctc_has_its_own_commands(recipe):
     result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
     assert result.returncode == 0, result.stderr
     [quantized] = module_calls("quantize")
-    assert quantized["inference_args"] == ["--maskctc_n_iterations 5 "]
+    assert quantized["inference_args"] == ["--maskctc_n_iterations 5"]
     decodes = module_calls("asr_inference_maskctc")
     assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
     references = module_calls("reference")
@@ -606,6 +606,8 @@ ST_DRIVER = (
     )
     .replace("inference_asr_model=", "inference_asr_lm=lm.pth; inference_st_model=")
     .replace("eval_valid_set=false;", "")
+    .replace("skip_stages=;", "")
+    .replace("${skip_stages}", "")
 )
 
 
@@ -646,6 +648,7 @@ def test_translations_go_through_all_three_stages(st_recipe):
     assert Path(directory, "text").read_text().startswith("u1 1 2\nu2 1 2\n")
     assert Path(directory, "asr_text").read_text() == "u1 3\nu2 3\nu3 3\nu4 3\n"
     assert sum(line == "RAN 13" for call in driver_calls() for line in call) == 2
+    assert all("--skip_stages" not in call for call in driver_calls())
     assert "| fp32 | 4 |" in Path("exp/st/onnx/RESULTS.md").read_text()
     # A bundle may hold what a run does not use, not the other way round.
     assert run_st("--stage", "16", "--onnx_variants", "fp32").returncode == 0
