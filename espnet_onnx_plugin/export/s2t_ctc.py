@@ -43,12 +43,15 @@ class PromptedEncoderGraph(torch.nn.Module):
         self.embed_proj = model.embed_proj
         self.prompt_proj = model.prompt_proj
 
+    #: See :class:`.encoder.EncoderGraph`.
+    trace_frames = 1
+
     @property
     def outputs(self) -> Dict[str, Tensor]:
         """The outputs by name, in order."""
         rows = ("utterances", "frames")
         return {
-            "encoder_out": Tensor("float32", (*rows, self.encoder.output_size())),
+            "encoder_out": Tensor("float32", (*rows, self.output_size())),
             "encoder_out_lens": Tensor("int64", ("utterances",)),
             "ctc_log_probs": Tensor("float32", (*rows, self.ctc.ctc_lo.out_features)),
         }
