@@ -6,6 +6,7 @@
 #   onnx_exp             directory of the trained model
 #   onnx_score_stage     number of ESPnet's scoring stage
 #   onnx_text            file of a data directory with the text that is to be found
+#   onnx_inputs          files of a data directory that the model reads besides the audio
 #   onnx_checkpoints     files of the trained model, of which the tables give the size
 #   onnx_export_args     what names the trained model to bin.export
 #   onnx_reference_args  what names it to ESPnet's own inference
@@ -91,6 +92,16 @@ onnx_find_data() {
     fi
 }
 
+# onnx_find_inputs DIR: sets onnx_input_args, what an inference is given of DIR
+onnx_find_inputs() {
+    local name
+    onnx_find_data "$1"
+    onnx_input_args=(--data_path_and_name_and_type "$1/${onnx_scp},speech,${onnx_type}")
+    for name in "${onnx_inputs[@]}"; do
+        onnx_input_args+=(--data_path_and_name_and_type "$1/${name},${name},text")
+    done
+}
+
 # onnx_find_validation_data OPTION: sets onnx_validation_args to OPTION FILE,TYPE, or to
 # nothing where the recipe has no validation set, and onnx_validation_text to its text
 onnx_find_validation_data() {
@@ -174,7 +185,7 @@ onnx_optimize() {
 onnx_decode() {
     local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
     local logdir=${dir}/logdir keys count n f split_scps=()
-    onnx_find_data "${data}"
+    onnx_find_inputs "${data}"
     keys=${data}/${onnx_scp}
     count=$(wc -l < "${keys}")
     [ "${count}" -gt 0 ] || onnx_die "${keys} is empty: prepare the data again"
@@ -191,7 +202,7 @@ onnx_decode() {
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
         ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" \
         --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" \
-        --data_path_and_name_and_type "${keys},speech,${onnx_type}" \
+        "${onnx_input_args[@]}" \
         --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size}" \
         --output_dir "${logdir}"/output.JOB ||
         onnx_show_failure "${logdir}/${onnx_inference}".*.log
@@ -242,9 +253,9 @@ onnx_time() {
         [ ! -f "${reference}" ] || files+=("${reference}")
     fi
     dir=${onnx_exp}/${tag}/$2/onnx_timing
-    onnx_find_data "${data}"
+    onnx_find_inputs "${data}"
     args+=(
-        --data_path_and_name_and_type "${data}/${onnx_scp},speech,${onnx_type}"
+        "${onnx_input_args[@]}"
         --key_file "${keys}" --output_dir "${dir}"/output
     )
     files+=(${inference_config:+"${inference_config}"})

@@ -142,7 +142,11 @@ def test_refusals(checkout, recipe, option):
     refused(corpus / "asr9", "no such directory")
     refused(corpus, "not a recipe", "asr.sh")
     refused(corpus / "lm1", "not a recipe", "asr.sh")
-    refused(corpus / "tts1", "tts.sh", "not supported yet, only asr.sh, st.sh")
+    refused(
+        corpus / "tts1",
+        "tts.sh",
+        "not supported yet, only asr.sh, st.sh, slu.sh, s2t.sh",
+    )
     refused(checkout / "egs2/TEMPLATE/asr1", "template")
 
     espnets = recipe / "asr.espnet.sh"

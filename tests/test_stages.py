@@ -753,11 +753,44 @@ def test_streaming_whisper_style_models_are_refused(s2t_recipe):
     assert_refused(run_s2t("--use_streaming", "true"), "--use_streaming true")
 
 
+# Spoken language understanding
+
+SLU_DRIVER = (
+    DRIVER.replace("asr_task=asr;", "use_transcript=false;")
+    .replace("asr_exp=exp/asr;", "slu_exp=exp/slu;")
+    .replace("inference_asr_model=", "inference_slu_model=")
+)
+
+
+@pytest.mark.parametrize("transcript", [False, True])
+def test_a_transcript_is_read_where_the_recipe_says_so(
+    tmp_path, monkeypatch, transcript
+):
+    monkeypatch.chdir(tmp_path)
+    make_recipe("slu", SLU_DRIVER)
+    result = run(
+        *("--onnx", "true", "--python", "./mypython", "--stage", "14"),
+        *("--onnx_variants", "fp32", "--use_transcript", str(transcript).lower()),
+        template="slu",
+    )
+    assert result.returncode == 0, result.stderr
+    [export] = module_calls("export")
+    assert export["task"] == ["slu"] and export["model_file"] == ["exp/slu/m.pth"]
+    # The last of several options of one name.
+    expected = ["dump/raw/test_a/wav.scp,speech,sound"]
+    if transcript:
+        expected = ["dump/raw/test_a/transcript,transcript,text"]
+    decode = module_calls("slu_inference")[0]
+    assert decode["data_path_and_name_and_type"] == expected
+    text = Path("exp/slu/tag_onnx_fp32/test_a/text").read_text()
+    assert len(text.splitlines()) == 4
+
+
 # A checkout of ESPnet
 
 
 @pytest.mark.skipif("ESPNET_ROOT" not in os.environ, reason="ESPNET_ROOT is not set")
-@pytest.mark.parametrize("name", ["asr", "st", "s2t"])
+@pytest.mark.parametrize("name", ["asr", "st", "slu", "s2t"])
 def test_espnets_own_driver(tmp_path, monkeypatch, name):
     templates = Path(os.environ["ESPNET_ROOT"]).resolve() / "egs2/TEMPLATE"
     recipe = tmp_path / "egs2/corpus" / f"{name}1"
