@@ -5,7 +5,8 @@ from typing import Any, Dict, Mapping
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.model import Checkpoints, read_config
 from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.task import GraphModule, TaskModel
+from espnet_onnx_plugin.export.steps import GraphModule
+from espnet_onnx_plugin.export.task import TaskModel
 
 
 class Model(TaskModel):

@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence, Tuple, Union
+from typing import Dict, Iterator, Mapping, Sequence, Tuple
 from unittest import mock
 
 import onnx
@@ -19,7 +19,7 @@ from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
 from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
-from espnet_onnx_plugin.export.steps import StepModule
+from espnet_onnx_plugin.export.steps import GraphModule, StepModule
 from espnet_onnx_plugin.graph_file import save_graph
 from espnet_onnx_plugin.runtime.encoder import LENS
 
@@ -31,7 +31,14 @@ OPSET = 20
 
 #: Sizes of the axes of traced steps; all differ, so that none is taken for another.
 _SIZES = dict(
-    utterances=2, hypotheses=3, rows=5, kept=4, nodes=9, frames=7, frames_of_text=8
+    utterances=2,
+    hypotheses=3,
+    rows=5,
+    kept=4,
+    nodes=9,
+    tokens=6,
+    frames=7,
+    frames_of_text=8,
 )
 
 
@@ -233,18 +240,17 @@ def export_encoder(
     return describe(path, inputs, outputs, {})
 
 
-def export_memory(
-    step: Union[StepModule, SequenceModule], dim: int, path: Path
-) -> Graph:
-    """Write the graph that projects the encoder's output for a decoder's steps."""
+def export_memory(decoder: GraphModule, dim: int, path: Path) -> Graph:
+    """Write the graph that projects the encoder's output for a decoder."""
     inputs, example = {}, []
-    for name, frames in step.reads.items():
+    for name, frames in decoder.reads.items():
         inputs[name] = Tensor("float32", ("utterances", frames, dim))
         inputs[f"{name}{LENS}"] = Tensor("int64", ("utterances",))
         length = _SIZES[frames]
         example += [torch.zeros(2, length, dim), torch.tensor([length, length - 2])]
-    export_graph(step.memory, example, _axes(inputs), _axes(step.memory_tensors), path)
-    return describe(path, inputs, step.memory_tensors, {})
+    outputs = decoder.memory_tensors
+    export_graph(decoder.memory, example, _axes(inputs), _axes(outputs), path)
+    return describe(path, inputs, outputs, {})
 
 
 def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
@@ -274,8 +280,7 @@ def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Gra
     """Write the graph of a decoder of whole sequences."""
     inputs = {**SEQUENCE_INPUTS, **decoder.memory_tensors}
     outputs = {"scores": Tensor("float32", ("utterances", "tokens", vocabulary))}
-    sizes = dict(utterances=2, tokens=5, frames=7)
-    example = [_zeros(tensor, sizes) for tensor in inputs.values()]
+    example = [_zeros(tensor) for tensor in inputs.values()]
     export_graph(decoder, example, _axes(inputs), _axes(outputs), path)
     return describe(path, inputs, outputs, {})
 

@@ -3,11 +3,10 @@
 Such a decoder searches nothing; it says what stands where a sequence is masked.
 """
 
-from typing import Mapping
-
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.export.steps import GraphModule
 
 SEQUENCE_INPUTS = {
     "tokens": Tensor("int64", ("utterances", "tokens")),
@@ -15,22 +14,8 @@ SEQUENCE_INPUTS = {
 }
 
 
-class SequenceModule(torch.nn.Module):
-    """What the exporter needs to know of a decoder of whole sequences.
-
-    Attributes:
-        reference: ESPnet's own module, which the graph is compared with.
-        memory: a module from ``(encoder_out (utterances, frames, dim), lengths)`` to
-            the tensors that every call reads.
-        memory_tensors: those tensors by name, in the order of ``memory``'s results.
-    """
-
-    memory: torch.nn.Module
-    memory_tensors: Mapping[str, Tensor]
-
-    def __init__(self, reference: torch.nn.Module):
-        super().__init__()
-        self.reference = reference
+class SequenceModule(GraphModule):
+    """A decoder that scores every position of a sequence."""
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Score every token at every position.

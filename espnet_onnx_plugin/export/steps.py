@@ -37,20 +37,35 @@ TREE_INPUTS = {
 }
 
 
-class StepModule(torch.nn.Module):
+class GraphModule(torch.nn.Module):
     """What the exporter needs to know of a decoder or language model.
 
     Attributes:
         reference: ESPnet's own module, which the graph is compared with.
-        inputs: :data:`RECURRENT_INPUTS` or :data:`TREE_INPUTS`.
-        states: the recurrent states by name. Axis ``rows`` counts the rows of the
-            previous step, axis ``nodes`` its nodes.
         memory: a module from what :attr:`reads` names, each (utterances, frames, dim)
-            followed by its lengths, to the tensors that every step reads, or None.
+            followed by its lengths, to the tensors that every call reads, or None.
         reads: sequences that the memory is made from, in the order of ESPnet's
             ``batch_score``, and what their axis of frames is called.
         memory_tensors: those tensors by name, in the order of ``memory``'s results.
         max_tokens: how many tokens it has positions for; None: any number.
+    """
+
+    def __init__(self, reference: torch.nn.Module):
+        super().__init__()
+        self.reference = reference
+        self.memory: Optional[torch.nn.Module] = None
+        self.reads: Mapping[str, str] = {"encoder_out": "frames"}
+        self.memory_tensors: Mapping[str, Tensor] = {}
+        self.max_tokens: Optional[int] = None
+
+
+class StepModule(GraphModule):
+    """A decoder or language model that scores one token after the other.
+
+    Attributes:
+        inputs: :data:`RECURRENT_INPUTS` or :data:`TREE_INPUTS`.
+        states: the recurrent states by name. Axis ``rows`` counts the rows of the
+            previous step, axis ``nodes`` its nodes.
         hidden_size: size of what the output layer reads, where the step can return it.
         returns_hidden: whether it does.
     """
@@ -59,14 +74,9 @@ class StepModule(torch.nn.Module):
     returns_hidden = False
 
     def __init__(self, reference: torch.nn.Module, inputs: Mapping[str, Tensor]):
-        super().__init__()
-        self.reference = reference
+        super().__init__(reference)
         self.inputs = inputs
         self.states: Mapping[str, State] = {}
-        self.memory: Optional[torch.nn.Module] = None
-        self.reads: Mapping[str, str] = {"encoder_out": "frames"}
-        self.memory_tensors: Mapping[str, Tensor] = {}
-        self.max_tokens: Optional[int] = None
 
     def split(self, tensors: Sequence[torch.Tensor]) -> List[Sequence[torch.Tensor]]:
         """A step's tensors as those of :attr:`inputs`, of the memory, and states."""

@@ -9,7 +9,7 @@ import importlib
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from espnet_onnx_plugin.export.hub_text import (
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.steps import StepModule
+from espnet_onnx_plugin.export.steps import GraphModule, StepModule
 from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.session import Device
 
@@ -44,9 +44,6 @@ logger = logging.getLogger(__name__)
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
-
-#: What a decoder or a language model becomes.
-GraphModule = Union[StepModule, SequenceModule]
 
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
