@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import ssl_checkpoints
 from conftest import TOKENS, asr_config, build, build_asr, build_lm, st_config
-from espnet2.tasks.asr import decoder_choices
+from espnet2.tasks.asr import decoder_choices, postencoder_choices
+from espnet2.tasks.slu import SLUTask
 from espnet2.tasks.st import STTask
 from hub_models import use_tiny_models
 
@@ -134,7 +135,10 @@ def exported(model, config, path):
 def test_encoder_graph(arch, name, tmp_path, buildable):
     buildable(arch)
     config = choose(arch, name, tmp_path)
-    model = build_asr(config)
+    if arch.role == "postencoder" and arch.name not in postencoder_choices.classes:
+        model = build(SLUTask, {**SLUTask.get_default_config(), **config})
+    else:
+        model = build_asr(config)
     encoder, speech = exported(model, config, tmp_path)
     encode = partial(encode_reference, model)
     worst = parity.check_encoder(encode, encoder, parity.noise(speech))
