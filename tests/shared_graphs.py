@@ -24,7 +24,8 @@ class Fingerprint(pickle.Pickler):
             held = [item for item in vars(obj).items() if "state_dict" not in item[0]]
             return dict, ([("type", type(obj)), *held],)
         if isinstance(obj, torch.Tensor):
-            content = hashlib.sha256(obj.detach().numpy().tobytes()).hexdigest()
+            array = obj.detach().resolve_conj().resolve_neg().numpy()
+            content = hashlib.sha256(array.tobytes()).hexdigest()
             return str, (f"{type(obj)} {obj.dtype} {obj.shape} {content}",)
         if isinstance(obj, weakref.ref):  # a recurrent layer's, to weights it holds too
             return str, ("",)
