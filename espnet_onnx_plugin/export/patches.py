@@ -100,7 +100,7 @@ def convolutions_see(
         yield
 
 
-def subsampled(lengths: torch.Tensor, conv: torch.nn.Sequential) -> torch.Tensor:
+def subsampled(lengths: Any, conv: torch.nn.Sequential) -> Any:
     """How many frames are left of so many, by a subsampling without padding."""
     for layer in conv:
         if isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d)):

@@ -6,6 +6,7 @@ Each task (asr, st, ...) is a subclass in a module of its own name, called ``Mod
 import dataclasses
 import functools
 import importlib
+import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -34,6 +35,7 @@ from espnet_onnx_plugin.export.hub_text import (
     write_whisper_tokenizer,
 )
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
+from espnet_onnx_plugin.export.patches import subsampled
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
@@ -314,10 +316,16 @@ def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module
 def shortest_frames(encoder: torch.nn.Module) -> int:
     """The fewest feature frames for which ESPnet's encoder does not give up."""
     subsampling = import_nets("pytorch_backend.transformer.subsampling")
-    frames = 1
-    while subsampling.check_short_utt(getattr(encoder, "embed", None), frames)[0]:
-        frames += 1
-    return frames
+    embed = getattr(encoder, "embed", None)
+    conv = getattr(embed, "conv", None)
+
+    def fails(frames: int) -> bool:
+        if subsampling.check_short_utt(embed, frames)[0]:
+            return True
+        # Of streaming encoders ESPnet does not check it, and a convolution fails.
+        return isinstance(conv, torch.nn.Sequential) and subsampled(frames, conv) < 1
+
+    return next(frames for frames in itertools.count(1) if not fails(frames))
 
 
 def _is_too_short(

@@ -97,6 +97,8 @@ def _match(softmax: ir.Node) -> Optional[_Attention]:
     if found is None and made_by(scores, "Add") is not None:
         split = split_operands(scores.producer(), _scaled_product)
         positions, found = split if split is not None else (None, None)
+        if positions is not None and _has_one_query(positions):
+            return None  # MultiHeadAttention takes no bias that all queries share
     if found is None:
         return None
     product, scale = found
@@ -129,6 +131,11 @@ def _match(softmax: ir.Node) -> Optional[_Attention]:
         positions,
         positions_scale,
     )
+
+
+def _has_one_query(bias: ir.Value) -> bool:
+    """Whether a bias is (batch, heads, 1, keys)."""
+    return bias.shape is not None and len(bias.shape) == 4 and bias.shape[2] == 1
 
 
 def _scaled_product(value: ir.Value) -> Optional[Tuple[ir.Value, float]]:
