@@ -60,7 +60,11 @@ def options(architecture: _Config) -> _Config:
         return dict(beam, lang_sym="<eng>")
     if _model(architecture) == "maskctc":
         return {}
-    ctc_weight = architecture["config"].get("model_conf", {}).get("ctc_weight", 0.3)
+    conf = architecture["config"].get("model_conf", {})
+    if architecture["task"] == "st":  # by the target's CTC, if there is one
+        ctc_weight = 0.3 if conf.get("st_mtlalpha") else 0.0
+    else:
+        ctc_weight = conf.get("ctc_weight", 0.3)
     lm_weight = 0.4 if architecture["task"] == "lm" else 0.0
     beam.update(ctc_weight=ctc_weight, lm_weight=lm_weight)
     if _model(architecture) == "pit_espnet":
