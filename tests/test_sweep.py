@@ -4,6 +4,7 @@ tests/data/architectures.yaml lists them; scripts/list_architectures.py makes it
 checkout of ESPnet.
 """
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 
@@ -35,8 +37,20 @@ def cases(kind):
     ]
 
 
+#: Its subsampling puts language and task in front, which ESPnet 202511 cannot.
+PREFIXED_CONV2D = "s2t_ctc-e_branchformer_ctc-2"
+
+
+def _takes_prefix() -> bool:
+    subsampling = import_nets("pytorch_backend.transformer.subsampling")
+    parameters = inspect.signature(subsampling.Conv2dSubsampling.forward).parameters
+    return len(parameters) > 3
+
+
 @pytest.mark.parametrize("architecture", cases("builds"))
 def test_results_are_espnets(architecture, tmp_path):
+    if architecture["name"] == PREFIXED_CONV2D and not _takes_prefix():
+        pytest.skip("conv2d takes no prefix in this version of ESPnet")
     compare(architecture, tmp_path)
 
 

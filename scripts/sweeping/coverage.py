@@ -67,6 +67,10 @@ def options(architecture: _Config) -> _Config:
         ctc_weight = conf.get("ctc_weight", 0.3)
     lm_weight = 0.4 if architecture["task"] == "lm" else 0.0
     beam.update(ctc_weight=ctc_weight, lm_weight=lm_weight)
+    if architecture["task"] == "s2t":
+        # ESPnet's CTC scorer ends in an error where a hypothesis, of which the primer
+        # is a part, gets longer than the encoder's output.
+        beam.update(maxlenratio=-10)
     if _model(architecture) == "pit_espnet":
         beam.update(multi_asr=True)
     return beam
