@@ -221,13 +221,13 @@ def export_encoder(
     """Write an encoder graph.
 
     Args:
-        module: with its ``outputs``, and where it reads more, ``other_inputs`` and
+        module: with its ``outputs``, its ``other_inputs``, and where there are any,
             ``other_examples``.
         example: what it reads and the lengths, of two utterances.
         path: the file to write.
         names: of these inputs.
     """
-    others = getattr(module, "other_inputs", {})
+    others = module.other_inputs
     inputs = {
         names[0]: Tensor("float32", ("utterances", "frames_in", *example[0].shape[2:])),
         names[1]: Tensor("int64", ("utterances",)),
