@@ -1,8 +1,10 @@
-"""Checkpoints of tiny self-supervised models with random weights, as s3prl has them."""
+"""Checkpoints of tiny self-supervised models with random weights, as frontends read
+them: s3prl's, those of transformers and ESPnet's own.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 #: The convolutions of wav2vec 2.0 with few channels: 400 samples wide, 320 apart.
 CONVOLUTIONS = [(8, 10, 5)] + [(8, 3, 2)] * 4 + [(8, 2, 2)] * 2
@@ -30,13 +32,15 @@ def randomize(model):
     return model
 
 
-def write(upstream: str, directory: Path) -> Path:
-    """Write the checkpoint that an s3prl upstream ``<family>_local`` reads."""
+def write(name: str, directory: Path) -> Path:
+    """Write what is read for a name: of an s3prl upstream, and of a model besides."""
     import torch
 
     torch.manual_seed(0)
-    path = directory / f"{upstream}.pt"
-    torch.save(_CHECKPOINTS[upstream](), path)
+    if name in _WRITERS:
+        return _WRITERS[name](directory / name)
+    path = directory / f"{name}.pt"
+    torch.save(_CHECKPOINTS[name](), path)
     return path
 
 
@@ -73,7 +77,7 @@ class StandIn:
 
 
 def with_checkpoints(conf: Any, directory: Path) -> Any:
-    """A configuration in which s3prl's upstreams have the checkpoints they read."""
+    """A configuration in which frontends have the checkpoints that they read."""
     if isinstance(conf, list):
         return [with_checkpoints(value, directory) for value in conf]
     if not isinstance(conf, dict):
@@ -81,6 +85,9 @@ def with_checkpoints(conf: Any, directory: Path) -> Any:
     conf = {key: with_checkpoints(value, directory) for key, value in conf.items()}
     if "upstream" in conf:
         conf["path_or_url"] = str(write(conf["upstream"], directory))
+    for key in ("model", "path_or_url"):
+        if conf.get(key) in _WRITERS:
+            conf[key] = str(write(conf[key], directory))
     for key in ("w2v", "hubert"):
         if f"{key}_url" in conf:  # ESPnet looks for the file before it downloads
             write(Path(conf[f"{key}_url"]).stem, directory)
@@ -118,20 +125,138 @@ def _wav2vec2() -> Dict[str, Any]:
     )
 
 
-def _wavlm() -> Dict[str, Any]:
-    from s3prl.upstream.wavlm.WavLM import WavLM, WavLMConfig
+def _data2vec() -> Dict[str, Any]:
+    from s3prl.upstream.data2vec.data2vec_model import (
+        Data2VecAudioConfig,
+        Data2VecAudioModel,
+    )
 
-    config = dict(
-        vars(WavLMConfig()),
-        **{**_SIZES, **_LARGE, "normalize": True},
+    sizes = {**_SIZES, "extractor_mode": "layer_norm", "pos_conv_depth": 2}
+    sizes.pop("final_dim")
+    model = Data2VecAudioModel(Data2VecAudioConfig(**sizes))
+    model.remove_pretraining_modules()
+    return dict(
+        task_cfg=dict(normalize=True),
+        model_cfg=sizes,
+        model_weight={**randomize(model).state_dict(), "_ema": {}},
+    )
+
+
+def _wavlm() -> Dict[str, Any]:
+    return _microsofts(
+        **_LARGE,
+        normalize=True,
         relative_position_embedding=True,
         gru_rel_pos=True,
         num_buckets=24,
         max_distance=40,
     )
+
+
+def _microsofts(**settings: Any) -> Dict[str, Any]:
+    """WavLM, which s3prl takes for UniSpeech-SAT too."""
+    from s3prl.upstream.wavlm.WavLM import WavLM, WavLMConfig
+
+    config = {**vars(WavLMConfig()), **_SIZES, **settings}
     config.pop("final_dim")
     model = randomize(WavLM(WavLMConfig(config)))
     return dict(cfg=config, model=model.state_dict())
 
 
-_CHECKPOINTS = dict(hubert_local=_hubert, wav2vec2_local=_wav2vec2, wavlm_local=_wavlm)
+def _transformers(kind: str, **settings: Any) -> Callable[[Path], Path]:
+    def write_model(path: Path) -> Path:
+        import transformers
+
+        config = getattr(transformers, f"{kind}Config")(
+            hidden_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=16,
+            conv_dim=[8] * 7,
+            num_conv_pos_embeddings=8,
+            num_conv_pos_embedding_groups=2,
+            **settings,
+        )
+        model = randomize(getattr(transformers, f"{kind}Model")(config))
+        model.save_pretrained(path)
+        transformers.Wav2Vec2FeatureExtractor().save_pretrained(path)
+        return path
+
+    return write_model
+
+
+def _w2v_bert(path: Path) -> Path:
+    """Configuration and feature extractor: the weights are those of the checkpoint."""
+    import transformers
+
+    transformers.Wav2Vec2BertConfig(
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_depthwise_kernel_size=5,
+        left_max_position_embeddings=6,
+        right_max_position_embeddings=2,
+    ).save_pretrained(path)
+    transformers.SeamlessM4TFeatureExtractor(padding_value=1).save_pretrained(path)
+    return path
+
+
+def _espnets(**choices: Any) -> Callable[[Path], Path]:
+    def write_model(path: Path) -> Path:
+        from conftest import TOKENS, build, save
+        from espnet2.tasks.ssl import SSLTask
+
+        config = dict(
+            SSLTask.get_default_config(),
+            token_list=TOKENS,
+            frontend_conf=dict(
+                norm_mode="group_norm",
+                conv_mode="standard",
+                bias=False,
+                shapes=[[8, 10, 5], [8, 3, 2], [12, 2, 2]],
+            ),
+            loss=[dict(name="hubert", conf=dict(num_classes=4, final_dim=4))],
+            **choices,
+        )
+        return save(build(SSLTask, config), config, path, "model.pth")["file"]
+
+    return write_model
+
+
+_CHECKPOINTS = dict(
+    data2vec_local=_data2vec,
+    hubert_local=_hubert,
+    unispeech_sat_local=_microsofts,
+    wav2vec2_local=_wav2vec2,
+    wavlm_local=_wavlm,
+)
+
+_BLOCKS = dict(attention_heads=2, linear_units=12, num_blocks=2)
+
+#: Of models that are more than one file, or ESPnet's.
+_WRITERS = dict(
+    hf_hubert_custom=_transformers("Hubert"),
+    hf_wav2vec2_custom=_transformers(
+        "Wav2Vec2", feat_extract_norm="layer", do_stable_layer_norm=True
+    ),
+    w2v_bert=_w2v_bert,
+    espnet_hubert=_espnets(
+        normalize=None,
+        preencoder_conf=dict(output_size=16),
+        encoder_conf=dict(
+            _BLOCKS,
+            output_size=16,
+            input_layer="wav2vec",
+            normalize_before=False,
+            pos_enc_layer_type="conv",
+        ),
+    ),
+    espnet_conformer=_espnets(
+        preencoder=None,
+        encoder="conformer",
+        encoder_conf=dict(
+            _BLOCKS, output_size=8, rel_pos_type="latest", cnn_module_kernel=3
+        ),
+    ),
+)

@@ -5,7 +5,7 @@ fairseq's wav2vec 2.0 and HuBERT, s3prl's copies of them, and Microsoft's WavLM.
 
 import contextlib
 import sys
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 from unittest import mock
 
 import torch
@@ -61,6 +61,19 @@ def fairseq_hidden_states(
         for handle in handles:
             handle.remove()
     return states
+
+
+def weighted_sum(weights: torch.Tensor, states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of layers that a featurizer makes, weighted by a softmax of its weights.
+
+    One sum after the other needs no tensor of all layers.
+
+    Args:
+        weights: (layers,).
+        states: of each layer, (B, frames, dim).
+    """
+    shares = torch.softmax(weights, dim=-1)
+    return sum(share * state for share, state in zip(shares, states))
 
 
 def attend(

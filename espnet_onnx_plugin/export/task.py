@@ -6,7 +6,6 @@ Each task (asr, st, ...) is a subclass in a module of its own name, called ``Mod
 import dataclasses
 import functools
 import importlib
-import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from espnet_onnx_plugin.bundle import Bundle, Graph, Speech, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
-from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
+from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, shortest_frames
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import (
     export_encoder,
@@ -35,7 +34,6 @@ from espnet_onnx_plugin.export.hub_text import (
     write_whisper_tokenizer,
 )
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
-from espnet_onnx_plugin.export.patches import subsampled
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
@@ -311,21 +309,6 @@ def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module
             "before it is not supported: export a model trained without"
         )
     return features(model.encoder).eval()
-
-
-def shortest_frames(encoder: torch.nn.Module) -> int:
-    """The fewest feature frames for which ESPnet's encoder does not give up."""
-    subsampling = import_nets("pytorch_backend.transformer.subsampling")
-    embed = getattr(encoder, "embed", None)
-    conv = getattr(embed, "conv", None)
-
-    def fails(frames: int) -> bool:
-        if subsampling.check_short_utt(embed, frames)[0]:
-            return True
-        # Of streaming encoders ESPnet does not check it, and a convolution fails.
-        return isinstance(conv, torch.nn.Sequential) and subsampled(frames, conv) < 1
-
-    return next(frames for frames in itertools.count(1) if not fails(frames))
 
 
 def _is_too_short(

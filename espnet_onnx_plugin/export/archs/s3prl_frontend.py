@@ -9,7 +9,7 @@ import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.ssl_layers import fairseq_hidden_states
+from espnet_onnx_plugin.export.ssl_layers import fairseq_hidden_states, weighted_sum
 from espnet_onnx_plugin.export.waveform import (
     PlainConvolutions,
     shortest_waveform,
@@ -141,11 +141,7 @@ class S3prlFrontend(torch.nn.Module):
     def _select(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
         if self.weights is None:
             return self._normalized(hidden[self.layer])
-        weights = torch.softmax(self.weights, dim=-1)
-        # One sum after the other needs no tensor of all layers.
-        return sum(
-            weight * self._normalized(state) for weight, state in zip(weights, hidden)
-        )
+        return weighted_sum(self.weights, [self._normalized(state) for state in hidden])
 
     def _normalized(self, state: torch.Tensor) -> torch.Tensor:
         if not self.normalize:
@@ -176,6 +172,14 @@ register(
                     upstream="wavlm_local", normalize=True, tile_factor=1
                 ),
                 multilayer_feature=True,
+            ),
+            "data2vec": dict(frontend_conf=dict(upstream="data2vec_local")),
+            "unispeech_sat": dict(frontend_conf=dict(upstream="unispeech_sat_local")),
+            "hf_hubert": dict(
+                frontend_conf=dict(upstream="hf_hubert_custom"), multilayer_feature=True
+            ),
+            "hf_wav2vec2": dict(
+                frontend_conf=dict(upstream="hf_wav2vec2_custom"), layer=1
             ),
         },
         limits="needs s3prl; upstreams hubert, wav2vec2 (XLSR), wavlm, data2vec, "

@@ -1,0 +1,83 @@
+"""``frontend: espnet_ssl``: the encoder of a model that ESPnet's SSL task has trained."""
+
+from typing import Tuple
+
+import torch
+
+from espnet_onnx_plugin.export.encoder import run_encoder, shortest_frames
+from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.registry import Arch, find, register
+from espnet_onnx_plugin.export.ssl_layers import weighted_sum
+from espnet_onnx_plugin.export.waveform import PlainConvolutions
+
+
+class EspnetSslFrontend(torch.nn.Module):
+    """Waveform to features, ESPnet's ``ESPnetSSLFrontend`` for one utterance at a time.
+
+    A layer is what it gives before the norm behind the last one, and ``mask_feats`` is
+    for training: ESPnet's inference looks at ``use_final_output`` no more than this.
+    """
+
+    def __init__(self, frontend: torch.nn.Module):
+        super().__init__()
+        model = frontend.upstream
+        self.frontend, *parts, self.encoder = (
+            _wrapped(role, getattr(model, role))
+            for role in ("frontend", "normalize", "preencoder", "encoder")
+            if getattr(model, role) is not None or role == "frontend"
+        )
+        self.parts = torch.nn.ModuleList(parts)
+        self.plain = PlainConvolutions(self.encoder)
+        self.layer = frontend.layer
+        self.weights = None
+        if frontend.multilayer_feature:
+            self.weights = frontend.featurizer.weights
+        self.sampling_rate = self.frontend.sampling_rate
+
+    def shortest(self, frames: int) -> int:
+        """The fewest samples that give so many frames."""
+        return self.frontend.shortest(shortest_frames(self.encoder, frames))
+
+    def forward(
+        self, speech: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """(B, samples), (B,) -> features (B, frames, dim), (B,)."""
+        x, lengths = self.frontend(speech, lengths)
+        for part in self.parts:
+            x, lengths = part(x, lengths)
+        padding = make_pad_mask(lengths, maxlen=x.size(1))
+        with self.plain.in_place():
+            (_, layers), lengths = run_encoder(
+                self.encoder, x, lengths, masks=padding, return_all_hs=True
+            )
+        if self.weights is None:
+            return layers[self.layer], lengths
+        return weighted_sum(self.weights, layers), lengths
+
+
+def _wrapped(role: str, module: torch.nn.Module) -> torch.nn.Module:
+    """A part of ESPnet's SSL model as that of another model is exported."""
+    import espnet2.tasks.ssl as ssl
+
+    choices = getattr(ssl, f"{role}_choices").classes
+    [name] = [name for name, cls in choices.items() if type(module) is cls]
+    return find(role, name).wrap(module)
+
+
+register(
+    Arch(
+        role="frontend",
+        name="espnet_ssl",
+        wrap=EspnetSslFrontend,
+        tiny={
+            "hubert_weighted_sum": dict(
+                frontend_conf=dict(path_or_url="espnet_hubert"), multilayer_feature=True
+            ),
+            "conformer_layer": dict(
+                frontend_conf=dict(path_or_url="espnet_conformer"), layer=0
+            ),
+        },
+        limits="frontend, normalize, preencoder and encoder of the SSL model as in this "
+        "table",
+    )
+)
