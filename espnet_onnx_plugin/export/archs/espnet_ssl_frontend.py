@@ -1,4 +1,4 @@
-"""``frontend: espnet_ssl``: the encoder of a model that ESPnet's SSL task has trained."""
+"""``frontend: espnet_ssl``: the encoder of a model that ESPnet's SSL task trained."""
 
 from typing import Tuple
 
@@ -77,7 +77,7 @@ register(
                 frontend_conf=dict(path_or_url="espnet_conformer"), layer=0
             ),
         },
-        limits="frontend, normalize, preencoder and encoder of the SSL model as in this "
+        limits="the SSL model's frontend, normalize, preencoder and encoder as in this "
         "table",
     )
 )

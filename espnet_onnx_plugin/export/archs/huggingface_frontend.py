@@ -42,7 +42,7 @@ class KaldiFilterbank(torch.nn.Module):
 
 
 class HuggingFaceFrontend(torch.nn.Module):
-    """Waveform to features, ESPnet's ``HuggingFaceFrontend``, one utterance at a time."""
+    """Waveform to features, ``HuggingFaceFrontend``, for one utterance at a time."""
 
     def __init__(self, frontend: torch.nn.Module):
         super().__init__()
@@ -124,8 +124,8 @@ register(
         tiny={
             "w2v_bert": dict(model="w2v_bert", load_pretrained=False),
         },
-        limits="w2v-BERT 2.0 and what is made of it (model type wav2vec2-bert, no "
-        "adapter); of others ESPnet takes samples for frames and cannot train with them",
+        limits="w2v-BERT 2.0 and models made of it (model type wav2vec2-bert, no "
+        "adapter): ESPnet takes the samples of others for frames, and cannot train",
         needs=needs_transformers,
     )
 )
