@@ -46,6 +46,16 @@ MODELS = {
         encoder="conformer",
         encoder_conf=CONFORMER,
     ),
+    "espnet_ssl": dict(
+        CTC_ONLY,
+        frontend="espnet_ssl",
+        frontend_conf=find("frontend", "espnet_ssl").tiny["hubert_weighted_sum"],
+    ),
+    "huggingface": dict(
+        CTC_ONLY,
+        frontend="huggingface",
+        frontend_conf=find("frontend", "huggingface").tiny["w2v_bert"],
+    ),
     "torchaudiohubert": dict(
         CTC_ONLY,
         frontend=None,
@@ -92,14 +102,41 @@ def assert_lowers(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "role, name, package",
-    [("frontend", "s3prl", "s3prl"), ("encoder", "wav2vec2", "fairseq")],
+    "role, name, package, remedy",
+    [
+        ("frontend", "s3prl", "s3prl", "pip install s3prl"),
+        ("frontend", "huggingface", "transformers", "pip install transformers"),
+        ("encoder", "wav2vec2", "fairseq", "installers/install_fairseq.sh"),
+    ],
 )
-def test_a_missing_package_is_named(monkeypatch, role, name, package):
+def test_a_missing_package_is_named(monkeypatch, role, name, package, remedy):
     for module in (package, f"{package}.nn"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(PluginError, match=f"pip install {package}"):
+    with pytest.raises(PluginError, match=f"{package} .*{remedy}"):
         find(role, name).needs()
+
+
+@pytest.mark.parametrize(
+    "model, settings, message",
+    [
+        ("hf_hubert_custom", {}, "of model type hubert is not supported.*use frontend"),
+        ("w2v_bert", dict(add_adapter=True), "with add_adapter True"),
+        ("w2v_bert", dict(position_embeddings_type="rotary"), "_type rotary is not"),
+    ],
+)
+def test_a_model_that_espnet_cannot_train_with_is_refused(
+    model, settings, message, tmp_path
+):
+    hub = pytest.importorskip("transformers")
+    path = ssl_checkpoints.write(model, tmp_path)
+    hub.AutoConfig.from_pretrained(path, **settings).save_pretrained(path)
+    config = asr_config(
+        **CTC_ONLY,
+        frontend="huggingface",
+        frontend_conf=dict(model=str(path), load_pretrained=False),
+    )
+    with pytest.raises(PluginError, match=message):
+        wrap_frontend(build_asr(config), Namespace(**config))
 
 
 def test_a_normalization_of_waveforms_is_refused():

@@ -14,19 +14,20 @@ from espnet_onnx_plugin.export.waveform import PlainConvolutions
 class EspnetSslFrontend(torch.nn.Module):
     """Waveform to features, ESPnet's ``ESPnetSSLFrontend`` for one utterance at a time.
 
-    A layer is what it gives before the norm behind the last one, and ``mask_feats`` is
-    for training: ESPnet's inference looks at ``use_final_output`` no more than this.
+    ``use_final_output`` changes nothing, as in ESPnet: the last layer's output is taken
+    before the norm behind it.
     """
 
     def __init__(self, frontend: torch.nn.Module):
         super().__init__()
         model = frontend.upstream
-        self.frontend, *parts, self.encoder = (
+        self.frontend = _wrapped("frontend", model.frontend)
+        self.parts = torch.nn.ModuleList(
             _wrapped(role, getattr(model, role))
-            for role in ("frontend", "normalize", "preencoder", "encoder")
-            if getattr(model, role) is not None or role == "frontend"
+            for role in ("normalize", "preencoder")
+            if getattr(model, role) is not None
         )
-        self.parts = torch.nn.ModuleList(parts)
+        self.encoder = _wrapped("encoder", model.encoder)
         self.plain = PlainConvolutions(self.encoder)
         self.layer = frontend.layer
         self.weights = None
@@ -56,7 +57,7 @@ class EspnetSslFrontend(torch.nn.Module):
 
 
 def _wrapped(role: str, module: torch.nn.Module) -> torch.nn.Module:
-    """A part of ESPnet's SSL model as that of another model is exported."""
+    """A part of ESPnet's SSL model, as it is wrapped where another model has it."""
     import espnet2.tasks.ssl as ssl
 
     choices = getattr(ssl, f"{role}_choices").classes

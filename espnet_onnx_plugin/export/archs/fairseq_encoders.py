@@ -20,9 +20,10 @@ def needs_fairseq() -> None:
     """
     try:
         importlib.import_module("fairseq")
-    except ImportError as e:
+    except (ImportError, ValueError) as e:  # the second from Python 3.11 on
         raise PluginError(
-            f"this encoder needs the package fairseq ({e}): pip install fairseq"
+            f"this encoder needs the package fairseq ({e}): install ESPnet's copy with "
+            "its tools/installers/install_fairseq.sh, on Python 3.10"
         )
 
 
@@ -97,7 +98,7 @@ for _name, _conf in {
             wrap=FairseqEncoder,
             features=_features,
             tiny={"projected": dict(_conf, output_size=8)},
-            limits="needs fairseq",
+            limits="needs fairseq, which imports on Python 3.10 at most",
             needs=needs_fairseq,
         )
     )

@@ -124,8 +124,8 @@ register(
         tiny={
             "w2v_bert": dict(model="w2v_bert", load_pretrained=False),
         },
-        limits="w2v-BERT 2.0 and models made of it (model type wav2vec2-bert, no "
-        "adapter): ESPnet takes the samples of others for frames, and cannot train",
+        limits="model type wav2vec2-bert without an adapter, up to 2 GiB (w2v-BERT 2.0 "
+        "has 2.2): with others, whose samples it takes for frames, ESPnet cannot train",
         needs=needs_transformers,
     )
 )

@@ -4,7 +4,6 @@ from typing import Tuple
 
 import torch
 
-from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.waveform import WaveformConvolutions, standardize
 
@@ -22,15 +21,6 @@ class CNNFrontend(WaveformConvolutions):
         for layer in self.extractor.layers:
             x, lengths = layer(x, lengths)
         return self.extractor.final_norm(x.transpose(1, 2)), lengths
-
-
-def _needs_choice() -> None:
-    from espnet2.tasks.asr import frontend_choices
-
-    if "wav2vec_cnn" not in frontend_choices.classes:
-        raise PluginError(
-            "frontend 'wav2vec_cnn' needs an ESPnet that has it, newer than 202511"
-        )
 
 
 _SHAPES = [[8, 10, 5], [8, 3, 2], [12, 2, 2]]
@@ -53,7 +43,6 @@ register(
                 normalize_output=True,
             ),
         },
-        limits="an ESPnet newer than 202511; 16 kHz",
-        needs=_needs_choice,
+        limits="16 kHz",
     )
 )
