@@ -258,13 +258,23 @@ class Speech2Text:
             )
         options, search = self._options, self.bundle.manifest.search
         tokens = self.converter.token_list
-        if "generate" in search:
+        if "generate" in search and options.hugging_face_decoder:
             return self._build_hub_search(search["generate"])
+        if "generate" in search and (options.weights["decoder"] or options.time_sync):
+            raise PluginError(
+                "the model has a decoder of Hugging Face's hub, which ESPnet searches "
+                "with hugging_face_decoder: true alone; set it"
+            )
         primer = self._primer()
         if options.time_sync and primer is not None:
             raise PluginError(
                 "time_sync is not for models of Whisper's tokens, in ESPnet either: "
                 "that search begins with the start symbol alone"
+            )
+        if options.time_sync and "decoder" in search.get("together", ()):
+            raise PluginError(
+                "time_sync is not for this model's decoder, in ESPnet either: that "
+                "search scores one hypothesis at a time"
             )
         if not self._has_ctc and (options.ctc_weight > 0 or options.time_sync):
             raise PluginError(
@@ -300,14 +310,8 @@ class Speech2Text:
 
     def _build_hub_search(self, settings: Mapping[str, Any]) -> HubSearch:
         """The search for a decoder of Hugging Face's hub."""
-        options = self._options
-        if not options.hugging_face_decoder:
-            raise PluginError(
-                "the model has a decoder of Hugging Face's hub, which ESPnet searches "
-                "with hugging_face_decoder: true alone; set it"
-            )
         config = GenerateConfig(**settings)
-        config = config.overridden(options.hugging_face_decoder_conf)
+        config = config.overridden(self._options.hugging_face_decoder_conf)
         logger.info("HubSearch implementation is selected.")
         return HubSearch(config, self._scorer("decoder"))
 
