@@ -224,7 +224,8 @@ class Speech2Text:
         """Decoding options for a check, such that every graph of a bundle is used."""
         graphs = bundle.manifest.graphs
         if "generate" in bundle.manifest.search:
-            return dict(hugging_face_decoder=True)
+            conf = dict(max_new_tokens=20, do_sample=False)
+            return dict(hugging_face_decoder=True, hugging_face_decoder_conf=conf)
         ctc_weight = 0.3
         if "decoder" not in graphs:
             ctc_weight = 1.0

@@ -41,8 +41,8 @@ Results = Union[List[Result], Tuple[List[Result], List[Recognition]]]
 class DecodeOptions(asr.DecodeOptions):
     """ESPnet's decoding options, with its names and defaults.
 
-    ``normalize_length`` changes nothing: ESPnet's translation takes it and does not
-    hand it on to the search.
+    ``normalize_length`` changes nothing without ``hugging_face_decoder``: ESPnet's
+    translation takes it and does not hand it on to the search.
     """
 
     ctc_weight: float = 0.0
@@ -60,7 +60,8 @@ class DecodeOptions(asr.DecodeOptions):
     ctc_greedy: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "normalize_length", False)
+        if not self.hugging_face_decoder:
+            object.__setattr__(self, "normalize_length", False)
         super().__post_init__()
 
     @property
@@ -248,6 +249,12 @@ class Speech2Text(_Translation):
 
     def _build_search(self) -> Union[BeamSearch, "GreedySearch"]:
         if not self._options.ctc_greedy:
+            hub = self.bundle.manifest.search.get("hugging_face_decoder", False)
+            if hub and not self._options.hugging_face_decoder:
+                raise PluginError(
+                    "the model has a decoder of Hugging Face's hub, which ESPnet "
+                    "searches with hugging_face_decoder: true alone; set it"
+                )
             return super()._build_search()
         if not self._has_ctc:
             raise PluginError("the model has no CTC: set ctc_greedy to false")
@@ -257,6 +264,8 @@ class Speech2Text(_Translation):
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
         """See :class:`espnet_onnx_plugin.runtime.asr.Speech2Text`."""
         options = asr.Speech2Text.check_options(bundle, beam_size)
+        if "hugging_face_decoder" in bundle.manifest.search:
+            options["hugging_face_decoder"] = True
         if MD_ENCODER in bundle.manifest.graphs:
             side = recognizing_side(bundle)
             source = asr.Speech2Text.check_options(side, beam_size)
