@@ -8,6 +8,7 @@ import torch
 from conftest import asr_config, build_asr, save, waves
 
 import espnet_onnx_plugin
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.optimize.fuse import optimize
@@ -65,6 +66,9 @@ def test_results_are_espnets(decoder, conf, tmp_path):
                 assert found == other and len(found[2]) > 5
                 assert hyp.score == pytest.approx(float(their_hyp.score), abs=1e-3)
             assert [r[2] for r in in_batch] == [r[2] for r in results]
+    if decoder == "s4":
+        with pytest.raises(PluginError, match="scores one hypothesis at a time"):
+            espnet_onnx_plugin.Speech2Text(bundle, beam_size=4, time_sync=True)
     figures = optimize(bundle, tmp_path / "optimized", "cpu", None)
     figures = figures.manifest.checks["optimize"]
     assert figures["identical"] == figures["utterances"] > 0

@@ -1,10 +1,20 @@
 """Models that wrap other packages, end to end: ESPnet's own inference against ours."""
 
 import functools
+import importlib
 
 import numpy as np
 import pytest
-from conftest import asr_config, build_asr, save, waves, write_data
+from conftest import (
+    TOKENS,
+    asr_config,
+    build,
+    build_asr,
+    save,
+    st_config,
+    waves,
+    write_data,
+)
 from hub_models import tiny_model, tiny_whisper, use_tiny_models
 
 import espnet_onnx_plugin
@@ -14,10 +24,12 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.hub_text import needs_whisper
 from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.export.task import task_model
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.encoder import Encoded
 from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
+from espnet_onnx_plugin.runtime.st import Speech2Text as Translator
 
 #: A tiny Whisper has 12 positions, of which the primer takes 4.
 WHISPER_OPTIONS = dict(ctc_weight=0.0, lm_weight=0.0, beam_size=4, maxlenratio=-8)
@@ -77,11 +89,60 @@ def whisper_model(tmp_path_factory):
         yield dict(root=root, files=files, checkpoints=checkpoints, bundle=bundle.path)
 
 
-def espnet(model, **options):
-    from espnet2.bin.asr_inference import Speech2Text
+@pytest.fixture(scope="module")
+def whisper_translator(tmp_path_factory):
+    """Whisper's decoder and tokens behind another encoder, in task st."""
+    try:
+        needs_whisper()
+    except PluginError as e:
+        pytest.skip(str(e))
+    import whisper
+    from espnet2.bin.whisper_export_vocabulary import export_vocabulary
+    from espnet2.tasks.st import STTask
+
+    root = tmp_path_factory.mktemp("whisper_st")
+    tokens = root / "tokens.txt"
+    export_vocabulary(str(tokens), "whisper_multilingual", log_level="ERROR")
+    config = st_config(
+        token_list=str(tokens),
+        token_type="whisper_multilingual",
+        bpemodel="whisper_multilingual",
+        preprocessor_conf=dict(whisper_language=["zh", "de"]),
+        decoder="whisper",
+        decoder_conf=dict(whisper_model="tiny"),
+        model_conf=dict(
+            tgt_sym_sos="<|startoftranscript|>", tgt_sym_eos="<|endoftext|>"
+        ),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whisper, "available_models", lambda: ["tiny"])
+        patch.setattr(
+            whisper, "load_model", functools.partial(tiny_whisper, n_vocab=51865)
+        )
+        model = build(STTask, dict(config))
+        model.decoder.decoders.token_embedding.weight.data *= 4.0
+        files = save(model, config, root / "st", "model.pth")
+        checkpoints = Checkpoints(files["config"], files["file"])
+        bundle = export_bundle("st", checkpoints, root / "fp32")
+        yield dict(files=files, bundle=bundle.path)
+
+
+def test_whisper_translates_to_espnets_tokens(whisper_translator):
+    options = dict(WHISPER_OPTIONS, nbest=2)
+    theirs = espnet(whisper_translator, "st", **options)
+    ours = Translator(whisper_translator["bundle"], **options)
+    assert ours.converter.hub.tokens2ids(["<|de|>", "<|translate|>"]) == [
+        *ours.bundle.manifest.search["primer"][1:3]
+    ]
+    lengths = [assert_same_results(ours, theirs, w) for w in waves(3).values()]
+    assert max(lengths) > 5
+
+
+def espnet(model, task="asr", **options):
+    inference = importlib.import_module(f"espnet2.bin.{task}_inference")
 
     files = model["files"]
-    return Speech2Text(str(files["config"]), str(files["file"]), **options)
+    return inference.Speech2Text(str(files["config"]), str(files["file"]), **options)
 
 
 def assert_same_results(ours, theirs, wave):
@@ -326,3 +387,130 @@ def test_a_hub_decoder_needs_its_search(hub_model):
             hugging_face_decoder=True,
             hugging_face_decoder_conf=dict(do_sample=True),
         )
+
+
+@pytest.fixture(scope="module")
+def prompted_model(tmp_path_factory):
+    """A language model that reads the speech as a prompt."""
+    pytest.importorskip("transformers")
+    root = tmp_path_factory.mktemp("prompted")
+    config = asr_config(
+        decoder="hugging_face_transformers",
+        decoder_conf=dict(
+            model_name_or_path="huggyllama/llama-7b",
+            causal_lm=True,
+            prefix="ab",
+            postfix="c",
+        ),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_models(patch)
+        model = build_asr(dict(config))
+        model.decoder.lm_head.weight.data *= 3.0
+        model.ctc.ctc_lo.weight.data *= 6.0
+        files = save(model, config, root / "asr", "model.pth")
+        checkpoints = Checkpoints(files["config"], files["file"])
+        bundle = export_bundle("asr", checkpoints, root / "fp32")
+        yield dict(files=files, bundle=bundle.path)
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        dict(max_new_tokens=12),
+        dict(num_beams=1, max_length=80, min_length=66, no_repeat_ngram_size=2),
+        dict(num_beams=4, max_new_tokens=9, length_penalty=2.0, early_stopping=True),
+    ],
+    ids=str,
+)
+def test_a_prompted_model_decodes_to_espnets_tokens(prompted_model, conf):
+    theirs = espnet(
+        prompted_model, hugging_face_decoder=True, hugging_face_decoder_conf=dict(conf)
+    )
+    ours = espnet_onnx_plugin.Speech2Text(
+        prompted_model["bundle"],
+        hugging_face_decoder=True,
+        hugging_face_decoder_conf=conf,
+    )
+    audio = list(waves(3).values())
+    lengths = [assert_same_results(ours, theirs, wave) for wave in audio]
+    assert max(lengths) > 4
+    together = ours.batch([ours.prepare(wave) for wave in audio])
+    assert [r[0][2] for r in together] == [ours(wave)[0][2] for wave in audio]
+
+
+def test_a_prompted_model_is_optimized_and_quantized(prompted_model, tmp_path):
+    bundle = read_bundle(prompted_model["bundle"])
+    optimized = optimize(bundle, tmp_path / "optimized", "cpu", None)
+    figures = optimized.manifest.checks["optimize"]
+    assert figures["identical"] == figures["utterances"] > 0
+    figures = quantize(bundle, tmp_path / "int8").manifest.checks["quantize"]
+    assert 0 < figures["differences"]["decoder"] < 0.2
+
+
+def test_the_ctc_of_a_prompted_model_decodes_alone(prompted_model):
+    options = dict(beam_size=3, ctc_weight=1.0)
+    theirs = espnet(prompted_model, **options)
+    ours = espnet_onnx_plugin.Speech2Text(prompted_model["bundle"], **options)
+    assert assert_same_results(ours, theirs, waves()["utt0"]) > 2
+
+
+def test_a_prompt_longer_than_the_longest_hypothesis_is_told(prompted_model):
+    ours = espnet_onnx_plugin.Speech2Text(
+        prompted_model["bundle"],
+        hugging_face_decoder=True,
+        hugging_face_decoder_conf=dict(max_length=5),
+    )
+    with pytest.raises(PluginError, match="may have 5; raise max_length"):
+        ours(waves()["utt0"])
+
+
+def test_a_hub_decoder_translates_to_espnets_tokens(tmp_path):
+    pytest.importorskip("transformers")
+    from espnet2.tasks.st import STTask
+
+    config = st_config(
+        decoder="hugging_face_transformers",
+        decoder_conf=dict(model_name_or_path="facebook/mbart-large-50"),
+        model_conf=dict(st_mtlalpha=0.3, tgt_sym_eos=TOKENS[2]),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_models(patch)
+        model = build(STTask, dict(config))
+        model.decoder.lm_head.weight.data *= 3.0
+        files = save(model, config, tmp_path / "st", "model.pth")
+        checkpoints = Checkpoints(files["config"], files["file"])
+        bundle = export_bundle("st", checkpoints, tmp_path / "fp32")
+        with pytest.raises(PluginError, match="hugging_face_decoder: true"):
+            Translator(bundle)
+        for ctc_weight in (0.0, 0.3):
+            options = dict(beam_size=4, ctc_weight=ctc_weight, normalize_length=True)
+            options.update(hugging_face_decoder=True, nbest=2)
+            theirs = espnet(dict(files=files), "st", **options)
+            ours = Translator(bundle, **options)
+            lengths = [assert_same_results(ours, theirs, w) for w in waves(3).values()]
+            assert max(lengths) > 4
+
+
+@pytest.mark.parametrize(
+    "task, conf, message",
+    [
+        ("asr", dict(causal_lm=True, separate_lm_head=True), "leaves the trained"),
+        ("st", dict(causal_lm=True), "with causal_lm is not supported in task st"),
+    ],
+)
+def test_settings_of_a_hub_decoder_are_refused(task, conf, message, tmp_path):
+    pytest.importorskip("transformers")
+    from espnet2.tasks.asr import ASRTask
+    from espnet2.tasks.st import STTask
+
+    config = dict(asr=asr_config, st=st_config)[task](
+        decoder="hugging_face_transformers",
+        decoder_conf=dict(model_name_or_path="huggyllama/llama-7b", **conf),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_models(patch)
+        model = build(dict(asr=ASRTask, st=STTask)[task], dict(config))
+        files = save(model, config, tmp_path / "model", "model.pth")
+        with pytest.raises(PluginError, match=message):
+            task_model(task)(Checkpoints(files["config"], files["file"]))

@@ -30,6 +30,7 @@ COMMAND = Inference(
         "ctc_weight": dict(type=float, default=0.0),
         **{f"asr_{name}": SEARCH[name] for name in _TWICE},
         "asr_ctc_weight": dict(type=float, default=0.3),
+        "hugging_face_decoder": dict(type=str2bool, default=False),
         "ctc_greedy": dict(type=str2bool, default=False, help="CTC, frame by frame"),
     },
     unsupported={
@@ -37,7 +38,6 @@ COMMAND = Inference(
         "word_lm_train_config": (None, _WORD_LM),
         "src_word_lm_train_config": (None, _WORD_LM),
         "enh_s2t_task": (False, "joint enhancement is not supported yet"),
-        "hugging_face_decoder": (False, "Hugging Face decoders are not supported yet"),
         "transducer_conf": (None, "transducers are not supported yet"),
     },
     without_effect=(

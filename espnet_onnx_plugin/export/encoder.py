@@ -68,7 +68,10 @@ class EncoderGraph(torch.nn.Module):
         #: Number of speakers that the encoder tells apart; None: it has no such axis.
         self.speakers: Optional[int] = getattr(model.encoder, "num_inf", None)
         if getattr(model.encoder, "ctc_trim", False):
-            raise PluginError("encoder with ctc_trim: true is not supported")
+            raise PluginError(
+                "encoder with ctc_trim: true is not supported: a graph cannot drop the "
+                "frames in its middle; train with ctc_trim: false"
+            )
         if self.interctc and self.ctc is None:
             raise PluginError("interctc_layer_idx without a CTC is not supported")
         if self.postencoder is not None and (self.interctc or self.speakers):

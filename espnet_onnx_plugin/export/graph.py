@@ -40,6 +40,7 @@ _SIZES = dict(
     tokens=6,
     frames=7,
     frames_of_text=8,
+    prompt=10,
 )
 
 

@@ -1,5 +1,6 @@
 """The task of ``st.sh``: speech translation."""
 
+import functools
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.audio import shortest_frames
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, run_encoder
 from espnet_onnx_plugin.export.graph import export_encoder
-from espnet_onnx_plugin.export.hub_text import WHISPER_TYPES
+from espnet_onnx_plugin.export.hub_text import WHISPER_TYPES, whisper_converter
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.parity import TOLERANCE, require
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
@@ -34,8 +35,9 @@ logger = logging.getLogger(__name__)
 
 ASR_DECODER = "extra_asr_decoder"
 
-#: Decoders that ESPnet does not give to its beam search as they are.
-_OTHER_SEARCHES = ("transducer", "whisper", "hugging_face_transformers")
+#: Settings of a decoder of Hugging Face's hub that ESPnet's ``st_inference`` ignores or
+#: fails with.
+_NOT_OF_HUB = ("causal_lm", "separate_lm_head", "overriding_architecture_config")
 
 #: Numbers of tokens with which the multi-decoder's encoder is compared.
 HIDDEN_LENGTHS = (1, 2, 7, 23)
@@ -207,13 +209,18 @@ class Model(TaskModel):
 
     def refuse(self, config: Mapping[str, Any]) -> None:
         """See :class:`TaskModel`."""
-        if config.get("decoder") in _OTHER_SEARCHES:
+        decoder, conf = config.get("decoder"), config.get("decoder_conf") or {}
+        if decoder == "transducer":
             raise PluginError(
-                f"decoder '{config['decoder']}' is not supported in task st, where it "
-                "takes a search of its own; train with another, as transformer"
+                "decoder 'transducer' is not supported in task st, where it takes a "
+                "search of its own; train with another, as transformer"
             )
-        if config.get("bpemodel") in WHISPER_TYPES:
-            raise PluginError("Whisper's tokens are not supported in task st yet")
+        for name in _NOT_OF_HUB:
+            if decoder == "hugging_face_transformers" and conf.get(name):
+                raise PluginError(
+                    f"decoder 'hugging_face_transformers' with {name} is not supported "
+                    "in task st: ESPnet's st_inference cannot decode with it"
+                )
         super().refuse(config)
         if config.get(MD_ENCODER) is not None:
             refuse_token_type("src_token_type", config)
@@ -260,10 +267,28 @@ class Model(TaskModel):
     def search(self) -> Dict[str, Any]:
         """See :class:`TaskModel`."""
         search = super().search
+        if search.pop("generate", None) is not None:
+            # ESPnet's own search, with the ends of the hub's model.
+            hub = self.model.decoder.hf_generate.config
+            if hub.eos_token_id != self.model.eos:
+                raise PluginError(
+                    f"the decoder of Hugging Face's hub ends with token "
+                    f"{hub.eos_token_id}, the model with {self.model.eos}: set "
+                    "tgt_sym_eos in model_conf to that token"
+                )
+            search.update(sos=hub.decoder_start_token_id, hugging_face_decoder=True)
         if self.model.use_multidecoder:
             src = dict(sos=self.model.src_sos, eos=self.model.src_eos, blank=0)
             search["src"] = src
         return search
+
+    @functools.cached_property
+    def whisper_converter(self) -> Any:
+        """See :class:`TaskModel`."""
+        conf = getattr(self.args, "preprocessor_conf", None) or {}
+        _, language = conf.get("whisper_language") or (None, None)
+        task = conf.get("whisper_task") or "translate"
+        return whisper_converter(self.args.bpemodel, language, task)
 
     def write_texts(self, work: Path) -> Dict[str, Text]:
         """See :class:`TaskModel`."""

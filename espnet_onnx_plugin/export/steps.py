@@ -48,7 +48,10 @@ class GraphModule(torch.nn.Module):
             ``batch_score``, and what their axis of frames is called.
         memory_tensors: those tensors by name, in the order of ``memory``'s results.
         max_tokens: how many tokens it has positions for; None: any number.
+        together: whether ESPnet's module can score hypotheses together only.
     """
+
+    together = False
 
     def __init__(self, reference: torch.nn.Module):
         super().__init__()
@@ -170,6 +173,19 @@ def tree_bias(visible: torch.Tensor) -> torch.Tensor:
     return masked(torch.cat((visible, row[:, None] == row[None]), dim=1))
 
 
+def node_positions(
+    past: torch.Tensor, kept: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """Positions (kept + rows,) of the kept nodes, then of the new ones.
+
+    Args:
+        past: (nodes,), what the step before gave.
+        kept: (kept,), nodes of the past that stay.
+        positions: (utterances, hypotheses) of the newest tokens.
+    """
+    return torch.cat((past.index_select(0, kept), positions.flatten()))
+
+
 def self_attention_step(
     attention: torch.nn.Module,
     x: torch.Tensor,
@@ -183,7 +199,7 @@ def self_attention_step(
     Args:
         x: (rows, size), the layer's input for the newest token.
         kept: (kept,), nodes of the past that stay.
-        bias: (rows, kept + rows), see :func:`tree_bias`.
+        bias: ([h,] rows, kept + rows), see :func:`tree_bias`.
         past_k, past_v: (h, nodes, d).
 
     Returns:

@@ -148,6 +148,9 @@ class TaskModel:
             r for r, s in self.steps.items() if not isinstance(s.reference, batch)
         ]
         search = dict(sos=self.model.sos, eos=self.model.eos, blank=0, single=single)
+        together = [role for role, step in self.steps.items() if step.together]
+        if together:
+            search["together"] = together
         limits = [step.max_tokens for step in self.steps.values()]
         if any(limits):
             search["max_tokens"] = min(limit for limit in limits if limit)

@@ -8,7 +8,11 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
-from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
+from espnet_onnx_plugin.runtime.hub_search import (
+    NOT_ASKED_FOR,
+    GenerateConfig,
+    HubSearch,
+)
 from espnet_onnx_plugin.runtime.model import SpeechModel
 from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
@@ -53,7 +57,8 @@ class Speech2Text(SpeechModel):
         """See :class:`.model.SpeechModel`."""
         manifest = bundle.manifest
         if "generate" in manifest.search:
-            return dict(hugging_face_decoder=True)
+            conf = dict(max_new_tokens=20, do_sample=False)
+            return dict(hugging_face_decoder=True, hugging_face_decoder_conf=conf)
         checked = SpeechModel.check_options(bundle, beam_size)
         return {**checked, "multi_asr": manifest.speakers is not None}
 
@@ -68,10 +73,13 @@ class Speech2Text(SpeechModel):
                 f"{self.bundle.path} is a Mask-CTC model, which has no beam search: "
                 "use asr_inference_maskctc"
             )
-        settings = self.bundle.manifest.search.get("generate")
-        if settings is not None:
-            return self._build_hub_search(settings)
-        if self._options.time_sync:
+        options, search = self._options, self.bundle.manifest.search
+        if "generate" in search:
+            if options.hugging_face_decoder:
+                return self._build_hub_search(search["generate"])
+            if options.weights["decoder"] or options.time_sync:
+                raise PluginError(NOT_ASKED_FOR)
+        if options.time_sync:
             self._check_time_sync()
         return super()._build_search()
 
@@ -80,6 +88,11 @@ class Speech2Text(SpeechModel):
             raise PluginError(
                 "time_sync is not for models of Whisper's tokens, in ESPnet either: "
                 "that search begins with the start symbol alone"
+            )
+        if "decoder" in self.bundle.manifest.search.get("together", ()):
+            raise PluginError(
+                "time_sync is not for this model's decoder, in ESPnet either: that "
+                "search scores one hypothesis at a time"
             )
         if not self._has_ctc:
             raise PluginError(
@@ -92,11 +105,6 @@ class Speech2Text(SpeechModel):
 
     def _build_hub_search(self, settings: Mapping[str, Any]) -> HubSearch:
         """The search for a decoder of Hugging Face's hub."""
-        if not self._options.hugging_face_decoder:
-            raise PluginError(
-                "the model has a decoder of Hugging Face's hub, which ESPnet searches "
-                "with hugging_face_decoder: true alone; set it"
-            )
         config = GenerateConfig(**settings)
         config = config.overridden(self._options.hugging_face_decoder_conf)
         logger.info("HubSearch implementation is selected.")

@@ -22,6 +22,16 @@ logger = logging.getLogger(__name__)
 _NEVER = np.float32(-1e9)
 
 
+#: What to say where this search was to be asked for.
+NOT_ASKED_FOR = (
+    "the model has a decoder of Hugging Face's hub, which ESPnet searches with "
+    "hugging_face_decoder: true alone; set it"
+)
+
+#: How many tokens a hypothesis gets where nobody says.
+_NEW_TOKENS = 20
+
+
 @dataclass(frozen=True)
 class GenerateConfig:
     """Settings with the names of transformers' ``GenerationConfig``.
@@ -29,12 +39,18 @@ class GenerateConfig:
     Attributes:
         start: the token that hypotheses begin with.
         eos: the tokens that end one.
-        max_length: of a hypothesis with its first token.
+        prompt: of a decoder that reads the encoder output as a prompt, how many tokens
+            stand around it; None: of one that does not.
+        positions: how many the model has, where that is a limit.
+        max_length: of a hypothesis with all that comes before it.
     """
 
     start: int
     eos: Sequence[int]
-    max_length: int
+    prompt: Optional[int] = None
+    positions: Optional[int] = None
+    max_length: Optional[int] = None
+    max_new_tokens: Optional[int] = None
     num_beams: int = 1
     min_length: int = 0
     length_penalty: float = 1.0
@@ -42,6 +58,7 @@ class GenerateConfig:
     no_repeat_ngram_size: int = 0
     forced_bos_token_id: Optional[int] = None
     forced_eos_token_id: Optional[int] = None
+    do_sample: bool = False
 
     def overridden(self, settings: Mapping[str, Any]) -> "GenerateConfig":
         """With what ``hugging_face_decoder_conf`` says.
@@ -49,17 +66,35 @@ class GenerateConfig:
         Raises:
             PluginError: if it names something else.
         """
-        settings = dict(settings)
-        if "max_new_tokens" in settings:
-            settings["max_length"] = 1 + settings.pop("max_new_tokens")
-        known = {field.name for field in fields(self)} - {"start", "eos"}
+        model = {"start", "eos", "prompt", "positions"}
+        known = {field.name for field in fields(self)} - model
         for name in settings:
             if name not in known:
                 raise PluginError(
                     f"hugging_face_decoder_conf: {name} is not supported (supported: "
-                    f"{', '.join(sorted(known))}, max_new_tokens)"
+                    f"{', '.join(sorted(known))})"
                 )
         return replace(self, **settings)
+
+    def limit(self, begun: int) -> int:
+        """The length that a hypothesis may get, counting the tokens it begins with.
+
+        Raises:
+            PluginError: if that is no more than those.
+        """
+        if self.max_new_tokens is not None:
+            limit = begun + self.max_new_tokens
+        elif self.max_length is not None:
+            limit = self.max_length
+        else:
+            limit = min(begun + _NEW_TOKENS, self.positions or begun + _NEW_TOKENS)
+        if limit <= begun:
+            raise PluginError(
+                f"an utterance is {begun} tokens of the decoder's input, of which it "
+                f"may have {limit}; raise max_length or set max_new_tokens in "
+                "hugging_face_decoder_conf"
+            )
+        return limit
 
 
 class HubSearch:
@@ -68,9 +103,17 @@ class HubSearch:
     Args:
         config: what to search for.
         decoder: scores the next token.
+
+    Raises:
+        PluginError: if the settings are not of greedy or beam search.
     """
 
     def __init__(self, config: GenerateConfig, decoder: FullScorer):
+        if config.do_sample:
+            raise PluginError(
+                "do_sample is not supported: it draws tokens at random; set it to "
+                "false in hugging_face_decoder_conf"
+            )
         self._config = config
         self._decoder = decoder
         #: Those that are asked, by name.
@@ -84,7 +127,10 @@ class HubSearch:
         count = encoded.utterances
         state = self._decoder.start(encoded, [[self._config.start]] * count)
         seconds = time.perf_counter() - start
-        utterances = [_Generation(self._config) for _ in range(count)]
+        begun = np.ones(count, np.int64)
+        if self._config.prompt is not None:
+            begun = encoded.lengths + self._config.prompt
+        utterances = [_Generation(self._config, int(length)) for length in begun]
         running = utterances
         while not all(utterance.done for utterance in running):
             left = [i for i, utterance in enumerate(running) if not utterance.done]
@@ -107,6 +153,10 @@ class HubSearch:
 class _Generation:
     """The search over one utterance.
 
+    Args:
+        config: what to search for.
+        begun: how many tokens the hypotheses begin with, counting a prompt's.
+
     Attributes:
         running: (num_beams, length) tokens of the running hypotheses.
         parents: (num_beams,) the hypothesis of the previous step that each extends.
@@ -114,10 +164,13 @@ class _Generation:
         done: whether the search is over.
     """
 
-    def __init__(self, config: GenerateConfig):
+    def __init__(self, config: GenerateConfig, begun: int):
         self._config = config
+        self._begun = begun
+        self._limit = config.limit(begun)
         beams = config.num_beams
-        self.running = np.full((beams, 1), config.start, np.int64)
+        # As in ESPnet, a prompt is so many start tokens to all that counts tokens.
+        self.running = np.full((beams, begun), config.start, np.int64)
         self.parents = np.zeros(beams, np.int64)
         # All of them are one hypothesis yet: the first alone counts.
         self._scores = np.full(beams, _NEVER, np.float32)
@@ -126,11 +179,12 @@ class _Generation:
         self._ended_scores = np.full(beams, _NEVER, np.float32)
         self._has_ended = np.zeros(beams, bool)
         self._improvable = True
-        self.done = config.max_length <= 1
+        self.done = False
 
     @property
     def best(self) -> np.ndarray:
-        return self.running[0] if self._config.num_beams == 1 else self._ended[0]
+        best = self.running[0] if self._config.num_beams == 1 else self._ended[0]
+        return best[self._begun - 1 :]
 
     def advance(self, log_probs: np.ndarray) -> None:
         """Extend the hypotheses by a token, given (num_beams, vocabulary)."""
@@ -139,7 +193,7 @@ class _Generation:
         if config.num_beams == 1:
             token = log_probs.argmax(axis=1)
             self.running = np.concatenate((self.running, token[:, None]), axis=1)
-            self.done = token[0] in config.eos or length >= config.max_length
+            self.done = token[0] in config.eos or length >= self._limit
             return
         beams, vocabulary = log_probs.shape
         total = (log_probs + self._scores[:, None]).ravel()
@@ -147,7 +201,7 @@ class _Generation:
         best = top_sorted(total, max(2, 1 + len(config.eos)) * beams)
         parents, tokens = np.divmod(best, vocabulary)
         sequences = np.concatenate((self.running[parents], tokens[:, None]), axis=1)
-        ends = np.isin(tokens, config.eos) | (length >= config.max_length)
+        ends = np.isin(tokens, config.eos) | (length >= self._limit)
         self._end(total[best], sequences, ends)
 
         scores = total[best] + ends * _NEVER
@@ -163,7 +217,7 @@ class _Generation:
         """Keep the best of those that have ended and those that do now."""
         config, beams = self._config, len(self.running)
         ends = ends & (np.arange(len(ends)) < beams)
-        penalty = (sequences.shape[1] - 1) ** config.length_penalty
+        penalty = (sequences.shape[1] - self._begun) ** config.length_penalty
         scores = scores / np.float32(penalty)
         full = self._has_ended.all() and config.early_stopping is True
         scores = scores + np.where(ends, np.float32(0.0), _NEVER)
@@ -180,8 +234,9 @@ class _Generation:
         """Whether the best running hypothesis could beat the worst that ended."""
         config, length = self._config, self.running.shape[1]
         if config.early_stopping == "never" and config.length_penalty > 0.0:
-            length = config.max_length
-        best = self._scores[0] / np.float32((length - 1) ** config.length_penalty)
+            length = self._limit
+        penalty = (length - self._begun) ** config.length_penalty
+        best = self._scores[0] / np.float32(penalty)
         worst = np.where(self._has_ended, self._ended_scores.min(), _NEVER)
         return bool((best > worst).any())
 
@@ -198,7 +253,7 @@ class _Generation:
         forced = None
         if length == 1:
             forced = config.forced_bos_token_id
-        if length == config.max_length - 1 and config.forced_eos_token_id is not None:
+        if length == self._limit - 1 and config.forced_eos_token_id is not None:
             forced = config.forced_eos_token_id
         if forced is not None:
             log_probs[:] = -np.inf

@@ -205,7 +205,7 @@ class SpeechModel:
 
     def _primer(self) -> Optional[List[int]]:
         """What hypotheses begin with; None: the start symbol."""
-        return None
+        return self.bundle.manifest.search.get("primer")
 
     def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
         """The full scorers that have a weight, in ESPnet's order."""

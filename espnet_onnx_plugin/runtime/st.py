@@ -19,6 +19,7 @@ from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, pad
 from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
+from espnet_onnx_plugin.runtime.hub_search import NOT_ASKED_FOR
 from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines, Result
 from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
@@ -42,8 +43,8 @@ Results = Union[List[Result], Tuple[List[Result], List[Recognition]]]
 class DecodeOptions(options.DecodeOptions):
     """ESPnet's decoding options, with its names and defaults.
 
-    ``normalize_length`` changes nothing: ESPnet's translation takes it and does not
-    hand it on to the search.
+    ``normalize_length`` changes nothing without ``hugging_face_decoder``: ESPnet's
+    translation takes it and does not hand it on to the search.
     """
 
     ctc_weight: float = 0.0
@@ -57,10 +58,12 @@ class DecodeOptions(options.DecodeOptions):
     asr_ngram_weight: float = 0.9
     asr_penalty: float = 0.0
     asr_nbest: int = 1
+    hugging_face_decoder: bool = False
     ctc_greedy: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "normalize_length", False)
+        if not self.hugging_face_decoder:
+            object.__setattr__(self, "normalize_length", False)
         super().__post_init__()
 
     @property
@@ -225,6 +228,9 @@ class Speech2Text(_Translation):
 
     def _build_search(self) -> Union[BeamSearch, GreedySearch]:
         if not self._options.ctc_greedy:
+            hub = self.bundle.manifest.search.get("hugging_face_decoder", False)
+            if hub and not self._options.hugging_face_decoder:
+                raise PluginError(NOT_ASKED_FOR)
             return super()._build_search()
         if not self._has_ctc:
             raise PluginError("the model has no CTC: set ctc_greedy to false")
@@ -234,6 +240,8 @@ class Speech2Text(_Translation):
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
         """See :class:`.model.SpeechModel`."""
         options = SpeechModel.check_options(bundle, beam_size)
+        if "hugging_face_decoder" in bundle.manifest.search:
+            options["hugging_face_decoder"] = True
         if MD_ENCODER in bundle.manifest.graphs:
             side = recognizing_side(bundle)
             source = SpeechModel.check_options(side, beam_size)

@@ -1,8 +1,8 @@
 """A system in a process of its own: reads utterances' numbers, answers with decodes.
 
 Run as ``python -m benchmarking.worker SPEC``, SPEC being a JSON: ``system``, ``task``,
-``model`` (a bundle's directory, or options that name ESPnet's files), ``options``
-(search), ``threads``, ``audio`` (numpy files). Answers are JSON lines on standard output.
+``model`` (a bundle's directory, or options that name ESPnet's files), ``options`` of the
+search, ``threads``, ``audio`` (numpy files). Answers are JSON lines on standard output.
 """
 
 from __future__ import annotations

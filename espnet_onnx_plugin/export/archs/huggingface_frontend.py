@@ -124,8 +124,8 @@ register(
         tiny={
             "w2v_bert": dict(model="w2v_bert", load_pretrained=False),
         },
-        limits="model type wav2vec2-bert without an adapter: of others ESPnet takes the "
-        "samples for frames, and cannot train with them",
+        limits="model type wav2vec2-bert without an adapter: of others ESPnet takes "
+        "the samples for frames, and cannot train with them",
         needs=needs_transformers,
     )
 )

@@ -124,8 +124,10 @@ class S4DecoderStep(StepModule):
     """``espnet2.asr.decoder.s4_decoder.S4Decoder``, one token.
 
     ESPnet's ``batch_score`` gives every hypothesis the state of the first one; search
-    results that equal ESPnet's follow from that.
+    results that equal ESPnet's follow from that. Its ``score`` does not exist.
     """
+
+    together = True
 
     def __init__(self, decoder: torch.nn.Module):
         super().__init__(decoder, RECURRENT_INPUTS)
