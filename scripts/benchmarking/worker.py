@@ -1,10 +1,9 @@
 """A system in a process of its own: reads utterances' numbers, answers with decodes.
 
-Run as ``python -m benchmarking.worker SPEC``, SPEC being a JSON: ``system``, ``task``,
-``model`` (a bundle's directory, or options that name ESPnet's files), ``options`` of the
-search, ``threads``, ``audio`` (numpy files). Answers are JSON lines on standard output.
+Run as ``python -m benchmarking.worker SPEC``. SPEC is a JSON: ``system``; ``task``;
+``model``, a bundle's directory or options that name ESPnet's files; ``options`` of the
+search; ``threads``; ``audio``, numpy files. Answers are JSON lines on standard output.
 """
-
 from __future__ import annotations
 
 import contextlib
