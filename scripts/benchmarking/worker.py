@@ -4,7 +4,9 @@ Run as ``python -m benchmarking.worker SPEC``. SPEC is a JSON: ``system``; ``tas
 ``model``, a bundle's directory or options that name ESPnet's files; ``options`` of the
 search; ``threads``; ``audio``, numpy files. Answers are JSON lines on standard output.
 """
+
 from __future__ import annotations
+
 
 import contextlib
 import importlib
