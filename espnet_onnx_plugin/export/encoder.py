@@ -1,14 +1,12 @@
 """The encoder graph: features in, encoder output and CTC scores out."""
 
-import itertools
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.espnet_compat import import_nets
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out, subsampled
+from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 
 #: What the encoder graph may hold, in the order of ESPnet's ``encode``.
@@ -38,22 +36,6 @@ def run_encoder(
     with padded_to(x.size(1)), padding_kept_out(encoder):
         x, lengths, _ = encoder(x, lengths, **more)
     return x, lengths
-
-
-def shortest_frames(encoder: torch.nn.Module, made: int = 1) -> int:
-    """The fewest feature frames that ESPnet's encoder makes so many of."""
-    subsampling = import_nets("pytorch_backend.transformer.subsampling")
-    embed = getattr(encoder, "embed", None)
-    conv = getattr(embed, "conv", None)
-
-    def fails(frames: int) -> bool:
-        if subsampling.check_short_utt(embed, frames)[0]:
-            return True
-        # Of streaming encoders ESPnet does not check it, and a convolution fails.
-        left = subsampled(frames, conv if isinstance(conv, torch.nn.Sequential) else ())
-        return left < made
-
-    return next(frames for frames in itertools.count(1) if not fails(frames))
 
 
 class EncoderGraph(torch.nn.Module):

@@ -12,15 +12,16 @@ from typing import Dict, Iterator, Mapping, Sequence, Tuple
 from unittest import mock
 
 import onnx
+import onnx_ir
 import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe
+from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe, weights_path
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import traceable
 from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
-from espnet_onnx_plugin.graph_file import save_graph
+from espnet_onnx_plugin.graph_file import THRESHOLD
 from espnet_onnx_plugin.runtime.encoder import LENS
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,6 @@ def export_graph(
         shapes = (*shapes[:fixed], shapes[fixed:])
     try:
         program = _trace(module, example, shapes, list(inputs), list(outputs))
-        model = program.model_proto
     except PluginError:
         raise
     except Exception as e:  # whatever the model's code or torch's exporter raises
@@ -159,6 +159,14 @@ def export_graph(
             f"torch {torch.__version__} could not export {path.stem}: {reason} "
             "(--log_level DEBUG shows where)"
         )
+    # The graph is edited without its weights, which may be large.
+    onnx_ir.save(
+        program.model,
+        path,
+        external_data=weights_path(path).name,
+        size_threshold_bytes=THRESHOLD,
+    )
+    model = onnx.load(path, load_external_data=False)
     _name_axes(model.graph.input, inputs)
     _name_axes(model.graph.output, outputs)
     # Shapes in between were worked out from the exporter's own symbols; onnxruntime
@@ -167,12 +175,7 @@ def export_graph(
     del model.graph.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]
-    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise PluginError(
-            f"{path.stem} is larger than the 2 GiB that one ONNX file can hold, which "
-            "is not supported yet"
-        )
-    save_graph(model, path)
+    onnx.save(model, path)
 
 
 def _parameters(module: torch.nn.Module):

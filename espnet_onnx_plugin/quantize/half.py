@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-import onnx
+import onnx_ir as ir
 from onnxruntime.transformers.float16 import (
     DEFAULT_OP_BLOCK_LIST,
     convert_float_to_float16,
 )
 
 from espnet_onnx_plugin.graph_file import save_graph
+from espnet_onnx_plugin.optimize.rules.graph import with_shapes
 from espnet_onnx_plugin.quantize.layers import leading_to
 from espnet_onnx_plugin.quantize.lowering import load_rewritten
 
@@ -23,13 +24,15 @@ _FLOAT32_BEFORE = {"Log", "Sin", "Cos"}
 
 def to_half(source: Path, target: Path) -> None:
     """Write an exported graph in half precision."""
-    model: onnx.ModelProto = load_rewritten(source, "cuda")
+    # Inferred here, because the converter's own inference takes no more than 2 GiB.
+    model = ir.to_proto(with_shapes(load_rewritten(source, "cuda")))
     for node in model.graph.node:
         node.name = node.name or node.output[0]
     before = leading_to(model.graph, _FLOAT32_BEFORE)
     half = convert_float_to_float16(
         model,
         keep_io_types=True,
+        disable_shape_infer=True,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FLOAT32],
         node_block_list=[n.name for n in model.graph.node if n.output[0] in before],
     )

@@ -124,8 +124,8 @@ register(
         tiny={
             "w2v_bert": dict(model="w2v_bert", load_pretrained=False),
         },
-        limits="model type wav2vec2-bert without an adapter, up to 2 GiB (w2v-BERT 2.0 "
-        "has 2.2): with others, whose samples it takes for frames, ESPnet cannot train",
+        limits="model type wav2vec2-bert without an adapter: of others ESPnet takes "
+        "the samples for frames, and cannot train with them",
         needs=needs_transformers,
     )
 )

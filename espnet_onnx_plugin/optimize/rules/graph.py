@@ -3,10 +3,17 @@
 from typing import Any, Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common.shape_inference import infer_shapes
 
 #: onnxruntime's own operators.
 CONTRIB = "com.microsoft"
+
+
+def with_shapes(model: onnx.ModelProto) -> ir.Model:
+    """Infer the shapes of what a graph computes; it may hold more than 2 GiB."""
+    return infer_shapes(ir.from_proto(model), check_type=False, strict_mode=False)
 
 
 class Graph:

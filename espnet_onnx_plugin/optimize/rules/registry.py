@@ -18,7 +18,7 @@ from espnet_onnx_plugin.optimize.rules import (
     softmax_mask,
     transpose,
 )
-from espnet_onnx_plugin.optimize.rules.graph import Graph
+from espnet_onnx_plugin.optimize.rules.graph import Graph, with_shapes
 
 _ALL = ("cpu", "cuda")
 
@@ -74,8 +74,7 @@ def apply_rules(
     Returns:
         The new graph, and how often each rule for this provider matched.
     """
-    shaped = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    rewritten = ir.from_proto(shaped)
+    rewritten = with_shapes(model)
     graph = Graph(rewritten)
     counts = {}
     for rule in rules:
