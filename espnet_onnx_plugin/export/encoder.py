@@ -138,7 +138,7 @@ class EncoderGraph(torch.nn.Module):
     def encode(
         self, x: torch.Tensor, lengths: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
-        """Features to the encoder's output, lengths, and what intermediate CTCs give."""
+        """Features to encoder output, its lengths, and what intermediate CTCs give."""
         for part in self.parts:
             x, lengths = part(x, lengths)
         conditions = {"ctc": self.ctc} if self.reads_ctc else {}
@@ -156,7 +156,7 @@ class EncoderGraph(torch.nn.Module):
 
     @contextlib.contextmanager
     def _untrimmed(self) -> Iterator[Dict[int, List[torch.Tensor]]]:
-        """Collect the lengths before frames are cut off, by layer; [] where none are."""
+        """Collect by layer, where frames are cut off, the lengths before that."""
         lengths: Dict[int, List[torch.Tensor]] = {}
 
         def take(number: int, output: Any) -> None:

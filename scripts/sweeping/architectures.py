@@ -195,6 +195,8 @@ def reduced(
             continue
         if name == "interctc_layer_idx":
             value = [1]
+        elif value == "tvm":  # the same product, where there is no GPU
+            value = "sliding_chunks"
         elif name == "ctc_asr_only":  # of intermediate CTCs, and of the last
             value = value[:1] + value[-1:]
         elif isinstance(value, list) and len(value) == conf.get("num_blocks"):

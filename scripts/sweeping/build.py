@@ -7,7 +7,9 @@ import io
 from typing import Any, Dict, Optional
 from unittest import mock
 
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.model import losses_left_out
+from espnet_onnx_plugin.export.registry import find
 
 #: ESPnet's task by what the list calls it: module of espnet2.tasks, class.
 _TASK_CLASSES = {
@@ -124,7 +126,9 @@ def why_not_built(architecture: Dict[str, Any]) -> Optional[str]:
         raise OSError("no network")
 
     quiet = contextlib.redirect_stdout(io.StringIO())  # ESPnet's advice to install
-    with quiet, mock.patch("socket.socket.connect", refuse):
+    with quiet, mock.patch("socket.getaddrinfo", refuse):
+        with contextlib.suppress(PluginError):  # the package loads as for the export
+            find("frontend", architecture["config"].get("frontend")).needs()
         try:
             build(architecture)
         except ImportError as e:
