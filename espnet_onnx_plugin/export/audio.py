@@ -14,6 +14,7 @@ from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import export_encoder, export_frontend
 from espnet_onnx_plugin.export.patches import subsampled
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.runtime.encoder import INTERCTC, LENS
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
@@ -160,5 +161,8 @@ def encode_reference(
         if model.ctc is not None:
             results["ctc_log_probs"] = model.ctc.log_softmax(out)
         for layer, value in intermediate:
-            results[f"interctc_{layer}"] = model.ctc.log_softmax(value)
+            results[f"{INTERCTC}{layer}"] = model.ctc.log_softmax(value)
+            if getattr(model.encoder, "ctc_trim", False):
+                lengths = torch.tensor([value.size(1)])
+                results[f"{INTERCTC}{layer}{LENS}"] = lengths
     return {name: value.numpy() for name, value in results.items()}

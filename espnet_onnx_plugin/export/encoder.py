@@ -1,6 +1,7 @@
 """The encoder graph: features in, encoder output and CTC scores out."""
 
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+import contextlib
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 
@@ -8,6 +9,7 @@ from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.runtime.encoder import INTERCTC, LENS
 
 #: What the encoder graph may hold, in the order of ESPnet's ``encode``.
 PARTS = ("normalize", "preencoder", "encoder", "postencoder")
@@ -64,14 +66,12 @@ class EncoderGraph(torch.nn.Module):
         self.interctc: List[int] = list(
             getattr(model.encoder, "interctc_layer_idx", [])
         )
-        self.conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
+        conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
+        #: Whether frames are cut off at each intermediate CTC.
+        self.trims = getattr(model.encoder, "ctc_trim", False)
+        self.reads_ctc = conditioned or self.trims
         #: Number of speakers that the encoder tells apart; None: it has no such axis.
         self.speakers: Optional[int] = getattr(model.encoder, "num_inf", None)
-        if getattr(model.encoder, "ctc_trim", False):
-            raise PluginError(
-                "encoder with ctc_trim: true is not supported: a graph cannot drop the "
-                "frames in its middle; train with ctc_trim: false"
-            )
         if self.interctc and self.ctc is None:
             raise PluginError("interctc_layer_idx without a CTC is not supported")
         if self.postencoder is not None and (self.interctc or self.speakers):
@@ -106,7 +106,11 @@ class EncoderGraph(torch.nn.Module):
             size = self.ctc.ctc_lo.out_features
             outputs["ctc_log_probs"] = Tensor("float32", (*rows, "frames", size))
             for layer in self.interctc:
-                outputs[f"interctc_{layer}"] = outputs["ctc_log_probs"]
+                name, frames = f"{INTERCTC}{layer}", "frames"
+                if self.trims:
+                    frames = f"frames_{layer}"
+                    outputs[f"{name}{LENS}"] = outputs["encoder_out_lens"]
+                outputs[name] = Tensor("float32", (*rows, frames, size))
         return outputs
 
     #: Inputs besides features and their lengths, by name.
@@ -134,16 +138,38 @@ class EncoderGraph(torch.nn.Module):
     def encode(
         self, x: torch.Tensor, lengths: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
-        """Features to the encoder's output, lengths, and intermediate outputs."""
+        """Features to encoder output, its lengths, and what intermediate CTCs give."""
         for part in self.parts:
             x, lengths = part(x, lengths)
-        conditions = {"ctc": self.ctc} if self.conditioned else {}
-        x, lengths = run_encoder(self.encoder, x, lengths, **conditions)
-        x, intermediate = x if isinstance(x, tuple) else (x, [])
+        conditions = {"ctc": self.ctc} if self.reads_ctc else {}
+        with self._untrimmed() as untrimmed:
+            x, lengths = run_encoder(self.encoder, x, lengths, **conditions)
+        x, outs = x if isinstance(x, tuple) else (x, [])
+        intermediate = []
+        for layer, out in outs:
+            intermediate += untrimmed.get(layer, [])
+            intermediate.append(self.ctc.log_softmax(out))
         if self.postencoder is not None:
             with padded_to(x.size(1)), padding_kept_out(self.postencoder):
                 x, lengths = self.postencoder(x, lengths)
-        return x, lengths, [out for _, out in intermediate]
+        return x, lengths, intermediate
+
+    @contextlib.contextmanager
+    def _untrimmed(self) -> Iterator[Dict[int, List[torch.Tensor]]]:
+        """Collect by layer, where frames are cut off, the lengths before that."""
+        lengths: Dict[int, List[torch.Tensor]] = {}
+
+        def take(number: int, output: Any) -> None:
+            lengths[number] = [output[1].sum(dim=(1, 2))]  # (x, mask (B, 1, T))
+
+        with contextlib.ExitStack() as stack:
+            for number in self.interctc if self.trims else []:
+                layer = self.encoder.encoders[number - 1]
+                handle = layer.register_forward_hook(
+                    lambda _, __, output, number=number: take(number, output)
+                )
+                stack.callback(handle.remove)
+            yield lengths
 
     def with_ctc(
         self, x: torch.Tensor, lengths: torch.Tensor, intermediate: List[torch.Tensor]
@@ -152,8 +178,7 @@ class EncoderGraph(torch.nn.Module):
         results = [x, lengths]
         if self.ctc is not None:
             results.append(self._log_softmax(x))
-        results += [self.ctc.log_softmax(out) for out in intermediate]
-        return tuple(results)
+        return (*results, *intermediate)
 
     def _log_softmax(self, x: torch.Tensor) -> torch.Tensor:
         if self.speakers is None:

@@ -7,7 +7,7 @@ force inside :func:`traceable` only and are undone on exceptions too.
 import contextlib
 import math
 import sys
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 from unittest import mock
 
 import numpy as np
@@ -142,6 +142,41 @@ def make_pad_mask(
     return mask.view(shape).expand(xs.shape)
 
 
+def trim_by_ctc_posterior(
+    h: torch.Tensor,
+    ctc_probs: torch.Tensor,
+    masks: torch.Tensor,
+    pos_emb: Optional[torch.Tensor] = None,
+) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
+    """Cut off trailing frames that are surely blank, as ESPnet's function of that name.
+
+    ESPnet's takes the longest of the lengths that are left in a Python loop.
+
+    Args:
+        h: (B, T, dim).
+        ctc_probs: (B, T, tokens).
+        masks: (B, 1, T), true at valid frames.
+        pos_emb: of every frame (1, T, dim), or of every distance (1, 2 * T - 1, dim).
+
+    Returns:
+        What is left of ``h``, ``masks`` and ``pos_emb``.
+    """
+    valid = masks.squeeze(1)
+    best, token = ctc_probs.max(dim=2)
+    speech = valid & ~((best > 0.95) & (token == 0))
+    last = torch.where(speech, torch.arange(h.size(1)), -1).amax(dim=1)
+    lengths = torch.minimum(last + 6, valid.sum(dim=1))
+    longest = lengths.max().item()
+    torch._check(longest >= 2)
+    torch._check(longest <= h.size(1))
+    if pos_emb is not None and pos_emb.size(1) == h.size(1):
+        pos_emb = pos_emb.narrow(1, 0, longest)
+    elif pos_emb is not None:
+        pos_emb = pos_emb.narrow(1, h.size(1) - longest, 2 * longest - 1)
+    masks = (torch.arange(longest) < lengths[:, None]).unsqueeze(1)
+    return h.narrow(1, 0, longest), masks, pos_emb
+
+
 def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
     """Sinusoids (1, len(positions), d_model) of "Attention is all you need", 3.5."""
     div_term = torch.exp(
@@ -212,7 +247,11 @@ def _importers(name: str) -> Iterator[Any]:
 @contextlib.contextmanager
 def traceable() -> Iterator[None]:
     """Patch ESPnet so that its modules can be traced, for the time of the block."""
-    functions = {"make_pad_mask": make_pad_mask, "check_short_utt": _never_short}
+    functions = {
+        "make_pad_mask": make_pad_mask,
+        "check_short_utt": _never_short,
+        "trim_by_ctc_posterior": trim_by_ctc_posterior,
+    }
     with contextlib.ExitStack() as stack:
         for cls, attribute, replacement in _patch_table():
             stack.enter_context(mock.patch.object(cls, attribute, replacement))

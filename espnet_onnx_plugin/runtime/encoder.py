@@ -64,6 +64,13 @@ class Encoded(Dict[str, Value]):
         """(utterances,) number of encoder frames of each."""
         return self["encoder_out_lens"]
 
+    def lengths_of(self, name: str) -> np.ndarray:
+        """(utterances,) number of frames of one output.
+
+        Scores of a CTC have as many as the encoder's output, unless they say otherwise.
+        """
+        return self.get(f"{name}{LENS}", self.lengths)
+
     @property
     def utterances(self) -> int:
         """Number of utterances."""
@@ -78,10 +85,8 @@ class Encoded(Dict[str, Value]):
         for name, value in self.items():
             if name.endswith(LENS):
                 selected[name] = value[utterances]
-            else:  # a CTC's scores have as many frames as the encoder's output
-                lengths = name + LENS
-                lengths = lengths if lengths in self else "encoder_out_lens"
-                frames = self[lengths][utterances].max()
+            else:
+                frames = self.lengths_of(name)[utterances].max()
                 selected[name] = to_numpy(value)[utterances, :frames]
         return selected
 

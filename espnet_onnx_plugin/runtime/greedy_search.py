@@ -5,7 +5,7 @@ from typing import Container, Dict, List, Mapping
 
 import numpy as np
 
-from espnet_onnx_plugin.runtime.encoder import INTERCTC, Encoded
+from espnet_onnx_plugin.runtime.encoder import INTERCTC, LENS, Encoded
 from espnet_onnx_plugin.runtime.scorers import FullScorer
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
@@ -25,11 +25,12 @@ def intermediate_tokens(
         ids: of sos, eos and blank.
     """
     left_out = {ids[name] for name in ("sos", "eos", "blank")}
-    frames = encoded.lengths[utterance]
     return {
-        int(name[len(INTERCTC) :]): greedy(value[utterance, :frames], left_out)
+        int(name[len(INTERCTC) :]): greedy(
+            value[utterance, : encoded.lengths_of(name)[utterance]], left_out
+        )
         for name, value in encoded.items()
-        if name.startswith(INTERCTC)
+        if name.startswith(INTERCTC) and not name.endswith(LENS)
     }
 
 

@@ -31,7 +31,7 @@ SIZES = {
     # The frontends.
     "fs": 8000,
     "n_fft": 64,
-    "win_length": None,
+    "win_length": None,  # below n_fft where it is
     "hop_length": 32,
     "n_mels": 20,
     # torchaudio's HuBERT.
@@ -145,7 +145,7 @@ def architecture(task: str, content: _Config) -> Tuple[str, _Config]:
             config[f"{name}_conf"] = conf
     if content.get("input_size") not in (None, "none"):
         config["input_size"] = 1 if content["input_size"] == 1 else SIZES["n_mels"]
-    for key in ("use_lora", "use_adapter", "adapter"):
+    for key in ("use_lora", "lora_conf", "use_adapter", "adapter", "adapter_conf"):
         if content.get(key):
             config[key] = content[key]
     return task, config
@@ -184,6 +184,9 @@ def reduced(
     }
     if conf.get("interctc_layer_idx"):
         result["num_blocks"] = 2
+    n_fft = conf.get("n_fft", getattr(parameters.get("n_fft"), "default", 0))
+    if (conf.get("win_length") or n_fft) < n_fft:
+        result["win_length"] = 50
     for name, value in conf.items():
         default = getattr(parameters.get(name), "default", inspect.Parameter.empty)
         if name in WEIGHTS:
@@ -192,6 +195,8 @@ def reduced(
             continue
         if name == "interctc_layer_idx":
             value = [1]
+        elif value == "tvm":  # the same product, where there is no GPU
+            value = "sliding_chunks"
         elif name == "ctc_asr_only":  # of intermediate CTCs, and of the last
             value = value[:1] + value[-1:]
         elif isinstance(value, list) and len(value) == conf.get("num_blocks"):

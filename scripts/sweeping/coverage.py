@@ -11,7 +11,7 @@ import yaml
 from sweeping.build import build, sharpen, training_config
 
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.export.model import Checkpoints, losses_left_out
 from espnet_onnx_plugin.runtime.tasks import open_model
 
 #: ESPnet's command and class where they are not TASK_inference and Speech2Text.
@@ -139,7 +139,8 @@ def open_reference(architecture: _Config, files: List[Path]):
     cls = getattr(importlib.import_module(f"espnet2.bin.{module}"), name)
     names = [f"{task.removesuffix('_ctc')}_{n}" for n in ("train_config", "model_file")]
     names += ["lm_train_config", "lm_file"]
-    return cls(**dict(zip(names, map(str, files))), **options(architecture))
+    with losses_left_out():
+        return cls(**dict(zip(names, map(str, files))), **options(architecture))
 
 
 def hypotheses(results: Any) -> List[List[Tuple[List[int], float]]]:

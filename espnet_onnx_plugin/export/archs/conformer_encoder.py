@@ -53,8 +53,9 @@ register(
                 interctc_use_conditioning=True,
                 positionwise_layer_type="conv1d-linear",
             ),
+            "trimmed": dict(_TINY, num_blocks=2, interctc_layer_idx=[1], ctc_trim=True),
             "no_input_layer": dict(_LATEST, output_size=20, input_layer=None),
         },
-        limits="no ctc_trim; input_layer embed is for token ids",
+        limits="input_layer embed is for token ids",
     )
 )
