@@ -189,6 +189,7 @@ class Benchmark:
             model = str(self._bundles[name].path)
         return {
             "system": name,
+            "task": self._checkpoints.task,
             "model": model,
             "options": setting.search_options,
             "threads": setting.threads,

@@ -227,8 +227,8 @@ def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
         ({"settings": [{"audio_seconds": 1}] * 2}, "setting 2: a second '1 s, beam"),
         ({"settings": []}, "settings is no list"),
         ({"model": {}}, "one of random_model and model"),
-        ({"random_model": {"asr": "no.yaml"}}, "cannot read"),
-        ({"random_model": {}}, "asr is missing"),
+        ({"random_model": {"train_config": "no.yaml"}}, "cannot read"),
+        ({"random_model": {}}, "train_config is missing"),
         ({"defaults": {"lm_weight": 0.5}}, "needs a language model"),
         ({"data": {"dirs": "x"}}, "data: unknown key 'dirs'"),
     ],
@@ -237,7 +237,7 @@ def test_errors_in_a_configuration(monkeypatch, tmp_path, capsys, change, messag
     import yaml
 
     module = load(monkeypatch)
-    content = {"random_model": {"asr": {}}, "settings": [{"audio_seconds": 1}]}
+    content = {"random_model": {"train_config": {}}, "settings": [{"audio_seconds": 1}]}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({**content, **change}), encoding="utf-8")
     with pytest.raises(SystemExit) as error:
@@ -260,9 +260,15 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, capsys):
 def test_the_configurations_are_read(monkeypatch):
     module = load(monkeypatch)
     config = module.read_config(CONF / "librispeech_conformer.yaml")
-    assert config.model.asr["encoder_conf"]["num_blocks"] == 12
-    assert config.model.lm["lm_conf"]["layer"] == 16
+    assert config.model.train_config["encoder_conf"]["num_blocks"] == 12
+    assert config.model.lm_train_config["lm_conf"]["layer"] == 16
     assert len(config.settings) == 6
+    for name, task in {
+        "csj_rnn": "asr",
+        "must_c_conformer": "st",
+        "owsm_small": "s2t",
+    }.items():
+        assert module.read_config(CONF / f"{name}.yaml").model.task == task
 
 
 def decode(seconds, tokens, score=-1.0, text="a b"):

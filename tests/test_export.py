@@ -281,7 +281,7 @@ def test_verify_measures_parity_and_notices_another_model(capsys, tiny, tmp_path
 
 def test_rounding_noise_is_measured_not_assumed(tiny):
     from espnet_onnx_plugin.export import parity
-    from espnet_onnx_plugin.export.task import encode_reference
+    from espnet_onnx_plugin.export.audio import encode_reference
 
     config = yaml.safe_load(tiny["asr"]["config"].read_text())
     model = build_asr(config)

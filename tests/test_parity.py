@@ -16,6 +16,12 @@ from hub_models import use_tiny_models
 from espnet_onnx_plugin.bundle import Bundle, Manifest, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
+from espnet_onnx_plugin.export.audio import (
+    describe_speech,
+    encode_reference,
+    export_audio,
+    wrap_frontend,
+)
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.graph import (
     export_memory,
@@ -23,12 +29,6 @@ from espnet_onnx_plugin.export.graph import (
     export_step,
 )
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
-from espnet_onnx_plugin.export.task import (
-    describe_speech,
-    encode_reference,
-    export_audio,
-    wrap_frontend,
-)
 from espnet_onnx_plugin.runtime.encoder import Encoder
 from espnet_onnx_plugin.runtime.session import Device, Session
 

@@ -13,10 +13,11 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.hugging_face_transformers_postdecoder import (
     MAX_TOKENS,
 )
+from espnet_onnx_plugin.export.audio import encode_reference
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.task import TaskModel, encode_reference, write_text
+from espnet_onnx_plugin.export.task import TaskModel, write_text
 from espnet_onnx_plugin.runtime.encoder import Accompanied, Utterance
 
 

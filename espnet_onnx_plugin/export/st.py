@@ -10,6 +10,7 @@ import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Graph, Tensor, Text
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.audio import shortest_frames
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, run_encoder
 from espnet_onnx_plugin.export.graph import export_encoder
 from espnet_onnx_plugin.export.hub_text import WHISPER_TYPES
@@ -21,7 +22,6 @@ from espnet_onnx_plugin.export.steps import StepModule
 from espnet_onnx_plugin.export.task import (
     TaskModel,
     refuse_token_type,
-    shortest_frames,
     wrap_lm,
     write_text,
 )

@@ -14,9 +14,9 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.quantize.lowering import Feeds
-from espnet_onnx_plugin.runtime.asr import Speech2Text
 from espnet_onnx_plugin.runtime.compare import noise, search_options
 from espnet_onnx_plugin.runtime.data import Source, read_scp, usable
+from espnet_onnx_plugin.runtime.model import SpeechModel
 from espnet_onnx_plugin.runtime.progress import progress
 from espnet_onnx_plugin.runtime.session import Session
 from espnet_onnx_plugin.runtime.tasks import open_model
@@ -181,7 +181,7 @@ def _fewest_errors(hypotheses: Sequence[Any], references: Sequence[Any]) -> int:
     return sum(errors(min(permutations(range(len(hypotheses))), key=rates)))
 
 
-def _best(speech2text: Speech2Text, audio: np.ndarray) -> Result:
+def _best(speech2text: SpeechModel, audio: np.ndarray) -> Result:
     results = speech2text(audio)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
         results = results[0]
@@ -224,7 +224,7 @@ class Reader:
         """Decode with another bundle what the fp32 one has decoded."""
         return self._decode(bundle)
 
-    def _open(self, bundle: Bundle) -> Speech2Text:
+    def _open(self, bundle: Bundle) -> SpeechModel:
         return open_model(bundle, **self._options)
 
     def _decode(

@@ -8,14 +8,10 @@ from types import MappingProxyType
 from typing import Dict, Iterable, Iterator, List, Mapping, Tuple
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.asr import (
-    Results,
-    Speech2Text,
-    Timing,
-    TooShortUttError,
-)
 from espnet_onnx_plugin.runtime.data import Audio, check_rate
 from espnet_onnx_plugin.runtime.encoder import Utterance
+from espnet_onnx_plugin.runtime.model import SpeechModel, TooShortUttError
+from espnet_onnx_plugin.runtime.results import Results, Timing
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ class Decoded:
 
 
 def decode(
-    speech2text: Speech2Text,
+    speech2text: SpeechModel,
     utterances: Iterable[Tuple[str, Audio]],
     batch_size: int,
     others: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
@@ -67,7 +63,7 @@ def decode(
 
 
 def _decode_window(
-    speech2text: Speech2Text,
+    speech2text: SpeechModel,
     window: List[Tuple[str, Audio]],
     batch_size: int,
     others: Mapping[str, Mapping[str, str]],
@@ -98,7 +94,7 @@ def _of(key: str, name: str, table: Mapping[str, str]) -> str:
 
 
 def _decode_batch(
-    speech2text: Speech2Text, batch: Dict[str, Utterance]
+    speech2text: SpeechModel, batch: Dict[str, Utterance]
 ) -> Dict[str, Decoded]:
     logger.info("utterance: %s", ", ".join(batch))
     start = time.perf_counter()

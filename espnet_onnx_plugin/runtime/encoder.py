@@ -12,6 +12,9 @@ from espnet_onnx_plugin.runtime.session import Device, Session, Value
 #: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.
 LENS = "_lens"
 
+#: Begins the name of an intermediate CTC's scores, followed by the layer.
+INTERCTC = "interctc_"
+
 #: What the encoder's graph reads of one utterance, by name.
 Features = Dict[str, Value]
 

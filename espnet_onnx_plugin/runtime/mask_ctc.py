@@ -14,8 +14,8 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import asr
 from espnet_onnx_plugin.runtime.encoder import Encoded, pad, to_numpy
+from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.scorers import Primers
 from espnet_onnx_plugin.runtime.session import Device, Session, Value
 from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
@@ -181,13 +181,14 @@ class MaskCTC:
         logger.info("%s:%s", what, text)
 
 
-class Speech2Text(asr.Speech2Text):
+class Speech2Text(SpeechModel):
     """Recognize speech; ``espnet2.bin.asr_inference_maskctc.Speech2Text``.
 
-    As :class:`espnet_onnx_plugin.runtime.asr.Speech2Text`, with the options of
+    As :class:`.model.SpeechModel`, with the options of
     :class:`MaskCTCOptions`.
     """
 
+    task = "asr"
     options_class: Any = MaskCTCOptions
 
     def _build_search(self) -> MaskCTC:
@@ -200,16 +201,16 @@ class Speech2Text(asr.Speech2Text):
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
-        """See :class:`.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         return {}
 
     def stages(
         self, encoded: Encoded, primers: Optional[Primers] = None
-    ) -> Iterator[asr.Stage]:
-        """See :class:`.asr.Speech2Text`."""
+    ) -> Iterator[Stage]:
+        """See :class:`.model.SpeechModel`."""
         roles = {role: role for role in self.search.scorers}
         found = self.search(encoded)
-        yield asr.Stage({"encoder": encoded}, roles, self.search, encoded, found)
+        yield Stage({"encoder": encoded}, roles, self.search, encoded, found)
 
     def _interctc(self, encoded: Encoded, utterance: int) -> Dict[int, List[str]]:
         """None: ESPnet's Mask-CTC leaves them out."""

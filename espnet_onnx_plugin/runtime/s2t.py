@@ -12,10 +12,11 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import asr
-from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines
+from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
 from espnet_onnx_plugin.runtime.text import TokenConverter, without_special
 from espnet_onnx_plugin.runtime.timestamps import TimestampRules
@@ -31,14 +32,13 @@ Segment = Tuple[float, float, str]
 
 
 @dataclass(frozen=True)
-class DecodeOptions(asr.DecodeOptions):
+class DecodeOptions(options.DecodeOptions):
     """ESPnet's decoding options, with its names and defaults."""
 
     beam_size: int = 5
     ctc_weight: float = 0.0
     lm_weight: float = 0.0
     ngram_weight: float = 0.0
-    time_sync: bool = field(default=False, init=False)
     # The tokens of language and task were not spoken.
     ctm: bool = field(default=False, init=False)
     lang_sym: str = "<eng>"
@@ -55,7 +55,7 @@ class DecodeOptions(asr.DecodeOptions):
 
     @property
     def weights(self) -> Dict[str, float]:
-        """See :class:`asr.DecodeOptions`."""
+        """See :class:`.options.DecodeOptions`."""
         return {**super().weights, "scorefilter": 1.0}
 
 
@@ -65,11 +65,11 @@ def fixed_length(speech: np.ndarray, length: int) -> np.ndarray:
     return np.pad(speech, (0, length - len(speech)))
 
 
-class Speech2Text(asr.Speech2Text):
+class Speech2Text(SpeechModel):
     """Transcribe or translate speech; a drop-in for ESPnet's class of the same name.
 
     Args:
-        model_dir, provider, threads, session: see :class:`.asr.Speech2Text`.
+        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
         options: ESPnet's decoding options, see :class:`DecodeOptions`.
 
     Examples:
@@ -83,13 +83,13 @@ class Speech2Text(asr.Speech2Text):
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
-        """See :class:`.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         tokens = TokenConverter(bundle).token_list
         symbols = {}
         for name in ("lang_sym", "task_sym"):
             default = getattr(DecodeOptions, name)
             symbols[name] = default if default in tokens else tokens[0]
-        return {**asr.Speech2Text.check_options(bundle, beam_size), **symbols}
+        return {**SpeechModel.check_options(bundle, beam_size), **symbols}
 
     def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
         ids = self.bundle.manifest.search
@@ -142,8 +142,8 @@ class Speech2Text(asr.Speech2Text):
 
     def stages(
         self, encoded: Encoded, primers: Optional[Primers] = None
-    ) -> Iterator[asr.Stage]:
-        """See :class:`.asr.Speech2Text`; the default is the options' primer."""
+    ) -> Iterator[Stage]:
+        """See :class:`.model.SpeechModel`; the default is the options' primer."""
         return super().stages(encoded, primers or [self.primer()] * encoded.utterances)
 
     def __call__(
@@ -183,12 +183,12 @@ class Speech2Text(asr.Speech2Text):
         return text, token, token_int, plain, hypothesis
 
     def placeholder(self) -> List[Result]:  # type: ignore[override]
-        """See :class:`.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         text, token, token_int, hypothesis = PLACEHOLDER
         return [(text, token, token_int, text, hypothesis)] * self.nbest
 
     def lines(self, result: Result) -> Dict[str, Lines]:  # type: ignore[override]
-        """See :class:`.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         text, token, token_int, plain, hypothesis = result
         lines = super().lines((text, token, token_int, hypothesis))
         if plain is not None:

@@ -10,13 +10,14 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import asr
-from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines
+from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import READERS, check_rate, prepare
 from espnet_onnx_plugin.runtime.encoder import Accompanied, Encoded, Utterance
+from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
+from espnet_onnx_plugin.runtime.model import SpeechModel
+from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.s2t import fixed_length
-from espnet_onnx_plugin.runtime.st import GreedySearch
 from espnet_onnx_plugin.runtime.text import without_special
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
@@ -32,7 +33,7 @@ Prompt = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class DecodeOptions(asr.DecodeOptions):
+class DecodeOptions(options.DecodeOptions):
     """ESPnet's decoding options, with its names and defaults.
 
     A beam of 1 is the best token of each frame; a larger one searches with the CTC and
@@ -44,7 +45,6 @@ class DecodeOptions(asr.DecodeOptions):
     lm_weight: float = 0.0
     ngram_weight: float = 0.0
     normalize_length: bool = field(default=False, init=False)
-    time_sync: bool = field(default=False, init=False)
     # The tokens of language and task were not spoken.
     ctm: bool = field(default=False, init=False)
     lang_sym: str = "<nolang>"
@@ -59,13 +59,13 @@ def frame_tokens(encoded: Encoded) -> List[np.ndarray]:
     ]
 
 
-class Speech2TextGreedySearch(asr.Speech2Text):
+class Speech2TextGreedySearch(SpeechModel):
     """Transcribe or translate speech; a drop-in for ESPnet's class of that name.
 
     With ``beam_size`` above 1, for ESPnet's ``s2t_inference_ctc.Speech2Text``.
 
     Args:
-        model_dir, provider, threads, session: see :class:`.asr.Speech2Text`.
+        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
         options: ESPnet's decoding options, see :class:`DecodeOptions`.
     """
 
@@ -74,7 +74,7 @@ class Speech2TextGreedySearch(asr.Speech2Text):
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
-        """See :class:`.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         return {}
 
     def _build_search(self) -> Union[GreedySearch, BeamSearch]:
@@ -130,7 +130,7 @@ class Speech2TextGreedySearch(asr.Speech2Text):
         return dict(text_prev=np.array(ids, np.int64), prefix=np.array(prefix))
 
     def encode(self, utterances: Sequence[Utterance]) -> Encoded:
-        """See :class:`.asr.Speech2Text`.
+        """See :class:`.model.SpeechModel`.
 
         Args:
             utterances: with what :meth:`prompt` gave; default: that of the options.
@@ -177,12 +177,12 @@ class Speech2TextGreedySearch(asr.Speech2Text):
         return text, token, token_int, plain, None if self._greedy else hypothesis
 
     def placeholder(self) -> List[Result]:  # type: ignore[override]
-        """See :class:`.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         text, token, token_int, hypothesis = PLACEHOLDER
         return [(text, token, token_int, text, hypothesis)] * self.nbest
 
     def lines(self, result: Result) -> Dict[str, Lines]:  # type: ignore[override]
-        """See :class:`.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         text, token, token_int, plain, hypothesis = result
         stand_in = hypothesis or Hypothesis([])
         lines = super().lines((text, token, token_int, stand_in))

@@ -7,8 +7,8 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.asr import Lines
 from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.results import Lines
 from espnet_onnx_plugin.runtime.s2t import Speech2Text
 from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers, graph_scorer
 from espnet_onnx_plugin.runtime.session import Session
@@ -63,7 +63,7 @@ class Speech2Language(Speech2Text):
     """Tell the language of speech; a drop-in for ESPnet's class of the same name.
 
     Args:
-        model_dir, provider, threads, session: see :class:`.asr.Speech2Text`.
+        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
         options: see :class:`LanguageOptions`.
     """
 
@@ -103,6 +103,6 @@ class Speech2Language(Speech2Text):
         return [self._nbest(languages) for languages in self.search(encoded)]
 
     def lines(self, language: Language) -> Dict[str, Lines]:  # type: ignore[override]
-        """See :class:`.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         name, probability = language
         return {"score": str(probability), "text": name}

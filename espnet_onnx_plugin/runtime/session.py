@@ -54,6 +54,28 @@ class Device:
             )
 
 
+def check_precision(bundle: Bundle, device: Device) -> None:
+    """Refuse a bundle in a precision that is not for this device.
+
+    Raises:
+        PluginError: naming the bundle that is.
+    """
+    quantized = bundle.manifest.checks.get("quantize")
+    if quantized is None:
+        return
+    half = quantized["precision"] == "fp16"
+    if half and device.provider == "cpu":
+        raise PluginError(
+            f"{bundle.path} is in fp16, which is for cuda and slower than fp32 on the "
+            "CPU; use the int8 or optimized bundle with cpu"
+        )
+    if not half and device.provider == "cuda":
+        raise PluginError(
+            f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
+            "operators; use the fp16, fp32 or optimized bundle with cuda"
+        )
+
+
 @functools.lru_cache(maxsize=None)
 def _share_arena() -> None:
     """Give the sessions of this process one pool of memory.

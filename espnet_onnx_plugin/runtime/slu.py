@@ -7,6 +7,7 @@ import numpy as np
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import asr
 from espnet_onnx_plugin.runtime.encoder import Accompanied, Utterance
+from espnet_onnx_plugin.runtime.results import Results
 from espnet_onnx_plugin.runtime.text import read_tokens
 
 UNKNOWN = "<unk>"
@@ -76,6 +77,6 @@ class Speech2Understand(asr.Speech2Text):
         self,
         speech: np.ndarray,
         transcript: Optional[Union[str, np.ndarray]] = None,
-    ) -> asr.Results:
+    ) -> Results:
         """Understand one utterance; see :meth:`prepare`."""
         return self.batch([self.prepare(speech, transcript)])[0]

@@ -9,17 +9,18 @@ import dataclasses
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import asr
-from espnet_onnx_plugin.runtime.asr import PLACEHOLDER, Lines, Result, Stage
+from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, pad
+from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
+from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines, Result
 from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
 from espnet_onnx_plugin.runtime.session import Device, Session
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
@@ -38,7 +39,7 @@ Results = Union[List[Result], Tuple[List[Result], List[Recognition]]]
 
 
 @dataclass(frozen=True)
-class DecodeOptions(asr.DecodeOptions):
+class DecodeOptions(options.DecodeOptions):
     """ESPnet's decoding options, with its names and defaults.
 
     ``normalize_length`` changes nothing: ESPnet's translation takes it and does not
@@ -46,7 +47,6 @@ class DecodeOptions(asr.DecodeOptions):
     """
 
     ctc_weight: float = 0.0
-    time_sync: bool = field(default=False, init=False)
     # A translation does not follow the speech in time.
     ctm: bool = field(default=False, init=False)
     asr_maxlenratio: float = 0.0
@@ -122,30 +122,7 @@ class MultiDecoderEncoder:
         return Encoded(self._session.run(feeds, self._session.graph.outputs))
 
 
-class GreedySearch:
-    """The best token of each frame of the CTC, without repetitions and blanks.
-
-    Args:
-        ids: of sos, eos and blank.
-    """
-
-    def __init__(self, ids: Mapping[str, int]):
-        self._ids = ids
-        self.scorers: Dict[str, FullScorer] = {}
-        #: Seconds that the newest call spent, by scorer.
-        self.seconds: Dict[str, float] = {}
-
-    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
-        """One hypothesis for each utterance."""
-        ids, results = self._ids, []
-        for log_probs, frames in zip(encoded["ctc_log_probs"], encoded.lengths):
-            best = log_probs[:frames].argmax(axis=-1).tolist()
-            tokens = [token for token, _ in groupby(best) if token != ids["blank"]]
-            results.append([Hypothesis([ids["sos"], *tokens, ids["eos"]])])
-        return results
-
-
-class _Translation(asr.Speech2Text):
+class _Translation(SpeechModel):
     """What the searches of both languages have in common."""
 
     task = "st"
@@ -163,7 +140,7 @@ class Recognizer(_Translation):
     Args:
         bundle: what :func:`recognizing_side` gave.
         encoder: of the model.
-        arguments: as of :class:`~espnet_onnx_plugin.runtime.asr.Speech2Text`.
+        arguments: as of :class:`.model.SpeechModel`.
     """
 
     return_hs = True
@@ -212,7 +189,7 @@ class Speech2Text(_Translation):
     ``st_inference``.
 
     Args and errors are those of
-    :class:`espnet_onnx_plugin.runtime.asr.Speech2Text`, with the options of
+    :class:`.model.SpeechModel`, with the options of
     :class:`DecodeOptions`.
 
     Examples:
@@ -246,7 +223,7 @@ class Speech2Text(_Translation):
         except PluginError as e:
             raise PluginError(f"recognition (options asr_*): {e}")
 
-    def _build_search(self) -> Union[BeamSearch, "GreedySearch"]:
+    def _build_search(self) -> Union[BeamSearch, GreedySearch]:
         if not self._options.ctc_greedy:
             return super()._build_search()
         if not self._has_ctc:
@@ -255,11 +232,11 @@ class Speech2Text(_Translation):
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
-        """See :class:`espnet_onnx_plugin.runtime.asr.Speech2Text`."""
-        options = asr.Speech2Text.check_options(bundle, beam_size)
+        """See :class:`.model.SpeechModel`."""
+        options = SpeechModel.check_options(bundle, beam_size)
         if MD_ENCODER in bundle.manifest.graphs:
             side = recognizing_side(bundle)
-            source = asr.Speech2Text.check_options(side, beam_size)
+            source = SpeechModel.check_options(side, beam_size)
             source["ctc_weight"] = 0.3
             options.update((f"asr_{name}", value) for name, value in source.items())
         return options
@@ -304,7 +281,7 @@ class Speech2Text(_Translation):
         return dict(seconds)
 
     def placeholder(self) -> Results:
-        """See :class:`espnet_onnx_plugin.runtime.asr.Speech2Text`.
+        """See :class:`.model.SpeechModel`.
 
         ESPnet has no recognition of such an utterance, and writes that of the one
         before it.
@@ -315,7 +292,7 @@ class Speech2Text(_Translation):
         return results, [(*PLACEHOLDER, np.zeros((0, 0), np.float32))]
 
     def files(self, results: Results) -> Dict[str, Lines]:
-        """See :class:`espnet_onnx_plugin.runtime.asr.Speech2Text`."""
+        """See :class:`.model.SpeechModel`."""
         results, recognized = results if isinstance(results, tuple) else (results, [])
         files = super().files(results)
         for n, (*result, _) in enumerate(recognized[: self._options.asr_nbest], 1):

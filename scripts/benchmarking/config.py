@@ -18,18 +18,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A model of ESPnet's tasks with random weights.
+    """A model of one of ESPnet's tasks with random weights.
 
     Attributes:
-        asr, lm: Training configurations, of which the sizes matter.
+        train_config, lm_train_config: Training configurations, of which the sizes
+            matter.
+        task: As of bin.export.
         tokens: Size of the vocabulary.
         seed: Of the weights.
     """
 
-    asr: Mapping[str, Any]
-    lm: Mapping[str, Any] | None = None
+    train_config: Mapping[str, Any]
+    lm_train_config: Mapping[str, Any] | None = None
+    task: str = "asr"
     tokens: int = 5000
     seed: int = 0
+
+    @property
+    def has_lm(self) -> bool:
+        """Return whether there is a language model."""
+        return self.lm_train_config is not None
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class TrainedModel:
     """Files of a trained model, as bin.export and bin.optimize take them.
 
     Attributes:
+        task: As of bin.export.
         calibration_scp: Of its validation set, as bin.optimize takes it.
         quantize_options: More options of bin.quantize.
     """
@@ -45,6 +54,7 @@ class TrainedModel:
     model_file: Path
     lm_train_config: Path | None = None
     lm_file: Path | None = None
+    task: str = "asr"
     calibration_scp: str | None = None
     quantize_options: Sequence[str] = ()
 
@@ -55,6 +65,11 @@ class TrainedModel:
         return {name: path for name in names if (path := getattr(self, name))}
 
     @property
+    def has_lm(self) -> bool:
+        """Return whether there is a language model."""
+        return self.lm_file is not None
+
+    @property
     def weights(self) -> list[Path]:
         """Return the checkpoints."""
         return [path for path in (self.model_file, self.lm_file) if path]
@@ -62,8 +77,8 @@ class TrainedModel:
     def espnet_options(self, with_lm: bool) -> dict[str, str]:
         """Return the files by the option of ESPnet's Speech2Text."""
         options = {
-            "asr_train_config": str(self.train_config),
-            "asr_model_file": str(self.model_file),
+            f"{self.task}_train_config": str(self.train_config),
+            f"{self.task}_model_file": str(self.model_file),
         }
         if with_lm:
             options["lm_train_config"] = str(self.lm_train_config)
@@ -115,7 +130,10 @@ def read_config(path: Path) -> Config:
     else:
         sizes = content["random_model"]
         if isinstance(sizes, dict):
-            sizes = {k: _sizes(v, path) for k, v in sizes.items()}
+            sizes = {
+                k: _sizes(v, path) if k.endswith("train_config") else v
+                for k, v in sizes.items()
+            }
         model = _parse(RandomModel, sizes, f"{path}: random_model")
     data = None
     if "data" in content:
@@ -127,8 +145,7 @@ def read_config(path: Path) -> Config:
                 f"{path}: '{setting.name}' has neither audio_seconds nor test data: "
                 "give one of them (data: dir)"
             )
-        lm = model.lm if isinstance(model, RandomModel) else model.lm_file
-        if setting.lm_weight and lm is None:
+        if setting.lm_weight and not model.has_lm:
             raise PluginError(f"{path}: '{setting.name}' needs a language model")
     return Config(str(content.get("title", path.stem)), model, data, settings)
 

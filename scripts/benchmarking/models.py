@@ -101,12 +101,13 @@ def make_random_model(model: RandomModel, directory: Path, log: Path) -> Trained
     """Write a model of random weights, unless it is there."""
     spec = json.dumps(dataclasses.asdict(model), sort_keys=True)
     files = TrainedModel(
-        directory / "asr.yaml",
-        directory / "asr.pth",
+        directory / "model.yaml",
+        directory / "model.pth",
+        task=model.task,
         calibration_scp=f"{directory / 'noise.scp'},npy",
         quantize_options=NO_BUDGET,
     )
-    if model.lm is not None:
+    if model.has_lm:
         lm = {"lm_train_config": directory / "lm.yaml", "lm_file": directory / "lm.pth"}
         files = dataclasses.replace(files, **lm)
     done = directory / "spec.json"
@@ -136,6 +137,7 @@ def make_bundles(
     """Make the bundles of some variants, and fp32; those up to date are kept."""
     commands = "espnet_onnx_plugin.bin."
     files = [argument for k, v in model.files.items() for argument in (f"--{k}", v)]
+    files += ["--task", model.task]
     fp32 = directory / "fp32"
     _run(logs / "export.log", f"{commands}export", *files, "--output_dir", fp32)
     calibration = []

@@ -1,4 +1,4 @@
-"""Write an ASR model and LM with random weights, as ESPnet's training leaves them.
+"""Write a model and an LM with random weights, as ESPnet's training leaves them.
 
 Run as ``python -m benchmarking.random_model SPEC OUTPUT_DIR``, SPEC being a JSON of
 RandomModel: the driver itself imports no torch.
@@ -7,6 +7,7 @@ RandomModel: the driver itself imports no torch.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,11 +15,25 @@ from typing import Any
 
 import torch
 import yaml
-from espnet2.tasks.asr import ASRTask
-from espnet2.tasks.lm import LMTask
 
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
+
+# What OWSM's vocabularies hold besides words, with the symbols of ESPnet's defaults.
+S2T_SYMBOLS = ("<na>", "<eng>", "<asr>", "<notimestamps>")
+S2T_ENDS = ("<sop>", "<sos>", "<eos>")
+S2T_TIMES = tuple(f"<{n * 0.02:.2f}>" for n in range(1501))  # to 30 s
+
+
+def vocabulary(task: str, size: int) -> list[str]:
+    """Return a token list as the task's models have it."""
+    first, last = ("<blank>", "<unk>"), ("<sos/eos>",)
+    if task == "s2t":
+        first, last = (*first, *S2T_SYMBOLS, *S2T_TIMES), S2T_ENDS
+    words = size - len(first) - len(last)
+    if words < 1:
+        raise PluginError(f"{size} tokens are too few for a model of task {task}")
+    return [*first, *(f"t{i}" for i in range(words)), *last]
 
 
 def write_model(task: Any, sizes: dict, common: dict, seed: int, output: Path) -> None:
@@ -38,13 +53,19 @@ def write_model(task: Any, sizes: dict, common: dict, seed: int, output: Path) -
 def write_models(args: argparse.Namespace) -> None:
     """Write all files of the model."""
     spec = json.loads(args.spec)
-    words = [f"t{i}" for i in range(spec["tokens"] - 3)]
-    tokens = ["<blank>", "<unk>", *words, "<sos/eos>"]
+    task, seed = spec["task"], spec["seed"]
+    tokens = vocabulary(task, spec["tokens"])
     common = dict(token_list=tokens, token_type="word", init=None)
-    for name, task in {"asr": ASRTask, "lm": LMTask}.items():
-        if spec[name] is not None:
-            output = args.output_dir / name
-            write_model(task, spec[name], common, spec["seed"], output)
+    # The language of the speech has a vocabulary of the same size.
+    src = dict(src_token_list=tokens, src_token_type="word") if task == "st" else {}
+    for name, of, sizes, more in (
+        ("model", task, spec["train_config"], src),
+        ("lm", "lm", spec["lm_train_config"], {}),
+    ):
+        if sizes is not None:
+            module = importlib.import_module(f"espnet2.tasks.{of}")
+            cls = getattr(module, f"{of.upper()}Task")
+            write_model(cls, sizes, {**common, **more}, seed, args.output_dir / name)
 
 
 if __name__ == "__main__":

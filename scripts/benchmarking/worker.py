@@ -1,13 +1,14 @@
 """A system in a process of its own: reads utterances' numbers, answers with decodes.
 
-Run as ``python -m benchmarking.worker SPEC``, SPEC being a JSON: ``system``, ``model``
-(a bundle's directory, or options that name ESPnet's files), ``options`` (search),
-``threads``, ``audio`` (numpy files). Answers are JSON lines on standard output.
+Run as ``python -m benchmarking.worker SPEC``, SPEC being a JSON: ``system``, ``task``,
+``model`` (a bundle's directory, or options that name ESPnet's files), ``options``
+(search), ``threads``, ``audio`` (numpy files). Answers are JSON lines on standard output.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -24,15 +25,20 @@ from espnet_onnx_plugin.runtime.memory import peak_memory_mb
 # As the tables have them; rest is the total less these.
 PARTS = ("frontend", "encoder", "decoder", "lm", "ctc")
 
+# Whose model ESPnet's class has, where it is not the task's.
+MODELS = {"slu": "asr"}
+
 # From an utterance to results and seconds by part.
 System = Callable[[np.ndarray], "tuple[list[Any], dict[str, float]]"]
 
 
 def open_bundle(spec: dict[str, Any]) -> System:
     """Open a bundle; neither torch, nor ESPnet, nor onnx."""
-    from espnet_onnx_plugin import Speech2Text
+    from espnet_onnx_plugin.bundle import read_bundle
+    from espnet_onnx_plugin.runtime.tasks import open_model
 
-    speech2text = Speech2Text(spec["model"], threads=spec["threads"], **spec["options"])
+    bundle = read_bundle(spec["model"])
+    speech2text = open_model(bundle, threads=spec["threads"], **spec["options"])
 
     def decode(speech: np.ndarray) -> tuple[list[Any], dict[str, float]]:
         return speech2text(speech), speech2text.timing._asdict()
@@ -83,11 +89,15 @@ class Stopwatch:
 def open_pytorch(spec: dict[str, Any]) -> System:
     """Load ESPnet's own inference."""
     import torch
-    from espnet2.bin.asr_inference import Speech2Text
+
+    from espnet_onnx_plugin.runtime.tasks import model_class
 
     torch.set_num_threads(spec["threads"])
-    speech2text = Speech2Text(**spec["model"], **spec["options"], device="cpu")
-    model, scorers = speech2text.asr_model, speech2text.beam_search.scorers
+    module = importlib.import_module(f"espnet2.bin.{spec['task']}_inference")
+    cls = getattr(module, model_class(spec["task"]).__name__)
+    speech2text = cls(**spec["model"], **spec["options"], device="cpu")
+    model = getattr(speech2text, f"{MODELS.get(spec['task'], spec['task'])}_model")
+    scorers = speech2text.beam_search.scorers
     watch = Stopwatch()
     watch.watch("frontend", model.frontend, "forward")
     # As the graphs of a bundle have it.
@@ -113,7 +123,7 @@ def measure(system: System, speech: np.ndarray) -> dict[str, Any]:
     total = time.perf_counter() - start
     if isinstance(results, tuple):  # with the tokens of intermediate CTCs
         results = results[0]
-    text, _, tokens, hypothesis = results[0]
+    text, _, tokens, *_, hypothesis = results[0]
     parts = {name: seconds.get(name, 0.0) for name in PARTS}
     return {
         "seconds": total,
