@@ -16,8 +16,9 @@ onnx_template=asr
 [ "${asr_task}" = asr ] ||
     onnx_die "--onnx true is not supported with --asr_task ${asr_task}, only with asr"
 onnx_refuse_options use_k2 use_streaming use_word_lm
-[ "${num_inf:-1}" -eq 1 ] ||
-    onnx_die "--onnx true is not supported with --num_inf ${num_inf}, only with 1"
+[ "${num_inf}" -eq "${num_ref}" ] ||
+    onnx_die "--num_inf ${num_inf} is not supported with --num_ref ${num_ref}: ESPnet's" \
+        "decoding and scoring take as many speakers as references"
 if "${use_maskctc:-false}" && { "${use_lm}" || "${use_ngram}"; }; then
     onnx_die "Mask-CTC uses no language model, in ESPnet's own stages either: give" \
         "--use_lm false --use_ngram false with --use_maskctc true"
@@ -25,6 +26,10 @@ fi
 
 onnx_run_espnet
 onnx_describe_model asr "${asr_exp}" "${inference_asr_model}"
+if [ "${num_ref}" -gt 1 ]; then
+    # shellcheck disable=SC2034 # the stages read it
+    mapfile -t onnx_speakers < <(printf '_spk%s\n' $(seq "${num_ref}"))
+fi
 if "${use_maskctc:-false}"; then
     onnx_inference=asr_inference_maskctc # which takes no weights of other models
 else

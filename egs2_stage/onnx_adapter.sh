@@ -78,6 +78,7 @@ onnx_describe_model() {
     onnx_exp=$2
     onnx_score_stage=13
     onnx_text=text
+    onnx_speakers=("")
     onnx_inputs=()
     onnx_checkpoints=("$2/$3")
     onnx_export_args=(--train_config "$2"/config.yaml --model_file "$2/$3")

@@ -6,6 +6,8 @@
 #   onnx_exp             directory of the trained model
 #   onnx_score_stage     number of ESPnet's scoring stage
 #   onnx_text            file of a data directory with the text that is to be found
+#   onnx_speakers        what follows the name of each speaker's text and results, e.g.
+#                        _spk1; nothing where there is one speaker
 #   onnx_inputs          files of a data directory that the model reads besides the audio
 #   onnx_checkpoints     files of the trained model, of which the tables give the size
 #   onnx_export_args     what names the trained model to bin.export
@@ -103,16 +105,19 @@ onnx_find_inputs() {
 }
 
 # onnx_find_validation_data OPTION: sets onnx_validation_args to OPTION FILE,TYPE, or to
-# nothing where the recipe has no validation set, and onnx_validation_text to its text
+# nothing where the recipe has no validation set, and onnx_validation_texts to its texts
 onnx_find_validation_data() {
-    local dir
+    local dir speaker
     onnx_validation_args=()
-    onnx_validation_text=
+    onnx_validation_texts=()
     for dir in "${data_feats}/org/${valid_set}" "${data_feats}/${valid_set}"; do
         if [ -n "${valid_set}" ] && [ -f "${dir}"/feats_type ]; then
             onnx_find_data "${dir}"
             onnx_validation_args=("$1" "${dir}/${onnx_scp},${onnx_type}")
-            [ ! -f "${dir}/${onnx_text}" ] || onnx_validation_text=${dir}/${onnx_text}
+            for speaker in "${onnx_speakers[@]}"; do
+                [ ! -f "${dir}/${onnx_text}${speaker}" ] ||
+                    onnx_validation_texts+=("${dir}/${onnx_text}${speaker}")
+            done
             return
         fi
     done
@@ -164,8 +169,8 @@ onnx_optimize() {
             --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
             --config "${onnx_optimize_config}"
     fi
-    if [ -n "${onnx_validation_text}" ]; then
-        onnx_validation_args+=(--calibration_text "${onnx_validation_text}")
+    if [ "${#onnx_validation_texts[@]}" -gt 0 ]; then
+        onnx_validation_args+=(--calibration_text "${onnx_validation_texts[@]}")
     fi
     # The search of the recipe, on which the budget is measured.
     search_args+=${onnx_unused:+" ${onnx_unused[*]}"}
@@ -184,7 +189,7 @@ onnx_optimize() {
 # onnx_decode VARIANT DSET
 onnx_decode() {
     local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
-    local logdir=${dir}/logdir keys count n f split_scps=()
+    local logdir=${dir}/logdir keys count n f speaker split_scps=()
     onnx_find_inputs "${data}"
     keys=${data}/${onnx_scp}
     count=$(wc -l < "${keys}")
@@ -208,15 +213,19 @@ onnx_decode() {
         onnx_show_failure "${logdir}/${onnx_inference}".*.log
     for f in 1best_recog/{token,token_int,score,text,text_nospecial} \
         1asr_best_recog/asr_{token,token_int,score,text}; do
-        if [ -f "${logdir}/output.1/${f}" ]; then
-            for n in $(seq "${count}"); do
-                cat "${logdir}/output.${n}/${f}"
-            done | LC_ALL=C sort -k1 > "${dir}/${f#*/}"
-        fi
+        for speaker in "${onnx_speakers[@]}"; do
+            if [ -f "${logdir}/output.1/${f}${speaker}" ]; then
+                for n in $(seq "${count}"); do
+                    cat "${logdir}/output.${n}/${f}${speaker}"
+                done | LC_ALL=C sort -k1 > "${dir}/${f#*/}${speaker}"
+            fi
+        done
     done
     # Scoring joins hypotheses and references line by line: none may be missing.
-    cmp -s <(awk '{print $1}' "${keys}" | sort) <(awk '{print $1}' "${dir}"/text | sort) ||
-        onnx_die "${dir}/text holds other utterances than ${keys}"
+    for f in "${onnx_speakers[@]/#/text}"; do
+        cmp -s <(awk '{print $1}' "${keys}" | sort) <(awk '{print $1}' "${dir}/${f}" | sort) ||
+            onnx_die "${dir}/${f} holds other utterances than ${keys}"
+    done
 }
 
 # onnx_score VARIANT: ESPnet's own scoring of what the variant decoded
@@ -297,7 +306,7 @@ onnx_decode_and_score() {
         --reference PyTorch "${onnx_exp}/${inference_tag}" "${onnx_checkpoints[@]}"
     )
     for dset in ${dsets}; do
-        if [ ! -f "${onnx_exp}/${inference_tag}/${dset}"/token_int ]; then
+        if [ ! -f "${onnx_exp}/${inference_tag}/${dset}/token_int${onnx_speakers[0]}" ]; then
             log "Warning: no decoding of ${dset} by PyTorch to compare with: run ESPnet's" \
                 "stages 12 and 13 before this one"
             reference=()

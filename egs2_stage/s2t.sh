@@ -14,6 +14,7 @@ onnx_template=s2t
 . "${onnx_plugin_root}"/egs2_stage/onnx_adapter.sh
 
 onnx_refuse_options use_streaming use_word_lm
+# ESPnet's s2t_inference tells no speakers apart: with more, its stage 13 fails.
 [ "${num_inf:-1}" -eq 1 ] ||
     onnx_die "--onnx true is not supported with --num_inf ${num_inf}, only with 1"
 

@@ -21,7 +21,12 @@ from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
 from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products
 from espnet_onnx_plugin.quantize.lowering import Lowering
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
-from espnet_onnx_plugin.quantize.reading import Result, Utterances, edit_distance
+from espnet_onnx_plugin.quantize.reading import (
+    Result,
+    Utterances,
+    edit_distance,
+    error_rate,
+)
 from espnet_onnx_plugin.quantize.sensitivity import rank
 from espnet_onnx_plugin.runtime.data import Source
 
@@ -274,9 +279,9 @@ def test_an_error_rate_over_the_budget_is_mended(
     """Transcripts are what fp32 reads, so any other token is an error."""
     reference = reading.Reader(hostile_bundle, utterances).reference
     text = tmp_path / "text"
-    text.write_text("".join(f"{k} {r.text}\n" for k, r in reference.items()))
+    text.write_text("".join(f"{k} {r.texts[0]}\n" for k, r in reference.items()))
     budget = Budget(max_wer_increase=0.0, min_token_agreement=0.0)
-    said = Utterances(utterances.source, text, SEARCH)
+    said = Utterances(utterances.source, [text], SEARCH)
     bundle = quantize(hostile_bundle, tmp_path / "q", "int8", said, budget)
     assert figures(bundle)["wer"] == figures(bundle)["wer_fp32"] == 0
     kept = sum(figures(bundle)["kept"].values(), [])
@@ -317,19 +322,35 @@ def test_edit_distance_is_jiwers():
 
 
 def test_quality_of_a_reading():
-    reference = {"a": Result([1, 2, 3], "x y"), "b": Result([4], "z")}
-    other = {"a": Result([1, 3], "x"), "b": Result([4], "z")}
-    quality = Quality.of(other, reference, {"a": "x  y", "b": "z z", "c": ""})
+    reference = {"a": Result([1, 2, 3], ["x y"]), "b": Result([4], ["z"])}
+    other = {"a": Result([1, 3], ["x"]), "b": Result([4], ["z"])}
+    quality = Quality.of(other, reference, [{"a": "x  y", "b": "z z", "c": ""}])
     assert quality.identical == 1 and quality.token_agreement == 0.75
     assert quality.wer_fp32 == 25 and quality.wer == 50
     assert quality.within(Budget(25.0, 0.75))
     assert not quality.within(Budget(24.9, 0.75))
     assert not quality.within(Budget(25.0, 0.76))
     # Without spaces, characters count.
-    spaceless = {"a": Result([1, 2], "xy")}
-    assert Quality.of(spaceless, spaceless, {"a": "xz"}).wer == 50
+    spaceless = {"a": Result([1, 2], ["xy"])}
+    assert Quality.of(spaceless, spaceless, [{"a": "xz"}]).wer == 50
     with pytest.raises(PluginError, match="no line for utterance 'b'"):
-        Quality.of(other, reference, {"a": "x"})
+        Quality.of(other, reference, [{"a": "x"}])
+
+
+def test_each_speaker_has_a_transcript(tiny):
+    model = read_bundle(tiny["bundle"])
+    with pytest.raises(PluginError, match=r"2 file\(s\) for a model of 1 speaker"):
+        Utterances(texts=["text_spk1", "text_spk2"]).transcripts(model)
+
+
+def test_speakers_are_assigned_as_espnet_scores_them():
+    said = [{"a": "u v w x", "b": "u v"}, {"a": "u", "b": "w"}]
+    assert error_rate({"b": Result([], ["w", "u v"])}, said) == 0
+    assert error_rate({"b": Result([], ["", "w u v"])}, said) == 100 * 2 / 3
+    # The rates decide, 4/4 + 1/1 before 2/4 + 2/1, not the counts.
+    assert error_rate({"a": Result([], ["y z", "u v"])}, said) == 100 * 5 / 5
+    with pytest.raises(PluginError, match="no line for utterance 'c'"):
+        error_rate({"c": Result([], ["u", "v"])}, said)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,35 @@ def test_ties(decodes, score, ties):
     assert run_compare(decodes)[1].ties == ties
 
 
+def test_an_utterance_is_all_of_its_speakers(tmp_path):
+    rows = {
+        "torch": {"_spk1": "a 1\nb 2\nc 3\nd 4\n", "_spk2": "a 5\nb 6\nc 7\nd 8\n"},
+        "fp32": {"_spk1": "a 1\nb 0\nc 0\nd 4\n", "_spk2": "a 5\nb 6\nc 7\nd 0\n"},
+    }
+    # Where tokens are equal, scores do not matter.
+    scores = {
+        "torch": {"_spk1": "b -1\nc -1\nd 1\n", "_spk2": "b -1\nc 1\nd 1\n"},
+        "fp32": {"_spk1": "b -1\nc -2\nd 2\n", "_spk2": "b -2\nc 1\nd 1\n"},
+    }
+    for system in rows:
+        directory = tmp_path / system / "test_clean"
+        directory.mkdir(parents=True)
+        for speaker in ("_spk1", "_spk2"):
+            (directory / f"token_int{speaker}").write_text(rows[system][speaker])
+            (directory / f"score{speaker}").write_text(scores[system][speaker])
+    systems = [System(name, tmp_path / name) for name in ("torch", "fp32")]
+    results = compare(["test_clean"], systems[1:], systems[0])
+    assert (results[1].utterances, results[1].speakers) == (4, 2)
+    assert (results[1].identical, results[1].ties) == (1, 2)
+    assert "Several speakers" in to_markdown("T", {}, results)
+    (tmp_path / "fp32/test_clean/token_int_spk2").write_text("a 5\n")
+    with pytest.raises(PluginError, match=r"lacks 3 \(b_spk2, c_spk2, d_spk2\)"):
+        compare(["test_clean"], systems[1:], systems[0])
+    (tmp_path / "fp32/test_clean/token_int_spk2").unlink()
+    with pytest.raises(PluginError, match=r"lacks 4 \(a_spk2, "):
+        compare(["test_clean"], systems[1:], systems[0])
+
+
 def test_no_speed_up_from_other_utterances(decodes):
     path = decodes / "torch/test_clean" / TIMING
     path.write_text(path.read_text().splitlines()[0] + "\n")

@@ -16,7 +16,7 @@ DRIVER = r"""
 stage=1; stop_stage=100; skip_stages=; skip_upload_hf=true; skip_eval=false
 python=python3; inference_nj=3; inference_tag=; inference_config=; inference_args=
 asr_task=asr; use_k2=false; use_streaming=false; use_maskctc=false; use_lm=false
-num_inf=; batch_size=1; use_ngram=false; eval_valid_set=false; lm_exp=exp/lm
+num_ref=1; num_inf=; batch_size=1; use_ngram=false; eval_valid_set=false; lm_exp=exp/lm
 audio_format=flac
 asr_exp=exp/asr; data_feats=dump/raw; valid_set=valid; test_sets="test_a test_b"
 inference_asr_model=m.pth; inference_lm=lm.pth; decode_cmd=./job; cuda_cmd=./job
@@ -31,6 +31,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 inference_tag=${inference_tag:-tag}
+num_inf=${num_inf:=${num_ref}}
 for n in $(seq "${stage}" "$((stop_stage < 15 ? stop_stage : 15))"); do
     [[ " ${skip_stages} " == *" ${n} "* ]] || echo "RAN ${n}" >> driver_calls
 done
@@ -79,9 +80,10 @@ if "_inference" in name:
     best = out / "1best_recog"
     best.mkdir(parents=True)
     keys = [line.split()[0] for line in open(values["key_file"][0])]
-    keys = keys[int(os.environ.get("LOSE", "0")):]
-    for f in ("text", "token_int", "score", "token"):
-        (best / f).write_text("".join(k + " 1 2\\n" for k in keys))
+    speakers = ["_spk1", "_spk2"] if "multi_asr" in values else [""]
+    for f in [f + s for f in ("text", "token_int", "score", "token") for s in speakers]:
+        found = keys[f == os.environ.get("LOSE"):]
+        (best / f).write_text("".join(k + " 1 2\\n" for k in found))
         if name == "s2t_inference":
             (best / "text_nospecial").write_text("".join(k + " 1\\n" for k in keys))
         if name == "st_inference":
@@ -145,7 +147,7 @@ def make_data(name, keys, scp="wav.scp", feats_type="raw", audio_format="flac"):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     (directory / scp).write_text("".join(f"{key} {key}.flac\n" for key in keys))
-    for text in ("text", "text.tc.en"):
+    for text in ("text", "text.tc.en", "text_spk1", "text_spk2"):
         (directory / text).write_text("".join(f"{key} words\n" for key in keys))
     (directory / "feats_type").write_text(feats_type + "\n")
     lengths = "".join(f"{key} 16000\n" for key in keys)
@@ -153,12 +155,12 @@ def make_data(name, keys, scp="wav.scp", feats_type="raw", audio_format="flac"):
     (directory / "audio_format").write_text(audio_format + "\n")
 
 
-def make_torch_decode(test_sets=("test_a", "test_b")):
+def make_torch_decode(test_sets=("test_a", "test_b"), speakers=("",)):
     for name in test_sets:
         directory = Path("exp/asr/tag", name)
         directory.mkdir(parents=True)
         keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
-        for file in ("token_int", "score"):
+        for file in [f + s for f in ("token_int", "score") for s in speakers]:
             (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
 
 
@@ -198,6 +200,10 @@ def assert_refused(result, *messages):
     assert result.stderr.count("\n") == 1, result.stderr
     for message in messages:
         assert message in result.stderr
+
+
+# The options of models of several speakers.
+SPEAKERS = ["--num_ref", "2", "--inference_args", "--multi_asr true"]
 
 
 # Handing arguments on
@@ -283,7 +289,8 @@ def test_help(recipe):
         (["--use_streaming", "true"], ["--use_streaming"]),
         (["--use-maskctc", "true", "--use_lm", "true"], ["--use_lm false"]),
         (["--use_word_lm", "true"], ["--use_word_lm"]),
-        (["--num_inf", "2"], ["--num_inf 2"]),
+        (["--num_inf", "2"], ["--num_inf 2", "--num_ref 1"]),
+        (["--num_inf", "2", "--num_ref", "3"], ["--num_inf 2", "--num_ref 3"]),
     ],
 )
 def test_bad_options_are_refused_before_anything_runs(recipe, args, messages):
@@ -473,6 +480,26 @@ def test_variants_are_timed_without_pytorch(recipe):
     assert "| fp32 | 4 | — | — | 0.500 |" in Path("exp/asr/onnx/RESULTS.md").read_text()
 
 
+def test_several_speakers_go_through_all_three_stages(recipe):
+    make_torch_decode(speakers=("_spk1", "_spk2"))
+    result = run_onnx("--stage", "14", "--onnx_variants", "fp32 int8", *SPEAKERS)
+    assert result.returncode == 0, result.stderr
+    [quantize] = module_calls("quantize")
+    texts = [f"dump/raw/org/valid/text_spk{i}" for i in (1, 2)]
+    assert quantize["calibration_text"] == texts
+    assert quantize["inference_args"][0].startswith("--multi_asr true")
+    decoded = Path("exp/asr/tag_onnx_int8/test_a")
+    for name in ("text", "token", "token_int", "score"):
+        assert not (decoded / name).exists()
+        for speaker in ("_spk1", "_spk2"):
+            merged = (decoded / f"{name}{speaker}").read_text()
+            assert merged == "u1 1 2\nu2 1 2\nu3 1 2\nu4 1 2\n"
+    references = module_calls("reference")
+    assert [call["multi_asr"] for call in references] == [["true"]] * 2
+    table = Path("exp/asr/onnx/RESULTS.md").read_text()
+    assert "| int8 | 4 | 100.00 | 0 | 0.500 | 4.00x |" in table
+
+
 @pytest.mark.parametrize("option, what", [("lm", "language"), ("ngram", "n-gram")])
 def test_a_bundle_lacks_a_model_that_the_search_uses(recipe, option, what):
     Path("exp/ngram").mkdir()
@@ -582,11 +609,12 @@ def test_a_failing_scoring_is_shown(recipe):
     assert "no scores today" in result.stderr and "score.log" in result.stderr
 
 
-def test_a_lost_utterance_is_an_error(recipe):
-    args = ["--stage", "14", "--onnx_variants", "fp32"]
-    result = run_onnx(*args, env={"LOSE": "1"})
+@pytest.mark.parametrize("text, args", [("text", []), ("text_spk2", SPEAKERS)])
+def test_a_lost_utterance_is_an_error(recipe, text, args):
+    args = ["--stage", "14", "--onnx_variants", "fp32", *args]
+    result = run_onnx(*args, env={"LOSE": text})
     assert result.returncode == 1
-    assert "other utterances" in result.stderr
+    assert f"{text} holds other utterances" in result.stderr
 
 
 @pytest.mark.parametrize("variants", ["fp32", "int8"])
@@ -749,8 +777,9 @@ def test_the_kind_of_model_chooses_task_and_command(s2t_recipe, ctc, task, comma
     assert reference["s2t_model_file"] == ["exp/s2t/m.pth"]
 
 
-def test_streaming_whisper_style_models_are_refused(s2t_recipe):
-    assert_refused(run_s2t("--use_streaming", "true"), "--use_streaming true")
+@pytest.mark.parametrize("option", [("--use_streaming", "true"), ("--num_inf", "2")])
+def test_streaming_and_speakers_of_whisper_style_models_are_refused(s2t_recipe, option):
+    assert_refused(run_s2t(*option), " ".join(option))
 
 
 # Spoken language understanding

@@ -31,7 +31,10 @@ def get_parser() -> ArgumentParser:
     parser.add_argument(
         "--calibration_text",
         type=Path,
-        help="transcripts of --calibration_scp (Kaldi's text), for the error rate",
+        nargs="+",
+        default=[],
+        help="transcripts of --calibration_scp (Kaldi's text), for the error rate; "
+        "with several speakers a file for each",
     )
     parser.add_argument(
         "--inference_config",

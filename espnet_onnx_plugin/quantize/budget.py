@@ -3,7 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.quantize.reading import (
@@ -59,7 +59,7 @@ class Quality:
     def of(
         reading: Reading,
         reference: Reading,
-        transcripts: Optional[Mapping[str, str]],
+        transcripts: Optional[Sequence[Mapping[str, str]]],
     ) -> "Quality":
         """Compare a reading with fp32's."""
         rates: Dict[str, float] = {}

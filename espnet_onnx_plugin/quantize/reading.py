@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -45,12 +46,12 @@ class Utterances:
 
     Attributes:
         source: the audio; noise stands in where it is None.
-        text: transcripts in Kaldi's format, or None.
+        texts: transcripts in Kaldi's format, one file for each speaker; none: unknown.
         options: ESPnet's decoding options; those of :func:`search_options` where None.
     """
 
     source: Optional[Source] = None
-    text: Optional[Path] = None
+    texts: Sequence[Path] = ()
     options: Optional[Mapping[str, Any]] = None
 
     def audio(self, model: Bundle) -> Iterator[Tuple[str, np.ndarray]]:
@@ -70,26 +71,38 @@ class Utterances:
             scp=str(self.source.path),
             type=self.source.type,
             limit=self.source.limit,
-            text=self.text and str(self.text),
+            texts=list(map(str, self.texts)),
             options=self.options and dict(self.options),
         )
 
-    def transcripts(self, model: Bundle) -> Optional[Dict[str, str]]:
-        """What was said, by utterance."""
-        if self.text is None:
+    def transcripts(self, model: Bundle) -> Optional[List[Mapping[str, str]]]:
+        """What each speaker said, by utterance.
+
+        Raises:
+            PluginError: if there are other numbers of texts and speakers.
+        """
+        if not self.texts:
             return None
-        texts = read_scp(self.text)
+        speakers = model.manifest.speakers or 1
+        if len(self.texts) != speakers:
+            raise PluginError(
+                f"--calibration_text names {len(self.texts)} file(s) for a model of "
+                f"{speakers} speaker(s): give one for each"
+            )
+        tables = list(map(read_scp, self.texts))
         if model.manifest.task in ("s2t", "s2t_ctc"):
-            return {key: SPECIAL.sub(" ", text) for key, text in texts.items()}
-        return texts
+            return [
+                {k: SPECIAL.sub(" ", t) for k, t in table.items()} for table in tables
+            ]
+        return tables
 
 
 @dataclass(frozen=True)
 class Result:
-    """Best hypothesis of an utterance."""
+    """Best hypothesis of an utterance: of several speakers, all tokens in a row."""
 
     token_int: List[int]
-    text: str
+    texts: List[str]
 
 
 Reading = Mapping[str, Result]
@@ -121,45 +134,70 @@ def identical(reading: Reading, reference: Reading) -> int:
     return sum(reading[k].token_int == r.token_int for k, r in reference.items())
 
 
-def error_rate(reading: Reading, transcripts: Mapping[str, str]) -> float:
+def error_rate(reading: Reading, transcripts: Sequence[Mapping[str, str]]) -> float:
     """Errors in percent of the transcripts' words; of their characters where none of
     them holds a space, as in languages that are written without.
+
+    Of several speakers, hypotheses go with the transcripts to which their error rates
+    add up to the least, as in ESPnet's ``eval_perm_free_error.py``.
+
+    Args:
+        transcripts: of each speaker, by utterance.
 
     Raises:
         PluginError: if an utterance has no transcript, or all are empty.
     """
-    missing = [key for key in reading if key not in transcripts]
+    missing = [key for key in reading for said in transcripts if key not in said]
     if missing:
         raise PluginError(
             f"--calibration_text has no line for utterance '{missing[0]}' of "
             "--calibration_scp; give the text of the same data directory"
         )
-    said = {key: transcripts[key].split() for key in reading}
-    split = list if all(len(words) < 2 for words in said.values()) else str.split
+    said = {key: [table[key].split() for table in transcripts] for key in reading}
+    spaceless = all(len(line) < 2 for lines in said.values() for line in lines)
+    split = list if spaceless else str.split
     words = errors = 0
     for key, result in reading.items():
-        reference = split(" ".join(said[key]))
-        words += len(reference)
-        errors += edit_distance(split(" ".join(result.text.split())), reference)
+        references = [split(" ".join(line)) for line in said[key]]
+        hypotheses = [split(" ".join(text.split())) for text in result.texts]
+        words += sum(map(len, references))
+        errors += _fewest_errors(hypotheses, references)
     if not words:
         raise PluginError("--calibration_text holds no words for these utterances")
     return 100 * errors / words
+
+
+def _fewest_errors(hypotheses: Sequence[Any], references: Sequence[Any]) -> int:
+    """Errors of speakers, by the assignment with the lowest sum of error rates."""
+    counts = [[edit_distance(h, r) for h in hypotheses] for r in references]
+    lengths = [max(len(reference), 1) for reference in references]
+
+    def errors(order: Sequence[int]) -> List[int]:
+        return [of_reference[i] for of_reference, i in zip(counts, order)]
+
+    def rates(order: Sequence[int]) -> float:
+        return sum(n / length for n, length in zip(errors(order), lengths))
+
+    return sum(errors(min(permutations(range(len(hypotheses))), key=rates)))
 
 
 def _best(speech2text: SpeechModel, audio: np.ndarray) -> Result:
     results = speech2text(audio)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
         results = results[0]
-    # Of several speakers, one after the other.
     lists = [results] if speech2text.bundle.manifest.speakers is None else results
-    tokens, texts = [], []
-    for best in (nbest[0] for nbest in lists if nbest):
-        text, _, token_int, *_ = best
+    tokens: List[int] = []
+    texts: List[str] = []
+    for nbest in lists:
+        if not nbest:
+            texts.append("")
+            continue
+        text, _, token_int, *_ = nbest[0]
         # Of a text with tokens that say how it is spoken, ESPnet scores the rest.
-        text = speech2text.lines(best).get("text_nospecial", text)
+        text = speech2text.lines(nbest[0]).get("text_nospecial", text)
         tokens += token_int
         texts.append(text or " ".join(map(str, token_int)))
-    return Result(tokens, " ".join(texts))
+    return Result(tokens, texts)
 
 
 class Reader:

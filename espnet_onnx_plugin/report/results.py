@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,10 @@ class Result:
         scorers: What counted the errors.
         bleu: BLEU by name ("BLEU", "BLEU lc.rm"), of those that were scored.
         differences: Error rate or BLEU less the reference's, by name.
-        identical: Utterances with the same token_int as the reference's.
-        ties: Those of the others whose score is the reference's, to 1e-3.
+        speakers: Hypotheses of each utterance, one for each speaker.
+        identical: Utterances with the same token_int as the reference's, of every
+            speaker.
+        ties: Those of the others whose scores are the reference's, to 1e-3.
         timing: Over the sample that was timed, None where none was.
         speed_up: The reference's time over this system's, None where it was not timed
             on the same sample.
@@ -116,6 +118,7 @@ class Result:
     scorers: frozenset[str] = frozenset()
     bleu: Mapping[str, Bleu] = field(default_factory=dict)
     differences: Mapping[str, float] = field(default_factory=dict)
+    speakers: int = 1
     identical: int | None = None
     ties: int | None = None
     timing: Timing | None = None
@@ -154,11 +157,26 @@ def compare(
 
 
 @dataclass(frozen=True)
+class _Hypotheses:
+    """Those of one speaker, by utterance; a greedy search gives no scores."""
+
+    suffix: str  # of the speaker's files
+    token_int: Mapping[str, str]
+    scores: Mapping[str, float]
+
+    def is_tie(self, key: str, base: _Hypotheses) -> bool:
+        if self.token_int[key] == base.token_int[key]:
+            return True
+        if key not in self.scores or key not in base.scores:
+            return False
+        return abs(self.scores[key] - base.scores[key]) <= TIE
+
+
+@dataclass(frozen=True)
 class _Decode:
     system: System
     directory: Path
-    token_int: Mapping[str, str]
-    scores: Mapping[str, float]
+    speakers: tuple[_Hypotheses, ...]
     errors: Mapping[str, ErrorCounts]
     scorers: frozenset[str]
     bleu: Mapping[str, Bleu]
@@ -176,8 +194,7 @@ class _Decode:
         return cls(
             system=system,
             directory=directory,
-            token_int=_read_table(directory / "token_int"),
-            scores=_read_scores(directory / "score"),
+            speakers=_read_speakers(directory),
             errors=errors,
             scorers=frozenset(scorers),
             bleu={
@@ -189,13 +206,16 @@ class _Decode:
         )
 
     @property
+    def utterances(self) -> Collection[str]:
+        return self.speakers[0].token_int
+
+    @property
+    def names(self) -> set[str]:
+        return {key + one.suffix for one in self.speakers for key in one.token_int}
+
+    @property
     def total_seconds(self) -> float:
         return sum(timing.total_seconds for timing in self.timings.values())
-
-    def is_tie(self, key: str, base: _Decode) -> bool:
-        if key not in self.scores or key not in base.scores:
-            return False
-        return abs(self.scores[key] - base.scores[key]) <= TIE
 
     def result(self, test_set: str, base: _Decode | None) -> Result:
         differences, identical, ties, speed_up = {}, None, None, None
@@ -205,23 +225,25 @@ class _Decode:
                 differences[error_type] = rate - base_rate
             for name in self.bleu.keys() & base.bleu.keys():
                 differences[name] = self.bleu[name].score - base.bleu[name].score
+            pairs = list(zip(self.speakers, base.speakers, strict=True))
             others = [
                 key
-                for key, tokens in self.token_int.items()
-                if tokens != base.token_int[key]
+                for key in self.utterances
+                if any(ours.token_int[key] != b.token_int[key] for ours, b in pairs)
             ]
-            identical = len(self.token_int) - len(others)
-            ties = sum(self.is_tie(key, base) for key in others)
+            identical = len(self.utterances) - len(others)
+            ties = sum(all(ours.is_tie(key, b) for ours, b in pairs) for key in others)
             if self.timings and self.timings.keys() == base.timings.keys():
                 speed_up = base.total_seconds / self.total_seconds
         return Result(
             test_set=test_set,
             system=self.system.name,
-            utterances=len(self.token_int),
+            utterances=len(self.utterances),
             errors=self.errors,
             scorers=self.scorers,
             bleu=self.bleu,
             differences=differences,
+            speakers=len(self.speakers),
             identical=identical,
             ties=ties,
             timing=_sum_timings(self.timings.values()),
@@ -249,10 +271,24 @@ def _read_table(path: Path) -> dict[str, str]:
     return table
 
 
-def _read_scores(path: Path) -> dict[str, float]:
-    """Read the scores of hypotheses, none of a greedy search, which has none."""
-    table = _read_table(path) if path.is_file() else {}
-    return {key: _number(text) for key, text in table.items()}
+def _read_speakers(directory: Path) -> tuple[_Hypotheses, ...]:
+    """Read what was decoded, of several speakers from a file for each."""
+    suffixes = [""]
+    if (directory / "token_int_spk1").is_file():
+        paths = directory.glob("token_int_spk*")
+        suffixes = sorted(path.name[len("token_int") :] for path in paths)
+    speakers = []
+    for suffix in suffixes:
+        path = directory / f"score{suffix}"
+        scores = _read_table(path) if path.is_file() else {}
+        speakers.append(
+            _Hypotheses(
+                suffix=suffix,
+                token_int=_read_table(directory / f"token_int{suffix}"),
+                scores={key: _number(text) for key, text in scores.items()},
+            )
+        )
+    return tuple(speakers)
 
 
 def _number(text: str) -> float:
@@ -281,8 +317,8 @@ def _read_timings(path: Path) -> dict[str, UtteranceTiming]:
 
 
 def _check_same_keys(base: _Decode, other: _Decode) -> None:
-    missing = sorted(base.token_int.keys() - other.token_int.keys())
-    extra = sorted(other.token_int.keys() - base.token_int.keys())
+    missing = sorted(base.names - other.names)
+    extra = sorted(other.names - base.names)
     parts = [
         f"{what} {len(keys)} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})"
         for what, keys in (("lacks", missing), ("adds", extra))

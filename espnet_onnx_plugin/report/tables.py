@@ -106,6 +106,12 @@ def notes(results: list[Result]) -> Iterator[str]:
     scorers = sorted(frozenset().union(*(r.scorers for r in results)))
     if scorers:
         yield f"Error rates from the raw counts of: {', '.join(scorers)}."
+    if any(r.speakers > 1 for r in results):
+        yield (
+            "Several speakers: error rates are those of each utterance's best "
+            "assignment to the references; identical and tied is what is so for every "
+            "speaker."
+        )
     signatures = {
         f"{name}: {bleu.signature}" for r in results for name, bleu in r.bleu.items()
     }
