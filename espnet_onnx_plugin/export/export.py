@@ -28,8 +28,9 @@ from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.task import TaskModel, task_model
 from espnet_onnx_plugin.runtime.data import Source, usable
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoder
-from espnet_onnx_plugin.runtime.session import Device, Session
+from espnet_onnx_plugin.runtime.session import Session
 
 logger = logging.getLogger(__name__)
 

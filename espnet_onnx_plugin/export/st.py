@@ -26,8 +26,8 @@ from espnet_onnx_plugin.export.task import (
     write_text,
 )
 from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import to_numpy
-from espnet_onnx_plugin.runtime.session import Device
 from espnet_onnx_plugin.runtime.st import MD_ENCODER, SRC, MultiDecoderEncoder
 
 logger = logging.getLogger(__name__)
