@@ -33,8 +33,6 @@ from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoder
 from espnet_onnx_plugin.runtime.session import Session
 
-pytestmark = pytest.mark.usefixtures("shared_graphs")
-
 ARCHS = {(arch.role, arch.name): arch for arch in all_archs()}
 DIM = 8
 

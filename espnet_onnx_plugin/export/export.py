@@ -109,7 +109,7 @@ def _export(
         logger.info("%s mixes the utterances of a batch: it gets them singly", role)
         graphs[role] = dataclasses.replace(graphs[role], batches=False)
     # Frames made of a transcript have no time.
-    if "ctc_log_probs" in encoder.outputs and not espnet.encoder.other_inputs:
+    if "ctc_log_probs" in encoder.outputs and not espnet.encoder.others:
         shift = frame_shift(encoder, speech)
         speech = dataclasses.replace(speech, frame_shift=shift)
     manifest = dataclasses.replace(

@@ -135,7 +135,7 @@ class MDEncoderGraph(torch.nn.Module):
         choice: what ``config.yaml`` names for md_encoder.
     """
 
-    other_inputs: Mapping[str, Tensor] = {}
+    others: Mapping[str, Tuple[Tensor, torch.Tensor]] = {}
 
     def __init__(self, model: torch.nn.Module, choice: str):
         super().__init__()

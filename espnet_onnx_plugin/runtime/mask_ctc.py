@@ -175,6 +175,10 @@ class MaskCTC:
         feeds = {"tokens": pad(sequences), "tokens_lens": lengths, **memory}
         return self._decoder.run(feeds, ["scores"])["scores"]
 
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """Scores of each token of a sequence, as :meth:`.FullScorer.along`."""
+        return self.score([np.array(tokens)], self.project(encoded))[0]
+
     def _log(self, what: str, tokens: np.ndarray) -> None:
         """The lines that ESPnet logs of a sequence."""
         text = "".join(self._token_list[i] for i in tokens)
