@@ -72,8 +72,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def check_packages(config: Config) -> None:
     """Refuse where a package is missing."""
-    needed = {**NEEDED, **({"jiwer": "jiwer"} if config.data else {})}
-    missing = [name for module, name in needed.items() if find_spec(module) is None]
+    missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:
         raise PluginError(
             f"the benchmark needs {', '.join(missing)}: "

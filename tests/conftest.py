@@ -19,11 +19,9 @@ SRC_TOKENS = [*TOKENS[:-2], "'", "-", *TOKENS[-2:]]
 RATE = 8000
 
 
-def asr_config(**choices: Any) -> Dict[str, Any]:
+def task_config(task: type, **choices: Any) -> Dict[str, Any]:
     """A training configuration as ESPnet writes it, with tiny sizes."""
-    from espnet2.tasks.asr import ASRTask
-
-    config = dict(ASRTask.get_default_config())
+    config = dict(task.get_default_config())
     config.update(
         token_list=TOKENS,
         token_type="char",
@@ -37,7 +35,6 @@ def asr_config(**choices: Any) -> Dict[str, Any]:
         ),
         decoder="transformer",
         decoder_conf=dict(attention_heads=2, linear_units=12, num_blocks=2),
-        model_conf=dict(ctc_weight=0.3),
         specaug=None,
         init=None,
     )
@@ -45,14 +42,19 @@ def asr_config(**choices: Any) -> Dict[str, Any]:
     return config
 
 
+def asr_config(**choices: Any) -> Dict[str, Any]:
+    """That of task asr."""
+    from espnet2.tasks.asr import ASRTask
+
+    return task_config(ASRTask, **{"model_conf": dict(ctc_weight=0.3), **choices})
+
+
 def st_config(**choices: Any) -> Dict[str, Any]:
-    """The same of task st."""
+    """That of task st."""
     from espnet2.tasks.st import STTask
 
-    config = {**STTask.get_default_config(), **asr_config(model_conf={})}
-    config.update(src_token_list=SRC_TOKENS, src_token_type="char")
-    config.update(choices)
-    return config
+    source = dict(src_token_list=SRC_TOKENS, src_token_type="char")
+    return task_config(STTask, **{"model_conf": {}, **source, **choices})
 
 
 def build_asr(config: Dict[str, Any], seed: int = 0):
@@ -125,7 +127,7 @@ def sharpen(model) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory, shared_graphs) -> Dict[str, Any]:
+def tiny(tmp_path_factory) -> Dict[str, Any]:
     """A tiny ASR model and LM on disk, their bundle, and a data directory."""
     from espnet_onnx_plugin.export.export import export_bundle
     from espnet_onnx_plugin.export.model import Checkpoints

@@ -44,9 +44,9 @@ def fingerprint(*values):
     return hashlib.sha256(written.getvalue()).hexdigest()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def shared_graphs(tmp_path_factory):
-    """From here on, a module that was exported before is not exported again."""
+    """A module that was exported before, by any worker, is not exported again."""
     from espnet_onnx_plugin.export import graph
 
     root = tmp_path_factory.getbasetemp()

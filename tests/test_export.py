@@ -205,17 +205,17 @@ def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
 
 
 def test_a_graph_that_gives_no_numbers_is_refused(capsys, tiny, tmp_path, monkeypatch):
-    import espnet_onnx_plugin.runtime.compare as module
+    from espnet_onnx_plugin.runtime.scorers import FullScorer
 
-    forced, asked = module._forced, []
+    along, asked = FullScorer.along, []
 
-    def forced_by_the_second(scorer, encoded, tokens):
-        rows = forced(scorer, encoded, tokens)
+    def along_by_the_second(scorer, encoded, tokens):
+        rows = along(scorer, encoded, tokens)
         if not asked:
             asked.append(scorer)
         return rows * np.float32("nan") if scorer is asked[0] else rows
 
-    monkeypatch.setattr(module, "_forced", forced_by_the_second)
+    monkeypatch.setattr(FullScorer, "along", along_by_the_second)
     line = refused(
         capsys,
         optimize,

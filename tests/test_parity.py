@@ -29,10 +29,9 @@ from espnet_onnx_plugin.export.graph import (
     export_step,
 )
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoder
-from espnet_onnx_plugin.runtime.session import Device, Session
-
-pytestmark = pytest.mark.usefixtures("shared_graphs")
+from espnet_onnx_plugin.runtime.session import Session
 
 ARCHS = {(arch.role, arch.name): arch for arch in all_archs()}
 DIM = 8

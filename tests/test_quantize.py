@@ -21,12 +21,7 @@ from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
 from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products
 from espnet_onnx_plugin.quantize.lowering import Lowering
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
-from espnet_onnx_plugin.quantize.reading import (
-    Result,
-    Utterances,
-    edit_distance,
-    error_rate,
-)
+from espnet_onnx_plugin.quantize.reading import Result, Utterances, error_rate
 from espnet_onnx_plugin.quantize.sensitivity import rank
 from espnet_onnx_plugin.runtime.data import Source
 
@@ -303,22 +298,6 @@ def test_fewest_raises(threshold):
 
 
 # Readings
-
-
-def test_edit_distance_is_jiwers():
-    import jiwer
-
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        a, b = (
-            [str(i) for i in random.integers(0, 4, random.integers(1, 9))]
-            for _ in range(2)
-        )
-        out = jiwer.process_words(" ".join(a), " ".join(b))
-        assert edit_distance(a, b) == (
-            out.substitutions + out.deletions + out.insertions
-        )
-    assert edit_distance([], "ab") == 2 and edit_distance("ab", []) == 2
 
 
 def test_quality_of_a_reading():

@@ -61,7 +61,7 @@ def assert_same(before, after, feeds):
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory, shared_graphs):
+def encoders(tmp_path_factory):
     """Exported encoder graphs by architecture and variant, made when asked for.
 
     They are those of test_parity.py, which spares their export.

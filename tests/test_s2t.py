@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, save, sharpen, waves, write_data
+from conftest import RATE, save, sharpen, task_config, waves, write_data
 
 from espnet_onnx_plugin.bin import (
     s2t_inference,
@@ -55,17 +55,8 @@ MODELS = {
 
 def s2t_config(task, **choices):
     """A training configuration as ESPnet writes it, with tiny sizes."""
-    config = dict(task.get_default_config())
-    config.update(
+    own = dict(
         token_list=TOKENS,
-        token_type="char",
-        frontend="default",
-        frontend_conf=dict(fs=RATE, n_fft=64, hop_length=32, n_mels=20),
-        normalize="utterance_mvn",
-        normalize_conf={},
-        encoder="transformer",
-        decoder="transformer",
-        decoder_conf=SIZES,
         model_conf=dict(ctc_weight=0.3, sym_na="<na>"),
         preprocessor_conf=dict(
             fs=RATE,
@@ -76,11 +67,8 @@ def s2t_config(task, **choices):
             first_time_symbol="<0.00>",
             last_time_symbol="<1.00>",
         ),
-        specaug=None,
-        init=None,
     )
-    config.update(choices)
-    return config
+    return task_config(task, **{**own, **choices})
 
 
 def build(task, config, seed=1):

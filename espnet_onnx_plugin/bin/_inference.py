@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from espnet_onnx_plugin.bin._common import ArgumentParser, run, str2bool, str_or_none
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.device import Device
 
 if TYPE_CHECKING:
     from espnet_onnx_plugin.runtime.data import Source
 
-#: How sessions are made, see ``runtime.session.Device``.
+#: How sessions are made: attributes of :class:`Device`.
 SESSION_OPTIONS = {
-    "spinning": (False, "threads that wait for work keep their core busy"),
-    "arena": (True, "freed memory is kept for the next utterance"),
-    "memory_pattern": (False, "memory is planned for the first utterance's shape"),
+    "spinning": "threads that wait for work keep their core busy",
+    "arena": "freed memory is kept for the next utterance",
+    "memory_pattern": "memory is planned for the first utterance's shape",
 }
 
 
@@ -39,7 +40,8 @@ def _base_parser(name: str) -> ArgumentParser:
     parser.add_argument("--num_threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: CUDA")
     group = parser.add_argument_group("onnxruntime's sessions")
-    for name, (default, about) in SESSION_OPTIONS.items():
+    for name, about in SESSION_OPTIONS.items():
+        default = getattr(Device, name)
         group.add_argument(f"--{name}", type=str2bool, default=default, help=about)
 
     group = parser.add_argument_group("Input data")

@@ -25,7 +25,8 @@ def get_parser() -> ArgumentParser:
 def verify(args: argparse.Namespace) -> None:
     """Check the files, load every graph, and compare with PyTorch if asked to."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.runtime.session import Device, Session
+    from espnet_onnx_plugin.runtime.device import Device
+    from espnet_onnx_plugin.runtime.session import Session
 
     bundle = read_bundle(args.model_dir)
     for role in bundle.manifest.graphs:

@@ -113,12 +113,9 @@ class EncoderGraph(torch.nn.Module):
                 outputs[name] = Tensor("float32", (*rows, frames, size))
         return outputs
 
-    #: Inputs besides features and their lengths, by name.
-    other_inputs: Mapping[str, Tensor] = {}
-
-    def other_examples(self) -> List[torch.Tensor]:
-        """Values of :attr:`other_inputs` for two utterances, to trace with."""
-        return []
+    #: Inputs besides features and their lengths, by name, each with its values for two
+    #: utterances to trace with.
+    others: Mapping[str, Tuple[Tensor, torch.Tensor]] = {}
 
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor

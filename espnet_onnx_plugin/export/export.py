@@ -28,8 +28,9 @@ from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.task import TaskModel, task_model
 from espnet_onnx_plugin.runtime.data import Source, usable
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoder
-from espnet_onnx_plugin.runtime.session import Device, Session
+from espnet_onnx_plugin.runtime.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _export(
         logger.info("%s mixes the utterances of a batch: it gets them singly", role)
         graphs[role] = dataclasses.replace(graphs[role], batches=False)
     # Frames made of a transcript have no time.
-    if "ctc_log_probs" in encoder.outputs and not espnet.encoder.other_inputs:
+    if "ctc_log_probs" in encoder.outputs and not espnet.encoder.others:
         shift = frame_shift(encoder, speech)
         speech = dataclasses.replace(speech, frame_shift=shift)
     manifest = dataclasses.replace(

@@ -225,20 +225,17 @@ def export_encoder(
     """Write an encoder graph.
 
     Args:
-        module: with its ``outputs``, its ``other_inputs``, and where there are any,
-            ``other_examples``.
+        module: with its ``outputs`` and ``others``.
         example: what it reads and the lengths, of two utterances.
         path: the file to write.
         names: of these inputs.
     """
-    others = module.other_inputs
     inputs = {
         names[0]: Tensor("float32", ("utterances", "frames_in", *example[0].shape[2:])),
         names[1]: Tensor("int64", ("utterances",)),
-        **others,
+        **{name: tensor for name, (tensor, _) in module.others.items()},
     }
-    if others:
-        example = (*example, *module.other_examples())
+    example = (*example, *(value for _, value in module.others.values()))
     outputs = module.outputs
     export_graph(module, example, _axes(inputs), _axes(outputs), path)
     return describe(path, inputs, outputs, {})

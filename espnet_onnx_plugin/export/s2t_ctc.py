@@ -56,16 +56,17 @@ class PromptedEncoderGraph(torch.nn.Module):
             "ctc_log_probs": Tensor("float32", (*rows, self.ctc.ctc_lo.out_features)),
         }
 
-    other_inputs = {
-        "text_prev": Tensor("int64", ("utterances", "tokens")),
-        "text_prev_lengths": Tensor("int64", ("utterances",)),
-        "prefix": Tensor("int64", ("utterances", 2)),
+    others = {
+        "text_prev": (
+            Tensor("int64", ("utterances", "tokens")),
+            torch.ones(2, 5, dtype=torch.int64),
+        ),
+        "text_prev_lengths": (Tensor("int64", ("utterances",)), torch.tensor([5, 3])),
+        "prefix": (
+            Tensor("int64", ("utterances", 2)),
+            torch.ones(2, 2, dtype=torch.int64),
+        ),
     }
-
-    def other_examples(self) -> List[torch.Tensor]:
-        """See :class:`.encoder.EncoderGraph`."""
-        shape = (torch.ones(2, 5), torch.tensor([5, 3]), torch.ones(2, 2))
-        return [value.long() for value in shape]
 
     def output_size(self) -> int:
         """Size of the output's vectors."""

@@ -31,9 +31,12 @@ class DeliberationGraph(EncoderGraph):
         choices: what ``config.yaml`` names for each role.
     """
 
-    other_inputs = {
-        "transcript": Tensor("int64", ("utterances", "transcript_tokens")),
-        "transcript_lengths": Tensor("int64", ("utterances",)),
+    others = {
+        "transcript": (
+            Tensor("int64", ("utterances", "transcript_tokens")),
+            torch.ones(2, 7, dtype=torch.int64),
+        ),
+        "transcript_lengths": (Tensor("int64", ("utterances",)), torch.tensor([7, 5])),
     }
 
     def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
@@ -50,10 +53,6 @@ class DeliberationGraph(EncoderGraph):
         if self.deliberation is not None:
             return self.deliberation.output_size()
         return self.postdecoder.out_linear.out_features
-
-    def other_examples(self) -> List[torch.Tensor]:
-        """See :class:`EncoderGraph`."""
-        return [torch.ones(2, 7, dtype=torch.int64), torch.tensor([7, 5])]
 
     def forward(
         self,

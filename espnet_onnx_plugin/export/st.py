@@ -27,8 +27,8 @@ from espnet_onnx_plugin.export.task import (
     write_text,
 )
 from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import to_numpy
-from espnet_onnx_plugin.runtime.session import Device
 from espnet_onnx_plugin.runtime.st import MD_ENCODER, SRC, MultiDecoderEncoder
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class MDEncoderGraph(torch.nn.Module):
         choice: what ``config.yaml`` names for md_encoder.
     """
 
-    other_inputs: Mapping[str, Tensor] = {}
+    others: Mapping[str, Tuple[Tensor, torch.Tensor]] = {}
 
     def __init__(self, model: torch.nn.Module, choice: str):
         super().__init__()

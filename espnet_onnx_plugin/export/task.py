@@ -40,8 +40,8 @@ from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
-from espnet_onnx_plugin.runtime.session import Device
 
 logger = logging.getLogger(__name__)
 

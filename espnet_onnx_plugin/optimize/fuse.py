@@ -20,7 +20,8 @@ from espnet_onnx_plugin.graph_file import THRESHOLD, load_graph, save_graph
 from espnet_onnx_plugin.optimize.rules.registry import apply_rules
 from espnet_onnx_plugin.runtime.compare import compare
 from espnet_onnx_plugin.runtime.data import Source
-from espnet_onnx_plugin.runtime.session import Device, session_options
+from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.session import session_options
 
 #: Largest difference of an output relative to its scale that fusion may cause.
 TOLERANCE = 1e-4

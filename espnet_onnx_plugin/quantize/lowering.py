@@ -26,7 +26,8 @@ from espnet_onnx_plugin.quantize.layers import (
     find_layers,
     gemms_to_products,
 )
-from espnet_onnx_plugin.runtime.session import Device, session_options
+from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.session import session_options
 
 FP32 = "fp32"
 

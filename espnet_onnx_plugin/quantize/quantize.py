@@ -25,7 +25,8 @@ from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
 from espnet_onnx_plugin.quantize.reading import Reader, Utterances
 from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
 from espnet_onnx_plugin.runtime.compare import difference
-from espnet_onnx_plugin.runtime.session import Device, Session
+from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.session import Session
 
 logger = logging.getLogger(__name__)
 

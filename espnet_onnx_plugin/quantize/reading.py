@@ -1,6 +1,5 @@
 """What a bundle makes of utterances, and how far that is from another's result."""
 
-import contextlib
 import logging
 import re
 import time
@@ -11,17 +10,21 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import Bundle, Graph
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.quantize.lowering import Feeds
+from espnet_onnx_plugin.runtime import edits
 from espnet_onnx_plugin.runtime.compare import noise, search_options
 from espnet_onnx_plugin.runtime.data import Source, read_scp, usable
 from espnet_onnx_plugin.runtime.model import SpeechModel
 from espnet_onnx_plugin.runtime.progress import progress
-from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.session import Value
 from espnet_onnx_plugin.runtime.tasks import open_model
 
 logger = logging.getLogger(__name__)
+
+#: Words of a hypothesis and of its reference.
+Pair = Tuple[Sequence[str], Sequence[str]]
 
 #: Decoding the set with the fp32 bundle stops after this time; what was decoded by then
 #: is the set.
@@ -108,22 +111,11 @@ class Result:
 Reading = Mapping[str, Result]
 
 
-def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Fewest substitutions, deletions and insertions between two sequences."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            best = min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
-            diagonal, row[j] = row[j], best
-    return row[-1]
-
-
 def token_agreement(reading: Reading, reference: Reading) -> float:
     """Share of the reference's tokens that a reading gives alike, by edit distance."""
     tokens = sum(len(result.token_int) for result in reference.values())
     errors = sum(
-        edit_distance(reading[key].token_int, result.token_int)
+        edits.edit_distance(reading[key].token_int, result.token_int)
         for key, result in reference.items()
     )
     return 1 - errors / max(tokens, 1)
@@ -156,29 +148,29 @@ def error_rate(reading: Reading, transcripts: Sequence[Mapping[str, str]]) -> fl
     said = {key: [table[key].split() for table in transcripts] for key in reading}
     spaceless = all(len(line) < 2 for lines in said.values() for line in lines)
     split = list if spaceless else str.split
-    words = errors = 0
+    pairs: List[Pair] = []
     for key, result in reading.items():
         references = [split(" ".join(line)) for line in said[key]]
         hypotheses = [split(" ".join(text.split())) for text in result.texts]
-        words += sum(map(len, references))
-        errors += _fewest_errors(hypotheses, references)
-    if not words:
+        pairs += _assigned(hypotheses, references)
+    rate = edits.error_rate(pairs)
+    if rate is None:
         raise PluginError("--calibration_text holds no words for these utterances")
-    return 100 * errors / words
+    return rate
 
 
-def _fewest_errors(hypotheses: Sequence[Any], references: Sequence[Any]) -> int:
-    """Errors of speakers, by the assignment with the lowest sum of error rates."""
-    counts = [[edit_distance(h, r) for h in hypotheses] for r in references]
-    lengths = [max(len(reference), 1) for reference in references]
+def _assigned(
+    hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> List[Pair]:
+    """Pairs of several speakers, assigned for the lowest sum of error rates."""
 
-    def errors(order: Sequence[int]) -> List[int]:
-        return [of_reference[i] for of_reference, i in zip(counts, order)]
+    def rates(order: Sequence[Sequence[str]]) -> float:
+        return sum(
+            edits.edit_distance(hypothesis, reference) / max(len(reference), 1)
+            for hypothesis, reference in zip(order, references)
+        )
 
-    def rates(order: Sequence[int]) -> float:
-        return sum(n / length for n, length in zip(errors(order), lengths))
-
-    return sum(errors(min(permutations(range(len(hypotheses))), key=rates)))
+    return list(zip(min(permutations(hypotheses), key=rates), references))
 
 
 def _best(speech2text: SpeechModel, audio: np.ndarray) -> Result:
@@ -216,16 +208,16 @@ class Reader:
         self._model = model
         self._utterances = utterances
         self._options = utterances.search(model)
-        with _recorded(model) as feeds:
-            self.reference = self._decode(model, feeds, MAX_SECONDS)
+        feeds = _Feeds(model)
+        self.reference = self._decode(model, feeds, MAX_SECONDS)
         self.feeds: Mapping[str, List[Feeds]] = feeds.by_role
 
     def read(self, bundle: Bundle) -> Reading:
         """Decode with another bundle what the fp32 one has decoded."""
         return self._decode(bundle)
 
-    def _open(self, bundle: Bundle) -> SpeechModel:
-        return open_model(bundle, **self._options)
+    def _open(self, bundle: Bundle, **session: Any) -> SpeechModel:
+        return open_model(bundle, session=session, **self._options)
 
     def _decode(
         self,
@@ -233,7 +225,8 @@ class Reader:
         feeds: "Optional[_Feeds]" = None,
         max_seconds: float = float("inf"),
     ) -> Reading:
-        speech2text = self._open(bundle)
+        watched = {} if feeds is None else {"watch": feeds.keep}
+        speech2text = self._open(bundle, **watched)
         # Its lines on each utterance are for who decodes one.
         logging.getLogger("espnet_onnx_plugin.runtime").setLevel(logging.WARNING)
         known = None if feeds is not None else self.reference
@@ -284,10 +277,13 @@ class Reader:
 
 
 class _Feeds:
-    """Inputs of graphs, kept for some utterances and steps."""
+    """Inputs of a bundle's graphs, kept for some utterances and steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Bundle) -> None:
         self.by_role: Dict[str, List[Feeds]] = {}
+        # A search may call a graph by another role than the manifest does.
+        graphs = model.manifest.graphs
+        self._roles = {graph.file.name: role for role, graph in graphs.items()}
         self._utterance = 0
         self._calls: Dict[str, int] = {}
 
@@ -295,7 +291,9 @@ class _Feeds:
         self._utterance += 1
         self._calls = {}
 
-    def keep(self, role: str, feeds: Mapping[str, Any]) -> None:
+    def keep(self, graph: Graph, feeds: Mapping[str, Value]) -> None:
+        """Take what a graph is about to be run with."""
+        role = self._roles[graph.file.name]
         call = self._calls.get(role, 0)
         self._calls[role] = call + 1
         # Steps 0, 1, 2, 4, 8, ...: the early ones, and some of the long histories.
@@ -307,23 +305,3 @@ class _Feeds:
                     for name, v in feeds.items()
                 }
             )
-
-
-@contextlib.contextmanager
-def _recorded(model: Bundle) -> Iterator[_Feeds]:
-    """Keep what the graphs of a bundle are fed with."""
-    roles = {g.file.name: role for role, g in model.manifest.graphs.items()}
-    feeds = _Feeds()
-    run = Session.run
-
-    def recorded_run(
-        self: Session, inputs: Mapping[str, Any], *args: Any, **more: Any
-    ) -> Any:
-        feeds.keep(roles[self.graph.file.name], inputs)
-        return run(self, inputs, *args, **more)
-
-    Session.run = recorded_run  # type: ignore[method-assign]
-    try:
-        yield feeds
-    finally:
-        Session.run = run  # type: ignore[method-assign]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from espnet_onnx_plugin.report.counts import ErrorCounts
 from espnet_onnx_plugin.report.measurement import (
     PARTS,
     Agreement,
@@ -28,6 +27,7 @@ from espnet_onnx_plugin.report.tables import (
     markdown_table,
     write_atomically,
 )
+from espnet_onnx_plugin.runtime.edits import error_rate
 
 NOTES = (
     "Systems take turns on the same audio, each in a process of its own with the same "
@@ -69,28 +69,12 @@ def write_report(
     write_atomically(output_dir / "RESULTS.md", "\n".join(lines) + "\n")
 
 
-def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Count word errors with jiwer."""
-    import jiwer
-
-    output = jiwer.process_words(list(references), list(hypotheses))
-    pairs = zip(references, hypotheses, strict=True)
-    return ErrorCounts(
-        sentences=len(references),
-        words=output.hits + output.substitutions + output.deletions,
-        correct=output.hits,
-        substitutions=output.substitutions,
-        deletions=output.deletions,
-        insertions=output.insertions,
-        sentence_errors=sum(r.split() != h.split() for r, h in pairs),
-    )
-
-
-def _errors(outcome: Outcome, measurement: Measurement) -> ErrorCounts | None:
+def _error_rate(outcome: Outcome, measurement: Measurement) -> float | None:
     if outcome.references is None:
         return None
-    hypotheses = [decode.text or "" for decode in measurement.runs[0]]
-    return count_errors(outcome.references, hypotheses)
+    hypotheses = ((decode.text or "").split() for decode in measurement.runs[0])
+    references = (reference.split() for reference in outcome.references)
+    return error_rate(zip(hypotheses, references, strict=True))
 
 
 def describe_agreement(agreement: Agreement | None) -> str:
@@ -135,8 +119,8 @@ def _speed(outcomes: Sequence[Outcome]) -> list[str]:
                 describe_agreement(outcome.agreement(m)),
             ]
             if with_errors:
-                errors = _errors(outcome, m)
-                row.append(f"{errors.rate:.2f}" if errors else MISSING)
+                rate = _error_rate(outcome, m)
+                row.append(MISSING if rate is None else f"{rate:.2f}")
             rows.append(row)
     return markdown_table([*headers, *(["WER %"] if with_errors else [])], rows)
 
@@ -204,7 +188,7 @@ def _csv_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
         setting = outcome.setting
         for m in outcome.measurements:
             agreement = outcome.agreement(m)
-            errors = _errors(outcome, m)
+            rate = _error_rate(outcome, m)
             base = outcome.reference
             yield {
                 "setting": setting.name,
@@ -226,7 +210,7 @@ def _csv_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
                 "ties": agreement.ties if agreement else None,
                 "different": agreement.different if agreement else None,
                 "equal_tokens": f"{agreement.equal_tokens:.4f}" if agreement else None,
-                "wer": f"{errors.rate:.4f}" if errors else None,
+                "wer": None if rate is None else f"{rate:.4f}",
             }
 
 
@@ -247,10 +231,10 @@ def _plots(output_dir: Path, outcomes: Sequence[Outcome]) -> Iterator[str]:
         plot_rtf(output_dir / "rtf_by_length.png", lines)
         yield "rtf_by_length.png"
     points = [
-        Point(outcome.setting.name, m.system, m.rtf, errors.rate)
+        Point(outcome.setting.name, m.system, m.rtf, rate)
         for outcome in outcomes
         for m in outcome.measurements
-        if (errors := _errors(outcome, m))
+        if (rate := _error_rate(outcome, m)) is not None
     ]
     if points:
         plot_error_rates(output_dir / "wer_by_rtf.png", points, "WER")

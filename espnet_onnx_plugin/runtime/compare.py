@@ -2,15 +2,13 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.runtime.data import Source, usable
-from espnet_onnx_plugin.runtime.encoder import LENS, Encoded, to_numpy
-from espnet_onnx_plugin.runtime.mask_ctc import MaskCTC
-from espnet_onnx_plugin.runtime.scorers import FullScorer
+from espnet_onnx_plugin.runtime.encoder import LENS, to_numpy
 from espnet_onnx_plugin.runtime.tasks import model_class, open_model, use
 
 logger = logging.getLogger(__name__)
@@ -77,21 +75,6 @@ def search_options(bundle: Bundle) -> Dict[str, Any]:
     return model_class(use(bundle)).check_options(bundle, BEAM_SIZE)
 
 
-def _forced(
-    scorer: Union[FullScorer, MaskCTC], encoded: Encoded, tokens: Sequence[int]
-) -> np.ndarray:
-    """Scores along a given token sequence, (tokens, vocabulary)."""
-    if isinstance(scorer, MaskCTC):  # it scores whole sequences
-        return scorer.score([np.array(tokens)], scorer.project(encoded))[0]
-    state = scorer.start(encoded, [tokens[:1]])
-    parents = np.zeros((1, 1), np.int64)
-    rows = []
-    for token in tokens:
-        scores, state = scorer.score(np.array([[token]]), parents, state)
-        rows.append(scores[0, 0])
-    return np.stack(rows)
-
-
 def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Comparison:
     """Run two bundles on the same audio, on the CPU.
 
@@ -131,7 +114,7 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
                         # Both get what the reference's encoder made: each component on
                         # its own.
                         forced = (
-                            _forced(stage.search.scorers[name], encoded, tokens)
+                            stage.search.scorers[name].along(encoded, tokens)
                             for stage in (ours, expected)
                         )
                         note(role, *forced)

@@ -7,7 +7,8 @@ from typing import Dict, List, Mapping, Sequence, Union
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.runtime.session import Device, Session, Value
+from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.session import Session, Value
 
 #: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.
 LENS = "_lens"

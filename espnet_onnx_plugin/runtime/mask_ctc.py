@@ -14,10 +14,11 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoded, pad, to_numpy
 from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.scorers import Primers
-from espnet_onnx_plugin.runtime.session import Device, Session, Value
+from espnet_onnx_plugin.runtime.session import Session, Value
 from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
@@ -173,6 +174,10 @@ class MaskCTC:
         lengths = np.array([len(tokens) for tokens in sequences])
         feeds = {"tokens": pad(sequences), "tokens_lens": lengths, **memory}
         return self._decoder.run(feeds, ["scores"])["scores"]
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """Scores of each token of a sequence, as :meth:`.FullScorer.along`."""
+        return self.score([np.array(tokens)], self.project(encoded))[0]
 
     def _log(self, what: str, tokens: np.ndarray) -> None:
         """The lines that ESPnet logs of a sequence."""

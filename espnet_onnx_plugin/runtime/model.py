@@ -22,6 +22,7 @@ from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
+from espnet_onnx_plugin.runtime.device import Device, check_precision
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.greedy_search import intermediate_tokens
 from espnet_onnx_plugin.runtime.options import DecodeOptions
@@ -43,7 +44,7 @@ from espnet_onnx_plugin.runtime.scorers import (
     Primers,
     graph_scorer,
 )
-from espnet_onnx_plugin.runtime.session import Device, Session, check_precision
+from espnet_onnx_plugin.runtime.session import Session
 from espnet_onnx_plugin.runtime.text import TokenConverter
 from espnet_onnx_plugin.runtime.utterance_search import (
     BeamSearchConfig,
@@ -83,7 +84,7 @@ class SpeechModel:
         provider: ``cpu`` or ``cuda``.
         threads: CPU threads.
         session: the other attributes of
-            :class:`~espnet_onnx_plugin.runtime.session.Device`, by name.
+            :class:`~espnet_onnx_plugin.runtime.device.Device`, by name.
         options: ESPnet's decoding options, see :attr:`options_class`.
 
     Raises:
@@ -104,7 +105,7 @@ class SpeechModel:
         model_dir: Union[str, Path, Bundle],
         provider: str = "cpu",
         threads: int = 1,
-        session: Mapping[str, bool] = MappingProxyType({}),
+        session: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ):
         try:

@@ -50,6 +50,21 @@ class FullScorer(Protocol):
     def select(self, utterances: Sequence[int], state: Any) -> Any:
         """The state of some of the utterances."""
 
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """Scores of what follows each token of a sequence, (tokens, vocabulary).
+
+        Args:
+            encoded: the encoder's outputs for one utterance.
+            tokens: the sequence.
+        """
+        state = self.start(encoded, [tokens[:1]])
+        parents = np.zeros((1, 1), np.int64)
+        rows = []
+        for token in tokens:
+            scores, state = self.score(np.array([[token]]), parents, state)
+            rows.append(scores[0, 0])
+        return np.stack(rows)
+
 
 class HiddenScorer(FullScorer, Protocol):
     """A decoder that also tells what its output layer reads."""
@@ -79,7 +94,7 @@ class StepState:
     hidden: Optional[np.ndarray] = None
 
 
-class GraphScorer:
+class GraphScorer(HiddenScorer):
     """A step graph: an attention decoder or a language model.
 
     Args:
@@ -176,7 +191,7 @@ class GraphScorer:
         )
 
 
-class OneByOne:
+class OneByOne(HiddenScorer):
     """A scorer whose graph lets the utterances of a batch change each other's result.
 
     An activation that is quantized as it comes has one scale for the whole batch.
@@ -218,7 +233,7 @@ def graph_scorer(step: Session, memory: "Session | None" = None) -> FullScorer:
     return scorer if safe else OneByOne(scorer)
 
 
-class LengthBonus:
+class LengthBonus(FullScorer):
     """One point for each token."""
 
     def __init__(self, vocabulary: int):
@@ -245,7 +260,7 @@ class _NgramState(NamedTuple):
     first: bool
 
 
-class NgramScorer:
+class NgramScorer(FullScorer):
     """A KenLM model over tokens (log10, as ESPnet takes it).
 
     Rows are remembered by the model's own state, so that a context is scored once per

@@ -1,7 +1,6 @@
 """A graph of a bundle, ready to run."""
 
 import functools
-from dataclasses import dataclass
 from typing import Dict, Iterable, Mapping, Union
 
 import numpy as np
@@ -9,71 +8,9 @@ import onnxruntime as ort
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.device import PROVIDERS, Device
 
 Value = Union[np.ndarray, ort.OrtValue]
-
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where and how graphs run.
-
-    The defaults are what measured best, on utterances of several lengths and two cores.
-
-    Attributes:
-        provider: ``cpu`` or ``cuda``.
-        threads: threads of one operator on the CPU.
-        spinning: whether threads that wait for work keep their core busy (6 to 11 %
-            slower with two threads).
-        arena: whether freed memory is kept for the next utterance, in one pool for all
-            graphs (without: 2 to 7 % slower).
-        memory_pattern: whether memory is planned for the shapes of a run (no faster,
-            and 40 to 85 MiB more: the next utterance has other shapes).
-    """
-
-    provider: str = "cpu"
-    threads: int = 1
-    spinning: bool = False
-    arena: bool = True
-    memory_pattern: bool = False
-
-    def __post_init__(self) -> None:
-        if self.provider not in _PROVIDERS:
-            raise PluginError(
-                f"provider '{self.provider}' is unknown; use one of "
-                + ", ".join(_PROVIDERS)
-            )
-        if self.threads < 1:
-            raise PluginError(f"number of threads {self.threads} must be 1 or more")
-        if _PROVIDERS[self.provider] not in ort.get_available_providers():
-            raise PluginError(
-                f"provider '{self.provider}' is not in this onnxruntime "
-                f"({ort.__version__}); pip install onnxruntime-gpu instead of "
-                "onnxruntime, or use provider cpu"
-            )
-
-
-def check_precision(bundle: Bundle, device: Device) -> None:
-    """Refuse a bundle in a precision that is not for this device.
-
-    Raises:
-        PluginError: naming the bundle that is.
-    """
-    quantized = bundle.manifest.checks.get("quantize")
-    if quantized is None:
-        return
-    half = quantized["precision"] == "fp16"
-    if half and device.provider == "cpu":
-        raise PluginError(
-            f"{bundle.path} is in fp16, which is for cuda and slower than fp32 on the "
-            "CPU; use the int8 or optimized bundle with cpu"
-        )
-    if not half and device.provider == "cuda":
-        raise PluginError(
-            f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
-            "operators; use the fp16, fp32 or optimized bundle with cuda"
-        )
 
 
 @functools.lru_cache(maxsize=None)
@@ -127,7 +64,7 @@ class Session:
     def __init__(self, bundle: Bundle, role: str, device: Device):
         self.graph = bundle.manifest.graphs[role]
         path = bundle.file(self.graph.file.name)
-        provider = _PROVIDERS[device.provider]
+        provider = PROVIDERS[device.provider]
         try:
             self._session = ort.InferenceSession(
                 str(path), session_options(device), providers=[provider]
@@ -143,7 +80,7 @@ class Session:
                 "onnxruntime could not start CUDA and would run on the CPU; check the "
                 "driver and the CUDA and cuDNN libraries, or use provider cpu"
             )
-        self._device = device.provider
+        self._device = device
         self._inputs = {i.name for i in self._session.get_inputs()}
 
     def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> Dict[str, Value]:
@@ -156,6 +93,8 @@ class Session:
         Returns:
             Every output by name; those not in ``fetch`` stay on the device.
         """
+        if self._device.watch is not None:
+            self._device.watch(self.graph, feeds)
         fetch = set(fetch)
         binding = self._session.io_binding()
         for name, value in feeds.items():
@@ -167,7 +106,7 @@ class Session:
                 binding.bind_ortvalue_input(name, value)
         names = [output.name for output in self._session.get_outputs()]
         for name in names:
-            binding.bind_output(name, "cpu" if name in fetch else self._device)
+            binding.bind_output(name, "cpu" if name in fetch else self._device.provider)
         self._session.run_with_iobinding(binding)
         return {
             name: value.numpy() if name in fetch else value

@@ -17,13 +17,14 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, pad
 from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
 from espnet_onnx_plugin.runtime.hub_search import NOT_ASKED_FOR
 from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines, Result
 from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
-from espnet_onnx_plugin.runtime.session import Device, Session
+from espnet_onnx_plugin.runtime.session import Session
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
 #: Begins the names of encoder outputs that recognition reads.
@@ -217,7 +218,7 @@ class Speech2Text(_Translation):
             self._md_encoder = MultiDecoderEncoder(self.bundle, self.device)
 
     def _build_recognizer(self) -> Recognizer:
-        device = dataclasses.asdict(self.device)
+        device = dict(vars(self.device))
         provider, threads = device.pop("provider"), device.pop("threads")
         side = recognizing_side(self.bundle)
         options = self._options.recognition

@@ -5,7 +5,7 @@ from typing import NamedTuple, Sequence, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.scorers import Primers
+from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
 
 
 class _Seen(NamedTuple):
@@ -20,7 +20,7 @@ class _Seen(NamedTuple):
         return _Seen(*(value[index] for value in self))
 
 
-class TimestampRules:
+class TimestampRules(FullScorer):
     """A scorer that gives 0 to what may follow a hypothesis, and -inf to the rest.
 
     Without ``<notimestamps>``, a text stands between two timestamps that do not run

@@ -7,7 +7,6 @@ search; ``threads``; ``audio``, numpy files. Answers are JSON lines on standard 
 
 from __future__ import annotations
 
-
 import contextlib
 import importlib
 import json
