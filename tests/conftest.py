@@ -7,10 +7,13 @@ from typing import Any, Dict
 import numpy as np
 import pytest
 import yaml
+from sweeping.build import TOKENS as SWEPT
+from sweeping.build import randomize
 
 pytest_plugins = ["shared_graphs"]
 
-TOKENS = ["<blank>", "<unk>", *"abcdefghijklmnopqrstuvwx", "<space>", "<sos/eos>"]
+#: Those of the sweep, so that its graphs are shared.
+TOKENS = SWEPT["default"]
 
 #: Of a source language.
 SRC_TOKENS = [*TOKENS[:-2], "'", "-", *TOKENS[-2:]]
@@ -31,7 +34,7 @@ def task_config(task: type, **choices: Any) -> Dict[str, Any]:
         normalize_conf={},
         encoder="transformer",
         encoder_conf=dict(
-            output_size=8, attention_heads=2, linear_units=12, num_blocks=2
+            output_size=8, attention_heads=2, linear_units=12, num_blocks=1
         ),
         decoder="transformer",
         decoder_conf=dict(attention_heads=2, linear_units=12, num_blocks=2),
@@ -72,22 +75,8 @@ def build(task: type, config: Dict[str, Any], seed: int = 0):
 
     torch.manual_seed(seed)
     model = task.build_model(argparse.Namespace(**config)).eval()
-    randomize(model)
+    randomize(model, seed)
     return model
-
-
-def randomize(model) -> None:
-    """Move what ESPnet initializes with constants, which would hide a mistake."""
-    import torch
-
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean.normal_(0.0, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
-        if getattr(module, "use_bias", False):  # ESPnet leaves what the memory held
-            module.bias.data.zero_()
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
 
 
 def build_lm(name: str, conf: Dict[str, Any], seed: int = 0, tokens=TOKENS):
@@ -134,7 +123,7 @@ def tiny(tmp_path_factory) -> Dict[str, Any]:
 
     root = tmp_path_factory.mktemp("tiny")
     config = asr_config()
-    model = build_asr(config)
+    model = build_asr(config, seed=1)
     sharpen(model)
     asr = save(model, config, root / "asr", "model.pth")
     lm_model, lm_config = build_lm(

@@ -358,7 +358,7 @@ def test_results_of_something_else_are_not_removed(capsys, tiny, tmp_path):
 def variant(tmp_path, **choices):
     """Export a tiny model with other choices; returns (config, files, bundle)."""
     config = asr_config(**choices)
-    model = build_asr(config, seed=3)
+    model = build_asr(config)
     sharpen(model)
     files = save(model, config, tmp_path / "asr", "model.pth")
     checkpoints = Checkpoints(files["config"], files["file"])

@@ -189,7 +189,7 @@ def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
     for role, nodes in figures["nodes"].items():
         # Of a frontend nothing fuses.
         assert nodes["after"] < nodes["before"] + (role == "frontend")
-    assert figures["nodes"]["encoder"]["rules"]["attention"] == 2
+    assert figures["nodes"]["encoder"]["rules"]["attention"] == 1
     assert figures["nodes"]["decoder"]["rules"] == {"merged_projections": 2}
     figures = read_bundle(int8).manifest.checks["quantize"]
     assert 0 < figures["differences"]["decoder"] < 0.2

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import TOKENS, asr_config, build_asr
+from conftest import TOKENS, asr_config, build_asr, sharpen
 from torchaudio.models.wav2vec2.components import SelfAttention
 
 from espnet_onnx_plugin.export.audio import (
@@ -35,8 +35,8 @@ ENCODERS = {
         position_table=2,
     ),
     ("conformer", "legacy"): dict(pointwise_conv=2, depthwise_conv=1, attention=1),
-    ("transformer", None): dict(attention=2, flatten_order=1),
-    ("branchformer", None): dict(depthwise_conv=2, attention=2),
+    ("transformer", None): dict(attention=1, flatten_order=1),
+    ("branchformer", None): dict(depthwise_conv=1, attention=1),
     ("e_branchformer", None): dict(depthwise_conv=4, attention=2),
     ("torchaudiohubert", "large"): dict(attention=2),
 }
@@ -74,6 +74,7 @@ def encoders(tmp_path_factory):
             conf = tiny[variant] if variant else next(iter(tiny.values()))
             config = asr_config(encoder=name, encoder_conf=conf)
             model = build_asr(config)
+            sharpen(model)
             args = Namespace(**{**config, "use_preprocessor": False})
             frontend = wrap_frontend(model, args)
             module = EncoderGraph(model, config).eval()
@@ -140,7 +141,9 @@ def test_attention_with_biases_of_positions(tmp_path):
 def step(tmp_path_factory):
     """The graph of a decoder's step."""
     path = tmp_path_factory.mktemp("step") / "decoder.onnx"
-    module = find("decoder", "transformer").wrap(build_asr(asr_config()).decoder)
+    model = build_asr(asr_config())
+    sharpen(model)
+    module = find("decoder", "transformer").wrap(model.decoder)
     export_step(module.eval(), len(TOKENS), path)
     return load_graph(path)
 

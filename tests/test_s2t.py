@@ -1,13 +1,12 @@
 """S2T (OWSM) end to end at tiny size: ESPnet's own inference against ours."""
 
-import argparse
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, save, sharpen, task_config, waves, write_data
+from conftest import RATE, build, save, sharpen, task_config, waves, write_data
 
 from espnet_onnx_plugin.bin import (
     s2t_inference,
@@ -69,18 +68,6 @@ def s2t_config(task, **choices):
         ),
     )
     return task_config(task, **{**own, **choices})
-
-
-def build(task, config, seed=1):
-    """A model with random weights whose choices differ."""
-    import torch
-
-    torch.manual_seed(seed)
-    model = task.build_model(argparse.Namespace(**config)).eval()
-    for parameter in model.parameters():
-        # ESPnet starts biases and scales at 0 and 1.
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -268,7 +255,7 @@ def tiny_ctc(tmp_path_factory):
     )
     for key in ("decoder", "decoder_conf"):
         del config[key]
-    model = build(S2TTask, config)
+    model = build(S2TTask, config, seed=1)
     model.ctc.ctc_lo.weight.data *= 6.0
     model.ctc.ctc_lo.bias.data[0] -= 1.0  # or nearly all frames are blank
     files = save(model, config, root / "s2t", "model.pth")

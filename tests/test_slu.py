@@ -1,11 +1,9 @@
 """SLU models against ``espnet2.bin.slu_inference``, with and without transcripts."""
 
-import argparse
-
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, asr_config, randomize, save, sharpen, waves
+from conftest import RATE, asr_config, build, save, sharpen, waves
 
 from espnet_onnx_plugin.bin import optimize, quantize, slu_inference
 from espnet_onnx_plugin.errors import PluginError
@@ -70,9 +68,7 @@ def trained(directory, **choices):
     from espnet2.tasks.slu import SLUTask
 
     config = {**SLUTask.get_default_config(), **asr_config(**choices)}
-    torch.manual_seed(0)
-    model = SLUTask.build_model(argparse.Namespace(**config)).eval()
-    randomize(model)
+    model = build(SLUTask, config)
     sharpen(model)
     return save(model, config, directory, "model.pth")
 

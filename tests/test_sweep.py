@@ -5,11 +5,13 @@ checkout of ESPnet.
 """
 
 import inspect
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from sweeping.architectures import collect
+from sweeping.build import training_config, why_not_built
+from sweeping.coverage import compare, table
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.espnet_compat import import_nets
@@ -17,12 +19,6 @@ from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from sweeping.architectures import collect  # noqa: E402
-from sweeping.build import training_config, why_not_built  # noqa: E402
-from sweeping.coverage import compare, table  # noqa: E402
-
 LIST = ROOT / "tests" / "data" / "architectures.yaml"
 ARCHITECTURES = yaml.safe_load(LIST.read_text(encoding="utf-8"))
 

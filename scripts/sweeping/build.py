@@ -79,17 +79,25 @@ def training_config(architecture: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def build(architecture: Dict[str, Any], seed: int = 0):
-    """ESPnet's model, in eval mode.
-
-    The weights of a part (encoder, decoder, ...) depend on that part alone, so that
-    models that have it in common have its weights in common.
-    """
+    """ESPnet's model with the weights of :func:`randomize`, in eval mode."""
     import torch
 
     torch.manual_seed(seed)
     args = argparse.Namespace(**training_config(architecture))
     with losses_left_out():
         model = find_task(architecture["task"]).build_model(args).eval()
+    randomize(model, seed)
+    return model
+
+
+def randomize(model, seed: int = 0) -> None:
+    """Give a model random weights.
+
+    Those of a part (encoder, decoder, ...) depend on that part alone, so that models
+    that have it in common have its weights in common.
+    """
+    import torch
+
     for part in model.children():
         torch.manual_seed(seed)
         for module in part.modules():
@@ -99,10 +107,11 @@ def build(architecture: Dict[str, Any], seed: int = 0):
                 # Fresh statistics are 0 and 1, which would hide a mistake.
                 module.running_mean.normal_(0.0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
+            if getattr(module, "use_bias", False):  # ESPnet leaves what memory held
+                module.bias.data.zero_()
         for parameter in part.parameters():
             # ESPnet starts biases and scales at 0 and 1.
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def sharpen(model, vocabulary: int) -> None:

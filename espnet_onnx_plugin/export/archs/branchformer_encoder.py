@@ -6,8 +6,7 @@ from espnet_onnx_plugin.export.registry import Arch, register
 _TINY = dict(
     output_size=8,
     attention_heads=2,
-    cgmlp_linear_units=12,
-    cgmlp_conv_kernel=3,
+    cgmlp_linear_units=16,
     num_blocks=1,
 )
 _ABSOLUTE = dict(_TINY, pos_enc_layer_type="abs_pos", attention_layer_type="selfattn")
@@ -18,7 +17,7 @@ register(
         name="branchformer",
         wrap=refuse_token_ids,
         tiny={
-            "concat": dict(_TINY, num_blocks=2),
+            "concat": _TINY,
             "learned_ave": dict(_TINY, merge_method="learned_ave"),
             "fixed_ave_edges": dict(
                 _TINY, num_blocks=2, merge_method="fixed_ave", cgmlp_weight=[0.0, 1.0]

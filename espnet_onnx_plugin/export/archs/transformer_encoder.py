@@ -11,7 +11,7 @@ register(
         name="transformer",
         wrap=refuse_token_ids,
         tiny={
-            "conv2d": dict(_TINY, num_blocks=2),
+            "conv2d": _TINY,
             "conv2d2": dict(_TINY, input_layer="conv2d2", normalize_before=False),
             "conv2d6": dict(_TINY, input_layer="conv2d6", concat_after=True),
             "conv1d2": dict(_TINY, input_layer="conv1d2"),

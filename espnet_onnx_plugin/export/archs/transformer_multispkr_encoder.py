@@ -14,7 +14,7 @@ register(
                 attention_heads=2,
                 linear_units=12,
                 num_blocks=1,
-                num_blocks_sd=2,
+                num_blocks_sd=1,
                 num_inf=3,
                 positionwise_layer_type="conv1d",
                 positionwise_conv_kernel_size=3,
