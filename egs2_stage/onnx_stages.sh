@@ -104,16 +104,22 @@ onnx_find_inputs() {
     done
 }
 
-# onnx_find_validation_data OPTION: sets onnx_validation_args to OPTION FILE,TYPE, or to
-# nothing where the recipe has no validation set, and onnx_validation_texts to its texts
+# onnx_find_validation_data OPTION: sets onnx_validation_args to OPTION FILE,TYPE, with
+# what the model reads besides the audio where that is asked for, or to nothing where the
+# recipe has no validation set, and onnx_validation_texts to its texts
 onnx_find_validation_data() {
-    local dir speaker
+    local dir name speaker
     onnx_validation_args=()
     onnx_validation_texts=()
     for dir in "${data_feats}/org/${valid_set}" "${data_feats}/${valid_set}"; do
         if [ -n "${valid_set}" ] && [ -f "${dir}"/feats_type ]; then
             onnx_find_data "${dir}"
             onnx_validation_args=("$1" "${dir}/${onnx_scp},${onnx_type}")
+            for name in "${onnx_inputs[@]}"; do
+                # An export is checked on texts of its own.
+                [ "$1" = --parity_scp ] ||
+                    onnx_validation_args+=("--calibration_${name}" "${dir}/${name}")
+            done
             for speaker in "${onnx_speakers[@]}"; do
                 [ ! -f "${dir}/${onnx_text}${speaker}" ] ||
                     onnx_validation_texts+=("${dir}/${onnx_text}${speaker}")

@@ -18,7 +18,7 @@ import yaml
 
 from espnet_onnx_plugin.errors import PluginError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.yaml"
 
 #: An axis of a tensor: its size, or the name of a size that varies.

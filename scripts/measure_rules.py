@@ -27,10 +27,16 @@ from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import session_options
 
 #: Sizes of free axes; the others are hypotheses.
-SIZES = dict(
-    utterances=1, samples=160000, frames_in=1001, frames=249, kept=200, nodes=200
-)
 HYPOTHESES = 10
+SIZES = dict(
+    utterances=1,
+    samples=160000,
+    frames_in=1001,
+    frames=249,
+    kept=200,
+    nodes=200,
+    seen=200 + HYPOTHESES,
+)
 LENGTHS = dict(
     speech_lengths="samples", feats_lengths="frames_in", encoder_out_lens="frames"
 )

@@ -336,6 +336,7 @@ def test_speakers_are_assigned_as_espnet_scores_them():
     "arguments, message",
     [
         (["--calibration_text", "text"], "needs the audio"),
+        (["--calibration_transcript", "text"], "is for models of task slu"),
         (["--max_wer_increase", "-1"], "max_wer_increase -1.0"),
         (["--min_token_agreement", "99"], "min_token_agreement 99.0"),
     ],

@@ -152,6 +152,7 @@ def step_feeds(model):
     """Three utterances of two hypotheses, five nodes kept of eleven."""
     random = np.random.default_rng(0)
     sizes = dict(utterances=3, hypotheses=2, kept=5, previous_nodes=11, frames=13)
+    sizes["seen"] = 5 + 3 * 2
     feeds = {}
     for tensor in model.graph.input:
         kind = tensor.type.tensor_type

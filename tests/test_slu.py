@@ -9,6 +9,8 @@ from espnet_onnx_plugin.bin import optimize, quantize, slu_inference
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.quantize.reading import Reader, Utterances
+from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.slu import Speech2Understand
 
 WORDS = ["<blank>", "<unk>", "turn", "on", "the", "lights", "please", "<sos/eos>"]
@@ -159,6 +161,7 @@ def test_the_commands(bert, tmp_path):
     scp.write_text("".join(f"{k} {tmp_path}/{k}.wav\n" for k in TRANSCRIPTS))
     text.write_text("".join(f"{k} {v}\n" for k, v in TRANSCRIPTS.items()))
     common = ["--model_dir", str(bundle.path), "--calibration_scp", f"{scp},sound"]
+    common += ["--calibration_transcript", str(text)]
     optimize.main([*common, "--output_dir", str(tmp_path / "optimized")])
     quantize.main(
         [*common, "--output_dir", str(tmp_path / "int8")]
@@ -176,6 +179,11 @@ def test_the_commands(bert, tmp_path):
         written[variant] = (best / "token_int").read_text()
         assert written[variant].count("\n") == len(TRANSCRIPTS)
     assert written["optimized"] == written["fp32"]
+    # What decides the precision is read with the transcripts.
+    source = Source(scp, "sound", others={"transcript": text})
+    [first, *_] = Reader(bundle, Utterances(source)).feeds["encoder"]
+    prepared = Speech2Understand(bundle).prepare(waves()["utt0"], TRANSCRIPTS["utt0"])
+    assert first["transcript"].tolist() == [prepared.others["transcript"].tolist()]
 
 
 def test_what_is_not_supported_is_named(tmp_path):

@@ -799,12 +799,15 @@ def test_a_transcript_is_read_where_the_recipe_says_so(
     make_recipe("slu", SLU_DRIVER)
     result = run(
         *("--onnx", "true", "--python", "./mypython", "--stage", "14"),
-        *("--onnx_variants", "fp32", "--use_transcript", str(transcript).lower()),
+        *("--onnx_variants", "fp32 int8", "--use_transcript", str(transcript).lower()),
         template="slu",
     )
     assert result.returncode == 0, result.stderr
     [export] = module_calls("export")
     assert export["task"] == ["slu"] and export["model_file"] == ["exp/slu/m.pth"]
+    [quantize] = module_calls("quantize")
+    valid = ["dump/raw/org/valid/transcript"] if transcript else None
+    assert quantize.get("calibration_transcript") == valid
     # The last of several options of one name.
     expected = ["dump/raw/test_a/wav.scp,speech,sound"]
     if transcript:

@@ -1,6 +1,7 @@
 """What the command lines share: YAML configurations and errors."""
 
 import argparse
+import dataclasses
 import errno
 import logging
 import sys
@@ -95,15 +96,42 @@ def add_derive_options(parser: ArgumentParser, utterances: int) -> None:
         default=utterances,
         help="how many of them, spread over the file",
     )
+    parser.add_argument(
+        "--calibration_transcript",
+        type=Path,
+        help="what was said in it (Kaldi's text), for a model that reads transcripts",
+    )
 
 
-def calibration_source(args: argparse.Namespace) -> "Optional[Any]":
-    """The audio that :func:`add_derive_options` asks for, or None."""
+def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
+    """The audio that :func:`add_derive_options` asks for, or None.
+
+    Args:
+        args: parsed options.
+        model: the bundle that reads it.
+
+    Raises:
+        PluginError: if it is given what it cannot read.
+    """
     from espnet_onnx_plugin.runtime.data import Source
 
+    if args.calibration_transcript is not None:
+        if model.manifest.task != "slu":
+            raise PluginError(
+                "--calibration_transcript is for models of task slu, which read it; "
+                "transcripts for the error rate are --calibration_text"
+            )
+        if not args.calibration_scp:
+            raise PluginError(
+                "--calibration_transcript needs the audio: --calibration_scp"
+            )
     if not args.calibration_scp:
         return None
-    return Source.parse(args.calibration_scp, args.calibration_utterances)
+    others = {}
+    if args.calibration_transcript is not None:
+        others["transcript"] = args.calibration_transcript
+    source = Source.parse(args.calibration_scp, args.calibration_utterances)
+    return dataclasses.replace(source, others=others)
 
 
 def run(

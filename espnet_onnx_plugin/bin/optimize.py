@@ -27,7 +27,8 @@ def optimize(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.optimize.fuse import optimize
 
     model = read_bundle(args.model_dir)
-    bundle = optimize(model, args.output_dir, args.provider, calibration_source(args))
+    source = calibration_source(args, model)
+    bundle = optimize(model, args.output_dir, args.provider, source)
     figures = bundle.manifest.checks["optimize"]
     nodes = figures["nodes"].values()
     print(

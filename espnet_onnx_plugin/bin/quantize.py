@@ -89,7 +89,7 @@ def quantize(args: argparse.Namespace) -> None:
         raise PluginError("--calibration_text needs the audio: --calibration_scp")
     model = read_bundle(args.model_dir)
     utterances = Utterances(
-        calibration_source(args),
+        calibration_source(args, model),
         args.calibration_text,
         search_options(command(model), args.inference_config, args.inference_args),
     )

@@ -176,7 +176,10 @@ def check_parity(
         figures["encoder_on_real_audio"] = parity.check_encoder(
             espnet.encode,
             encoder,
-            ((key, espnet.accompany(array)) for key, array in usable(source, speech)),
+            (
+                (key, espnet.accompany(array))
+                for key, array, _ in usable(source, speech)
+            ),
         )
     for role, step in espnet.steps.items():
         if role not in bundle.manifest.graphs:

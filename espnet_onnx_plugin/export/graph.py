@@ -36,6 +36,7 @@ _SIZES = dict(
     hypotheses=3,
     rows=5,
     kept=4,
+    seen=4 + 2 * 3,  # what is kept and the rows
     nodes=9,
     tokens=6,
     frames=7,

@@ -203,8 +203,9 @@ def check_step(
     """Compare a step graph with ESPnet's scorer over several steps.
 
     Hypotheses of several utterances with unequal encoder lengths run in one graph call;
-    ESPnet runs each utterance alone. Parents are drawn at random at every step, and the
-    number of hypotheses varies.
+    ESPnet runs each utterance alone, token by token. Where the step keeps nodes,
+    utterances begin with unequal numbers of tokens. Parents are drawn at random at
+    every step, and the number of hypotheses varies.
 
     Args:
         step: the module that was exported.
@@ -238,9 +239,15 @@ def check_step(
         for i in range(count)
     ]
     scorer = GraphScorer(session, memory)
-    state = scorer.start(encoded, [[first]] * count)
-    tokens = np.full((count, 1), first)
     parents = np.zeros((count, 1), np.int64)
+    # Token 0 takes part: some language models treat it as padding.
+    begun = [0, 1, first] if "kept" in step.inputs else []
+    primers = [[*begun[: 3 * i], first] for i in range(count)]
+    for reference, primer in zip(references, primers):
+        for token in primer[:-1]:
+            reference.score(np.array([token]), parents[0])
+    state = scorer.start(encoded, primers)
+    tokens = np.full((count, 1), first)
     worst = 0.0
     for number in range(steps):
         ours, state = scorer.score(tokens, parents, state)
@@ -250,7 +257,6 @@ def check_step(
         for part, expected in zip([ours, *hidden], map(np.stack, zip(*scored))):
             worst = max(worst, require(name, what, difference(part, expected)))
         previous, width = tokens.shape[1], 2 + number % 3
-        # Token 0 takes part: some language models treat it as padding.
         tokens = random.integers(0, vocabulary, (count, width))
         parents = random.integers(0, previous, (count, width))
     return worst

@@ -7,9 +7,10 @@ encoder output), which is computed once per utterance. A *row* is one hypothesis
 that order.
 
 Self-attention keeps its keys and values as *nodes* of a tree: a node is one token of
-one past row, and hypotheses that share a past share its nodes. A step is told which
-nodes to keep and which of them each row sees, so that nothing is stored, moved or
-attended to once for every hypothesis.
+one row, and hypotheses that share a past share its nodes. A step is told which nodes to
+keep and which of them and of its own each row sees, so that nothing is stored, moved or
+attended to once for every hypothesis. The tokens of a sequence may be the rows of one
+step, each seeing those before it.
 """
 
 import math
@@ -28,12 +29,13 @@ _ROWS = ("utterances", "hypotheses")
 RECURRENT_INPUTS = {"tokens": Tensor("int64", _ROWS), "parents": Tensor("int64", _ROWS)}
 
 #: What a step with self-attention is fed: the last tokens and their positions, which
-#: nodes of the previous step stay, and which of those each row sees.
+#: nodes of the previous step stay, and which nodes each row sees, of those that stay
+#: and then of the rows' new ones.
 TREE_INPUTS = {
     "tokens": Tensor("int64", _ROWS),
     "positions": Tensor("int64", _ROWS),
     "kept": Tensor("int64", ("kept",)),
-    "visible": Tensor("bool", (*_ROWS, "kept")),
+    "visible": Tensor("bool", (*_ROWS, "seen")),
 }
 
 
@@ -162,15 +164,12 @@ def tree_bias(visible: torch.Tensor) -> torch.Tensor:
     """What self-attention adds to its scores so that a row sees its own past only.
 
     Args:
-        visible: (utterances, hypotheses, kept) bool.
+        visible: (utterances, hypotheses, kept + rows) bool.
 
     Returns:
-        (rows, kept + rows): the kept nodes, then the new ones, of which a row sees its
-        own.
+        (rows, kept + rows).
     """
-    visible = visible.flatten(0, 1)
-    row = torch.arange(visible.size(0))
-    return masked(torch.cat((visible, row[:, None] == row[None]), dim=1))
+    return masked(visible.flatten(0, 1))
 
 
 def node_positions(

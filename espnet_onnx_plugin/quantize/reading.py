@@ -57,8 +57,8 @@ class Utterances:
     texts: Sequence[Path] = ()
     options: Optional[Mapping[str, Any]] = None
 
-    def audio(self, model: Bundle) -> Iterator[Tuple[str, np.ndarray]]:
-        """Utterances that the model can take, by their id."""
+    def of(self, model: Bundle) -> Iterator[Tuple[str, np.ndarray, Dict[str, str]]]:
+        """Utterances that the model can take: id, audio, and what else it reads."""
         speech = model.manifest.speech
         return noise(speech) if self.source is None else usable(self.source, speech)
 
@@ -74,6 +74,7 @@ class Utterances:
             scp=str(self.source.path),
             type=self.source.type,
             limit=self.source.limit,
+            others={name: str(path) for name, path in self.source.others.items()},
             texts=list(map(str, self.texts)),
             options=self.options and dict(self.options),
         )
@@ -173,8 +174,8 @@ def _assigned(
     return list(zip(min(permutations(hypotheses), key=rates), references))
 
 
-def _best(speech2text: SpeechModel, audio: np.ndarray) -> Result:
-    results = speech2text(audio)
+def _best(speech2text: SpeechModel, audio: np.ndarray, **others: str) -> Result:
+    results = speech2text(audio, **others)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
         results = results[0]
     lists = [results] if speech2text.bundle.manifest.speakers is None else results
@@ -234,7 +235,7 @@ class Reader:
         total = len(known) if known is not None else (source and source.limit) or 0
         start = time.monotonic()
         reading: Dict[str, Result] = {}
-        for key, audio in progress(self._utterances.audio(bundle), total):
+        for key, audio, others in progress(self._utterances.of(bundle), total):
             if known is not None and len(reading) == len(known):
                 break
             if time.monotonic() - start > max_seconds:
@@ -243,7 +244,7 @@ class Reader:
                     len(reading),
                 )
                 break
-            reading[key] = _best(speech2text, audio)
+            reading[key] = _best(speech2text, audio, **others)
             if feeds is not None:
                 feeds.next_utterance()
         logger.info(
@@ -259,13 +260,13 @@ class Reader:
         """
         sides = {"fp32": self._open(self._model), "quantized": self._open(bundle)}
         seconds = {side: {"encoder": 0.0, "search": 0.0} for side in sides}
-        for i, (_, audio) in enumerate(self._utterances.audio(bundle)):
+        for i, (_, audio, others) in enumerate(self._utterances.of(bundle)):
             if i == TIMED:
                 break
             for side, speech2text in sides.items():
                 if i == 0:
-                    speech2text(audio)
-                speech2text(audio)
+                    speech2text(audio, **others)
+                speech2text(audio, **others)
                 timing = speech2text.timing
                 encoder = timing.frontend + timing.encoder
                 seconds[side]["encoder"] += encoder

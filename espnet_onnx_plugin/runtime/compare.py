@@ -42,13 +42,13 @@ class Comparison:
         return {**vars(self), "differences": differences}
 
 
-def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
-    """Utterances for a check without audio, by what they are called."""
+def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray, Dict[str, str]]]:
+    """Utterances for a check without audio, as :func:`.data.usable` gives real ones."""
     random = np.random.default_rng(0)
     for factor in (3, 7, 20):
         shape = [speech.min_length * factor]
         shape += [speech.feature_dim] if speech.feature_dim else []
-        yield f"noise {shape}", random.standard_normal(shape) * 0.1
+        yield f"noise {shape}", random.standard_normal(shape) * 0.1, {}
 
 
 def difference(ours: np.ndarray, reference: np.ndarray) -> float:
@@ -92,9 +92,10 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         figure = difference(ours, expected)
         differences[component] = max(differences.get(component, 0.0), figure)
 
-    for key, audio in noise(speech) if source is None else usable(source, speech):
+    utterances = noise(speech) if source is None else usable(source, speech)
+    for key, audio, others in utterances:
         logger.info("comparing on %s", key)
-        prepared = [left.prepare(audio)]
+        prepared = [left.prepare(audio, **others)]
         same = True
         sides = (side.stages(side.encode(prepared)) for side in (right, left))
         for ours, expected in zip(*sides):

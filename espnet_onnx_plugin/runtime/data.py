@@ -1,9 +1,9 @@
 """Reading the recipe's data: scp files and the input types of ESPnet's inference."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -74,7 +74,9 @@ READERS: Dict[str, Callable[[str], Audio]] = {
 class Source:
     """ESPnet's ``data_path_and_name_and_type`` less the name: an scp and its type.
 
-    ``limit``: how many utterances a check takes of it, spread over it; None for all.
+    Attributes:
+        limit: how many utterances a check takes of it, spread over it; None for all.
+        others: what else a check reads, files of text in Kaldi's format by input name.
 
     Raises:
         PluginError: if the type is not one of :data:`READERS`.
@@ -83,6 +85,7 @@ class Source:
     path: Path
     type: str
     limit: Optional[int] = None
+    others: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.type not in READERS:
@@ -202,12 +205,30 @@ def check_rate(key: str, audio: Audio, expected: Speech) -> None:
         )
 
 
-def usable(source: Source, expected: Speech) -> Iterator[Tuple[str, np.ndarray]]:
+def of_utterance(key: str, tables: Mapping[str, Mapping[str, str]]) -> Dict[str, str]:
+    """What an utterance has in each of several tables, by the table's name.
+
+    Raises:
+        PluginError: if it is missing in one.
+    """
+    for name, table in tables.items():
+        if key not in table:
+            raise PluginError(f"utterance '{key}' has no {name}")
+    return {name: table[key] for name, table in tables.items()}
+
+
+def usable(
+    source: Source, expected: Speech
+) -> Iterator[Tuple[str, np.ndarray, Dict[str, str]]]:
     """Those of a source's utterances that the encoder can take, prepared for it.
+
+    Yields:
+        The id, the audio, and by name what else the source has of the utterance.
 
     Raises:
         PluginError: if there is none.
     """
+    tables = {name: read_scp(path) for name, path in source.others.items()}
     keys = list(source.entries())
     wanted = len(keys) if source.limit is None else min(source.limit, len(keys))
     keys = [keys[i * len(keys) // wanted] for i in range(wanted)]
@@ -217,7 +238,7 @@ def usable(source: Source, expected: Speech) -> Iterator[Tuple[str, np.ndarray]]
         speech = prepare(audio.array, expected)
         if len(speech) >= expected.min_length:
             count += 1
-            yield key, speech
+            yield key, speech, of_utterance(key, tables)
     if count == 0:
         raise PluginError(
             f"{source.path} has no utterance of {expected.min_length} or more "

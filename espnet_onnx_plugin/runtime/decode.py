@@ -7,8 +7,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Dict, Iterable, Iterator, List, Mapping, Tuple
 
-from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.data import Audio, check_rate
+from espnet_onnx_plugin.runtime.data import Audio, check_rate, of_utterance
 from espnet_onnx_plugin.runtime.encoder import Utterance
 from espnet_onnx_plugin.runtime.model import SpeechModel, TooShortUttError
 from espnet_onnx_plugin.runtime.results import Results, Timing
@@ -74,8 +73,9 @@ def _decode_window(
     for key, audio in window:
         check_rate(key, audio, expected)
         try:
-            more = {name: _of(key, name, table) for name, table in others.items()}
-            prepared[key] = speech2text.prepare(audio.array, **more)
+            prepared[key] = speech2text.prepare(
+                audio.array, **of_utterance(key, others)
+            )
         except TooShortUttError as e:
             logger.warning("Utterance %s %s", key, e)
             seconds = expected.seconds(len(audio.array))
@@ -85,12 +85,6 @@ def _decode_window(
         batch = {key: prepared[key] for key in by_length[first : first + batch_size]}
         decoded.update(_decode_batch(speech2text, batch))
     return [decoded[key] for key, _ in window]
-
-
-def _of(key: str, name: str, table: Mapping[str, str]) -> str:
-    if key not in table:
-        raise PluginError(f"utterance '{key}' has no {name}")
-    return table[key]
 
 
 def _decode_batch(

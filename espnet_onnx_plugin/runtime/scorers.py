@@ -118,25 +118,50 @@ class GraphScorer(HiddenScorer):
         states = self._step.initial_states(memory)
         state = StepState(memory, states, zeros, visible, zeros)
         # As in ESPnet, a recurrent step sees the last token alone.
-        return (
-            self._prime(primers, state) if "kept" in self._step.graph.inputs else state
-        )
+        return self._prime(primers, state) if self._is_tree else state
+
+    @property
+    def _is_tree(self) -> bool:
+        """Whether the step is one of self-attention, which keeps nodes."""
+        return "kept" in self._step.graph.inputs
 
     def _prime(self, primers: Primers, state: StepState) -> StepState:
         """Feed the tokens before the last one, which nobody asks the scores of."""
-        steps = max(len(primer) for primer in primers) - 1
-        for left in range(steps, 0, -1):
-            begun = np.array([len(primer) > left for primer in primers])
-            tokens = [p[-1 - left] if b else p[0] for p, b in zip(primers, begun)]
-            parents = np.zeros((len(primers), 1), np.int64)
-            _, state = self.score(np.array(tokens)[:, None], parents, state)
-            # A shorter primer waits for its turn: what it was fed does not count.
-            state = replace(
-                state,
-                visible=state.visible & begun[:, None, None],
-                positions=state.positions * begun[:, None],
-            )
-        return state
+        lengths = np.array([len(primer) - 1 for primer in primers])
+        if not lengths.any():
+            return state
+        _, state = self._feed_sequences([primer[:-1] for primer in primers], state)
+        # The hypothesis goes on behind its utterance's last token, if it has one.
+        last = np.maximum(lengths - 1, 0)[:, None]
+        of_last = (np.arange(len(primers))[:, None], last)
+        begun = lengths[:, None] > 0
+        return replace(
+            state,
+            rows=state.rows[of_last],
+            visible=state.visible[of_last] & begun[..., None],
+            positions=state.positions[of_last] * begun,
+            hidden=None,
+        )
+
+    def _feed_sequences(
+        self, sequences: Sequence[Sequence[int]], state: StepState
+    ) -> Tuple[np.ndarray, StepState]:
+        """Feed a sequence of tokens for each utterance, from its start, in one step.
+
+        A token is a row that sees those before it. Behind a shorter sequence stand
+        tokens that see themselves alone.
+        """
+        length = max(map(len, sequences))
+        tokens = np.zeros((len(sequences), length), np.int64)
+        own = np.zeros((len(sequences), length, len(sequences), length), bool)
+        own[:] = np.eye(tokens.size, dtype=bool).reshape(own.shape)
+        for i, sequence in enumerate(sequences):
+            tokens[i, : len(sequence)] = sequence
+            own[i, : len(sequence), i, : len(sequence)] = np.tri(len(sequence))
+        positions = np.broadcast_to(np.arange(length), tokens.shape)
+        kept = np.zeros(0, np.int64)
+        visible = own.reshape(*tokens.shape, -1)
+        return self._feed(tokens, state.rows, positions, kept, visible, state)
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: StepState
@@ -148,10 +173,24 @@ class GraphScorer(HiddenScorer):
         visible = state.visible[of_parents]
         # Nodes of hypotheses that fell out of the beam are seen by none that is left.
         kept = np.flatnonzero(visible.any(axis=(0, 1)))
-        visible = visible[..., kept]
+        own = np.eye(tokens.size, dtype=bool).reshape(utterances, hypotheses, -1)
+        visible = np.concatenate((visible[..., kept], own), axis=2)
+        parents = state.rows[of_parents]
+        return self._feed(tokens, parents, positions, kept, visible, state)
+
+    def _feed(
+        self,
+        tokens: np.ndarray,
+        parents: np.ndarray,
+        positions: np.ndarray,
+        kept: np.ndarray,
+        visible: np.ndarray,
+        state: StepState,
+    ) -> Tuple[np.ndarray, StepState]:
+        """Run the graph on what ``export/steps.py`` describes."""
         feeds = {
             "tokens": tokens,
-            "parents": state.rows[of_parents],
+            "parents": parents,
             "positions": positions,
             "kept": kept,
             "visible": visible,
@@ -159,17 +198,23 @@ class GraphScorer(HiddenScorer):
         }
         outputs, states = self._step.step(feeds, state.states)
         outputs = {k: v.reshape(*tokens.shape, -1) for k, v in outputs.items()}
-        rows = np.arange(tokens.size).reshape(tokens.shape)
-        own = np.eye(tokens.size, dtype=bool).reshape(utterances, hypotheses, -1)
         new = StepState(
             state.memory,
             states,
-            rows,
-            np.concatenate((visible, own), axis=2),
-            positions + 1,
-            outputs.get("hidden"),
+            rows=np.arange(tokens.size).reshape(tokens.shape),
+            visible=visible,
+            positions=positions + 1,
+            hidden=outputs.get("hidden"),
         )
         return outputs["log_probs"], new
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """See :class:`FullScorer`."""
+        if not self._is_tree:
+            return super().along(encoded, tokens)
+        state = self.start(encoded, [tokens[:1]])
+        scores, _ = self._feed_sequences([tokens], state)
+        return scores[0]
 
     def hidden(self, state: StepState) -> np.ndarray:
         """See :class:`HiddenScorer`."""
@@ -220,6 +265,10 @@ class OneByOne(HiddenScorer):
     def hidden(self, state: List[Any]) -> np.ndarray:
         """See :class:`HiddenScorer`."""
         return np.concatenate([self._scorer.hidden(one) for one in state])
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """See :class:`FullScorer`."""
+        return self._scorer.along(encoded, tokens)
 
     def select(self, utterances: Sequence[int], state: List[Any]) -> List[Any]:
         """See :class:`FullScorer`."""
