@@ -50,7 +50,7 @@ def rnn(request, tmp_path_factory):
     """A tiny model and LM on disk, and their bundle."""
     root = tmp_path_factory.mktemp(request.param)
     config = asr_config(**MODELS[request.param])
-    model = build_asr(config)
+    model = build_asr(config, seed=1)
     sharpen(model)
     asr = save(model, config, root / "asr", "model.pth")
     lm_model, lm_config = build_lm("seq_rnn", dict(unit=6, nhid=7, nlayers=1))
