@@ -205,9 +205,9 @@ def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
 
 
 def test_a_graph_that_gives_no_numbers_is_refused(capsys, tiny, tmp_path, monkeypatch):
-    from espnet_onnx_plugin.runtime.scorers import FullScorer
+    from espnet_onnx_plugin.runtime.scorers import GraphScorer
 
-    along, asked = FullScorer.along, []
+    along, asked = GraphScorer.along, []
 
     def along_by_the_second(scorer, encoded, tokens):
         rows = along(scorer, encoded, tokens)
@@ -215,7 +215,7 @@ def test_a_graph_that_gives_no_numbers_is_refused(capsys, tiny, tmp_path, monkey
             asked.append(scorer)
         return rows * np.float32("nan") if scorer is asked[0] else rows
 
-    monkeypatch.setattr(FullScorer, "along", along_by_the_second)
+    monkeypatch.setattr(GraphScorer, "along", along_by_the_second)
     line = refused(
         capsys,
         optimize,
