@@ -129,7 +129,7 @@ def test_bad_models_are_named(capsys, tiny, tmp_path):
     [
         (dict(encoder="avhubert"), "encoder 'avhubert' is not supported"),
         (dict(decoder="transducer"), "decoder 'transducer' is not supported"),
-        (dict(frontend="huggingface"), "frontend 'huggingface' is not supported"),
+        (dict(frontend="melspec_torch"), "frontend 'melspec_torch' is not supported"),
         (dict(postencoder="nonesuch"), "postencoder 'nonesuch' is not supported"),
         (dict(model="maskctc"), "model 'maskctc' with decoder 'transformer'"),
         (dict(decoder="mlm"), "model maskctc and decoder mlm go together"),

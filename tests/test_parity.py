@@ -256,15 +256,6 @@ def test_an_architecture_without_a_tiny_configuration_is_refused():
             dict(frontend_conf=dict(fs=8000, frontend_conf=dict(use_wpe=True))),
             "use_wpe",
         ),
-        (
-            dict(
-                encoder="conformer",
-                encoder_conf=dict(
-                    output_size=8, attention_heads=2, num_blocks=1, ctc_trim=True
-                ),
-            ),
-            "ctc_trim",
-        ),
     ],
 )
 def test_a_setting_that_is_not_supported_is_named(choices, message):
