@@ -229,6 +229,7 @@ def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
         ({"model": {}}, "one of random_model and model"),
         ({"random_model": {"train_config": "no.yaml"}}, "cannot read"),
         ({"random_model": {}}, "train_config is missing"),
+        ({"random_model": {"train_config": {}, "task": "tts"}}, "task 'tts' is none"),
         ({"defaults": {"lm_weight": 0.5}}, "needs a language model"),
         ({"data": {"dirs": "x"}}, "data: unknown key 'dirs'"),
     ],

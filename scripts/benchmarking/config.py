@@ -15,6 +15,15 @@ from espnet_onnx_plugin.report.measurement import Setting
 
 T = TypeVar("T")
 
+# Those whose search is ESPnet's beam search.
+TASKS = ("asr", "st", "slu", "s2t")
+
+
+def check_task(task: str) -> None:
+    """Refuse a task that is not one of TASKS."""
+    if task not in TASKS:
+        raise PluginError(f"task '{task}' is none of {', '.join(TASKS)}")
+
 
 @dataclass(frozen=True)
 class RandomModel:
@@ -23,7 +32,7 @@ class RandomModel:
     Attributes:
         train_config, lm_train_config: Training configurations, of which the sizes
             matter.
-        task: As of bin.export.
+        task: One of TASKS.
         tokens: Size of the vocabulary.
         seed: Of the weights.
     """
@@ -33,6 +42,9 @@ class RandomModel:
     task: str = "asr"
     tokens: int = 5000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
 
     @property
     def has_lm(self) -> bool:
@@ -45,7 +57,7 @@ class TrainedModel:
     """Files of a trained model, as bin.export and bin.optimize take them.
 
     Attributes:
-        task: As of bin.export.
+        task: One of TASKS.
         calibration_scp: Of its validation set, as bin.optimize takes it.
         quantize_options: More options of bin.quantize.
     """
@@ -57,6 +69,9 @@ class TrainedModel:
     task: str = "asr"
     calibration_scp: str | None = None
     quantize_options: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
 
     @property
     def files(self) -> dict[str, Path]:
