@@ -13,7 +13,7 @@ onnx_template=slu
 # shellcheck source=egs2_stage/onnx_adapter.sh
 . "${onnx_plugin_root}"/egs2_stage/onnx_adapter.sh
 
-onnx_refuse_options use_streaming use_word_lm
+onnx_refuse_options use_word_lm
 
 onnx_run_espnet
 onnx_describe_model slu "${slu_exp}" "${inference_slu_model}"
