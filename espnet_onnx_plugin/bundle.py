@@ -18,7 +18,7 @@ import yaml
 
 from espnet_onnx_plugin.errors import PluginError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.yaml"
 
 #: An axis of a tensor: its size, or the name of a size that varies.
@@ -127,14 +127,40 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Synthesis:
+    """What a text-to-speech model makes, and reads besides text.
+
+    Attributes:
+        sampling_rate: samples a second of its waveforms; None where ESPnet names none.
+        frame_shift: samples of the waveform from one frame of the features to the next;
+            None where ESPnet makes no waveform of them.
+        vocoder_reads: the output of the decoder or the postnet that becomes a waveform.
+        vocoder_context: frames before and after a frame that the vocoder's graph sees
+            when it makes the frame's samples; None: every one of the utterance.
+        griffin_lim: settings of the spectrogram (n_fft, n_shift, win_length, window, fs,
+            n_mels, fmin, fmax), where no graph makes the waveform.
+        reads: of spembs, sids, lids and speech, those that the model needs.
+    """
+
+    sampling_rate: Optional[int]
+    frame_shift: Optional[int]
+    vocoder_reads: str
+    vocoder_context: Optional[Tuple[int, int]] = None
+    griffin_lim: Optional[Mapping[str, Any]] = None
+    reads: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of ``manifest.yaml``.
 
     Attributes:
         task: name of the recipe's driver: asr.
         graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
-            mask_decoder_memory and mask_decoder in the place of decoders.
-        speech, text: input and output of the model.
+            mask_decoder_memory and mask_decoder in the place of decoders; of
+            text-to-speech frontend, encoder, decoder, postnet, vocoder.
+        text: output of the model, of text-to-speech its input.
+        speech: its input; None where it reads no speech.
         transcript: words of the transcript that the model also reads, or None.
         search: ids and defaults that the search needs (sos, eos, blank, mask, ...).
         ngram: file of a KenLM model, or None.
@@ -146,9 +172,10 @@ class Manifest:
 
     task: str
     graphs: Mapping[str, Graph]
-    speech: Speech
+    speech: Optional[Speech]
     text: Text
     search: Mapping[str, Any]
+    synthesis: Optional[Synthesis] = None
     ngram: Optional[str] = None
     transcript: Optional[Text] = None
     src_text: Optional[Text] = None
@@ -272,7 +299,14 @@ def _parse(content: Any) -> Manifest:
         )
         for role, entry in fields["graphs"].items()
     }
-    fields["speech"] = Speech(**fields["speech"])
+    if fields["speech"]:
+        fields["speech"] = Speech(**fields["speech"])
+    if fields["synthesis"]:
+        synthesis = dict(fields["synthesis"])
+        for name in ("vocoder_context", "reads"):
+            if synthesis[name] is not None:
+                synthesis[name] = tuple(synthesis[name])
+        fields["synthesis"] = Synthesis(**synthesis)
     for name in ("text", "src_text", "transcript"):
         fields[name] = Text(**fields[name]) if fields.get(name) else None
     return Manifest(**fields)

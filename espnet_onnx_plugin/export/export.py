@@ -14,23 +14,16 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import (
     Bundle,
     Manifest,
-    Speech,
     new_bundle,
     read_bundle,
     sha256,
     write_manifest,
 )
 from espnet_onnx_plugin.derive import is_current
-from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.task import TaskModel, task_model
-from espnet_onnx_plugin.runtime.data import Source, usable
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.encoder import Encoder
-from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.export.task import ExportedModel, task_model
+from espnet_onnx_plugin.runtime.data import Source
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +77,9 @@ def _export(
     source: Dict[str, Any],
     parity_source: Optional[Source],
 ) -> None:
-    espnet: TaskModel = task_model(task)(checkpoints)
-    texts = espnet.write_texts(work)
-    graphs = espnet.export(work)
+    model = task_model(task)(checkpoints)
+    texts = model.write_texts(work)
+    graphs = model.export(work)
     ngrams = {}
     for name in ("ngram", "src_ngram"):
         file = getattr(checkpoints, f"{name}_file")
@@ -96,69 +89,25 @@ def _export(
     manifest = Manifest(
         task=task,
         graphs=graphs,
-        speech=espnet.speech,
-        search=espnet.search,
         source=source,
+        **model.describe(),
         **ngrams,
         **texts,
     )
     bundle = Bundle(work, manifest)
-    figures = check_parity(bundle, espnet, parity_source)
-    encoder, speech = Encoder(bundle, Device()), manifest.speech
-    for role in espnet.mixed(bundle):
-        logger.info("%s mixes the utterances of a batch: it gets them singly", role)
-        graphs[role] = dataclasses.replace(graphs[role], batches=False)
-    # Frames made of a transcript have no time.
-    if "ctc_log_probs" in encoder.outputs and not espnet.encoder.others:
-        shift = frame_shift(encoder, speech)
-        speech = dataclasses.replace(speech, frame_shift=shift)
-    manifest = dataclasses.replace(
-        manifest, graphs=graphs, speech=speech, checks=dict(parity=figures)
-    )
-    write_manifest(work, manifest)
-
-
-def frame_shift(encoder: Encoder, speech: Speech, frames: int = 4) -> Optional[float]:
-    """How much longer an input is for one more frame of the encoder's output.
-
-    Args:
-        encoder: whose lengths are measured.
-        speech: what its input has to be.
-        frames: how many frames it is measured over.
-
-    Returns:
-        Samples or frames of the input; None where a longer input gives no more frames.
-    """
-
-    def encoded(length: int) -> int:
-        shape = [length, speech.feature_dim] if speech.feature_dim else [length]
-        return int(encoder([np.zeros(shape, np.float32)]).lengths[0])
-
-    def shortest(wanted: int, low: int) -> Optional[int]:
-        high = 2 * low
-        while encoded(high) < wanted:
-            low, high = high, 2 * high
-            if high > 64 * first:
-                return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if encoded(middle) >= wanted else (middle, high)
-        return high
-
-    first = 8 * speech.min_length
-    known = encoded(first)
-    start, end = shortest(known + 1, first), shortest(known + 1 + frames, first)
-    return None if start is None or end is None else (end - start) / frames
+    figures = check_parity(bundle, model, parity_source)
+    manifest = model.measured(bundle)
+    write_manifest(work, dataclasses.replace(manifest, checks=dict(parity=figures)))
 
 
 def check_parity(
-    bundle: Bundle, espnet: TaskModel, source: Optional[Source] = None
+    bundle: Bundle, model: ExportedModel, source: Optional[Source] = None
 ) -> Dict[str, float]:
     """Compare every graph of an fp32 bundle with the model it was made from.
 
     Args:
         bundle: the graphs.
-        espnet: the model.
+        model: the model.
         source: real audio for the encoder, besides noise.
 
     Returns:
@@ -168,31 +117,7 @@ def check_parity(
         PluginError: if one is above the tolerance.
     """
     logger.info("comparing every graph with PyTorch")
-    device = Device()
-    speech = bundle.manifest.speech
-    encoder = Encoder(bundle, device)
-    figures = {"encoder": parity.check_encoder(espnet.encode, encoder, espnet.noise())}
-    if source is not None:
-        figures["encoder_on_real_audio"] = parity.check_encoder(
-            espnet.encode,
-            encoder,
-            (
-                (key, espnet.accompany(array))
-                for key, array, _ in usable(source, speech)
-            ),
-        )
-    for role, step in espnet.steps.items():
-        if role not in bundle.manifest.graphs:
-            raise PluginError(f"{bundle.path} has no {role}; export it with one")
-        memory = None
-        if step.memory is not None:
-            memory = Session(bundle, f"{role}_memory", device)
-        session = Session(bundle, role, device)
-        dim, vocabulary = espnet.sizes(role)
-        whole = isinstance(step, SequenceModule)
-        check = parity.check_sequence if whole else parity.check_step
-        figures[role] = check(step, session, memory, dim, vocabulary, role)
-    figures.update(espnet.check_parity(bundle))
+    figures = model.check_parity(bundle, source)
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)
     return {k: float(np.format_float_scientific(v, 2)) for k, v in figures.items()}

@@ -18,6 +18,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe, weights_path
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.parts import Part
 from espnet_onnx_plugin.export.patches import traceable
 from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
@@ -42,6 +43,9 @@ _SIZES = dict(
     frames=7,
     frames_of_text=8,
     prompt=10,
+    symbols=12,
+    frames_out=14,
+    history=15,
 )
 
 
@@ -278,6 +282,26 @@ def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
     return describe(path, inputs, outputs, states)
 
 
+def export_part(part: Part, path: Path) -> Graph:
+    """Write a graph of a text-to-speech model."""
+    inputs, states = part.inputs, part.states
+    example = part.example({**_SIZES, **part.sizes}, torch.Generator().manual_seed(0))
+    export_graph(
+        part,
+        list(example.values()),
+        {**_axes(inputs), **_state_axes(states, "previous")},
+        {
+            **_axes(part.outputs),
+            **{
+                f"next_{name}": axes
+                for name, axes in _state_axes(states, "next").items()
+            },
+        },
+        path,
+    )
+    return describe(path, inputs, part.outputs, states)
+
+
 def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Graph:
     """Write the graph of a decoder of whole sequences."""
     inputs = {**SEQUENCE_INPUTS, **decoder.memory_tensors}
@@ -289,7 +313,7 @@ def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Gra
 
 def _state_axes(states: Mapping[str, State], when: str) -> Dict[str, Sequence]:
     """Axes of states, of which each step has its own number of rows and nodes."""
-    names = {"rows": f"{when}_rows", "nodes": f"{when}_nodes"}
+    names = {axis: f"{when}_{axis}" for axis in ("rows", "nodes")}
     return {
         name: tuple(names.get(axis, axis) for axis in state.axes)
         for name, state in states.items()

@@ -31,6 +31,8 @@ class Checkpoints:
     src_lm_train_config: Optional[Path] = None
     src_lm_file: Optional[Path] = None
     src_ngram_file: Optional[Path] = None
+    vocoder_config: Optional[Path] = None
+    vocoder_file: Optional[Path] = None
 
     def __post_init__(self) -> None:
         for name, path in self.files().items():

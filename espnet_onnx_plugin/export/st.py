@@ -340,7 +340,7 @@ class Model(TaskModel):
                 results[f"{SRC}ctc_log_probs"] = self.model.ctc.log_softmax(asr_x)
         return {name: results[name].numpy() for name in self.encoder.outputs}
 
-    def check_parity(self, bundle: Bundle) -> Dict[str, float]:
+    def check_others(self, bundle: Bundle) -> Dict[str, float]:
         """See :class:`TaskModel`."""
         if self.md_encoder is None:
             return {}

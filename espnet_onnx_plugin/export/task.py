@@ -9,11 +9,11 @@ import importlib
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Protocol, Tuple
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Graph, Speech, Text
+from espnet_onnx_plugin.bundle import Bundle, Graph, Manifest, Speech, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.audio import (
@@ -22,6 +22,7 @@ from espnet_onnx_plugin.export.audio import (
     export_audio,
     wrap_frontend,
 )
+from espnet_onnx_plugin.export.checks import check_speech_model, frame_shift
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import (
@@ -40,6 +41,7 @@ from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
+from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
 
@@ -48,9 +50,30 @@ logger = logging.getLogger(__name__)
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
 
-def task_model(task: str) -> type:
+def task_model(task: str) -> "Callable[[Checkpoints], ExportedModel]":
     """The class of a task, by the task's name."""
     return importlib.import_module(f"espnet_onnx_plugin.export.{task}").Model
+
+
+class ExportedModel(Protocol):
+    """What the export asks of a task's model."""
+
+    def write_texts(self, work: Path) -> Dict[str, Text]:
+        """Write tokens and tokenizers, and describe them by field of the manifest."""
+
+    def export(self, work: Path) -> Dict[str, Graph]:
+        """Write every graph, by role."""
+
+    def describe(self) -> Dict[str, Any]:
+        """What the manifest says besides graphs and texts."""
+
+    def check_parity(
+        self, bundle: Bundle, source: Optional[Source] = None
+    ) -> Dict[str, float]:
+        """The largest relative differences from PyTorch, by component."""
+
+    def measured(self, bundle: Bundle) -> Manifest:
+        """The manifest with what has to be measured on the graphs."""
 
 
 class TaskModel:
@@ -210,16 +233,41 @@ class TaskModel:
         for what, array in parity.noise(self.speech):
             yield what, self.accompany(array)
 
-    def check_parity(self, bundle: Bundle) -> Dict[str, float]:
-        """Compare graphs that are neither frontend and encoder nor steps.
+    def describe(self) -> Dict[str, Any]:
+        """What the manifest says besides graphs and texts."""
+        return dict(speech=self.speech, search=self.search)
+
+    def check_parity(
+        self, bundle: Bundle, source: Optional[Source] = None
+    ) -> Dict[str, float]:
+        """Compare every graph with PyTorch, on noise and on real audio if given.
 
         Returns:
-            The largest relative difference by role.
+            The largest relative difference by component.
 
         Raises:
             PluginError: if one is above the tolerance.
         """
+        figures = check_speech_model(self, bundle, source)
+        return {**figures, **self.check_others(bundle)}
+
+    def check_others(self, bundle: Bundle) -> Dict[str, float]:
+        """Compare graphs that are neither frontend and encoder nor steps, likewise."""
         return {}
+
+    def measured(self, bundle: Bundle) -> Manifest:
+        """The manifest with what has to be measured on the graphs."""
+        manifest = bundle.manifest
+        graphs, speech = dict(manifest.graphs), manifest.speech
+        for role in self.mixed(bundle):
+            logger.info("%s mixes the utterances of a batch: it gets them singly", role)
+            graphs[role] = dataclasses.replace(graphs[role], batches=False)
+        encoder = Encoder(bundle, Device())
+        # Frames made of a transcript have no time.
+        if "ctc_log_probs" in encoder.outputs and not self.encoder.others:
+            shift = frame_shift(encoder, speech)
+            speech = dataclasses.replace(speech, frame_shift=shift)
+        return dataclasses.replace(manifest, graphs=graphs, speech=speech)
 
     def mixed(self, bundle: Bundle) -> List[str]:
         """Roles of the graphs that let the utterances of a batch change each other."""

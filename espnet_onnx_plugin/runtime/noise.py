@@ -33,7 +33,8 @@ class Noise:
     """
 
     def __init__(self, seed: int, mkl: bool = False):
-        self._generator = np.random.RandomState(seed % 2**32)  # MT19937
+        self.seed = seed % 2**32
+        self._generator = np.random.RandomState(self.seed)  # MT19937
         self._mkl = mkl
         self._next: Optional[float] = None  # a normal one, left over by a pair
 
