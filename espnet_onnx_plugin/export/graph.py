@@ -153,7 +153,8 @@ def export_graph(
     )
     if any(p.kind == p.VAR_POSITIONAL for p in _parameters(module)):
         fixed = sum(p.kind != p.VAR_POSITIONAL for p in _parameters(module))
-        shapes = (*shapes[:fixed], shapes[fixed:])
+        if len(shapes) > fixed:
+            shapes = (*shapes[:fixed], shapes[fixed:])
     try:
         program = _trace(module, example, shapes, list(inputs), list(outputs))
     except PluginError:
