@@ -8,11 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from espnet_onnx_plugin.report.results import ERROR_TYPES, Result
 from espnet_onnx_plugin.report.tables import write_atomically
 
 DPI = 150
 MARKS = "osD^vXP*"
+# Of a spectrogram: samples, samples, dB from a sine of full scale.
+WINDOW = 1024
+SHIFT = 256
+LEVELS = (-100, -20)
 
 
 class Point(NamedTuple):
@@ -126,3 +132,36 @@ def plot_rtf(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]]) -> 
     axes.set_ylabel("real-time factor")
     axes.legend(fontsize="small")
     _save(axes.figure, path)
+
+
+def plot_spectrogram(path: Path, wave: np.ndarray, rate: int, seconds: float) -> None:
+    """Write a spectrogram, on the same scales whatever the waveform.
+
+    Args:
+        path: Of the PNG.
+        wave: (samples,) int16.
+        rate: Sampling rate in Hz.
+        seconds: Length of the time axis.
+    """
+    from matplotlib.figure import Figure
+
+    padded = np.pad(wave / 2**15, WINDOW // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::SHIFT]
+    window = np.hanning(WINDOW)
+    spectra = np.abs(np.fft.rfft(frames * window)).T / (window.sum() / 2)
+    figure = Figure((5.0, 2.5), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        20 * np.log10(spectra + 1e-9),
+        cmap="magma",
+        aspect="auto",
+        origin="lower",
+        extent=(0, len(wave) / rate, 0, rate / 2000),
+        vmin=LEVELS[0],
+        vmax=LEVELS[1],
+    )
+    axes.set_xlim(0, seconds)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("kHz")
+    figure.colorbar(image, label="dB")
+    _save(figure, path)

@@ -82,6 +82,7 @@ class Noise:
         return bits * 2.0**-53
 
     def _mkl_uniform(self, size: int) -> np.ndarray:
+        """MKL rounds these to float32 first, which matters once in 10 million draws."""
         state = int(self._bits(1)[0]) % MODULUS or 1
         return state * _powers(size) % np.uint64(MODULUS) / MODULUS
 
