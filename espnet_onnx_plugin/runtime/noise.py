@@ -72,6 +72,14 @@ class Noise:
         kept = (uniform < 1 - rate).astype(np.float32)
         return (kept / np.float32(1 - rate)).reshape(shape)
 
+    def skip(self, count: int) -> None:
+        """Draw so many numbers that have no effect.
+
+        ESPnet's encoders draw one for each layer, to leave layers out in training, and
+        draw them in inference too.
+        """
+        self._bits(count)
+
     def _bits(self, size: int) -> np.ndarray:
         return self._generator.randint(0, 2**32, size=size, dtype=np.uint32)
 

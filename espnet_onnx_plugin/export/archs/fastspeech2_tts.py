@@ -1,0 +1,44 @@
+"""``tts: fastspeech2``."""
+
+from espnet_onnx_plugin.export.archs.fastspeech_tts import wrap
+from espnet_onnx_plugin.export.registry import Arch, register
+
+SMALL = dict(
+    adim=8,
+    aheads=2,
+    elayers=1,
+    eunits=8,
+    dlayers=1,
+    dunits=8,
+    postnet_layers=2,
+    postnet_chans=8,
+    postnet_filts=3,
+    duration_predictor_chans=8,
+    pitch_predictor_chans=8,
+    pitch_embed_kernel_size=1,
+    energy_predictor_chans=8,
+    energy_embed_kernel_size=3,
+)
+
+register(
+    Arch(
+        role="tts",
+        name="fastspeech2",
+        wrap=wrap,
+        tiny={
+            "transformer": dict(SMALL, spks=3, apply_ff_mask=True),
+            "conformer": dict(
+                SMALL,
+                encoder_type="conformer",
+                decoder_type="conformer",
+                conformer_rel_pos_type="latest",
+                conformer_dec_kernel_size=7,
+                reduction_factor=2,
+                spk_embed_dim=5,
+            ),
+            "legacy_conformer": dict(
+                SMALL, encoder_type="conformer", decoder_type="conformer"
+            ),
+        },
+    )
+)

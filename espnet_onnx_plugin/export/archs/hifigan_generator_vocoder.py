@@ -1,0 +1,41 @@
+"""HiFi-GAN's generator."""
+
+import torch
+
+from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.vocoder import Vocoder
+
+
+class HiFiGAN(Vocoder):
+    """``espnet2.gan_tts.hifigan.HiFiGANGenerator``, and parallel_wavegan's."""
+
+    def generate(self, c: torch.Tensor, *condition: torch.Tensor) -> torch.Tensor:
+        if not condition:
+            return self.generator(c)
+        return self.generator(c, g=condition[0][None, :, None])
+
+
+register(
+    Arch(
+        role="vocoder",
+        name="hifigan_generator",
+        wrap=HiFiGAN,
+        tiny={
+            "upsampling_8": dict(
+                channels=8,
+                upsample_scales=[4, 2],
+                upsample_kernel_sizes=[8, 4],
+                resblock_kernel_sizes=[3, 5],
+                resblock_dilations=[[1, 3], [1, 2]],
+            ),
+            "odd_scale": dict(
+                channels=8,
+                upsample_scales=[3, 2],
+                upsample_kernel_sizes=[6, 4],
+                resblock_kernel_sizes=[3],
+                resblock_dilations=[[1]],
+                use_additional_convs=False,
+            ),
+        },
+    )
+)

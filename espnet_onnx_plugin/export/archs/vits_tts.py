@@ -1,0 +1,252 @@
+"""``tts: vits``."""
+
+import math
+from typing import Dict, Optional, Tuple
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+
+from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
+from espnet_onnx_plugin.export.parts import (
+    Part,
+    TextToSpeech,
+    fold_weight_norm,
+    idle_draws,
+)
+from espnet_onnx_plugin.export.patches import padded_to
+from espnet_onnx_plugin.export.registry import Arch, register
+
+
+def inverse_spline(
+    inputs: torch.Tensor,
+    widths: torch.Tensor,
+    heights: torch.Tensor,
+    derivatives: torch.Tensor,
+    inverse: bool,
+    tails: str,
+    tail_bound: float,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """ESPnet's ``piecewise_rational_quadratic_transform`` in its inverse direction.
+
+    Neural Spline Flows (arXiv:1906.04032), equations 6 to 8. ESPnet's picks the values
+    within the bounds by a mask, and so makes tensors whose sizes depend on values; here
+    every value takes both ways.
+
+    Args:
+        inputs: (...,).
+        widths, heights: (..., bins), before they are normalized.
+        derivatives: (..., bins - 1), at the inner knots.
+        inverse: true.
+        tails: linear.
+        tail_bound: where the identity begins.
+
+    Returns:
+        Outputs (...,), and no logarithm of the determinant: a constant.
+    """
+    assert inverse and tails == "linear"
+    smallest = 1e-3
+    bins = widths.size(-1)
+    edge = math.log(math.exp(1 - smallest) - 1)
+    derivatives = smallest + F.softplus(F.pad(derivatives, (1, 1), value=edge))
+
+    def knots(x: torch.Tensor) -> torch.Tensor:
+        shares = smallest + (1 - smallest * bins) * torch.softmax(x, dim=-1)
+        inner = 2 * tail_bound * shares.cumsum(dim=-1)[..., :-1] - tail_bound
+        return F.pad(F.pad(inner, (1, 0), value=-tail_bound), (0, 1), value=tail_bound)
+
+    x_knots, y_knots = knots(widths), knots(heights)
+    x_sizes, y_sizes = x_knots.diff(dim=-1), y_knots.diff(dim=-1)
+    inside = inputs.clamp(-tail_bound, tail_bound)
+    bin_ = (inside[..., None] >= y_knots[..., :-1]).sum(dim=-1, keepdim=True) - 1
+
+    def of_bin(values: torch.Tensor) -> torch.Tensor:
+        return values.gather(-1, bin_)[..., 0]
+
+    left, width = of_bin(x_knots), of_bin(x_sizes)
+    height, slope = of_bin(y_sizes), of_bin(y_sizes / x_sizes)
+    d0, d1 = of_bin(derivatives), of_bin(derivatives[..., 1:])
+    above = inside - of_bin(y_knots)
+    bend = d0 + d1 - 2 * slope
+    a = above * bend + height * (slope - d0)
+    b = height * d0 - above * bend
+    c = -slope * above
+    root = 2 * c / (-b - torch.sqrt(b.square() - 4 * a * c))
+    outputs = root * width + left
+    beyond = (inputs < -tail_bound) | (inputs > tail_bound)
+    return torch.where(beyond, inputs, outputs), torch.zeros(())
+
+
+class _Encoder(Part):
+    """Text to the prior's mean and scale and to durations, before speed and rounding."""
+
+    def __init__(self, generator: torch.nn.Module):
+        super().__init__()
+        self.generator = generator
+        self.idle = idle_draws(generator.text_encoder)
+        self.inputs = {"text": Tensor("int64", ("tokens",))}
+        self.below = {"text": generator.text_encoder.emb.num_embeddings}
+        if generator.spks is not None:
+            self.inputs["sids"] = Tensor("int64", (1,))
+            self.below["sids"] = generator.spks
+        if generator.spk_embed_dim is not None:
+            self.inputs["spembs"] = Tensor("float32", (generator.spk_embed_dim,))
+        if generator.langs is not None:
+            self.inputs["lids"] = Tensor("int64", (1,))
+            self.below["lids"] = generator.langs
+        self.conditions = list(self.inputs)[1:]
+        self.inputs["noise_dur"] = Tensor("float32", (2, "tokens"))
+        self.inputs["noise_scale_dur"] = Tensor("float32", ())
+        width = generator.text_encoder.attention_dim
+        self.outputs: Dict[str, Tensor] = {
+            "mean": Tensor("float32", ("symbols", width)),
+            "log_scale": Tensor("float32", ("symbols", width)),
+            "duration": Tensor("float32", ("symbols",)),
+        }
+        if self.conditions:
+            size = generator.duration_predictor.global_conv.in_channels
+            self.outputs["condition"] = Tensor("float32", (size,))
+
+    def condition(self, *values: torch.Tensor) -> Optional[torch.Tensor]:
+        """(1, size), what the model knows of speaker and language, or None."""
+        given, g = dict(zip(self.conditions, values)), None
+        if "sids" in given:
+            g = self.generator.global_emb(given["sids"])
+        if "spembs" in given:
+            spembs = F.normalize(given["spembs"][None])
+            spembs = self.generator.spemb_proj(spembs)
+            g = spembs if g is None else g + spembs
+        if "lids" in given:
+            lids = self.generator.lang_emb(given["lids"])
+            g = lids if g is None else g + lids
+        return g
+
+    def _log_duration(self, x, g, noise) -> torch.Tensor:
+        """``StochasticDurationPredictor.forward`` in its inverse direction."""
+        from espnet2.gan_tts.vits import flow as flows
+
+        predictor, mask = self.generator.duration_predictor, torch.ones(1, 1, 1)
+        x = predictor.pre(x)
+        if g is not None:
+            x = x + predictor.global_conv(g[..., None])
+        x = predictor.proj(predictor.dds(x, mask))
+        *steps, _, last = reversed(predictor.flows)  # one that has no effect is left out
+        name = "piecewise_rational_quadratic_transform"
+        with mock.patch.object(flows, name, inverse_spline):
+            z = noise[None]
+            for step in (*steps, last):
+                z = step(z, mask, g=x, inverse=True)
+        return z[0, 0]
+
+    def forward(self, text: torch.Tensor, *others: torch.Tensor):
+        """(tokens,), conditions, noise (2, tokens) and its scale -> the outputs."""
+        *conditions, noise, scale = others
+        length = torch.full((1,), text.size(0), dtype=torch.int64)
+        with padded_to(text.size(0)):
+            x, mean, log_scale, _ = self.generator.text_encoder(text[None], length)
+        g = self.condition(*conditions)
+        duration = self._log_duration(x, g, noise * scale).exp()
+        outputs = (mean[0].T, log_scale[0].T, duration)
+        return outputs if g is None else (*outputs, g[0])
+
+
+class _Decoder(Part):
+    """Mean and scale of every frame, and noise, to what the vocoder reads."""
+
+    def __init__(self, generator: torch.nn.Module, encoder: _Encoder):
+        super().__init__()
+        fold_weight_norm(generator.flow)
+        self.flow = generator.flow
+        outputs = dict(encoder.outputs)
+        del outputs["duration"]
+        _, width = outputs["mean"].axes
+        self.inputs = {
+            "mean": outputs.pop("mean"),
+            "log_scale": outputs.pop("log_scale"),
+            "symbol_of_frame": Tensor("int64", ("frames",)),
+            "noise": Tensor("float32", ("frames", width)),
+            "noise_scale": Tensor("float32", ()),
+            **outputs,
+        }
+        self.below = {"symbol_of_frame": "symbols"}
+        self.outputs = {"feats": Tensor("float32", ("frames", width))}
+
+    def forward(self, mean, log_scale, index, noise, scale, *condition):
+        """The inputs, in their order -> (frames, dim)."""
+        z = mean[index] + noise * torch.exp(log_scale[index]) * scale
+        g = condition[0][None, :, None] if condition else None
+        z = self.flow(z.T[None], torch.ones(1, 1, 1), g=g, inverse=True)
+        return z[0].T
+
+
+def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+    """``espnet2.gan_tts.vits.VITS``."""
+    generator = tts.generator
+    encoder = _Encoder(generator)
+    decoder = _Decoder(generator, encoder)
+    _, width = encoder.outputs["mean"].axes
+    condition = encoder.outputs.get("condition")
+    vocoder = HiFiGAN(
+        generator.decoder,
+        width,
+        condition=None if condition is None else condition.axes[0],
+    )
+    search = dict(
+        kind="durations",
+        rounding="ceil",
+        options=["speed_control_alpha", "noise_scale", "noise_scale_dur"],
+    )
+    parts = {"encoder": encoder, "decoder": decoder, "vocoder": vocoder}
+    return TextToSpeech(parts, search, vocoder_reads="feats")
+
+
+SMALL = dict(
+    hidden_channels=8,
+    segment_size=4,
+    text_encoder_attention_heads=2,
+    text_encoder_ffn_expand=2,
+    text_encoder_blocks=1,
+    text_encoder_positionwise_conv_kernel_size=3,
+    use_conformer_conv_in_text_encoder=False,
+    decoder_channels=8,
+    decoder_upsample_scales=[4, 2],
+    decoder_upsample_kernel_sizes=[8, 4],
+    decoder_resblock_kernel_sizes=[3],
+    decoder_resblock_dilations=[[1, 3]],
+    posterior_encoder_layers=1,
+    flow_flows=2,
+    flow_layers=2,
+    stochastic_duration_predictor_flows=2,
+    stochastic_duration_predictor_dds_conv_layers=2,
+)
+_DISCRIMINATOR = dict(
+    discriminator_type="hifigan_period_discriminator",
+    discriminator_params=dict(period=2, channels=4, downsample_scales=[2]),
+)
+
+register(
+    Arch(
+        role="tts",
+        name="vits",
+        wrap=wrap,
+        tiny={
+            "one_speaker": dict(generator_params=SMALL, **_DISCRIMINATOR),
+            "speakers_and_languages": dict(
+                generator_params=dict(
+                    SMALL,
+                    spks=3,
+                    langs=2,
+                    global_channels=6,
+                    use_conformer_conv_in_text_encoder=True,
+                    use_only_mean_in_flow=False,
+                ),
+                **_DISCRIMINATOR,
+            ),
+            "speaker_embedding": dict(
+                generator_params=dict(SMALL, spk_embed_dim=5, global_channels=6),
+                **_DISCRIMINATOR,
+            ),
+        },
+    )
+)

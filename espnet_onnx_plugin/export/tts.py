@@ -1,0 +1,264 @@
+"""Models of the task tts, and of gan_tts, whose models decode as those of tts do."""
+
+import logging
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+
+import numpy as np
+import torch
+
+from espnet_onnx_plugin.bundle import Bundle, Graph, Manifest, Speech, Synthesis, Text
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.graph import export_part
+from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
+from espnet_onnx_plugin.export.parity import TOLERANCE, require
+from espnet_onnx_plugin.export.parts import Part, TextToSpeech
+from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.tts_text import refuse_text, write_tts_text
+from espnet_onnx_plugin.export.vocoder import context, find_vocoder
+from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.data import Source
+from espnet_onnx_plugin.runtime.noise import Noise
+from espnet_onnx_plugin.runtime.tts import Text2Speech
+
+logger = logging.getLogger(__name__)
+
+#: Lengths of the made-up texts of the check, in tokens.
+LENGTHS = (4, 17, 41)
+
+#: The largest difference of a waveform, relative to its scale: a vocoder magnifies
+#: what the features differ by.
+WAVEFORM_TOLERANCE = 1e-3
+
+#: Keys of a training configuration that choose an architecture.
+_ROLES = ("tts", "feats_extract")
+
+
+class Model:
+    """The modules of a trained text-to-speech model and of its vocoder.
+
+    Args:
+        checkpoints: the files of the model.
+
+    Raises:
+        PluginError: if something in them is not supported or cannot be read.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        from espnet2.tasks.tts import TTSTask
+
+        config = read_config(checkpoints.train_config)
+        for role in _ROLES:
+            if config.get(role) is not None:
+                find(role, config[role]).needs()
+        refuse_text(config)
+        self.model, self.args = build(
+            TTSTask, checkpoints.train_config, checkpoints.model_file
+        )
+        self.tts = self.model.tts
+        self.wrapped: TextToSpeech = find("tts", self.args.tts).wrap(
+            self.tts, self.model.normalize
+        )
+        self.parts: Dict[str, Part] = dict(self.wrapped.parts)
+        self.vocoder = self._build_vocoder(TTSTask, checkpoints)
+        if self.model.feats_extract is not None:
+            analysis = find("feats_extract", self.args.feats_extract).wrap
+            self.parts = {
+                "frontend": analysis(self.model.feats_extract, self.model.normalize),
+                **self.parts,
+            }
+        for part in self.parts.values():
+            part.eval()
+
+    def _build_vocoder(self, task: type, checkpoints: Checkpoints) -> Any:
+        """ESPnet's vocoder of features; what becomes a graph joins the parts."""
+        if not self.tts.require_vocoder:
+            if checkpoints.vocoder_file is not None:
+                raise PluginError(
+                    f"--vocoder_file {checkpoints.vocoder_file} has no use: tts "
+                    f"'{self.args.tts}' makes waveforms itself"
+                )
+            return None
+        files = (checkpoints.vocoder_config, checkpoints.vocoder_file)
+        try:
+            vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
+        except ImportError as e:
+            raise PluginError(
+                f"--vocoder_file {files[1]} needs the package {e.name}: pip install "
+                f"{e.name}"
+            )
+        except Exception as e:  # of yaml, pickle and whatever the modules raise
+            reason = " ".join(str(e).split())[:300] or type(e).__name__
+            raise PluginError(f"--vocoder_file {files[1]} cannot be used: {reason}")
+        if isinstance(vocoder, torch.nn.Module):
+            vocoder.eval()
+            wrap = find_vocoder(vocoder.vocoder)
+            self.parts["vocoder"] = wrap(vocoder.vocoder, self.tts.odim)
+        return vocoder
+
+    @property
+    def speech(self) -> Optional[Speech]:
+        """Speech that the model can read: for its style, or to be taught by it."""
+        if "frontend" not in self.parts:
+            return None
+        rate = self._rate or 0
+        return Speech("waveform", rate, 0, self.parts["frontend"].shortest())
+
+    @property
+    def _rate(self) -> Optional[int]:
+        for module in (self.vocoder, self.tts):
+            if getattr(module, "fs", None) is not None:
+                return int(module.fs)
+        return None
+
+    @property
+    def synthesis(self) -> Synthesis:
+        """What the model makes, and reads besides text."""
+        tts, vocoder = self.tts, self.parts.get("vocoder")
+        reads = {
+            "speech": getattr(tts, "use_gst", False),
+            "spembs": tts.spk_embed_dim is not None,
+            "sids": tts.spks is not None,
+            "lids": tts.langs is not None,
+        }
+        griffin_lim = None
+        if vocoder is None and self.vocoder is not None:
+            griffin_lim = {k: v for k, v in self.vocoder.params.items()}
+        return Synthesis(
+            sampling_rate=self._rate,
+            frame_shift=vocoder.factor if vocoder else (griffin_lim or {}).get("n_shift"),
+            vocoder_reads=self._reads,
+            vocoder_context=None if vocoder is None else context(vocoder),
+            griffin_lim=griffin_lim,
+            reads=tuple(name for name, needed in reads.items() if needed),
+        )
+
+    @property
+    def _reads(self) -> str:
+        reads = self.wrapped.vocoder_reads
+        missing = reads == "feat_gen_denorm" and self.model.normalize is None
+        return "feat_gen" if missing else reads
+
+    def write_texts(self, work: Path) -> Dict[str, Text]:
+        """Write tokens and what the text front end needs."""
+        return {"text": write_tts_text(self.args, work)}
+
+    def export(self, work: Path) -> Dict[str, Graph]:
+        """Write every graph, by role."""
+        graphs = {}
+        for role, part in self.parts.items():
+            logger.info("exporting the %s", role)
+            graphs[role] = export_part(part, work / f"{role}.onnx")
+        return graphs
+
+    def describe(self) -> Dict[str, Any]:
+        """What the manifest says besides graphs and texts."""
+        search = dict(self.wrapped.search)
+        search["idle"] = {role: part.idle for role, part in self.parts.items()}
+        block = getattr(self.parts.get("vocoder"), "block", None)
+        if block is not None:
+            search["block"] = block
+        return dict(speech=self.speech, search=search, synthesis=self.synthesis)
+
+    def measured(self, bundle: Bundle) -> Manifest:
+        """The manifest: there is nothing to measure that the check does not."""
+        return bundle.manifest
+
+    def check_parity(
+        self, bundle: Bundle, source: Optional[Source] = None
+    ) -> Dict[str, float]:
+        """Compare what the bundle makes with what ESPnet makes, of made-up texts.
+
+        Both draw the same noise.
+
+        Returns:
+            The largest relative difference by output.
+
+        Raises:
+            PluginError: if one is above the tolerance.
+        """
+        ours = Text2Speech(bundle, maxlenratio=2.5)
+        figures: Dict[str, float] = {}
+        for number, (what, inputs) in enumerate(self.made_up()):
+            for name, figure in self.compare(ours, inputs, number, what).items():
+                figures[name] = max(figures.get(name, 0.0), figure)
+        return figures
+
+    def made_up(self) -> Iterator[Tuple[str, Dict[str, np.ndarray]]]:
+        """Texts of several lengths with what else the model reads, and descriptions."""
+        random = np.random.default_rng(0)
+        vocabulary = self.parts["encoder"].below["text"]
+        for length in LENGTHS:
+            inputs = {"text": random.integers(1, vocabulary - 1, length)}
+            for name, tensor in self.parts["encoder"].inputs.items():
+                if name == "spembs":
+                    shape = tensor.axes
+                    inputs[name] = random.standard_normal(shape).astype(np.float32)
+                elif name in ("sids", "lids"):
+                    below = self.parts["encoder"].below[name]
+                    inputs[name] = random.integers(0, below, 1)
+                elif name == "feats":
+                    samples = self.speech.min_length * (2 + length)
+                    noise = random.standard_normal(samples) * 0.1
+                    inputs["speech"] = noise.astype(np.float32)
+            yield f"a text of {length} tokens", inputs
+
+    def compare(
+        self,
+        ours: Text2Speech,
+        inputs: Mapping[str, np.ndarray],
+        seed: int,
+        what: str,
+        **teacher: Any,
+    ) -> Dict[str, float]:
+        """Compare the outputs for one text.
+
+        Args:
+            ours: the bundle, ready to run.
+            inputs: of ESPnet's ``inference``, by name.
+            seed: of the noise.
+            what: describes the inputs, for the message.
+
+        Returns:
+            The relative difference by output.
+        """
+        ours.noise = Noise(seed, mkl=dropouts_are_of_mkl())
+        made = ours(**inputs)
+        reference = self.infer(inputs, ours.espnet_options, seed)
+        figures = {}
+        for name, value in reference.items():
+            value = value.numpy().astype(np.float32)
+            if name not in made:
+                raise PluginError(f"parity check failed: there is no {name} on {what}")
+            if made[name].shape != value.shape:
+                raise PluginError(
+                    f"parity check failed: {name} has shape {made[name].shape}, "
+                    f"PyTorch's has {value.shape} on {what}; nothing was written"
+                )
+            figure = difference(made[name].astype(np.float32), value)
+            tolerance = WAVEFORM_TOLERANCE if name == "wav" else TOLERANCE
+            figures[name] = require(name, what, figure, tolerance)
+        return figures
+
+    @torch.no_grad()
+    def infer(
+        self, inputs: Mapping[str, np.ndarray], options: Mapping[str, Any], seed: int
+    ) -> Dict[str, torch.Tensor]:
+        """What ESPnet's inference gives; a waveform where a network makes it."""
+        torch.manual_seed(seed)
+        batch = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        outputs = self.model.inference(**batch, **options)
+        if isinstance(self.vocoder, torch.nn.Module):
+            outputs["wav"] = self.vocoder(outputs[self._reads])
+        if "wav" in outputs:
+            outputs["wav"] = outputs["wav"].reshape(-1)
+        return outputs
+
+
+def dropouts_are_of_mkl() -> bool:
+    """Whether this torch draws dropouts by MKL, see :class:`Noise`."""
+    torch.manual_seed(0)
+    drawn = torch.nn.functional.dropout(torch.ones(64), 0.5).numpy()
+    return not np.array_equal(drawn, Noise(0).keep(0.5, 64))
+
+

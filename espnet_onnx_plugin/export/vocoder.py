@@ -1,0 +1,128 @@
+"""From features to the waveform, as a graph."""
+
+import contextlib
+from typing import Callable, Dict, Iterator, Optional, Tuple
+
+import torch
+
+from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.parts import Part, fold_weight_norm
+from espnet_onnx_plugin.export.registry import all_archs
+
+
+class Vocoder(Part):
+    """A generator of ESPnet or of parallel_wavegan.
+
+    Args:
+        generator: maps (1, dim, frames) to (1, bands, samples / bands).
+        dim: size of a frame of the features.
+        pqmf: what joins the bands; default: the generator's own, if it has one.
+        condition: size of the vector that the whole utterance is conditioned on.
+
+    Attributes:
+        factor: samples for each frame.
+    """
+
+    def __init__(
+        self,
+        generator: torch.nn.Module,
+        dim: int,
+        pqmf: Optional[torch.nn.Module] = None,
+        condition: Optional[int] = None,
+    ):
+        super().__init__()
+        fold_weight_norm(generator)
+        self.generator = generator
+        self.pqmf = getattr(generator, "pqmf", None) if pqmf is None else pqmf
+        self.factor = int(generator.upsample_factor)
+        # parallel_wavegan keeps the statistics of its features in the generator.
+        self.normalizes = hasattr(generator, "mean")
+        self.inputs: Dict[str, Tensor] = {
+            "feats": Tensor("float32", ("frames", dim)),
+            **self.noise(),
+        }
+        if condition is not None:
+            self.inputs["condition"] = Tensor("float32", (condition,))
+        self.outputs = {"wav": Tensor("float32", ("samples",))}
+
+    def noise(self) -> Dict[str, Tensor]:
+        """Noise that it reads."""
+        return {}
+
+    def generate(self, c: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        """(1, dim, frames) and the other inputs -> (1, bands, samples / bands)."""
+        raise NotImplementedError
+
+    def forward(self, feats: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        """(frames, dim) -> (samples,)."""
+        if self.normalizes:
+            feats = (feats - self.generator.mean) / self.generator.scale
+        wav = self.generate(feats.T[None], *others)
+        if self.pqmf is not None:
+            wav = self.pqmf.synthesis(wav)
+        return wav[0].T.reshape(-1)
+
+
+@contextlib.contextmanager
+def _in_double(module: torch.nn.Module) -> Iterator[None]:
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    module.double()
+    try:
+        yield
+    finally:
+        module.float()
+        torch.set_default_dtype(dtype)
+
+
+@torch.no_grad()
+def context(vocoder: Vocoder, longest: int = 512) -> Optional[Tuple[int, int]]:
+    """Frames before and after a frame that decide the frame's samples.
+
+    Measured: one frame is changed, and the samples that change are looked at.
+
+    Args:
+        vocoder: whose it is.
+        longest: frames that it is looked for in.
+
+    Returns:
+        How many before and after; None if it sees every frame there is.
+    """
+    generator = torch.Generator().manual_seed(0)
+    frames = 64
+    with _in_double(vocoder):
+        while frames <= longest:
+            inputs = vocoder.example({"frames": frames, "blocks": 1}, generator)
+            inputs = {name: value.double() for name, value in inputs.items()}
+            whole = vocoder(*inputs.values())
+            middle, before, after = frames // 2, 0, 0
+            for _ in range(3):  # a rectifier may hide what one change does
+                change = torch.randn(inputs["feats"].size(1), generator=generator)
+                feats = inputs["feats"].clone()
+                feats[middle] += change.double()
+                changed = (vocoder(*{**inputs, "feats": feats}.values()) != whole).view(
+                    frames, -1
+                )
+                touched = changed.any(dim=1).nonzero()
+                if len(touched):
+                    before = max(before, int(touched[-1]) - middle)
+                    after = max(after, middle - int(touched[0]))
+            if before < frames - 1 - middle and after < middle:
+                return before, after
+            frames *= 2
+    return None
+
+
+def find_vocoder(generator: torch.nn.Module) -> Callable[..., Vocoder]:
+    """What wraps a generator, by the name of its class.
+
+    Raises:
+        PluginError: if its class is not supported.
+    """
+    name = type(generator).__name__
+    for arch in all_archs():
+        if arch.role == "vocoder" and arch.name.replace("_", "") == name.lower():
+            return arch.wrap
+    known = ", ".join(arch.name for arch in all_archs() if arch.role == "vocoder")
+    raise PluginError(f"vocoder '{name}' is not supported (supported: {known})")

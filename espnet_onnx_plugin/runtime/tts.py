@@ -1,0 +1,316 @@
+"""Text to speech: what synthesizes with the bundles of task tts."""
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Dict, Iterator, Mapping, Optional, Union
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle, read_bundle
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.device import Device, check_precision
+from espnet_onnx_plugin.runtime.noise import Noise
+from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.speaking import (
+    attention_measures,
+    run,
+    speak_durations,
+    speak_frames,
+)
+from espnet_onnx_plugin.runtime.text import TokenConverter
+from espnet_onnx_plugin.runtime.vocoder import Vocoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TtsOptions:
+    """ESPnet's decoding options of text-to-speech, with its names and defaults."""
+
+    threshold: float = 0.5
+    minlenratio: float = 0.0
+    maxlenratio: float = 10.0
+    use_teacher_forcing: bool = False
+    use_att_constraint: bool = False
+    backward_window: int = 1
+    forward_window: int = 3
+    speed_control_alpha: float = 1.0
+    noise_scale: float = 0.667
+    noise_scale_dur: float = 0.8
+    seed: int = 777
+    always_fix_seed: bool = False
+    prefer_normalized_feats: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.speed_control_alpha > 0:
+            raise PluginError(
+                f"speed_control_alpha {self.speed_control_alpha} must be above 0"
+            )
+        if self.maxlenratio <= 0 or self.minlenratio > self.maxlenratio:
+            raise PluginError(
+                f"maxlenratio {self.maxlenratio} must be above 0, and minlenratio "
+                f"{self.minlenratio} not above it"
+            )
+
+
+#: Names that ESPnet's models have for an option.
+_IN_MODELS = {"speed_control_alpha": "alpha"}
+
+#: Options that ESPnet gives to some models only.
+_OF_MODELS = (
+    "threshold",
+    "minlenratio",
+    "maxlenratio",
+    "use_att_constraint",
+    "backward_window",
+    "forward_window",
+    "speed_control_alpha",
+    "noise_scale",
+    "noise_scale_dur",
+)
+
+
+class Text2Speech:
+    """A bundle's model and vocoder, as ``espnet2.bin.tts_inference.Text2Speech``.
+
+    Args:
+        model_dir: the bundle, or its directory.
+        provider: ``cpu`` or ``cuda``.
+        threads: CPU threads.
+        session: the other attributes of
+            :class:`~espnet_onnx_plugin.runtime.device.Device`, by name.
+        options: ESPnet's decoding options, see :class:`TtsOptions`.
+
+    Raises:
+        PluginError: if the bundle cannot be read or an option cannot be met.
+
+    Attributes:
+        noise: what is drawn from, for one utterance after the other.
+        first_audio: seconds to the first chunk of the newest :meth:`stream`.
+    """
+
+    task = "tts"
+    options_class = TtsOptions
+
+    def __init__(
+        self,
+        model_dir: Union[str, Path, Bundle],
+        provider: str = "cpu",
+        threads: int = 1,
+        session: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
+    ):
+        try:
+            self.options = TtsOptions(**options)
+        except TypeError as e:
+            raise PluginError(f"decoding options: {e}")
+        bundle = model_dir if isinstance(model_dir, Bundle) else read_bundle(model_dir)
+        device = Device(provider, threads, **session)
+        if bundle.manifest.task != self.task:
+            raise PluginError(
+                f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "
+                f"{type(self).__name__} takes {self.task}"
+            )
+        check_precision(bundle, device)
+        self.bundle, self.device = bundle, device
+        self.synthesis = bundle.manifest.synthesis
+        self.search = bundle.manifest.search
+        self.converter = TokenConverter(bundle)
+        self._sessions = {
+            role: Session(bundle, role, device)
+            for role in bundle.manifest.graphs
+            if role != "vocoder"
+        }
+        self.vocoder = Vocoder.open(bundle, device)
+        self.noise = Noise(self.options.seed)
+        self.first_audio = 0.0
+
+    @property
+    def fs(self) -> Optional[int]:
+        """Sampling rate of the waveforms, or None where there are none."""
+        return self.synthesis.sampling_rate
+
+    @property
+    def use_speech(self) -> bool:
+        """Whether speech has to be given."""
+        return self.options.use_teacher_forcing or "speech" in self.synthesis.reads
+
+    @property
+    def use_sids(self) -> bool:
+        """Whether a speaker's id has to be given."""
+        return "sids" in self.synthesis.reads
+
+    @property
+    def use_lids(self) -> bool:
+        """Whether a language's id has to be given."""
+        return "lids" in self.synthesis.reads
+
+    @property
+    def use_spembs(self) -> bool:
+        """Whether a speaker's embedding has to be given."""
+        return "spembs" in self.synthesis.reads
+
+    @property
+    def espnet_options(self) -> Dict[str, Any]:
+        """The options that ESPnet gives to its model, by its names for them."""
+        given = {
+            _IN_MODELS.get(name, name): getattr(self.options, name)
+            for name in self.search["options"]
+        }
+        return dict(use_teacher_forcing=self.options.use_teacher_forcing, **given)
+
+    def _options(self, changed: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+        """Options by name; ESPnet's defaults where it gives the model none."""
+        options = self.options
+        if changed:
+            names = {old: new for new, old in _IN_MODELS.items()}
+            changed = {names.get(name, name): value for name, value in changed.items()}
+            try:
+                options = dataclasses.replace(options, **changed)
+            except TypeError as e:
+                raise PluginError(f"decode_conf: {e}")
+        values = dataclasses.asdict(options)
+        for name in _OF_MODELS:
+            if name not in self.search["options"]:
+                values[name] = getattr(TtsOptions, name)
+        return values
+
+    def __call__(
+        self,
+        text: Union[str, np.ndarray],
+        speech: Optional[np.ndarray] = None,
+        durations: Optional[np.ndarray] = None,
+        spembs: Optional[np.ndarray] = None,
+        sids: Optional[np.ndarray] = None,
+        lids: Optional[np.ndarray] = None,
+        decode_conf: Optional[Mapping[str, Any]] = None,
+    ) -> Dict[str, np.ndarray]:
+        """Synthesize one utterance.
+
+        Args:
+            text: a text, or token ids (tokens,).
+            speech: (samples,) in the model's sampling rate, for its style or as the
+                teacher.
+            durations: frames of each symbol, in the place of predicted ones: of VITS,
+                and of a taught model.
+            spembs: the speaker's embedding (dim,).
+            sids, lids: ids of speaker and language (1,).
+            decode_conf: options that differ from the object's, for this call.
+
+        Returns:
+            By name what ESPnet gives, as arrays: feat_gen and feat_gen_denorm (frames,
+            dim), wav (samples,), prob (frames,), att_w, duration and focus_rate, pitch
+            and energy; each where the model has it.
+
+        Raises:
+            RuntimeError: if something that the model reads is not given, as in ESPnet.
+            PluginError: if it cannot be used.
+        """
+        made = self._acoustic(text, speech, durations, spembs, sids, lids, decode_conf)
+        if self.vocoder is not None:
+            feats = self._vocoded(made)
+            condition = made.pop("condition", None)
+            made["wav"] = self.vocoder(feats, self.noise, condition)
+        made.pop("feats", None)
+        return made
+
+    def stream(
+        self, *args: Any, chunk: int = 50, **kwargs: Any
+    ) -> Iterator[np.ndarray]:
+        """Synthesize one utterance, and give its waveform in pieces.
+
+        Their concatenation is the waveform of :meth:`__call__`. A vocoder that is not
+        convolutional, and Griffin-Lim, give one piece.
+
+        Args:
+            args, kwargs: as of :meth:`__call__`.
+            chunk: frames of a piece.
+
+        Raises:
+            PluginError: if the model makes no waveforms.
+        """
+        if chunk < 1:
+            raise PluginError(f"chunk {chunk} must be 1 frame or more")
+        if self.vocoder is None:
+            raise PluginError(f"{self.bundle.path} makes features, not waveforms")
+        start = time.perf_counter()
+        made = self._acoustic(*args, **kwargs)
+        feats, condition = self._vocoded(made), made.get("condition")
+        pieces = self.vocoder.stream(feats, self.noise, condition, chunk)
+        for number, piece in enumerate(pieces):
+            if number == 0:
+                self.first_audio = time.perf_counter() - start
+            yield piece
+
+    def _vocoded(self, made: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The features that become the waveform."""
+        reads = self.synthesis.vocoder_reads
+        if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
+            reads = "feat_gen"
+        return made[reads]
+
+    def _acoustic(
+        self,
+        text,
+        speech=None,
+        durations=None,
+        spembs=None,
+        sids=None,
+        lids=None,
+        decode_conf=None,
+    ) -> Dict[str, np.ndarray]:
+        """What is made before the vocoder's turn."""
+        options = self._options(decode_conf)
+        pool = self._inputs(text, speech, spembs, sids, lids, options)
+        if options["always_fix_seed"]:
+            self.noise = Noise(options["seed"])
+        if self.search["kind"] == "frames":
+            teacher = pool["feats"] if options["use_teacher_forcing"] else None
+            made = speak_frames(
+                self._sessions, pool, self.search, options, self.noise, teacher
+            )
+        else:
+            made = speak_durations(
+                self._sessions, pool, self.search, options, self.noise, durations
+            )
+        if "att_w" in made:
+            duration, focus_rate = attention_measures(made["att_w"])
+            made.update(duration=duration, focus_rate=np.float32(focus_rate))
+        return made
+
+    def _inputs(self, text, speech, spembs, sids, lids, options) -> Dict[str, Any]:
+        """What the graphs read that no graph makes."""
+        given = dict(speech=speech, spembs=spembs, sids=sids, lids=lids)
+        needed = set(self.synthesis.reads)
+        if options["use_teacher_forcing"]:
+            needed.add("speech")
+        for name in given:
+            if name in needed and given[name] is None:
+                raise RuntimeError(f"Missing required argument: '{name}'")
+        ids = self.converter.text2ids(text) if isinstance(text, str) else text
+        pool = {"text": np.asarray(ids, np.int64).reshape(-1)}
+        if not len(pool["text"]):
+            raise PluginError("the text has no token; give one that has")
+        if spembs is not None:
+            pool["spembs"] = np.asarray(spembs, np.float32).reshape(-1)
+        for name in ("sids", "lids"):
+            if given[name] is not None:
+                pool[name] = np.asarray(given[name], np.int64).reshape(1)
+        if "speech" in needed:
+            pool.update(self._features(np.asarray(speech, np.float32)))
+        return pool
+
+    def _features(self, speech: np.ndarray) -> Dict[str, np.ndarray]:
+        """Normalized features of speech (samples,)."""
+        expected = self.bundle.manifest.speech
+        if expected is None:
+            return {"feats": speech}
+        if len(speech) < expected.min_length:
+            raise PluginError(
+                f"speech of {len(speech)} samples is too short, the model needs "
+                f"{expected.min_length}"
+            )
+        return run(self._sessions["frontend"], {"speech": speech})
