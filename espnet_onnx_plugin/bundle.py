@@ -108,7 +108,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens and how they become text.
+    """Tokens and how they become text, or text them.
 
     Attributes:
         token_type: char, bpe, word, phn, whisper_en, whisper_multilingual, hugging_face
@@ -117,6 +117,11 @@ class Text:
         bpemodel: file of the sentencepiece model, or None.
         tokenizer: file of the tokenizer of Whisper or of a hub, or None.
         clean_up: whether its texts lose the spaces before punctuation.
+        cleaner: ESPnet's names of what is applied to a text before it becomes tokens,
+            in this order.
+        g2p: ESPnet's name of what makes phonemes of a text; None: spaces part them.
+            Of token type phn alone.
+        non_linguistic_symbols: those that are one token, of token type char alone.
     """
 
     token_type: Optional[str]
@@ -124,6 +129,9 @@ class Text:
     bpemodel: Optional[str] = None
     tokenizer: Optional[str] = None
     clean_up: bool = False
+    cleaner: Tuple[str, ...] = ()
+    g2p: Optional[str] = None
+    non_linguistic_symbols: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -258,6 +266,11 @@ def _parse(content: Any) -> Manifest:
             for name, e in entries.items()
         }
 
+    def text(entry: Mapping[str, Any]) -> Text:
+        return Text(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        )
+
     fields = dict(content)
     fields["graphs"] = {
         role: Graph(
@@ -274,7 +287,7 @@ def _parse(content: Any) -> Manifest:
     }
     fields["speech"] = Speech(**fields["speech"])
     for name in ("text", "src_text", "transcript"):
-        fields[name] = Text(**fields[name]) if fields.get(name) else None
+        fields[name] = text(fields[name]) if fields.get(name) else None
     return Manifest(**fields)
 
 

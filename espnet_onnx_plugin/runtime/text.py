@@ -1,13 +1,16 @@
-"""From token ids to text, as ESPnet's tokenizers do it."""
+"""From token ids to text and back, as ESPnet's tokenizers do it."""
 
+import functools
+import re
 from pathlib import Path
 from typing import Iterable, List, Optional, Sequence
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.cleaner import Cleaner, make_cleaner
 from espnet_onnx_plugin.runtime.hub_text import HubTokenizer, WhisperTokenizer
+from espnet_onnx_plugin.runtime.phonemes import SPACE, G2p, make_g2p
 
-SPACE = "<space>"
 UNKNOWN = "<unk>"
 
 
@@ -22,7 +25,7 @@ def read_tokens(path: Path) -> List[str]:
 
 
 class TokenConverter:
-    """Token ids to tokens to text.
+    """Token ids to tokens to text, and text to token ids.
 
     Args:
         bundle: whose manifest names the token list and the tokenizer.
@@ -33,7 +36,7 @@ class TokenConverter:
     """
 
     def __init__(self, bundle: Bundle):
-        text = bundle.manifest.text
+        self._text = text = bundle.manifest.text
         self.token_list = read_tokens(bundle.file(text.token_list))
         self._ids = {token: i for i, token in enumerate(self.token_list)}
         self._type = text.token_type
@@ -73,12 +76,30 @@ class TokenConverter:
             raise PluginError(f"'{token}' is not in the model's token list")
         return self._ids[token]
 
+    @functools.cached_property
+    def _clean(self) -> Cleaner:
+        return make_cleaner(self._text.cleaner)
+
+    @functools.cached_property
+    def _g2p(self) -> G2p:
+        return make_g2p(self._text.g2p)
+
+    @functools.cached_property
+    def _characters(self) -> "re.Pattern[str]":
+        """Symbols that are one token, "ab" before "a", and characters."""
+        symbols = sorted(self._text.non_linguistic_symbols, reverse=True)
+        return re.compile("|".join([*map(re.escape, symbols), "."]), re.DOTALL)
+
     def text2ids(self, text: str) -> List[int]:
         """Token ids of a text; what is not in the token list becomes ``<unk>``.
 
+        As ESPnet's ``CommonPreprocessor``: a cleaner, a tokenizer and the token list.
+
         Raises:
-            PluginError: if the model has no tokenizer for it.
+            PluginError: if the model has no tokenizer for it, or a package or data that
+                its cleaner or its phonemes need are missing.
         """
+        text = self._clean(text)
         if self.hub is not None:
             return self.hub.tokens2ids(self.hub.text2tokens(text))
         if self._type == "bpe":
@@ -86,7 +107,10 @@ class TokenConverter:
         elif self._type == "word":
             tokens = text.split()
         elif self._type == "char":
-            tokens = [SPACE if character == " " else character for character in text]
+            tokens = self._characters.findall(text)
+            tokens = [SPACE if token == " " else token for token in tokens]
+        elif self._type == "phn":
+            tokens = self._g2p(text)
         else:
             raise PluginError(
                 f"the model's token_type '{self._type}' cannot turn text into tokens; "
