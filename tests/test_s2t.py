@@ -392,7 +392,7 @@ def test_text_becomes_espnets_tokens():
             expected = theirs.tokens2ids(tokenizer.text2tokens(line))
             assert ours.text2ids(line) == expected
     untold = TokenConverter(
-        Bundle(lists, dataclasses.replace(manifest, text=Text("phn", "tokens.txt")))
+        Bundle(lists, dataclasses.replace(manifest, text=Text(None, "tokens.txt")))
     )
-    with pytest.raises(PluginError, match="'phn' cannot turn text into tokens"):
+    with pytest.raises(PluginError, match="'None' cannot turn text into tokens"):
         untold.text2ids("one")

@@ -2,8 +2,8 @@
 
 Source: ``espnet2/text/phoneme_tokenizer.py``. Its labels are the full-context labels of
 HTS: for a phoneme the name (p3), in its accent phrase the mora's distance from the
-accent (a1) and place from the start and from the end (a2, a3), and the phrase's number
-of moras and its accent (f1, f2).
+accent (a1) and place from the start and from the end (a2, a3), and the phrase's accent
+(f2).
 """
 
 import re
@@ -13,7 +13,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.packages import import_package
 
 _NAME = re.compile(r"-(.*?)\+")
-_PLACE = re.compile(r"/A:(-?\d+)\+(\d+)\+(\d+)/.*/F:(\d+)_(\d+)")
+_PLACE = re.compile(r"/A:(-?\d+)\+(\d+)\+(\d+)/.*/F:\d+_(\d+)")
 _QUESTION = re.compile(r"/E:[^/]*!1_")
 
 #: Those that an accent phrase can end on.
@@ -26,7 +26,6 @@ class _Place(NamedTuple):
     from_accent: int
     from_start: int
     from_end: int
-    moras: int
     accent: int
 
 
@@ -95,11 +94,7 @@ def _marked(labels: List[_Label]) -> Iterator[str]:
             start = following.from_start if following else None
             if place.from_end == 1 and start == 1 and name in _MORA_ENDS:
                 yield "#"
-            elif (
-                place.from_accent == 0
-                and start is not None
-                and place.from_start != place.moras
-            ):
+            elif place.from_accent == 0 and start == place.from_start + 1:
                 yield "]"
             elif place.from_start == 1 and start == 2:
                 yield "["

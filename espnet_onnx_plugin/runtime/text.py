@@ -86,8 +86,8 @@ class TokenConverter:
 
     @functools.cached_property
     def _characters(self) -> "re.Pattern[str]":
-        """Characters, and the symbols that are one token; the longer first."""
-        symbols = sorted(self._text.non_linguistic_symbols, key=len, reverse=True)
+        """Symbols that are one token, "ab" before "a", and characters."""
+        symbols = sorted(self._text.non_linguistic_symbols, reverse=True)
         return re.compile("|".join([*map(re.escape, symbols), "."]), re.DOTALL)
 
     def text2ids(self, text: str) -> List[int]:
