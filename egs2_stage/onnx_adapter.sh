@@ -64,7 +64,10 @@ onnx_need_commands() {
 
 # onnx_run_espnet: ESPnet's own stages, up to its scoring
 onnx_run_espnet() {
-    onnx_check_environment
+    if [ "${onnx_stop_stage}" -ge 14 ]; then
+        onnx_need_modules onnx onnxruntime onnxscript
+    fi
+    onnx_find_scorer
     if [ "${onnx_stage}" -le 13 ]; then
         onnx_driver "${onnx_driver_args[@]}" \
             --stop_stage "$((onnx_stop_stage < 13 ? onnx_stop_stage : 13))"
@@ -77,6 +80,8 @@ onnx_describe_model() {
     onnx_inference=$1_inference
     onnx_exp=$2
     onnx_score_stage=13
+    onnx_logdir=logdir
+    onnx_found=text
     onnx_text=text
     onnx_speakers=("")
     onnx_inputs=()
@@ -87,6 +92,8 @@ onnx_describe_model() {
     )
     onnx_unused=()
     onnx_needed=()
+    onnx_quantize_args=()
+    onnx_report_args=()
     onnx_search_args=()
     if [ -n "${inference_config}" ]; then
         onnx_search_args+=(--config "${inference_config}")

@@ -2,7 +2,7 @@
 # Sourced by the adapters: the options of the ONNX stages, taken out of a recipe's
 # command line. Everything here is called onnx or onnx_*, so that nothing meets the
 # variables of ESPnet's driver, which is sourced into the same shell. They set
-# onnx_plugin_root, the clone of the plugin.
+# onnx_plugin_root, the clone of the plugin, and onnx_template, the name of the driver.
 #
 # Variables that the adapters read:
 # shellcheck disable=SC2034,SC2154
@@ -16,6 +16,7 @@ onnx_provider=cpu
 onnx_threads=1
 onnx_nj=
 onnx_dir=
+onnx_asr_model_dir=
 
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
@@ -27,7 +28,8 @@ onnx_help_message="
     --onnx_provider        # Where to decode, cpu or cuda (default=\"${onnx_provider}\").
     --onnx_threads         # The number of threads of each decoding job (default=\"${onnx_threads}\").
     --onnx_nj              # The number of parallel jobs in decoding (default=\"${onnx_nj}\", that of inference_nj).
-    --onnx_dir             # Where models and tables go (default=\"${onnx_dir}\", \"onnx\" in the model's directory)."
+    --onnx_dir             # Where models and tables go (default=\"${onnx_dir}\", \"onnx\" in the model's directory).
+    --onnx_asr_model_dir   # Of tts.sh: an ASR model of these stages, to hear what is spoken (default=\"${onnx_asr_model_dir}\")."
 
 onnx_die() {
     echo "$0: $*" >&2
@@ -60,7 +62,8 @@ onnx_parse_options() {
         name=${name//-/_}
         case ${name} in
             onnx | onnx_variants | onnx_export_config | onnx_optimize_config | \
-                onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | onnx_dir)
+                onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | onnx_dir | \
+                onnx_asr_model_dir)
                 [ $# -ge 2 ] || onnx_die "option $1 needs a value"
                 printf -v "${name}" '%s' "$2"
                 shift 2
@@ -114,6 +117,12 @@ onnx_check_options() {
         [ -f "${!option}" ] ||
             onnx_die "--${option}: no such file: '${!option}'"
     done
+    if [ -n "${onnx_asr_model_dir}" ]; then
+        [ "${onnx_template}" = tts ] ||
+            onnx_die "--onnx_asr_model_dir is for tts.sh, not ${onnx_template}.sh"
+        [ -f "${onnx_asr_model_dir}"/manifest.yaml ] ||
+            onnx_die "--onnx_asr_model_dir: no model in '${onnx_asr_model_dir}'"
+    fi
     for option in stage stop_stage; do
         value=onnx_${option}
         [[ ${!value} =~ ^[0-9]+$ ]] ||

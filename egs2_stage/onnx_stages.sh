@@ -5,6 +5,8 @@
 #   onnx_inference       name of the command that decodes, here and in ESPnet
 #   onnx_exp             directory of the trained model
 #   onnx_score_stage     number of ESPnet's scoring stage
+#   onnx_logdir          where it puts the logs of a decode, in the decode's directory
+#   onnx_found           file of a decode with a line for each utterance
 #   onnx_text            file of a data directory with the text that is to be found
 #   onnx_speakers        what follows the name of each speaker's text and results, e.g.
 #                        _spk1; nothing where there is one speaker
@@ -15,7 +17,10 @@
 #   onnx_search_args     options of ESPnet's own inference for the search
 #   onnx_unused          options that take out of it what this run does not use
 #   onnx_needed          language and n-gram models that it uses, as the manifest calls them
+#   onnx_quantize_args   what the quantization takes besides the validation set
+#   onnx_report_args     what the tables take besides the decodes
 #   onnx_driver          function that runs ESPnet's driver, with onnx_driver_args
+# An adapter defines anew the functions below in which its template is another.
 #
 # Variables of ESPnet's driver, and commands of several words in one variable:
 # shellcheck disable=SC2154,SC2086
@@ -31,11 +36,8 @@ print(*[name for name in sys.argv[1:] if find_spec(name) is None])' "$@")
         onnx_die "'${python}' lacks ${missing}: run ${python} -m pip install ${missing}"
 }
 
-# onnx_check_environment: ends where a module is missing; finds a sclite for scoring
-onnx_check_environment() {
-    if [ "${onnx_stop_stage}" -ge 14 ]; then
-        onnx_need_modules onnx onnxruntime onnxscript
-    fi
+# onnx_find_scorer: finds a sclite for ESPnet's scoring, or ends
+onnx_find_scorer() {
     if command -v sclite > /dev/null; then
         return
     fi
@@ -94,40 +96,49 @@ onnx_find_data() {
     fi
 }
 
-# onnx_find_inputs DIR: sets onnx_input_args, what an inference is given of DIR
+# onnx_find_inputs DIR: sets onnx_input_args, what an inference is given of DIR, and
+# onnx_keys, the file that lists its utterances
 onnx_find_inputs() {
     local name
     onnx_find_data "$1"
+    onnx_keys=$1/${onnx_scp}
     onnx_input_args=(--data_path_and_name_and_type "$1/${onnx_scp},speech,${onnx_type}")
     for name in "${onnx_inputs[@]}"; do
         onnx_input_args+=(--data_path_and_name_and_type "$1/${name},${name},text")
     done
 }
 
-# onnx_find_validation_data OPTION: sets onnx_validation_args to OPTION FILE,TYPE, with
-# what the model reads besides the audio where that is asked for, or to nothing where the
-# recipe has no validation set, and onnx_validation_texts to its texts
+# onnx_find_validation_data OPTION: sets onnx_validation_args, what the command with
+# OPTION is given of the validation set, and onnx_validation_texts, its texts; to nothing
+# where the recipe has none
 onnx_find_validation_data() {
-    local dir name speaker
+    local dir
     onnx_validation_args=()
     onnx_validation_texts=()
     for dir in "${data_feats}/org/${valid_set}" "${data_feats}/${valid_set}"; do
         if [ -n "${valid_set}" ] && [ -f "${dir}"/feats_type ]; then
-            onnx_find_data "${dir}"
-            onnx_validation_args=("$1" "${dir}/${onnx_scp},${onnx_type}")
-            for name in "${onnx_inputs[@]}"; do
-                # An export is checked on texts of its own.
-                [ "$1" = --parity_scp ] ||
-                    onnx_validation_args+=("--calibration_${name}" "${dir}/${name}")
-            done
-            for speaker in "${onnx_speakers[@]}"; do
-                [ ! -f "${dir}/${onnx_text}${speaker}" ] ||
-                    onnx_validation_texts+=("${dir}/${onnx_text}${speaker}")
-            done
+            onnx_take_validation_data "$1" "${dir}"
             return
         fi
     done
-    log "Warning: no validation set in ${data_feats}: going on without its audio"
+    log "Warning: no validation set in ${data_feats}: going on without it"
+}
+
+# onnx_take_validation_data OPTION DIR: sets them to OPTION FILE,TYPE, with what the model
+# reads besides the audio where that is asked for
+onnx_take_validation_data() {
+    local name speaker
+    onnx_find_data "$2"
+    onnx_validation_args=("$1" "$2/${onnx_scp},${onnx_type}")
+    for name in "${onnx_inputs[@]}"; do
+        # An export is checked on texts of its own.
+        [ "$1" = --parity_scp ] ||
+            onnx_validation_args+=("--calibration_${name}" "$2/${name}")
+    done
+    for speaker in "${onnx_speakers[@]}"; do
+        [ ! -f "$2/${onnx_text}${speaker}" ] ||
+            onnx_validation_texts+=("$2/${onnx_text}${speaker}")
+    done
 }
 
 # onnx_need_bundle VARIANT: ends where the stages before have not made the bundle
@@ -186,7 +197,7 @@ onnx_optimize() {
         log "Stage 15: Quantize: ${onnx_dir}/fp32 -> ${onnx_dir}/${variant}, log: '${onnx_dir}/quantize_${variant}.log'"
         onnx_job "${decode_cmd} --gpu 0" "${onnx_dir}/quantize_${variant}".log quantize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}/${variant}" \
-            --precision "${variant}" "${onnx_validation_args[@]}" \
+            --precision "${variant}" "${onnx_validation_args[@]}" "${onnx_quantize_args[@]}" \
             ${inference_config:+--inference_config "${inference_config}"} \
             --inference_args="${search_args}" --config "${onnx_quantize_config}"
     done
@@ -195,11 +206,10 @@ onnx_optimize() {
 # onnx_decode VARIANT DSET
 onnx_decode() {
     local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
-    local logdir=${dir}/logdir keys count n f speaker split_scps=()
+    local logdir=${dir}/${onnx_logdir} count n f split_scps=()
     onnx_find_inputs "${data}"
-    keys=${data}/${onnx_scp}
-    count=$(wc -l < "${keys}")
-    [ "${count}" -gt 0 ] || onnx_die "${keys} is empty: prepare the data again"
+    count=$(wc -l < "${onnx_keys}")
+    [ "${count}" -gt 0 ] || onnx_die "${onnx_keys} is empty: prepare the data again"
     [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
     # What an earlier run with more jobs left must not be counted with this one's.
     rm -rf "${logdir}"
@@ -207,31 +217,42 @@ onnx_decode() {
     for n in $(seq "${count}"); do
         split_scps+=("${logdir}/keys.${n}.scp")
     done
-    utils/split_scp.pl "${keys}" "${split_scps[@]}"
+    utils/split_scp.pl "${onnx_keys}" "${split_scps[@]}"
     log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/${onnx_inference}.*.log'"
     ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
         ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" \
         --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" \
         "${onnx_input_args[@]}" \
-        --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size}" \
+        --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size:-1}" \
         --output_dir "${logdir}"/output.JOB ||
         onnx_show_failure "${logdir}/${onnx_inference}".*.log
+    onnx_collect "${data}" "${dir}"
+    # Nothing that is compared or scored line by line may be missing.
+    for f in "${onnx_speakers[@]/#/${onnx_found}}"; do
+        cmp -s <(awk '{print $1}' "${onnx_keys}" | sort) <(awk '{print $1}' "${dir}/${f}" | sort) ||
+            onnx_die "${dir}/${f} holds other utterances than ${onnx_keys}"
+    done
+}
+
+# onnx_collect DATA DIR: puts together what the jobs of a decode of DATA have written
+onnx_collect() {
+    local f speaker
     for f in 1best_recog/{token,token_int,score,text,text_nospecial} \
         1asr_best_recog/asr_{token,token_int,score,text}; do
         for speaker in "${onnx_speakers[@]}"; do
-            if [ -f "${logdir}/output.1/${f}${speaker}" ]; then
-                for n in $(seq "${count}"); do
-                    cat "${logdir}/output.${n}/${f}${speaker}"
-                done | LC_ALL=C sort -k1 > "${dir}/${f#*/}${speaker}"
-            fi
+            onnx_merge "$2" "${f}${speaker}" "${f#*/}${speaker}"
         done
     done
-    # Scoring joins hypotheses and references line by line: none may be missing.
-    for f in "${onnx_speakers[@]/#/text}"; do
-        cmp -s <(awk '{print $1}' "${keys}" | sort) <(awk '{print $1}' "${dir}/${f}" | sort) ||
-            onnx_die "${dir}/${f} holds other utterances than ${keys}"
-    done
+}
+
+# onnx_merge DIR FILE NAME: makes DIR/NAME of each job's FILE, where they have it
+onnx_merge() {
+    local outputs=("$1/${onnx_logdir}"/output.*)
+    if [ -f "${outputs[0]}/$2" ]; then
+        mkdir -p "$(dirname "$1/$3")"
+        cat "${outputs[@]/%//$2}" | LC_ALL=C sort -k1 > "$1/$3"
+    fi
 }
 
 # onnx_score VARIANT: ESPnet's own scoring of what the variant decoded
@@ -312,9 +333,9 @@ onnx_decode_and_score() {
         --reference PyTorch "${onnx_exp}/${inference_tag}" "${onnx_checkpoints[@]}"
     )
     for dset in ${dsets}; do
-        if [ ! -f "${onnx_exp}/${inference_tag}/${dset}/token_int${onnx_speakers[0]}" ]; then
+        if [ ! -f "${onnx_exp}/${inference_tag}/${dset}/${onnx_found}${onnx_speakers[0]}" ]; then
             log "Warning: no decoding of ${dset} by PyTorch to compare with: run ESPnet's" \
-                "stages 12 and 13 before this one"
+                "own stages before this one"
             reference=()
             break
         fi
@@ -334,7 +355,7 @@ import importlib.metadata, espnet2
 others = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnxruntime")]
 print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
     onnx_job "${decode_cmd}" "${onnx_dir}"/report.log report \
-        "${reference[@]}" "${systems[@]}" --test_sets ${dsets} \
+        "${reference[@]}" "${systems[@]}" --test_sets ${dsets} "${onnx_report_args[@]}" \
         --fact "model" "${onnx_exp}" --fact "decoding" "${inference_tag}" \
         --fact "versions" "${versions}" \
         --fact "jobs" "${onnx_nj} in parallel, threads in each: ${onnx_threads}, on ${onnx_provider}" \

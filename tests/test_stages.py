@@ -58,14 +58,16 @@ import json, os, sys
 from pathlib import Path
 args = sys.argv[1:]
 if args[0] == "-c":
-    print(os.environ.get("NO_MODULES", ""))
-    sys.exit()
+    missing = os.environ.get("NO_MODULES", "")
+    print(missing)
+    sys.exit(int(args[1] == "import versa" and missing == "versa"))
 name = args[1].rpartition(".")[2]
 values = {{}}
 for arg in args[2:]:
     if arg.startswith("--"):
         key, equals, value = arg[2:].partition("=")
-        values[key] = last = [value] if equals else []
+        last = values.setdefault(key, [])
+        last += [value] * bool(equals)
     else:
         last.append(arg)
 with open("module_calls", "a") as f:
@@ -73,10 +75,25 @@ with open("module_calls", "a") as f:
 print("about to run")
 if os.environ.get("FAIL") == name:
     sys.exit("the reason of the failure")
-if name in ("report", "sample"):
+if name == "sample" or name == "report" and "data_dir" not in values:
     os.execv(sys.executable, [sys.executable, *args])
 out = Path(values["output_dir"][0])
-if "_inference" in name:
+if name == "report":
+    (out / "RESULTS.md").write_text("the table of what was spoken")
+    rows = []
+elif name == "tts_inference":
+    keys = [line.split()[0] for line in open(values["key_file"][0])]
+    files = ["norm/feats.scp", "speech_shape/speech_shape", "durations/durations"]
+    for f in files:
+        (out / f).parent.mkdir(parents=True)
+        (out / f).write_text("".join(k + " of " + out.name + "\\n" for k in keys))
+    for directory, suffix in (("wav", "wav"), ("att_ws", "png")):
+        (out / directory).mkdir()
+        for k in keys[bool(os.environ.get("LOSE")):]:
+            (out / directory / (k + "." + suffix)).write_text(k)
+    rows = [dict(key=k, audio_seconds=2, total_seconds=1, peak_memory_mb=9)
+            for k in keys]
+elif "_inference" in name:
     best = out / "1best_recog"
     best.mkdir(parents=True)
     keys = [line.split()[0] for line in open(values["key_file"][0])]
@@ -160,7 +177,7 @@ def make_torch_decode(test_sets=("test_a", "test_b"), speakers=("",)):
         directory = Path("exp/asr/tag", name)
         directory.mkdir(parents=True)
         keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
-        for file in [f + s for f in ("token_int", "score") for s in speakers]:
+        for file in [f + s for f in ("text", "token_int", "score") for s in speakers]:
             (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
 
 
@@ -291,6 +308,7 @@ def test_help(recipe):
         (["--use_word_lm", "true"], ["--use_word_lm"]),
         (["--num_inf", "2"], ["--num_inf 2", "--num_ref 1"]),
         (["--num_inf", "2", "--num_ref", "3"], ["--num_inf 2", "--num_ref 3"]),
+        (["--onnx_asr_model_dir", "exp"], ["--onnx_asr_model_dir is for tts.sh"]),
     ],
 )
 def test_bad_options_are_refused_before_anything_runs(recipe, args, messages):
@@ -691,7 +709,7 @@ def test_what_pytorch_is_timed_with_is_translations_own(st_recipe):
         directory = Path("exp/st/tag", name)
         directory.mkdir(parents=True)
         keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
-        for file in ("token_int", "score"):
+        for file in ("text", "token_int", "score"):
             (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
     assert run_st("--stage", "14", "--onnx_variants", "fp32").returncode == 0
     reference = module_calls("reference")[0]
@@ -764,7 +782,7 @@ def test_the_kind_of_model_chooses_task_and_command(s2t_recipe, ctc, task, comma
         directory.mkdir(parents=True)
         keys = [line.split()[0] for line in open(f"dump/raw/{name}/wav.scp")]
         # A greedy search has no scores.
-        for file in ("token_int", *(["score"] if ctc == "false" else [])):
+        for file in ("text", "token_int", *(["score"] if ctc == "false" else [])):
             (directory / file).write_text("".join(f"{k} 1 2\n" for k in keys))
     args = ("--stage", "14", "--s2t_ctc", ctc, "--onnx_variants", "fp32")
     result = run_s2t(*args)
@@ -808,21 +826,181 @@ def test_a_transcript_is_read_where_the_recipe_says_so(
     [quantize] = module_calls("quantize")
     valid = ["dump/raw/org/valid/transcript"] if transcript else None
     assert quantize.get("calibration_transcript") == valid
-    # The last of several options of one name.
     expected = ["dump/raw/test_a/wav.scp,speech,sound"]
     if transcript:
-        expected = ["dump/raw/test_a/transcript,transcript,text"]
+        expected += ["dump/raw/test_a/transcript,transcript,text"]
     decode = module_calls("slu_inference")[0]
     assert decode["data_path_and_name_and_type"] == expected
     text = Path("exp/slu/tag_onnx_fp32/test_a/text").read_text()
     assert len(text.splitlines()) == 4
 
 
+# Speech synthesis
+
+TTS_DRIVER = (
+    DRIVER.replace("asr_task=asr;", "vocoder_file=none; teacher_dumpdir=;")
+    .replace(
+        "asr_exp=exp/asr;",
+        "tts_exp=exp/tts; train_set=train; dumpdir=dump; skip_scoring=false;",
+    )
+    .replace("inference_asr_model=", "spk_embed_tag=embed; inference_model=")
+    .replace("batch_size=1;", "use_spk_embed=false; use_sid=false; use_lid=false;")
+    .replace("eval_valid_set=false;", "")
+)
+
+
+@pytest.fixture
+def tts_recipe(tmp_path, monkeypatch):
+    """The same of tts.sh, decoded by PyTorch."""
+    monkeypatch.chdir(tmp_path)
+    make_recipe("tts", TTS_DRIVER)
+    for name in ("test_a", "test_b"):
+        Path("exp/tts/tag", name, "wav").mkdir(parents=True)
+        Path("exp/tts/tag", name, "wav/wav.scp").touch()
+    Path("v.pkl").touch()
+    Path("exp/asr").mkdir()
+    Path("exp/asr/manifest.yaml").touch()
+    return tmp_path
+
+
+def run_tts(*args, **kwargs):
+    args = ("--onnx", "true", "--python", "./mypython", *args)
+    return run(*args, template="tts", **kwargs)
+
+
+def test_speech_goes_through_all_three_stages(tts_recipe):
+    result = run_tts(
+        *("--stage", "14", "--onnx_variants", "fp32 int8", "--vocoder_file", "v.pkl"),
+        *("--use_spk_embed", "true", "--use_sid", "true", "--use_lid", "true"),
+        *("--inference_args", "--seed 5 --vocoder_config v.yml --threshold 0.4"),
+        *("--onnx_asr_model_dir", "exp/asr"),
+    )
+    assert result.returncode == 0, result.stderr
+    model = {
+        "train_config": ["exp/tts/config.yaml"],
+        "model_file": ["exp/tts/m.pth"],
+        "vocoder_file": ["v.pkl"],
+        "vocoder_config": ["v.yml"],
+    }
+    assert module_calls("export") == [
+        {
+            "task": ["tts"],
+            **model,
+            "config": [str(ROOT / "conf/export.yaml")],
+            "output_dir": ["exp/tts/onnx/fp32"],
+        }
+    ]
+
+    def data(dset, directory):
+        return [
+            f"{directory}/text,text,text",
+            f"{directory}/wav.scp,speech,sound",
+            f"dump/embed/{dset}/embed.scp,spembs,kaldi_ark",
+            f"{directory}/utt2sid,sids,text_int",
+            f"{directory}/utt2lid,lids,text_int",
+        ]
+
+    [quantize] = module_calls("quantize")
+    names = ("data_path_and_name_and_type", "inference_args", "asr_model_dir")
+    data_args, search, asr_model = [quantize[name] for name in names]
+    assert data_args == data("valid", "dump/raw/org/valid")
+    assert search[0].split() == ["--seed", "5", "--threshold", "0.4"]
+    assert asr_model == ["exp/asr"]
+    assert not any(name.startswith("calibration") for name in quantize)
+    assert module_calls("tts_inference")[0] == {
+        "model_dir": ["exp/tts/onnx/fp32"],
+        "provider": ["cpu"],
+        "num_threads": ["1"],
+        "seed": ["5"],
+        "threshold": ["0.4"],
+        "data_path_and_name_and_type": data("test_a", "dump/raw/test_a"),
+        "key_file": ["exp/tts/tag_onnx_fp32/test_a/log/keys.1.scp"],
+        "batch_size": ["1"],
+        "output_dir": ["exp/tts/tag_onnx_fp32/test_a/log/output.1"],
+    }
+    reference = module_calls("reference")[0]
+    assert reference["inference"] == ["tts_inference"]
+    assert reference.items() >= model.items() and reference["seed"] == ["5"]
+    [report] = module_calls("report")
+    assert report["data_dir"] == ["dump/raw"] and report["asr_model_dir"] == ["exp/asr"]
+    assert report["reference"] == ["PyTorch", "exp/tts/tag", "exp/tts/m.pth", "v.pkl"]
+    assert "the table of what was spoken" in result.stdout
+    # ESPnet's scoring is for its own decode.
+    assert all("RAN" not in line for call in driver_calls() for line in call)
+
+
+def test_what_is_spoken_lies_where_espnet_puts_it(tts_recipe):
+    args = ("--stage", "14", "--onnx_variants", "fp32")
+    assert run_tts(*args).returncode == 0
+    directory = Path("exp/tts/tag_onnx_fp32/test_a")
+
+    def written():
+        names = (p.relative_to(directory) for p in directory.rglob("*") if p.is_file())
+        return sorted(str(n) for n in names if n.parts[0] not in ("log", "onnx_timing"))
+
+    utterances = ["u1", "u2", "u3", "u4"]
+    expected = [
+        *(f"att_ws/{key}.png" for key in utterances),
+        *("durations", "feats_type", "norm/feats.scp", "speech_shape"),
+        *(f"wav/{key}.wav" for key in utterances),
+        "wav/wav.scp",
+    ]
+    assert written() == sorted(expected)
+    for name in ("durations", "norm/feats.scp", "speech_shape"):
+        lines = (directory / name).read_text().splitlines()
+        assert [line.split()[0] for line in lines] == utterances
+    scp = [line.split() for line in open(directory / "wav/wav.scp")]
+    assert scp == [[key, f"{directory}/wav/{key}.wav"] for key in utterances]
+    assert Path(scp[0][1]).read_text() == "u1"
+    assert not list(directory.glob("log/output.*/wav"))
+    # Nothing of an earlier run stays.
+    make_data("test_a", ["u1"])
+    assert run_tts(*args).returncode == 0
+    assert written().count("wav/u1.wav") == 1 and "wav/u2.wav" not in written()
+
+
+@pytest.mark.parametrize("probs", [False, True])
+def test_a_teacher_says_durations_and_maybe_features(tts_recipe, probs):
+    if probs:
+        Path("teacher/train/probs").mkdir(parents=True)
+    args = ("--stage", "14", "--onnx_variants", "fp32", "--teacher_dumpdir", "teacher")
+    assert run_tts(*args).returncode == 0
+    assert module_calls("tts_inference")[0]["data_path_and_name_and_type"] == [
+        "dump/raw/test_a/text,text,text",
+        "teacher/test_a/durations,durations,text_int",
+        (
+            "teacher/test_a/denorm/feats.scp,speech,npy"
+            if probs
+            else "dump/raw/test_a/wav.scp,speech,sound"
+        ),
+    ]
+
+
+def test_what_is_not_spoken_is_an_error(tts_recipe):
+    result = run_tts("--stage", "14", env={"LOSE": "one"})
+    assert result.returncode == 1
+    assert "wav/wav.scp holds other utterances" in result.stderr
+
+
+def test_what_espnets_scoring_lacks_is_told_before_anything_runs(tts_recipe):
+    lacks = {"env": {"NO_MODULES": "versa"}}
+    assert_refused(run_tts("--stage", "9", **lacks), "versa", "--skip_scoring true")
+    assert module_calls() == []
+    for args in (("--stage", "10"), ("--stop_stage", "8"), ("--skip_scoring", "true")):
+        result = run_tts("--stop_stage", "13", *args, **lacks)
+        assert result.returncode == 0, result.stderr
+
+
+def test_an_asr_model_that_is_not_there_is_refused(tts_recipe):
+    result = run_tts("--onnx_asr_model_dir", "exp/tts")
+    assert_refused(result, "--onnx_asr_model_dir", "no model in 'exp/tts'")
+
+
 # A checkout of ESPnet
 
 
 @pytest.mark.skipif("ESPNET_ROOT" not in os.environ, reason="ESPNET_ROOT is not set")
-@pytest.mark.parametrize("name", ["asr", "st", "slu", "s2t"])
+@pytest.mark.parametrize("name", ["asr", "st", "slu", "s2t", "tts"])
 def test_espnets_own_driver(tmp_path, monkeypatch, name):
     templates = Path(os.environ["ESPNET_ROOT"]).resolve() / "egs2/TEMPLATE"
     recipe = tmp_path / "egs2/corpus" / f"{name}1"
@@ -843,7 +1021,7 @@ def test_espnets_own_driver(tmp_path, monkeypatch, name):
     assert result.returncode == 0 and "Successfully finished" in result.stdout
     assert run(*sets, "--no_such_option", "1", template=name).returncode == 1
     sets += ["--onnx", "true"]
-    if name != "slu":  # whose driver has no streaming
+    if name not in ("slu", "tts"):  # whose drivers have no streaming
         result = run(*sets, "--use_streaming", "true", template=name)
         assert_refused(result, "--use_streaming true")
     last = ["--stage", "16", "--python", sys.executable]
