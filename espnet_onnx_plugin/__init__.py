@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["PluginError", "Speech2Text"]
+__all__ = ["PluginError", "Speech2Text", "Text2Speech"]
 
 if TYPE_CHECKING:
     from espnet_onnx_plugin.errors import PluginError
     from espnet_onnx_plugin.runtime.asr import Speech2Text
+    from espnet_onnx_plugin.runtime.tts import Text2Speech
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from espnet_onnx_plugin.runtime.asr import Speech2Text
 
         return Speech2Text
+    if name == "Text2Speech":
+        from espnet_onnx_plugin.runtime.tts import Text2Speech
+
+        return Text2Speech
     if name == "PluginError":
         from espnet_onnx_plugin.errors import PluginError
 

@@ -135,6 +135,30 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Synthesis:
+    """What a text-to-speech model makes, and reads besides text.
+
+    Attributes:
+        sampling_rate: samples a second of its waveforms; None where ESPnet names none.
+        frame_shift: samples of the waveform from one frame of the features to the next;
+            None where ESPnet makes no waveform of them.
+        vocoder_reads: the output of the decoder or the postnet that becomes a waveform.
+        vocoder_context: frames before and after a frame that the vocoder's graph sees
+            when it makes the frame's samples; None: every one of the utterance.
+        griffin_lim: settings of the spectrogram (n_fft, n_shift, win_length, window,
+            fs, n_mels, fmin, fmax), where no graph makes the waveform.
+        reads: of spembs, sids, lids and speech, those that the model needs.
+    """
+
+    sampling_rate: Optional[int]
+    frame_shift: Optional[int]
+    vocoder_reads: str
+    vocoder_context: Optional[Tuple[int, int]] = None
+    griffin_lim: Optional[Mapping[str, Any]] = None
+    reads: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of ``manifest.yaml``.
 

@@ -4,11 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, run
+from espnet_onnx_plugin.bin._common import ArgumentParser, run, str_or_none
 from espnet_onnx_plugin.errors import PluginError
 
 #: The tasks that can be exported, by the name of the recipe's driver.
-TASKS = ("asr", "st", "slu", "s2t", "s2t_ctc")
+TASKS = ("asr", "st", "slu", "s2t", "s2t_ctc", "tts")
+
+
+def path_or_none(value: str) -> Optional[Path]:
+    """A path; ``none`` is None, as in ESPnet's recipes."""
+    name = str_or_none(value)
+    return None if name is None else Path(name)
 
 
 def get_parser() -> ArgumentParser:
@@ -31,6 +37,21 @@ def get_parser() -> ArgumentParser:
     group.add_argument(
         "--model_tag", help="tag of espnet_model_zoo, or a zip that ESPnet packed"
     )
+    group = parser.add_argument_group("The vocoder of a text-to-speech model")
+    group.add_argument(
+        "--vocoder_file",
+        type=path_or_none,
+        help="checkpoint of parallel_wavegan (.pkl); without one, Griffin-Lim",
+    )
+    group.add_argument(
+        "--vocoder_config",
+        type=path_or_none,
+        help="its configuration, if it is not config.yml beside it; or settings of "
+        "Griffin-Lim",
+    )
+    group.add_argument(
+        "--vocoder_tag", type=str_or_none, help="tag of parallel_wavegan"
+    )
     parser.add_argument(
         "--parity_scp",
         help="SCP,TYPE of real audio to check on, e.g. dump/raw/dev/wav.scp,sound",
@@ -48,22 +69,30 @@ def export(args: argparse.Namespace) -> None:
     files = {name: getattr(args, name) for name in names}
     if args.model_tag is not None and any(files.values()):
         raise PluginError("--model_tag and files of a model exclude each other")
-    ngrams = {name: getattr(args, name) for name in ("ngram_file", "src_ngram_file")}
+    others = ("ngram_file", "src_ngram_file", "vocoder_config", "vocoder_file")
+    more = {name: getattr(args, name) for name in others}
+    vocoder = [name for name in ("vocoder_tag", *others[2:]) if getattr(args, name)]
+    if vocoder and args.task != "tts":
+        raise PluginError(f"--{vocoder[0]} is for task tts, not {args.task}")
+    if args.vocoder_tag and len(vocoder) > 1:
+        raise PluginError("--vocoder_tag and files of a vocoder exclude each other")
     if args.model_tag is None and not (args.train_config and args.model_file):
         raise PluginError("give --train_config and --model_file, or --model_tag")
 
     from espnet_onnx_plugin.export.export import export_bundle
-    from espnet_onnx_plugin.export.model import Checkpoints, from_tag
+    from espnet_onnx_plugin.export.model import Checkpoints, from_tag, vocoder_from_tag
     from espnet_onnx_plugin.runtime.data import Source
 
+    if args.vocoder_tag:
+        more.update(vocoder_from_tag(args.vocoder_tag))
     parity = None
     if args.parity_scp:
         parity = Source.parse(args.parity_scp, args.parity_utterances)
     if args.model_tag is not None:
-        with from_tag(args.task, args.model_tag, **ngrams) as checkpoints:
+        with from_tag(args.task, args.model_tag, **more) as checkpoints:
             bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
     else:
-        checkpoints = Checkpoints(**files, **ngrams)
+        checkpoints = Checkpoints(**files, **more)
         bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
     worst = max(bundle.manifest.checks["parity"].values())
     print(

@@ -74,10 +74,7 @@ def check_speech_model(
         figures["encoder_on_real_audio"] = parity.check_encoder(
             model.encode,
             encoder,
-            (
-                (key, model.accompany(array))
-                for key, array, _ in usable(source, speech)
-            ),
+            ((key, model.accompany(array)) for key, array, _ in usable(source, speech)),
         )
     for role, step in model.steps.items():
         if role not in bundle.manifest.graphs:

@@ -52,13 +52,13 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def from_tag(task: str, tag: str, **ngrams: Optional[Path]) -> Iterator[Checkpoints]:
+def from_tag(task: str, tag: str, **others: Optional[Path]) -> Iterator[Checkpoints]:
     """Files of a packed model: a local zip, or a tag of espnet_model_zoo.
 
     Args:
         task: of the model.
         tag: the zip or the tag.
-        ngrams: files that are not packed with it, by name of :class:`Checkpoints`.
+        others: files that are not packed with it, by name of :class:`Checkpoints`.
 
     Raises:
         PluginError: if it is neither, or holds no model of the task.
@@ -73,7 +73,9 @@ def from_tag(task: str, tag: str, **ngrams: Optional[Path]) -> Iterator[Checkpoi
                 raise PluginError(f"{tag} is not a model packed by ESPnet: {e}")
         else:
             files = _download(tag)
-        names = [f"{task}_train_config", f"{task}_model_file"]
+        # ESPnet packs models of tts under shorter names than those of other tasks.
+        prefix = "" if task == "tts" else f"{task}_"
+        names = [f"{prefix}train_config", f"{prefix}model_file"]
         if not set(names) <= set(files):
             raise PluginError(
                 f"{tag} is no model of task {task}: it holds {', '.join(sorted(files))}"
@@ -85,7 +87,7 @@ def from_tag(task: str, tag: str, **ngrams: Optional[Path]) -> Iterator[Checkpoi
         }
         yield Checkpoints(
             *(Path(files[name]) for name in names),
-            **ngrams,
+            **others,
             **lm,
         )
 
@@ -106,6 +108,32 @@ def _download(tag: str) -> Dict[str, str]:
             f"--model_tag {tag} is no file and could not be fetched from the model "
             f"zoo: {reason}"
         )
+
+
+def vocoder_from_tag(tag: str) -> Dict[str, Path]:
+    """Files of a vocoder that parallel_wavegan offers, by name of :class:`Checkpoints`.
+
+    Args:
+        tag: as ESPnet's ``--vocoder_tag``, ``parallel_wavegan/NAME``.
+
+    Raises:
+        PluginError: if there is none of this name, or it cannot be fetched.
+    """
+    library, _, name = tag.partition("/")
+    if library != "parallel_wavegan" or not name:
+        raise PluginError(f"--vocoder_tag {tag} does not begin with parallel_wavegan/")
+    try:
+        from parallel_wavegan.utils import download_pretrained_model
+    except ImportError:
+        raise PluginError(
+            f"--vocoder_tag {tag} needs parallel_wavegan: pip install parallel_wavegan"
+        )
+    try:
+        file = Path(download_pretrained_model(name))
+    except Exception as e:  # network errors of several packages
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise PluginError(f"--vocoder_tag {tag} could not be fetched: {reason}")
+    return {"vocoder_file": file, "vocoder_config": file.parent / "config.yml"}
 
 
 def read_config(path: Path) -> Dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the text-to-speech models have in common: conditions, and durations to frames."""
+"""What text-to-speech models have in common: conditions, and durations to frames."""
 
 from typing import Dict, List, Mapping, Optional
 
@@ -75,8 +75,10 @@ class Denormalize(torch.nn.Module):
 
     def __init__(self, normalize: torch.nn.Module):
         super().__init__()
-        self.register_buffer("scale", normalize.std if normalize.norm_vars else None)
-        self.register_buffer("shift", normalize.mean if normalize.norm_means else None)
+        scale = normalize.std.float() if normalize.norm_vars else None
+        shift = normalize.mean.float() if normalize.norm_means else None
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(frames, dim) in the normalized domain -> in the features' own."""
@@ -134,7 +136,7 @@ class DurationEncoder(Part):
             self.outputs[name] = Tensor("float32", ("symbols", 1))
 
     def forward(self, text: torch.Tensor, *conditions: torch.Tensor):
-        """(tokens,) -> (symbols, dim), (symbols,) and (symbols, 1) for each variance."""
+        """(tokens,) -> (symbols, dim), (symbols,), (symbols, 1) for each variance."""
         if self.eos is not None:
             text = torch.cat((text, torch.full((1,), self.eos, dtype=torch.int64)))
         hs, _ = self.tts.encoder(text[None], None)

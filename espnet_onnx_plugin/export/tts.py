@@ -126,7 +126,9 @@ class Model:
             griffin_lim = {k: v for k, v in self.vocoder.params.items()}
         return Synthesis(
             sampling_rate=self._rate,
-            frame_shift=vocoder.factor if vocoder else (griffin_lim or {}).get("n_shift"),
+            frame_shift=(
+                vocoder.factor if vocoder else (griffin_lim or {}).get("n_shift")
+            ),
             vocoder_reads=self._reads,
             vocoder_context=None if vocoder is None else context(vocoder),
             griffin_lim=griffin_lim,
@@ -155,9 +157,8 @@ class Model:
         """What the manifest says besides graphs and texts."""
         search = dict(self.wrapped.search)
         search["idle"] = {role: part.idle for role, part in self.parts.items()}
-        block = getattr(self.parts.get("vocoder"), "block", None)
-        if block is not None:
-            search["block"] = block
+        if "vocoder" in self.parts:
+            search["block"] = self.parts["vocoder"].block
         return dict(speech=self.speech, search=search, synthesis=self.synthesis)
 
     def measured(self, bundle: Bundle) -> Manifest:
@@ -180,8 +181,19 @@ class Model:
         ours = Text2Speech(bundle, maxlenratio=2.5)
         figures: Dict[str, float] = {}
         for number, (what, inputs) in enumerate(self.made_up()):
-            for name, figure in self.compare(ours, inputs, number, what).items():
+            try:
+                reference = self.infer(inputs, ours.espnet_options, number)
+            except RuntimeError as e:  # a vocoder that is given too few frames
+                logger.info("ESPnet cannot speak %s: %s", what, e)
+                continue
+            ours.noise = Noise(number, mkl=dropouts_are_of_mkl())
+            for name, figure in compare(ours(**inputs), reference, what).items():
                 figures[name] = max(figures.get(name, 0.0), figure)
+        if not figures:
+            raise PluginError(
+                "parity check failed: ESPnet itself cannot speak any made-up text; "
+                "train the model for longer"
+            )
         return figures
 
     def made_up(self) -> Iterator[Tuple[str, Dict[str, np.ndarray]]]:
@@ -203,43 +215,6 @@ class Model:
                     inputs["speech"] = noise.astype(np.float32)
             yield f"a text of {length} tokens", inputs
 
-    def compare(
-        self,
-        ours: Text2Speech,
-        inputs: Mapping[str, np.ndarray],
-        seed: int,
-        what: str,
-        **teacher: Any,
-    ) -> Dict[str, float]:
-        """Compare the outputs for one text.
-
-        Args:
-            ours: the bundle, ready to run.
-            inputs: of ESPnet's ``inference``, by name.
-            seed: of the noise.
-            what: describes the inputs, for the message.
-
-        Returns:
-            The relative difference by output.
-        """
-        ours.noise = Noise(seed, mkl=dropouts_are_of_mkl())
-        made = ours(**inputs)
-        reference = self.infer(inputs, ours.espnet_options, seed)
-        figures = {}
-        for name, value in reference.items():
-            value = value.numpy().astype(np.float32)
-            if name not in made:
-                raise PluginError(f"parity check failed: there is no {name} on {what}")
-            if made[name].shape != value.shape:
-                raise PluginError(
-                    f"parity check failed: {name} has shape {made[name].shape}, "
-                    f"PyTorch's has {value.shape} on {what}; nothing was written"
-                )
-            figure = difference(made[name].astype(np.float32), value)
-            tolerance = WAVEFORM_TOLERANCE if name == "wav" else TOLERANCE
-            figures[name] = require(name, what, figure, tolerance)
-        return figures
-
     @torch.no_grad()
     def infer(
         self, inputs: Mapping[str, np.ndarray], options: Mapping[str, Any], seed: int
@@ -255,10 +230,40 @@ class Model:
         return outputs
 
 
+def compare(
+    made: Mapping[str, np.ndarray], reference: Mapping[str, torch.Tensor], what: str
+) -> Dict[str, float]:
+    """Compare what was made of one text.
+
+    Args:
+        made: ours, by name.
+        reference: ESPnet's.
+        what: describes the text, for the message.
+
+    Returns:
+        The relative difference by output.
+
+    Raises:
+        PluginError: if one is above the tolerance.
+    """
+    figures = {}
+    for name, value in reference.items():
+        expected = value.numpy().astype(np.float32)
+        if name not in made:
+            raise PluginError(f"parity check failed: there is no {name} on {what}")
+        if made[name].shape != expected.shape:
+            raise PluginError(
+                f"parity check failed: {name} has shape {made[name].shape}, PyTorch's "
+                f"has {expected.shape} on {what}; nothing was written"
+            )
+        figure = difference(made[name].astype(np.float32), expected)
+        tolerance = WAVEFORM_TOLERANCE if name == "wav" else TOLERANCE
+        figures[name] = require(name, what, figure, tolerance)
+    return figures
+
+
 def dropouts_are_of_mkl() -> bool:
     """Whether this torch draws dropouts by MKL, see :class:`Noise`."""
     torch.manual_seed(0)
     drawn = torch.nn.functional.dropout(torch.ones(64), 0.5).numpy()
     return not np.array_equal(drawn, Noise(0).keep(0.5, 64))
-
-

@@ -1,6 +1,7 @@
 """From features to the waveform, as a graph."""
 
 import contextlib
+import math
 from typing import Callable, Dict, Iterator, Optional, Tuple
 
 import torch
@@ -22,7 +23,10 @@ class Vocoder(Part):
 
     Attributes:
         factor: samples for each frame.
+        block: frames of a block of noise, where the noise has blocks.
     """
+
+    block = 1
 
     def __init__(
         self,
@@ -93,7 +97,8 @@ def context(vocoder: Vocoder, longest: int = 512) -> Optional[Tuple[int, int]]:
     frames = 64
     with _in_double(vocoder):
         while frames <= longest:
-            inputs = vocoder.example({"frames": frames, "blocks": 1}, generator)
+            sizes = {"frames": frames, "blocks": math.ceil(frames / vocoder.block)}
+            inputs = vocoder.example(sizes, generator)
             inputs = {name: value.double() for name, value in inputs.items()}
             whole = vocoder(*inputs.values())
             middle, before, after = frames // 2, 0, 0

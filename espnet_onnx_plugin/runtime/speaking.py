@@ -1,11 +1,14 @@
 """From text to features: the loops and the arithmetic around the graphs."""
 
+import logging
 from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 
 from espnet_onnx_plugin.runtime.noise import Noise
 from espnet_onnx_plugin.runtime.session import Session
+
+logger = logging.getLogger(__name__)
 
 Arrays = Dict[str, np.ndarray]
 
@@ -14,17 +17,6 @@ def run(session: Session, pool: Mapping[str, Any]) -> Arrays:
     """Run a graph on what it reads of a pool of arrays, and give its outputs."""
     feeds = {name: pool[name] for name in session.graph.inputs}
     return session.run(feeds, session.graph.outputs)
-
-
-def expand(duration: np.ndarray) -> np.ndarray:
-    """The symbol of every frame.
-
-    Args:
-        duration: frames of each symbol; as ESPnet's, all zeros count as all ones.
-    """
-    if duration.sum() == 0:
-        duration = np.ones_like(duration)
-    return np.repeat(np.arange(len(duration)), duration)
 
 
 def speak_durations(
@@ -69,10 +61,14 @@ def speak_durations(
         pool.update(duration=duration, att_w=path.astype(np.float32))
         pool["symbol_of_frame"] = index
     else:
-        frames = duration
         if speed != 1.0:
-            frames = np.round(duration.astype(np.float32) * speed).astype(np.int64)
-        pool["symbol_of_frame"] = expand(frames)
+            duration = np.round(duration.astype(np.float32) * speed).astype(np.int64)
+        if not duration.any():
+            logger.warning("predicted durations are all 0, they count as all 1")
+            duration = np.ones_like(duration)
+        if speed == 1.0:  # ESPnet gives those before the speed
+            pool["duration"] = duration
+        pool["symbol_of_frame"] = np.repeat(np.arange(len(duration)), duration)
     noise.skip(search["idle"]["decoder"])
     tensor = decoder.inputs.get("noise")
     if tensor is not None and len(tensor.axes) == 3:
@@ -154,9 +150,7 @@ def speak_frames(
             if step == len(taught):
                 break
             states["prev_out"] = taught[step - 1]
-        elif (
-            outputs["prob"] >= options["threshold"]
-        ).any() or step * unit >= longest:
+        elif (outputs["prob"] >= options["threshold"]).any() or step * unit >= longest:
             if step * unit >= shortest:
                 break
     made = run(sessions["postnet"], {"frames": np.concatenate(frames)})

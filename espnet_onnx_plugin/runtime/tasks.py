@@ -15,6 +15,7 @@ CLASSES = {
     "s2t": ("s2t", "Speech2Text"),
     "s2t_ctc": ("s2t_ctc", "Speech2TextGreedySearch"),
     "s2t_language": ("s2t_language", "Speech2Language"),
+    "tts": ("tts", "Text2Speech"),
 }
 
 

@@ -5,7 +5,7 @@ import logging
 import time
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, Iterator, Mapping, Optional, Union
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -89,7 +89,8 @@ class Text2Speech:
 
     Attributes:
         noise: what is drawn from, for one utterance after the other.
-        first_audio: seconds to the first chunk of the newest :meth:`stream`.
+        seconds: of the newest call, by part: acoustic, vocoder.
+        symbols: how many tokens the newest text had, with the one that ends it.
     """
 
     task = "tts"
@@ -126,7 +127,9 @@ class Text2Speech:
         }
         self.vocoder = Vocoder.open(bundle, device)
         self.noise = Noise(self.options.seed)
-        self.first_audio = 0.0
+        self.seconds: Dict[str, float] = {}
+        self.symbols = 0
+        self._vocoded: Optional[Tuple[np.ndarray, Optional[np.ndarray]]] = None
 
     @property
     def fs(self) -> Optional[int]:
@@ -209,12 +212,14 @@ class Text2Speech:
             RuntimeError: if something that the model reads is not given, as in ESPnet.
             PluginError: if it cannot be used.
         """
+        start = time.perf_counter()
         made = self._acoustic(text, speech, durations, spembs, sids, lids, decode_conf)
+        middle = time.perf_counter()
+        feats, condition = self._for_vocoder(made)
         if self.vocoder is not None:
-            feats = self._vocoded(made)
-            condition = made.pop("condition", None)
             made["wav"] = self.vocoder(feats, self.noise, condition)
-        made.pop("feats", None)
+        end = time.perf_counter()
+        self.seconds = {"acoustic": middle - start, "vocoder": end - middle}
         return made
 
     def stream(
@@ -236,21 +241,39 @@ class Text2Speech:
             raise PluginError(f"chunk {chunk} must be 1 frame or more")
         if self.vocoder is None:
             raise PluginError(f"{self.bundle.path} makes features, not waveforms")
-        start = time.perf_counter()
-        made = self._acoustic(*args, **kwargs)
-        feats, condition = self._vocoded(made), made.get("condition")
-        pieces = self.vocoder.stream(feats, self.noise, condition, chunk)
-        for number, piece in enumerate(pieces):
-            if number == 0:
-                self.first_audio = time.perf_counter() - start
-            yield piece
+        feats, condition = self._for_vocoder(self._acoustic(*args, **kwargs))
+        yield from self.vocoder.stream(feats, self.noise, condition, chunk)
 
-    def _vocoded(self, made: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The features that become the waveform."""
+    def audio_seconds(self, made: Mapping[str, np.ndarray]) -> float:
+        """Duration of what was made; of features, that of their waveform."""
+        if self.fs is None:
+            raise PluginError(f"{self.bundle.path} does not say how long a frame lasts")
+        if "wav" in made:
+            return len(made["wav"]) / self.fs
+        return len(made["feat_gen"]) * self.synthesis.frame_shift / self.fs
+
+    def first_audio_seconds(self, chunk: int = 50) -> float:
+        """How long the newest text took to the first piece of :meth:`stream`.
+
+        Measured on that piece alone, made again.
+        """
+        start = time.perf_counter()
+        if self.vocoder is not None:
+            feats, condition = self._vocoded
+            next(self.vocoder.stream(feats, Noise(0), condition, chunk))
+        return self.seconds["acoustic"] + time.perf_counter() - start
+
+    def _for_vocoder(self, made: Dict[str, np.ndarray]):
+        """The features that become the waveform, and what conditions all of it.
+
+        What is no output of ESPnet's is taken out of ``made``.
+        """
         reads = self.synthesis.vocoder_reads
         if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
             reads = "feat_gen"
-        return made[reads]
+        self._vocoded = (made[reads], made.pop("condition", None))
+        made.pop("feats", None)
+        return self._vocoded
 
     def _acoustic(
         self,
@@ -265,6 +288,7 @@ class Text2Speech:
         """What is made before the vocoder's turn."""
         options = self._options(decode_conf)
         pool = self._inputs(text, speech, spembs, sids, lids, options)
+        self.symbols = len(pool["text"]) + 1
         if options["always_fix_seed"]:
             self.noise = Noise(options["seed"])
         if self.search["kind"] == "frames":

@@ -25,7 +25,7 @@ class Vocoder:
         synthesis = bundle.manifest.synthesis
         self._factor = synthesis.frame_shift
         self._context = synthesis.vocoder_context
-        self._block = bundle.manifest.search.get("block")
+        self._block = bundle.manifest.search["block"]
 
     @staticmethod
     def open(
@@ -82,9 +82,7 @@ class Vocoder:
         tensor = self._session.graph.inputs.get("noise")
         if tensor is None:
             return {}
-        sizes = {"frames": frames}
-        if self._block is not None:
-            sizes["blocks"] = math.ceil(frames / self._block)
+        sizes = {"frames": frames, "blocks": math.ceil(frames / self._block)}
         return {"noise": noise.normal(*(sizes.get(a, a) for a in tensor.axes))}
 
     def _run(self, feats, drawn, condition) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence, TextIO, Union
+from typing import Callable, Dict, Iterator, Mapping, Sequence, TextIO, Union
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -50,37 +50,49 @@ class ResultWriter:
             file.close()
 
 
-def _remove_results(directory: Path) -> None:
-    """Remove an earlier job's directory, and no directory that holds anything else."""
-    for entry in directory.iterdir():
-        if entry.name != TIMING and not entry.name.endswith("best_recog"):
-            raise PluginError(
-                f"{directory} holds {entry.name}, which no decoding job wrote; give "
-                "another --output_dir"
-            )
-    shutil.rmtree(directory)
-
-
 @contextlib.contextmanager
-def result_writer(output_dir: Union[str, Path]) -> Iterator[ResultWriter]:
-    """A writer whose files lie in ``output_dir`` once the block has ended well.
+def written_aside(
+    output_dir: Union[str, Path], ours: Callable[[str], bool]
+) -> Iterator[Path]:
+    """A directory that becomes ``output_dir`` once the block has ended well.
 
-    On an exception nothing is left of them; results of an earlier run are removed
-    first, so that they cannot be taken for this one's.
+    On an exception nothing is left of it; results of an earlier run are removed first,
+    so that they cannot be taken for this one's.
+
+    Args:
+        output_dir: where it will be.
+        ours: whether a job writes something of this name; what holds anything else is
+            not removed.
+
+    Raises:
+        PluginError: if ``output_dir`` holds something else.
     """
     output_dir = Path(output_dir)
     if output_dir.exists():
-        _remove_results(output_dir)
+        for entry in output_dir.iterdir():
+            if entry.name != TIMING and not ours(entry.name):
+                raise PluginError(
+                    f"{output_dir} holds {entry.name}, which no decoding job wrote; "
+                    "give another --output_dir"
+                )
+        shutil.rmtree(output_dir)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
     try:
-        writer = ResultWriter(work)
-        try:
-            yield writer
-        finally:
-            writer.close()
+        yield work
         work.chmod(0o755)  # mkdtemp's is private; ESPnet's are not
         work.rename(output_dir)
     finally:
         if work.exists():
             shutil.rmtree(work)
+
+
+@contextlib.contextmanager
+def result_writer(output_dir: Union[str, Path]) -> Iterator[ResultWriter]:
+    """A writer whose files lie in ``output_dir`` once the block has ended well."""
+    with written_aside(output_dir, lambda n: n.endswith("best_recog")) as work:
+        writer = ResultWriter(work)
+        try:
+            yield writer
+        finally:
+            writer.close()

@@ -26,7 +26,7 @@ register(
         name="fastspeech2",
         wrap=wrap,
         tiny={
-            "transformer": dict(SMALL, spks=3, apply_ff_mask=True),
+            "transformer": dict(SMALL, spks=3),
             "conformer": dict(
                 SMALL,
                 encoder_type="conformer",

@@ -48,9 +48,9 @@ class Analysis(Part):
         feats = self.features(*self.stft(speech[None], length))[0]
         if self.normalize is not None:
             if self.normalize.norm_means:
-                feats = feats - self.normalize.mean
+                feats = feats - self.normalize.mean.float()
             if self.normalize.norm_vars:
-                feats = feats / self.normalize.std
+                feats = feats / self.normalize.std.float()
         return feats
 
 

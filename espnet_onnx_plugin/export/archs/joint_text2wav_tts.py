@@ -18,6 +18,7 @@ from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, find, register
 from espnet_onnx_plugin.export.vocoder import find_vocoder
 
+
 def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
     """``espnet2.gan_tts.joint.JointText2Wav``; ESPnet gives it no decoding options."""
     text2mel = tts.generator["text2mel"]

@@ -168,7 +168,9 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
             "(supported: location, forward, forward_ta)"
         )
     if tts.enc.blstm is None:
-        raise PluginError("tacotron2 with elayers: 0 cannot be decoded by ESPnet either")
+        raise PluginError(
+            "tacotron2 with elayers: 0 cannot be decoded by ESPnet either"
+        )
     encoder = _Encoder(tts)
     parts = {
         "encoder": encoder,

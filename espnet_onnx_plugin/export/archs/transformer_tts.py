@@ -1,8 +1,8 @@
 """``tts: transformer``.
 
 ESPnet drops out units of the prenet in inference too, of all the frames so far and anew
-in every step. What the first layer attends to is therefore made again in every step; the
-other layers keep their keys and values.
+in every step. What the first layer attends to is therefore made again in every step,
+the other layers keep their keys and values.
 """
 
 from typing import Dict, Optional, Tuple
@@ -106,6 +106,41 @@ class _Step(Part):
             made = getattr(layer, f"concat_linear{number}")(torch.cat((y, made), dim=1))
         return x + made if layer.normalize_before else norm(x + made)
 
+    def _layer(self, i: int, x, rows, given, state) -> Tuple[torch.Tensor, ...]:
+        """A layer of the decoder on the new frame ``x`` (1, dim).
+
+        Args:
+            i: which layer.
+            rows: what the first layer attends to, (frames, dim).
+            given, state: tensors by name; the layer's keys and values are renewed.
+
+        Returns:
+            (1, dim), and the attention to the text (heads, symbols).
+        """
+        layer, weights = self.layers[i], []
+
+        def itself(y: torch.Tensor) -> torch.Tensor:
+            att = layer.self_attn
+            if i == 0:
+                seen = layer.norm1(rows) if layer.normalize_before else rows
+                k, v = _heads(att, "k", seen), _heads(att, "v", seen)
+            else:
+                k = torch.cat((state[f"k{i}"], _heads(att, "k", y)), dim=1)
+                v = torch.cat((state[f"v{i}"], _heads(att, "v", y)), dim=1)
+                state.update({f"k{i}": k, f"v{i}": v})
+            return self._attend(att, _heads(att, "q", y), k, v)[0]
+
+        def source(y: torch.Tensor) -> torch.Tensor:
+            att = layer.src_attn
+            k, v = given["source_keys"][i], given["source_values"][i]
+            context, attended = self._attend(att, _heads(att, "q", y), k, v)
+            weights.append(attended)
+            return context
+
+        x = self._residual(layer, 1, x, itself)
+        x = self._residual(layer, 2, x, source)
+        return self._residual(layer, 3, x, layer.feed_forward), weights[0]
+
     def forward(self, *values: torch.Tensor):
         """The inputs and states -> the outputs and the next states, in their order."""
         given = dict(zip((*self.inputs, *self.states), values))
@@ -113,29 +148,9 @@ class _Step(Part):
         history = torch.cat((state["history"], state["prev_out"][None]))
         rows = self._embed(history, given.get("keep"))
         x, attended = rows[-1:], []
-        for i, layer in enumerate(self.layers):
-
-            def itself(y: torch.Tensor) -> torch.Tensor:
-                att = layer.self_attn
-                if i == 0:
-                    seen = layer.norm1(rows) if layer.normalize_before else rows
-                    k, v = _heads(att, "k", seen), _heads(att, "v", seen)
-                else:
-                    k = torch.cat((state[f"k{i}"], _heads(att, "k", y)), dim=1)
-                    v = torch.cat((state[f"v{i}"], _heads(att, "v", y)), dim=1)
-                    state.update({f"k{i}": k, f"v{i}": v})
-                return self._attend(att, _heads(att, "q", y), k, v)[0]
-
-            def source(y: torch.Tensor) -> torch.Tensor:
-                att = layer.src_attn
-                k, v = given["source_keys"][i], given["source_values"][i]
-                context, weights = self._attend(att, _heads(att, "q", y), k, v)
-                attended.append(weights)
-                return context
-
-            x = self._residual(layer, 1, x, itself)
-            x = self._residual(layer, 2, x, source)
-            x = self._residual(layer, 3, x, layer.feed_forward)
+        for i in range(len(self.layers)):
+            x, weights = self._layer(i, x, rows, given, state)
+            attended.append(weights)
         if self.decoder.normalize_before:
             x = self.decoder.after_norm(x)
         frames = self.tts.feat_out(x).view(-1, self.tts.odim)

@@ -79,7 +79,7 @@ def inverse_spline(
 
 
 class _Encoder(Part):
-    """Text to the prior's mean and scale and to durations, before speed and rounding."""
+    """Text to the prior's mean and scale, and durations before speed and rounding."""
 
     def __init__(self, generator: torch.nn.Module):
         super().__init__()
@@ -131,7 +131,9 @@ class _Encoder(Part):
         if g is not None:
             x = x + predictor.global_conv(g[..., None])
         x = predictor.proj(predictor.dds(x, mask))
-        *steps, _, last = reversed(predictor.flows)  # one that has no effect is left out
+        *steps, _, last = reversed(
+            predictor.flows
+        )  # one that has no effect is left out
         name = "piecewise_rational_quadratic_transform"
         with mock.patch.object(flows, name, inverse_spline):
             z = noise[None]

@@ -1,0 +1,175 @@
+"""Speak with a bundle: ``espnet2.bin.tts_inference`` without torch and ESPnet."""
+
+import argparse
+import logging
+import time
+from typing import Any, Callable, Dict, List, Mapping
+
+import numpy as np
+
+from espnet_onnx_plugin.bin._common import str2bool
+from espnet_onnx_plugin.bin._inference import SESSION_OPTIONS, Inference, triple
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.data import READERS, read_keys, read_scp
+
+#: Inputs of the model besides the text, with the types that they may have.
+_INPUTS = {
+    "speech": ("sound", "kaldi_ark", "multi_columns_sound", "npy"),
+    "durations": ("text_int",),
+    "spembs": ("kaldi_ark", "npy"),
+    "sids": ("text_int",),
+    "lids": ("text_int",),
+}
+
+
+def _integers(value: str) -> np.ndarray:
+    try:
+        return np.array(value.split(), dtype=np.int64)
+    except ValueError:
+        raise PluginError(f"'{value}' is not integers")
+
+
+def _read(kind: str, value: str) -> Any:
+    """One entry of a file of one of ESPnet's types."""
+    if kind == "text":
+        return value
+    if kind == "text_int":
+        return _integers(value)
+    return READERS[kind](value).array
+
+
+class Inputs:
+    """What a job speaks, from ESPnet's ``--data_path_and_name_and_type``.
+
+    Args:
+        data: (path, name, type) of each.
+        speech: whether the model reads speech; ESPnet leaves it out where not.
+
+    Raises:
+        PluginError: if a name or a type is not one that ESPnet's recipes give.
+    """
+
+    def __init__(self, data, speech: bool):
+        data = [triple(d) if isinstance(d, str) else d for d in data]  # of a YAML file
+        self.tables: Dict[str, Mapping[str, str]] = {}
+        self._kinds: Dict[str, str] = {}
+        for path, name, kind in data:
+            kinds = {"text": ("text", "text_int"), **_INPUTS}.get(name, ())
+            if kind not in kinds or name in self.tables:
+                raise PluginError(
+                    f"--data_path_and_name_and_type {path},{name},{kind} is not "
+                    "supported: it names text, "
+                    + ", ".join(_INPUTS)
+                    + " once each; of "
+                    + (f"{name} the type is {' or '.join(kinds)}" if kinds else "these")
+                )
+            if name == "speech" and not speech:
+                continue
+            self.tables[name], self._kinds[name] = read_scp(path), kind
+        if "text" not in self.tables:
+            raise PluginError("--data_path_and_name_and_type has to name a text")
+
+    def of(self, key: str) -> Dict[str, Any]:
+        """The inputs of an utterance, by name.
+
+        Raises:
+            PluginError: naming it, if one is missing or cannot be read.
+        """
+        inputs = {}
+        for name, table in self.tables.items():
+            if key not in table:
+                raise PluginError(f"utterance '{key}' has no {name}")
+            try:
+                inputs[name] = _read(self._kinds[name], table[key])
+            except PluginError as e:
+                raise PluginError(f"utterance '{key}': {e}")
+        return inputs
+
+
+class Speaking(Inference):
+    """The command, which makes speech where the others read it."""
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Speak every text and write the results."""
+        self.check(args)
+
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        from espnet_onnx_plugin.runtime.memory import peak_memory_mb
+        from espnet_onnx_plugin.runtime.progress import progress
+        from espnet_onnx_plugin.runtime.speech_writer import speech_writer
+        from espnet_onnx_plugin.runtime.tts import Text2Speech
+
+        provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
+        model = Text2Speech(
+            args.model_dir,
+            provider,
+            args.num_threads,
+            {name: getattr(args, name) for name in SESSION_OPTIONS},
+            **self.decoding_options(args),
+        )
+        inputs = Inputs(args.data_path_and_name_and_type, model.use_speech)
+        keys: List[str] = list(inputs.tables["text"])
+        if args.key_file:
+            keys = read_keys(args.key_file)
+        with speech_writer(args.output_dir) as writer, logging_redirect_tqdm():
+            for key in progress(keys, len(keys)):
+                given = inputs.of(key)
+                start = time.perf_counter()
+                made = _spoken(key, model, given)
+                seconds = time.perf_counter() - start
+                size = len(made["feat_gen" if "feat_gen" in made else "wav"])
+                logging.info("%s (size:%d->%d)", key, model.symbols, size)
+                logging.info("inference speed = %.1f / sec.", size / seconds)
+                writer.utterance(key, made, model.fs)
+                writer.timing(
+                    key=key,
+                    audio_seconds=model.audio_seconds(made),
+                    acoustic_seconds=model.seconds["acoustic"],
+                    vocoder_seconds=model.seconds["vocoder"],
+                    first_audio_seconds=model.first_audio_seconds(),
+                    total_seconds=seconds,
+                    peak_memory_mb=peak_memory_mb(),
+                )
+        logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
+
+
+def _spoken(key: str, model: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    try:
+        return model(**given)
+    except (PluginError, RuntimeError) as e:
+        raise PluginError(f"utterance '{key}': {e}")
+
+
+COMMAND = Speaking(
+    name="tts_inference",
+    task="tts",
+    options={
+        "maxlenratio": dict(type=float, default=10.0, help="most frames per symbol"),
+        "minlenratio": dict(type=float, default=0.0, help="fewest frames per symbol"),
+        "threshold": dict(type=float, default=0.5, help="probability of the stop"),
+        "use_att_constraint": dict(type=str2bool, default=False),
+        "backward_window": dict(type=int, default=1, help="of the constraint"),
+        "forward_window": dict(type=int, default=3, help="of the constraint"),
+        "use_teacher_forcing": dict(type=str2bool, default=False),
+        "speed_control_alpha": dict(type=float, default=1.0, help="above 1 is slower"),
+        "noise_scale": dict(type=float, default=0.667, help="of VITS' flow"),
+        "noise_scale_dur": dict(type=float, default=0.8, help="of VITS' durations"),
+        "seed": dict(type=int, default=0, help="of all that is drawn"),
+        "always_fix_seed": dict(
+            type=str2bool, default=False, help="begin every utterance with the seed"
+        ),
+    },
+    unsupported={
+        "dtype": ("float32", "graphs have the bundle's precision"),
+        "vocoder_config": (None, "the bundle has its vocoder: give it to the export"),
+        "vocoder_file": (None, "the bundle has its vocoder: give it to the export"),
+        "vocoder_tag": (None, "the bundle has its vocoder: give it to the export"),
+    },
+    without_effect=("num_workers", "allow_variable_data_keys"),
+)
+
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()
