@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ from espnet_onnx_plugin.runtime.compare import difference
 from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.noise import Noise
 from espnet_onnx_plugin.runtime.tts import Text2Speech
+from espnet_onnx_plugin.runtime.tts_data import made_up
 
 logger = logging.getLogger(__name__)
-
-#: Lengths of the made-up texts of the check, in tokens.
-LENGTHS = (4, 17, 41)
 
 #: The largest difference of a waveform, relative to its scale: a vocoder magnifies
 #: what the features differ by.
@@ -180,7 +178,7 @@ class Model:
         """
         ours = Text2Speech(bundle, maxlenratio=2.5)
         figures: Dict[str, float] = {}
-        for number, (what, inputs) in enumerate(self.made_up()):
+        for number, (what, inputs) in enumerate(made_up(bundle)):
             try:
                 reference = self.infer(inputs, ours.espnet_options, number)
             except RuntimeError as e:  # a vocoder that is given too few frames
@@ -195,25 +193,6 @@ class Model:
                 "train the model for longer"
             )
         return figures
-
-    def made_up(self) -> Iterator[Tuple[str, Dict[str, np.ndarray]]]:
-        """Texts of several lengths with what else the model reads, and descriptions."""
-        random = np.random.default_rng(0)
-        vocabulary = self.parts["encoder"].below["text"]
-        for length in LENGTHS:
-            inputs = {"text": random.integers(1, vocabulary - 1, length)}
-            for name, tensor in self.parts["encoder"].inputs.items():
-                if name == "spembs":
-                    shape = tensor.axes
-                    inputs[name] = random.standard_normal(shape).astype(np.float32)
-                elif name in ("sids", "lids"):
-                    below = self.parts["encoder"].below[name]
-                    inputs[name] = random.integers(0, below, 1)
-                elif name == "feats":
-                    samples = self.speech.min_length * (2 + length)
-                    noise = random.standard_normal(samples) * 0.1
-                    inputs["speech"] = noise.astype(np.float32)
-            yield f"a text of {length} tokens", inputs
 
     @torch.no_grad()
     def infer(

@@ -5,7 +5,16 @@ import logging
 import time
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -181,6 +190,18 @@ class Text2Speech:
                 values[name] = getattr(TtsOptions, name)
         return values
 
+    def ids(self, text: Union[str, Sequence[int]]) -> np.ndarray:
+        """Token ids (tokens,) of a text, or of such.
+
+        Raises:
+            PluginError: if there is no token, or the text cannot be turned into tokens.
+        """
+        ids = self.converter.text2ids(text) if isinstance(text, str) else text
+        ids = np.asarray(ids, np.int64).reshape(-1)
+        if not len(ids):
+            raise PluginError("the text has no token; give one that has")
+        return ids
+
     def __call__(
         self,
         text: Union[str, np.ndarray],
@@ -314,10 +335,7 @@ class Text2Speech:
         for name in given:
             if name in needed and given[name] is None:
                 raise RuntimeError(f"Missing required argument: '{name}'")
-        ids = self.converter.text2ids(text) if isinstance(text, str) else text
-        pool = {"text": np.asarray(ids, np.int64).reshape(-1)}
-        if not len(pool["text"]):
-            raise PluginError("the text has no token; give one that has")
+        pool = {"text": self.ids(text)}
         if spembs is not None:
             pool["spembs"] = np.asarray(spembs, np.float32).reshape(-1)
         for name in ("sids", "lids"):
