@@ -73,5 +73,5 @@ def compare_speech(
         names = [name for name in ("wav", "feat_gen") if name in expected]
         count += 1
         identical += all(difference(made[n], expected[n]) <= SAME for n in names)
-    kind = "noise" if texts is None else "real"
+    kind = "made-up" if texts is None else "real"
     return Comparison(count, kind, identical, graphs.differences)
