@@ -39,6 +39,7 @@ class Speaking(Inference):
             data = [triple(value) for value in data]
         texts = Texts(data).read(model.use_speech)
         keys: List[str] = read_keys(args.key_file) if args.key_file else texts.keys
+        model.begin_job()
         with speech_writer(args.output_dir) as writer, logging_redirect_tqdm():
             for key in progress(keys, len(keys)):
                 given = texts.of(key)

@@ -135,10 +135,18 @@ class Text2Speech:
             if role != "vocoder"
         }
         self.vocoder = Vocoder.open(bundle, device)
-        self.noise = Noise(self.options.seed)
+        self.noise = self._drawing(self.options.seed)
         self.seconds: Dict[str, float] = {}
         self.symbols = 0
         self._vocoded: Optional[Tuple[np.ndarray, Optional[np.ndarray]]] = None
+
+    def _drawing(self, seed: int) -> Noise:
+        return Noise(seed, mkl=self.search["mkl"])
+
+    def begin_job(self) -> None:
+        """Draw on as ESPnet's command does, which seeds before it builds the model."""
+        self.noise = self._drawing(self.options.seed)
+        self.noise.skip(self.search["drawn"])
 
     @property
     def fs(self) -> Optional[int]:
@@ -311,7 +319,7 @@ class Text2Speech:
         pool = self._inputs(text, speech, spembs, sids, lids, options)
         self.symbols = len(pool["text"]) + 1
         if options["always_fix_seed"]:
-            self.noise = Noise(options["seed"])
+            self.noise = self._drawing(options["seed"])
         if self.search["kind"] == "frames":
             teacher = pool["feats"] if options["use_teacher_forcing"] else None
             made = speak_frames(
