@@ -56,9 +56,10 @@ class Graph:
             self.model.graph.opset_imports.setdefault(domain, 1)
         return node.outputs[0] if outputs == 1 else list(node.outputs)
 
-    def add_constant(self, array: np.ndarray) -> ir.Value:
-        """Add an initializer."""
-        name = self._name("constant")
+    def add_constant(self, array: np.ndarray, name: str = "") -> ir.Value:
+        """Add an initializer; a name that is taken, or none, becomes a new one."""
+        if not name or name in self._graph.initializers:
+            name = self._name(name or "constant")
         value = ir.Value(
             name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name)
         )

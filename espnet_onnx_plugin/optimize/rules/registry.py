@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from espnet_onnx_plugin.optimize.rules import (
     attention,
+    conv1d,
     depthwise_conv,
     flatten_order,
     merged_projections,
@@ -17,6 +18,7 @@ from espnet_onnx_plugin.optimize.rules import (
     scale,
     softmax_mask,
     transpose,
+    transposed_conv,
 )
 from espnet_onnx_plugin.optimize.rules.graph import Graph, with_shapes
 
@@ -47,6 +49,8 @@ RULES = (
     Rule("pointwise_conv", pointwise_conv.apply),
     Rule("depthwise_conv", depthwise_conv.apply, ("cpu",)),
     Rule("transpose", transpose.apply),
+    Rule("transposed_conv", transposed_conv.apply, ("cpu",)),
+    Rule("conv1d", conv1d.apply, ("cpu",)),
     Rule("flatten_order", flatten_order.apply, ("cpu",)),
     Rule("scale", scale.apply),
     Rule("rel_shift", rel_shift.apply),
