@@ -1,17 +1,20 @@
-"""Rules for convolutions over time: they match, and what they make is equal."""
+"""Convolutions over time, as vocoders are made of them: their rules and their int8."""
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from test_rules import assert_same
 
 from espnet_onnx_plugin.export.graph import export_graph
-from espnet_onnx_plugin.graph_file import load_graph
+from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
+from espnet_onnx_plugin.quantize import lowering
+from espnet_onnx_plugin.quantize.sensitivity import rank
 
-CHANNELS = 16
+CHANNELS = 32
 
 
 class Vocoder(torch.nn.Module):
@@ -106,3 +109,67 @@ def test_weights_keep_their_names(vocoder):
     names = {n.input[1] for n in rewritten.graph.node if n.op_type == "Conv"}
     modules = {name.partition(".weight")[0] for name in names}
     assert {"ups.1", "blocks.2", "skip", "out"} <= modules
+
+
+# int8
+
+
+@pytest.fixture(params=[True, False], ids=["faster", "slower"])
+def int8_is_faster(request, monkeypatch):
+    """What comes out where this machine's int8 convolutions are."""
+    asked = []
+
+    def is_faster(path, other, feed):
+        asked.append([count_nodes(x)["QLinearConv"] for x in (path, other)])
+        assert len(feed["x"]) == 9  # the longest
+        return request.param
+
+    monkeypatch.setattr(lowering, "is_faster", is_faster)
+    yield request.param
+    assert asked == [[7, 0]]
+
+
+def test_int8_where_it_is_faster(vocoder, tmp_path, int8_is_faster):
+    lowered = lowering.Lowering(vocoder, "int8", False, list(feeds()))
+    layers = [layer.name for layer in lowered.ladders]
+    forms = {layer.name: forms[0] for layer, forms in lowered.ladders.items()}
+    path = tmp_path / "vocoder.onnx"
+    lowered.write(forms, path)
+    nodes = count_nodes(path)
+    if not int8_is_faster:
+        assert layers == [] and nodes["QLinearConv"] == 0
+        return
+    # All but the small ones; what is transposed has become one of them.
+    assert layers == [f"{x}.{i}" for i in range(3) for x in ("ups", "blocks")] + [
+        "gate"
+    ]
+    assert nodes["QLinearConv"] == 7 and nodes["Conv"] + nodes["FusedConv"] == 2
+    sessions = [ort.InferenceSession(str(x)) for x in (vocoder, path)]
+    for feed in feeds():
+        expected, ours = (session.run(None, feed)[0] for session in sessions)
+        error = np.sqrt(np.mean((ours - expected) ** 2) / np.mean(expected**2))
+        assert 0 < error < 0.05
+
+
+def test_the_costliest_convolution_comes_first(vocoder, tmp_path, monkeypatch):
+    """A channel a thousand times the rest leaves those no step of eight bits."""
+    monkeypatch.setattr(lowering, "is_faster", lambda *args: True)
+    model = load_graph(vocoder)
+    (weight,) = (x for x in model.graph.initializer if x.name == "gate.weight")
+    factors = np.ones((1, CHANNELS, 1), np.float32)
+    factors[:, 0] = 1000
+    array = onnx.numpy_helper.to_array(weight) / factors
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(factors, "factors"))
+    for i, node in enumerate(model.graph.node):
+        if weight.name in node.input:
+            scale = onnx.helper.make_node("Mul", [node.input[0], "factors"], ["loud"])
+            node.input[0] = "loud"
+            model.graph.node.insert(i, scale)
+            break
+    path = tmp_path / "hostile.onnx"
+    save_graph(model, path)
+    lowered = lowering.Lowering(path, "int8", False, list(feeds()))
+    steps = rank({"vocoder": lowered}, {"vocoder": ["y"]}, {"vocoder": list(feeds())})
+    assert len(steps) == len(lowered.ladders)
+    assert steps[0].layer == "gate" and steps[0].gain > 10 * steps[1].gain
