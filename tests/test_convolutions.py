@@ -5,11 +5,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from test_rules import assert_same
+from test_rules import assert_same, parse
 
 from espnet_onnx_plugin.export.graph import export_graph
 from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
+from espnet_onnx_plugin.optimize.rules import minimal_filtering
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.quantize.sensitivity import rank
@@ -92,6 +93,51 @@ def test_vocoder(vocoder, names, matches):
         assert_same(model, rewritten, feed)
     _, again = apply_rules(rewritten, "cpu", rules)
     assert again == dict.fromkeys(names, 0)
+
+
+def test_minimal_filtering(vocoder, monkeypatch):
+    """Of odd lengths too, and few values."""
+    model = load_graph(vocoder)
+    rules = tuple(rule for rule in RULES if rule.name == "minimal_filtering")
+    # With few channels the transforms take more than they save.
+    assert apply_rules(model, "cpu", rules)[1] == {"minimal_filtering": 0}
+    monkeypatch.setattr(minimal_filtering, "_COST", 0)
+    rewritten, counts = apply_rules(model, "cpu", rules)
+    onnx.checker.check_model(rewritten)
+    assert counts == {"minimal_filtering": 5}  # all but that of width 1
+    for feed in feeds():
+        assert_same(model, rewritten, feed)
+    everything, counts = apply_rules(model, "cpu")
+    assert counts["transposed_conv"] == 3
+    for feed in feeds():
+        assert_same(model, everything, feed)
+
+
+@pytest.mark.parametrize(
+    "convolution, matches",
+    [
+        ("Conv(u, kernel3)", 1),
+        ("Conv<pads=[1, 0]>(u, kernel3)", 1),
+        ("Conv<pads=[0, 6], dilations=[3]>(u, kernel3)", 1),
+        ("Conv<dilations=[2]>(u, kernel3)", 0),
+        ("Conv<strides=[2]>(u, kernel3)", 0),
+        ("Conv<pads=[2, 1]>(u, kernel3)", 0),
+        ("Conv<group=2>(u, grouped3)", 0),
+        ("Conv(u, kernel1)", 0),
+        ("Conv(x, kernel3)", 0),  # not upsampled
+    ],
+)
+def test_what_minimal_filtering_takes(monkeypatch, convolution, matches):
+    monkeypatch.setattr(minimal_filtering, "_COST", 0)
+    rules = tuple(rule for rule in RULES if rule.name == "minimal_filtering")
+    nodes = f"u = ConvTranspose<strides=[2]>(x, kernel1) y = {convolution}"
+    model = parse("float[1,4,T] x", nodes)
+    rewritten, counts = apply_rules(model, "cpu", rules)
+    assert counts == {"minimal_filtering": matches}
+    random = np.random.default_rng(0)
+    for length in (8, 21):
+        x = random.standard_normal((1, 4, length)).astype(np.float32)
+        assert_same(model, rewritten, {"x": x})
 
 
 def test_blocks_stay_blocked(vocoder, tmp_path):

@@ -13,7 +13,7 @@ from espnet_onnx_plugin.bundle import weights_path
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import fuse_graph
-from espnet_onnx_plugin.optimize.rules.registry import apply_rules
+from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import convolutions, products, recurrent
 from espnet_onnx_plugin.quantize.convolutions import Range
 from espnet_onnx_plugin.quantize.layers import (
@@ -61,7 +61,8 @@ def load_rewritten(source: Path, provider: str) -> onnx.ModelProto:
             f"{source} is optimized or quantized already; give the bundle that was "
             "exported as --model_dir"
         )
-    return apply_rules(model, provider)[0]
+    rules = tuple(rule for rule in RULES if not rule.for_floats)
+    return apply_rules(model, provider, rules)[0]
 
 
 class Lowering:

@@ -12,6 +12,7 @@ from espnet_onnx_plugin.optimize.rules import (
     depthwise_conv,
     flatten_order,
     merged_projections,
+    minimal_filtering,
     pointwise_conv,
     position_table,
     rel_shift,
@@ -33,11 +34,13 @@ class Rule:
         name: what the manifest and the tables call it.
         apply: rewrites a graph wherever the rule matches; returns how often.
         providers: where it pays and can run.
+        for_floats: whether the quantizer has to see a graph without it.
     """
 
     name: str
     apply: Callable[[Graph], int]
     providers: Tuple[str, ...] = _ALL
+    for_floats: bool = False
 
     @property
     def what(self) -> str:
@@ -49,6 +52,7 @@ RULES = (
     Rule("pointwise_conv", pointwise_conv.apply),
     Rule("depthwise_conv", depthwise_conv.apply, ("cpu",)),
     Rule("transpose", transpose.apply),
+    Rule("minimal_filtering", minimal_filtering.apply, ("cpu",), for_floats=True),
     Rule("transposed_conv", transposed_conv.apply, ("cpu",)),
     Rule("conv1d", conv1d.apply, ("cpu",)),
     Rule("flatten_order", flatten_order.apply, ("cpu",)),

@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from espnet_onnx_plugin.optimize.rules.conv1d import derived, lifted, lowered
+from espnet_onnx_plugin.optimize.rules.conv1d import (
+    MIN_CHANNELS,
+    derived,
+    lifted,
+    lowered,
+)
 from espnet_onnx_plugin.optimize.rules.graph import Graph, attribute, constant
 
 #: The end of an axis, as Slice has it.
@@ -23,7 +28,8 @@ def apply(graph: Graph) -> int:
         if weight is None or weight.ndim != 3 or len(node.inputs) > 2 and bias is None:
             continue
         if (
-            attribute(node, "group", 1) != 1
+            min(weight.shape[:2]) < MIN_CHANNELS
+            or attribute(node, "group", 1) != 1
             or list(attribute(node, "dilations", [1])) != [1]
             or attribute(node, "auto_pad", "NOTSET") != "NOTSET"
             or "output_shape" in node.attributes
