@@ -42,7 +42,7 @@ ENCODERS = {
 }
 
 #: Rules whose tests are those of test_convolutions.py.
-OF_VOCODERS = ("minimal_filtering", "transposed_conv", "conv1d")
+OF_VOCODERS = ("split_conv", "minimal_filtering", "transposed_conv", "conv1d")
 
 
 def run(model, feeds):
@@ -235,6 +235,17 @@ LOOKALIKES = {
         "t = Transpose<perm=[0,2,1]>(x) y = Conv(t, kernel3)",
     ),
     "between others": ("pointwise_conv", "float[2,4,T] x", "y = Conv(x, kernel1)"),
+    "split and used whole": (
+        "split_conv",
+        "float[2,4,T] x",
+        "c = Conv(x, kernel3) a, b = Split<axis=1, num_outputs=2>(c) d = Add(a, b) "
+        "e = Concat<axis=1>(d, d) y = Add(c, e)",
+    ),
+    "time split": (
+        "split_conv",
+        "float[2,4,6] x",
+        "c = Conv(x, kernel3) a, b = Split<axis=2, num_outputs=2>(c) y = Add(a, b)",
+    ),
     "few channels": ("conv1d", "float[2,4,T] x", "y = Conv(x, kernel3)"),
     "transposed in groups": (
         "transposed_conv",

@@ -29,6 +29,8 @@ MIN_CHANNELS = 16
 
 _HEIGHT = 2
 
+_DERIVED = ".derived"
+
 
 def lifted(graph: Graph, value: ir.Value) -> ir.Value:
     """A value (batch, channels, time) with an axis for height."""
@@ -42,7 +44,8 @@ def lowered(graph: Graph, value: ir.Value) -> ir.Value:
 
 def derived(graph: Graph, old: ir.Value, array: np.ndarray) -> ir.Value:
     """A constant that is made of another one and keeps its name for the quantizer."""
-    return graph.add_constant(array, f"{old.name}.lifted")
+    name, _, _ = old.name.partition(_DERIVED)
+    return graph.add_constant(array, name + _DERIVED)
 
 
 def apply(graph: Graph) -> int:

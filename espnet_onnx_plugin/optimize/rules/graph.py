@@ -57,9 +57,11 @@ class Graph:
         return node.outputs[0] if outputs == 1 else list(node.outputs)
 
     def add_constant(self, array: np.ndarray, name: str = "") -> ir.Value:
-        """Add an initializer; a name that is taken, or none, becomes a new one."""
-        if not name or name in self._graph.initializers:
-            name = self._name(name or "constant")
+        """Add an initializer, under a name or, where that is taken, one like it."""
+        name = name or self._name("constant")
+        if name in self._graph.initializers:
+            self._count += 1
+            name += str(self._count)
         value = ir.Value(
             name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name)
         )

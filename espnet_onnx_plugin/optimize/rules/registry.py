@@ -18,6 +18,7 @@ from espnet_onnx_plugin.optimize.rules import (
     rel_shift,
     scale,
     softmax_mask,
+    split_conv,
     transpose,
     transposed_conv,
 )
@@ -52,6 +53,7 @@ RULES = (
     Rule("pointwise_conv", pointwise_conv.apply),
     Rule("depthwise_conv", depthwise_conv.apply, ("cpu",)),
     Rule("transpose", transpose.apply),
+    Rule("split_conv", split_conv.apply),
     Rule("minimal_filtering", minimal_filtering.apply, ("cpu",), for_floats=True),
     Rule("transposed_conv", transposed_conv.apply, ("cpu",)),
     Rule("conv1d", conv1d.apply, ("cpu",)),
