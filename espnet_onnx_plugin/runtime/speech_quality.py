@@ -72,36 +72,20 @@ def compare(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
     return Measures(_mcd(*waves, rate), _log_f0_rmse(*waves, rate))
 
 
-def compare_sets(reference: Path, other: Path) -> dict[str, Measures]:
-    """Measure the utterances of a set.
-
-    Args:
-        reference: A wav.scp, or a directory of files named by utterance.
-        other: Likewise, of the same utterances.
-
-    Returns:
-        By utterance, in the reference's order.
+def compare_files(reference: Path, other: Path) -> Measures:
+    """Measure a waveform in a file.
 
     Raises:
-        PluginError: If utterances or sampling rates differ, or a file cannot be read.
+        PluginError: As of :func:`compare`, and if sampling rates differ or a file
+            cannot be read.
     """
-    references, others = wav_files(reference), wav_files(other)
-    if unpaired := sorted(references.keys() ^ others.keys()):
+    wave, rate = read_wav(reference)
+    other_wave, other_rate = read_wav(other)
+    if rate != other_rate:
         raise PluginError(
-            f"{other}: other utterances than {reference}: {len(unpaired)} are in one "
-            f"alone ({', '.join(unpaired[:3])}{', ...' * (len(unpaired) > 3)})"
+            f"{other} is sampled at {other_rate} Hz, {reference} at {rate} Hz"
         )
-    measures = {}
-    for key, path in references.items():
-        wave, rate = read_wav(path)
-        other_wave, other_rate = read_wav(others[key])
-        if rate != other_rate:
-            raise PluginError(
-                f"utterance '{key}': {others[key]} is sampled at {other_rate} Hz, "
-                f"{path} at {rate} Hz"
-            )
-        measures[key] = compare(wave, other_wave, rate)
-    return measures
+    return compare(wave, other_wave, rate)
 
 
 def average(measures: Iterable[Measures]) -> Measures:
