@@ -21,7 +21,8 @@ from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
 from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products
 from espnet_onnx_plugin.quantize.lowering import Lowering
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
-from espnet_onnx_plugin.quantize.reading import Result, Utterances, error_rate
+from espnet_onnx_plugin.quantize.reading import Utterances
+from espnet_onnx_plugin.quantize.results import Result, error_rate
 from espnet_onnx_plugin.quantize.sensitivity import rank
 from espnet_onnx_plugin.runtime.data import Source
 

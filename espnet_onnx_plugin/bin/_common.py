@@ -6,7 +6,7 @@ import errno
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -78,12 +78,18 @@ def str_or_none(value: str) -> Optional[str]:
     return None if value.strip().lower() in ("", "none", "null", "nil") else value
 
 
-def add_derive_options(parser: ArgumentParser, utterances: int) -> None:
+def add_derive_options(
+    parser: ArgumentParser, utterances: int, texts: Optional[int] = None
+) -> None:
     """The options of a command that makes one bundle of another.
 
     Args:
         utterances: default of how many the check takes.
+        texts: of texts to speak, where it takes others.
     """
+    parser.set_defaults(
+        default_utterances=utterances, default_texts=texts or utterances
+    )
     parser.add_argument("--model_dir", type=Path, required=True, help="the bundle")
     parser.add_argument("--output_dir", type=Path, required=True, help="the new one")
     parser.add_argument(
@@ -93,18 +99,33 @@ def add_derive_options(parser: ArgumentParser, utterances: int) -> None:
     parser.add_argument(
         "--calibration_utterances",
         type=int,
-        default=utterances,
-        help="how many of them, spread over the file",
+        help="how many of them, spread over the file; default: "
+        + (str(utterances) if texts is None else f"{utterances}, of texts {texts}"),
     )
     parser.add_argument(
         "--calibration_transcript",
         type=Path,
         help="what was said in it (Kaldi's text), for a model that reads transcripts",
     )
+    parser.add_argument(
+        "--data_path_and_name_and_type",
+        type=triple,
+        action="append",
+        help="of task tts, in the place of --calibration_scp: texts and what belongs "
+        "to them, as ESPnet's tts_inference takes them",
+    )
+
+
+def triple(value: str) -> Tuple[str, str, str]:
+    """``PATH,NAME,TYPE``."""
+    parts = value.rsplit(",", 2)
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"'{value}' is not PATH,NAME,TYPE")
+    return parts[0].strip(), parts[1].strip(), parts[2].strip()
 
 
 def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
-    """The audio that :func:`add_derive_options` asks for, or None.
+    """The audio, or the texts, that :func:`add_derive_options` asks for, or None.
 
     Args:
         args: parsed options.
@@ -114,7 +135,24 @@ def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
         PluginError: if it is given what it cannot read.
     """
     from espnet_onnx_plugin.runtime.data import Source
+    from espnet_onnx_plugin.runtime.tts_data import Texts
 
+    data, speaks = args.data_path_and_name_and_type, model.manifest.task == "tts"
+    if data is not None and not speaks:
+        raise PluginError(
+            "--data_path_and_name_and_type is for models of task tts; give the audio "
+            "as --calibration_scp"
+        )
+    if speaks and (args.calibration_scp or args.calibration_transcript):
+        raise PluginError(
+            "a model of task tts speaks: give texts as --data_path_and_name_and_type "
+            "in the place of --calibration_scp and --calibration_transcript"
+        )
+    limit = args.calibration_utterances
+    if limit is None:
+        limit = args.default_texts if speaks else args.default_utterances
+    if speaks:
+        return None if data is None else Texts(data, limit)
     if args.calibration_transcript is not None:
         if model.manifest.task != "slu":
             raise PluginError(
@@ -130,7 +168,7 @@ def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
     others = {}
     if args.calibration_transcript is not None:
         others["transcript"] = args.calibration_transcript
-    source = Source.parse(args.calibration_scp, args.calibration_utterances)
+    source = Source.parse(args.calibration_scp, limit)
     return dataclasses.replace(source, others=others)
 
 

@@ -40,8 +40,13 @@ SCRIPTS = Path(__file__).parents[1]
 CALIBRATION_UTTERANCES = 3
 CALIBRATION_SAMPLES = 32000
 
-#: A model of random weights recognizes nothing: there is no quality to hold.
+#: A model of random weights recognizes and says nothing: there is no quality to hold.
 NO_BUDGET = ("--max_wer_increase", "100", "--min_token_agreement", "0")
+RATIO = str(float(FRAMES_PER_TOKEN))
+NO_SPEECH_BUDGET = (
+    *("--max_mcd", "1e9", "--max_log_f0_rmse", "1e9"),
+    f"--inference_args=--maxlenratio {RATIO} --minlenratio {RATIO}",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ def last_line(log: Path) -> str:
 
 def dropouts_are_of_mkl() -> bool:
     """Return how this machine's torch draws dropouts, see the runtime's Noise."""
-    code = "from espnet_onnx_plugin.export import tts; print(tts.dropouts_are_of_mkl())"
+    module = "espnet_onnx_plugin.export.draws"
+    code = f"from {module} import dropouts_are_of_mkl; print(dropouts_are_of_mkl())"
     answer = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -122,14 +128,15 @@ def _run(log: Path, module: str, *args: object) -> None:
 def make_random_model(model: RandomModel, directory: Path, log: Path) -> TrainedModel:
     """Write a model of random weights, unless it is there."""
     spec = json.dumps(dataclasses.asdict(model), sort_keys=True)
+    speaks = model.task == "tts"
     files = TrainedModel(
-        directory / "model.yaml", directory / "model.pth", task=model.task
+        directory / "model.yaml",
+        directory / "model.pth",
+        task=model.task,
+        # Texts are made up where none are given.
+        calibration_scp=None if speaks else f"{directory / 'noise.scp'},npy",
+        quantize_options=NO_SPEECH_BUDGET if speaks else NO_BUDGET,
     )
-    if model.task != "tts":
-        noise = f"{directory / 'noise.scp'},npy"
-        files = dataclasses.replace(
-            files, calibration_scp=noise, quantize_options=NO_BUDGET
-        )
     if model.vocoder_config is not None:
         vocoder = directory / "vocoder.pkl"
         files = dataclasses.replace(files, vocoder_file=vocoder)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from espnet_onnx_plugin.report.measurement import Distance
-from espnet_onnx_plugin.report.speech_quality import (
+from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.speech_quality import (
     mel_cepstral_distortion,
 )
-from espnet_onnx_plugin.runtime.compare import difference
 
 
 def distance(references: Sequence[Path], others: Sequence[Path], rate: int) -> Distance:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report import mel_cepstrum
+from espnet_onnx_plugin.runtime import mel_cepstrum
 from espnet_onnx_plugin.runtime.data import read_scp
 
 # Order and all-pass coefficient of the mel-cepstrum, by sampling rate.
