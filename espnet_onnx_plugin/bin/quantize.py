@@ -20,7 +20,7 @@ def get_parser() -> ArgumentParser:
         prog="quantize",
         description="Write a bundle in lower precision, within a quality budget",
     )
-    add_derive_options(parser, utterances=200, texts=10)
+    add_derive_options(parser, utterances=200)
     parser.add_argument(
         "--precision",
         default="int8",
