@@ -12,11 +12,13 @@ import soundfile
 
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report import hearing, speech
+from espnet_onnx_plugin.report import speech
 from espnet_onnx_plugin.report.counts import ErrorCounts
+from espnet_onnx_plugin.report.hearing import count_characters
 from espnet_onnx_plugin.report.results import System
 from espnet_onnx_plugin.report.tables import to_csv, to_markdown
 from espnet_onnx_plugin.report.timing import TIMING
+from espnet_onnx_plugin.runtime import hearing
 from espnet_onnx_plugin.runtime.model import TooShortUttError
 from espnet_onnx_plugin.runtime.speech_quality import Measures
 
@@ -182,7 +184,7 @@ def test_plain(text, expected):
 
 
 def test_nothing_to_be_heard():
-    assert hearing.count_characters({"a": "?"}, {"a": "x"}) is None
+    assert count_characters({"a": "?"}, {"a": "x"}) is None
 
 
 class Recognizer:

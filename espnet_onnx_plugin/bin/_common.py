@@ -78,18 +78,12 @@ def str_or_none(value: str) -> Optional[str]:
     return None if value.strip().lower() in ("", "none", "null", "nil") else value
 
 
-def add_derive_options(
-    parser: ArgumentParser, utterances: int, texts: Optional[int] = None
-) -> None:
+def add_derive_options(parser: ArgumentParser, utterances: int) -> None:
     """The options of a command that makes one bundle of another.
 
     Args:
         utterances: default of how many the check takes.
-        texts: of texts to speak, where it takes others.
     """
-    parser.set_defaults(
-        default_utterances=utterances, default_texts=texts or utterances
-    )
     parser.add_argument("--model_dir", type=Path, required=True, help="the bundle")
     parser.add_argument("--output_dir", type=Path, required=True, help="the new one")
     parser.add_argument(
@@ -99,8 +93,8 @@ def add_derive_options(
     parser.add_argument(
         "--calibration_utterances",
         type=int,
-        help="how many of them, spread over the file; default: "
-        + (str(utterances) if texts is None else f"{utterances}, of texts {texts}"),
+        default=utterances,
+        help="how many of them, spread over the file",
     )
     parser.add_argument(
         "--calibration_transcript",
@@ -113,6 +107,12 @@ def add_derive_options(
         action="append",
         help="of task tts, in the place of --calibration_scp: texts and what belongs "
         "to them, as ESPnet's tts_inference takes them",
+    )
+    parser.add_argument(
+        "--calibration_texts",
+        type=int,
+        default=10,
+        help="how many of these, spread over the file",
     )
 
 
@@ -148,11 +148,8 @@ def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
             "a model of task tts speaks: give texts as --data_path_and_name_and_type "
             "in the place of --calibration_scp and --calibration_transcript"
         )
-    limit = args.calibration_utterances
-    if limit is None:
-        limit = args.default_texts if speaks else args.default_utterances
     if speaks:
-        return None if data is None else Texts(data, limit)
+        return None if data is None else Texts(data, args.calibration_texts)
     if args.calibration_transcript is not None:
         if model.manifest.task != "slu":
             raise PluginError(
@@ -168,7 +165,7 @@ def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
     others = {}
     if args.calibration_transcript is not None:
         others["transcript"] = args.calibration_transcript
-    source = Source.parse(args.calibration_scp, limit)
+    source = Source.parse(args.calibration_scp, args.calibration_utterances)
     return dataclasses.replace(source, others=others)
 
 

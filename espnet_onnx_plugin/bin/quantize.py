@@ -20,7 +20,7 @@ def get_parser() -> ArgumentParser:
         prog="quantize",
         description="Write a bundle in lower precision, within a quality budget",
     )
-    add_derive_options(parser, utterances=200, texts=10)
+    add_derive_options(parser, utterances=200)
     parser.add_argument(
         "--precision",
         default="int8",
@@ -66,6 +66,16 @@ def get_parser() -> ArgumentParser:
     group.add_argument(
         "--max_log_f0_rmse", type=float, default=0.1, help="of the natural logarithm"
     )
+    group.add_argument(
+        "--asr_model_dir", type=Path, help="bundle of an ASR model that listens"
+    )
+    group.add_argument(
+        "--max_cer_increase",
+        type=float,
+        default=0.5,
+        help="how much the character error rate may rise where one listens, in "
+        "absolute percent",
+    )
     return parser
 
 
@@ -100,9 +110,13 @@ def quantize(args: argparse.Namespace) -> None:
     if model.manifest.task == "tts":
         if args.calibration_text:
             raise PluginError("--calibration_text is not for a model that speaks")
-        utterances = Spoken(source, options)
-        budget = SpeechBudget(args.max_mcd, args.max_log_f0_rmse)
+        utterances = Spoken(source, options, args.asr_model_dir)
+        budget = SpeechBudget(args.max_mcd, args.max_log_f0_rmse, args.max_cer_increase)
     else:
+        if args.asr_model_dir is not None:
+            raise PluginError(
+                "--asr_model_dir is for a model of task tts, which speaks"
+            )
         if args.calibration_text and source is None:
             raise PluginError("--calibration_text needs the audio: --calibration_scp")
         utterances = Utterances(source, args.calibration_text, options)

@@ -10,11 +10,16 @@ from espnet_onnx_plugin.export.recurrent import RecurrentLayer
 
 
 class Style(torch.nn.Module):
-    """``espnet2.tts.gst.style_encoder.StyleEncoder``: features to a style embedding."""
+    """``espnet2.tts.gst.style_encoder.StyleEncoder``: features to a style embedding.
+
+    Attributes:
+        stride: frames that become one.
+    """
 
     def __init__(self, gst: torch.nn.Module):
         super().__init__()
         self.convs = gst.ref_enc.convs
+        self.stride = gst.ref_enc.stride**gst.ref_enc.conv_layers
         gru = gst.ref_enc.gru
         self.gru = torch.nn.ModuleList(
             RecurrentLayer(gru, layer) for layer in range(gru.num_layers)
@@ -39,14 +44,18 @@ class Conditions(torch.nn.Module):
 
     Attributes:
         inputs: what it reads besides the hidden states.
+        below, sizes: as of :class:`~espnet_onnx_plugin.export.parts.Part`.
     """
 
     def __init__(self, tts: torch.nn.Module, feature_dim: int):
         super().__init__()
         self.inputs: Dict[str, Tensor] = {}
+        self.sizes: Dict[str, int] = {}
         if getattr(tts, "use_gst", False):
             self.inputs["feats"] = Tensor("float32", ("frames", feature_dim))
             self.style = Style(tts.gst)
+            # Fewer frames become one, and the graph would hold that for a constant.
+            self.sizes["frames"] = 3 * self.style.stride
         if tts.spks is not None:
             self.inputs["sids"] = Tensor("int64", (1,))
         if tts.langs is not None:
@@ -124,6 +133,7 @@ class DurationEncoder(Part):
         self.conditions = Conditions(tts, feature_dim)
         self.inputs = {"text": Tensor("int64", ("tokens",)), **self.conditions.inputs}
         self.below = {"text": tts.idim, **self.conditions.below}
+        self.sizes = self.conditions.sizes
         width = tts.duration_predictor.conv[0][0].in_channels
         self.outputs = {
             "hidden": Tensor("float32", ("symbols", width)),

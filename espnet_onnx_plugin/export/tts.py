@@ -21,17 +21,13 @@ from espnet_onnx_plugin.export.parts import Part, TextToSpeech
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tts_text import refuse_text, write_tts_text
 from espnet_onnx_plugin.export.vocoder import context, find_vocoder
-from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.compare import WAVEFORM_TOLERANCE, difference
 from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.noise import Noise
 from espnet_onnx_plugin.runtime.tts import Text2Speech
 from espnet_onnx_plugin.runtime.tts_data import made_up
 
 logger = logging.getLogger(__name__)
-
-#: The largest difference of a waveform, relative to its scale: a vocoder magnifies
-#: what the features differ by.
-WAVEFORM_TOLERANCE = 1e-3
 
 #: Keys of a training configuration that choose an architecture.
 _ROLES = ("tts", "feats_extract")

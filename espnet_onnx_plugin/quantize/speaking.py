@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
@@ -11,6 +12,8 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.quantize.lowering import Feeds
 from espnet_onnx_plugin.quantize.recording import TIMED, Recorder
+from espnet_onnx_plugin.runtime.edits import error_rate
+from espnet_onnx_plugin.runtime.hearing import Listener, plain
 from espnet_onnx_plugin.runtime.progress import progress
 from espnet_onnx_plugin.runtime.speech_quality import Measures, average, compare
 from espnet_onnx_plugin.runtime.tts import Text2Speech
@@ -27,10 +30,13 @@ class SpeechBudget:
     Attributes:
         max_mcd: mel-cepstral distortion in dB.
         max_log_f0_rmse: root mean square error of the natural logarithm of F0.
+        max_cer_increase: absolute percent more than fp32's character error rate, where
+            an ASR model listens.
     """
 
     max_mcd: float = 1.0
     max_log_f0_rmse: float = 0.1
+    max_cer_increase: float = 0.5
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -44,16 +50,28 @@ class SpeechQuality:
 
     utterances: int
     identical: int
-    mcd: Optional[float]
-    log_f0_rmse: Optional[float]
+    mcd: Optional[float] = None
+    log_f0_rmse: Optional[float] = None
+    cer_fp32: Optional[float] = None
+    cer: Optional[float] = None
 
     def within(self, budget: SpeechBudget) -> bool:
         """Whether a budget holds."""
-        mcd, log_f0_rmse = (self.mcd or 0.0), (self.log_f0_rmse or 0.0)
-        return mcd <= budget.max_mcd and log_f0_rmse <= budget.max_log_f0_rmse
+        increase = (self.cer or 0.0) - (self.cer_fp32 or 0.0)
+        return (
+            (self.mcd or 0.0) <= budget.max_mcd
+            and (self.log_f0_rmse or 0.0) <= budget.max_log_f0_rmse
+            # An allowance of 0.5 is not exceeded by 0.5, whatever the rounding.
+            and increase <= budget.max_cer_increase + 1e-9
+        )
 
     def __str__(self) -> str:
-        figures = {"MCD": (self.mcd, " dB"), "log-F0 RMSE": (self.log_f0_rmse, "")}
+        figures = {
+            "MCD": (self.mcd, " dB"),
+            "log-F0 RMSE": (self.log_f0_rmse, ""),
+            "CER of fp32": (self.cer_fp32, " %"),
+            "CER": (self.cer, " %"),
+        }
         known = [f"{n} {v:.3f}{u}" for n, (v, u) in figures.items() if v is not None]
         return ", ".join(known) or "nothing that could be measured"
 
@@ -70,10 +88,12 @@ class Spoken:
     Attributes:
         texts: what is spoken; made-up texts stand in where it is None.
         options: ESPnet's decoding options.
+        asr_model_dir: bundle of an ASR model that listens, or None.
     """
 
     texts: Optional[Texts] = None
     options: Optional[Mapping[str, Any]] = None
+    asr_model_dir: Optional[Path] = None
 
     #: What the command takes such input as.
     option = "--data_path_and_name_and_type"
@@ -91,6 +111,7 @@ class Spoken:
             data=[list(entry) for entry in self.texts.data],
             limit=self.texts.limit,
             options=self.options and dict(self.options),
+            asr_model_dir=self.asr_model_dir and str(self.asr_model_dir),
         )
 
     @property
@@ -118,12 +139,28 @@ class Speaker:
         self._model, self._spoken = model, spoken
         self._options = {**(spoken.options or {}), **check_options(spoken.texts)}
         self._inputs = dict(utterances(model, spoken.texts))
+        self._listener: Optional[Listener] = None
+        if spoken.asr_model_dir is not None:
+            self._listener = Listener(spoken.asr_model_dir)
+        said = {key: inputs["text"] for key, inputs in self._inputs.items()}
+        self._said = {key: text for key, text in said.items() if isinstance(text, str)}
         ids = self._open(model).ids  # once: the texts' phonemes are not what is timed
         for inputs in self._inputs.values():
             inputs["text"] = ids(inputs["text"])
         recorder = Recorder(model)
         self._reference = self._speak(model, recorder)
+        self._cer_fp32 = self._heard(self._reference)
         self.feeds: Mapping[str, List[Feeds]] = recorder.by_role
+
+    def _heard(self, made: Mapping[str, Mapping[str, np.ndarray]]) -> Optional[float]:
+        """Character error rate in percent of what was spoken, if a model listens."""
+        if self._listener is None or not self._said:
+            return None
+        rate = self._model.manifest.synthesis.sampling_rate
+        return error_rate(
+            (plain(self._listener.hear(made[key]["wav"], rate)), plain(text))
+            for key, text in self._said.items()
+        )
 
     def _open(self, bundle: Bundle, **session: Any) -> Text2Speech:
         return Text2Speech(bundle, session=session, **self._options)
@@ -151,7 +188,8 @@ class Speaker:
         measures: List[Measures] = []
         identical = 0
         rate = self._model.manifest.synthesis.sampling_rate
-        for key, made in self._speak(bundle).items():
+        spoken = self._speak(bundle)
+        for key, made in spoken.items():
             expected = self._reference[key]
             identical += all(np.array_equal(made[n], expected[n]) for n in expected)
             if "wav" in expected:

@@ -61,15 +61,28 @@ def compare(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
         PluginError: If the measures are not defined at this rate, a sample is not
             finite, or pyworld is missing.
     """
+    _check_rate(rate)
+    waves = [_as_pcm(wave) for wave in (reference, other)]
+    if min(map(len, waves)) < WINDOW:
+        return Measures(None, None)
+    return Measures(_mcd(*waves, rate), _log_f0_rmse(*waves, rate))
+
+
+def mel_cepstral_distortion(
+    reference: np.ndarray, other: np.ndarray, rate: int
+) -> float | None:
+    """Measure a waveform as :func:`compare` does, without F0 and so without pyworld."""
+    _check_rate(rate)
+    waves = [_as_pcm(wave) for wave in (reference, other)]
+    return None if min(map(len, waves)) < WINDOW else _mcd(*waves, rate)
+
+
+def _check_rate(rate: int) -> None:
     if rate not in MEL_CEPSTRA:
         raise PluginError(
             f"no mel-cepstral distortion at {rate} Hz; it is defined at "
             f"{', '.join(map(str, MEL_CEPSTRA))} Hz"
         )
-    waves = [_as_pcm(wave) for wave in (reference, other)]
-    if min(map(len, waves)) < WINDOW:
-        return Measures(None, None)
-    return Measures(_mcd(*waves, rate), _log_f0_rmse(*waves, rate))
 
 
 def compare_files(reference: Path, other: Path) -> Measures:

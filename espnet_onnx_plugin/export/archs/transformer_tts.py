@@ -32,6 +32,7 @@ class _Encoder(Part):
         self.conditions = Conditions(tts, tts.odim)
         self.inputs = {"text": Tensor("int64", ("tokens",)), **self.conditions.inputs}
         self.below = {"text": tts.idim, **self.conditions.below}
+        self.sizes = self.conditions.sizes
         layers = tts.decoder.decoders
         att = layers[0].src_attn
         tensor = Tensor("float32", (len(layers), att.h, "symbols", att.d_k))
