@@ -80,11 +80,13 @@ def _quantization(figures: Mapping[str, Any]) -> str:
     else:
         parts = [f"validation set, {figures['utterances']} utterances"]
         budget = figures["budget"]
-        if "wer" in figures:
-            parts.append(
-                f"WER {figures['wer_fp32']:.2f} % in fp32, {figures['wer']:.2f} % here "
-                f"(budget {budget['max_wer_increase']:+.2f})"
-            )
+        for rate in ("wer", "cer"):
+            if rate in figures:
+                parts.append(
+                    f"{rate.upper()} {figures[f'{rate}_fp32']:.2f} % in fp32, "
+                    f"{figures[rate]:.2f} % here (budget "
+                    f"{budget[f'max_{rate}_increase']:+.2f})"
+                )
         if "token_agreement" in figures:
             parts.append(
                 f"{100 * figures['token_agreement']:.2f} % of fp32's tokens (budget "
