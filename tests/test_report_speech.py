@@ -3,7 +3,6 @@
 import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -252,4 +251,16 @@ def test_command_line(root, monkeypatch, capsys):
     assert [page.count(name) for name in ("<audio", "MCD ")] == [3, 1]
     assert "listening/test/index.html" in capsys.readouterr().out
     [row, _] = csv.DictReader((out / "RESULTS.csv").read_text().splitlines())
-    assert Path(out / "cer_by_rtf.png").is_file() and row["cer"] == "0.0000"
+    assert row["cer"] == "0.0000"
+    assert sorted(path.name for path in out.glob("*.png")) == [
+        *("cer_by_rtf.png", "mcd_to_recordings_by_rtf.png")
+    ]
+
+
+def test_what_listens_needs_texts(root, capsys):
+    with pytest.raises(SystemExit):
+        report.main(
+            ["--system", "fp32", str(root / "fp32"), "--test_sets", "test"]
+            + ["--asr_model_dir", "exp/asr", "--output_dir", str(root / "onnx")]
+        )
+    assert "--asr_model_dir needs the texts: --data_dir" in capsys.readouterr().err

@@ -83,6 +83,8 @@ def report(args: argparse.Namespace) -> None:
     facts = dict(args.fact)
     spoken = []
     if args.data_dir is None:
+        if args.asr_model_dir is not None:
+            raise PluginError("--asr_model_dir needs the texts: --data_dir")
         results = compare(args.test_sets, systems, reference)
     else:
         listener = None

@@ -16,7 +16,7 @@ from espnet_onnx_plugin.report.measurement import (
 )
 from espnet_onnx_plugin.report.plots import (
     Point,
-    plot_error_rates,
+    plot_errors,
     plot_parts,
     plot_rtf,
 )
@@ -297,5 +297,5 @@ def _plots(output_dir: Path, outcomes: Sequence[Outcome]) -> Iterator[str]:
         if (rate := _error_rate(outcome, m)) is not None
     ]
     if points:
-        plot_error_rates(output_dir / "wer_by_rtf.png", points, "WER")
+        plot_errors(output_dir / "wer_by_rtf.png", points, "WER %")
         yield "wer_by_rtf.png"

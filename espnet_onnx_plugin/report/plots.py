@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from espnet_onnx_plugin.report.results import ERROR_TYPES, Result
+from espnet_onnx_plugin.report.results import ERROR_TYPES, Result, compared_with
 from espnet_onnx_plugin.report.tables import write_atomically
 
 DPI = 150
@@ -22,12 +22,12 @@ LEVELS = (-100, -20)
 
 
 class Point(NamedTuple):
-    """A system on a test set: error rate in percent against real-time factor."""
+    """A system on a test set: what it errs against its real-time factor."""
 
     test_set: str
     system: str
     rtf: float
-    error_rate: float
+    error: float
 
 
 def _axes() -> Any:
@@ -44,26 +44,43 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def plot_results(output_dir: Path, results: Sequence[Result]) -> list[str]:
-    """Write a plot for each error type that was scored on test sets that were timed.
+    """Write a plot for each error that was measured on test sets that were timed.
 
     Returns:
         Names of the files.
     """
+    plots = {
+        f"{error_type.lower()}_by_rtf.png": (f"{error_type} %", _rate_of(error_type))
+        for error_type in ERROR_TYPES
+    }
+    for other in compared_with(results):
+        plots[f"mcd_to_{other.lower()}_by_rtf.png"] = (
+            f"MCD to {other}, dB",
+            _mcd(other),
+        )
     names = []
-    for error_type in ERROR_TYPES:
+    for name, (label, error_of) in plots.items():
         points = [
-            Point(r.test_set, r.system, r.timing.rtf, r.errors[error_type].rate)
+            Point(r.test_set, r.system, r.timing.rtf, error)
             for r in results
-            if r.timing and error_type in r.errors
+            if r.timing and (error := error_of(r)) is not None
         ]
         if points:
-            names.append(f"{error_type.lower()}_by_rtf.png")
-            plot_error_rates(output_dir / names[-1], points, error_type)
+            names.append(name)
+            plot_errors(output_dir / name, points, label)
     return names
 
 
-def plot_error_rates(path: Path, points: Sequence[Point], error_type: str) -> None:
-    """Write error rate against RTF: a colour for each test set, a mark for a system."""
+def _rate_of(error_type: str) -> Callable[[Result], float | None]:
+    return lambda r: r.errors[error_type].rate if error_type in r.errors else None
+
+
+def _mcd(other: str) -> Callable[[Result], float | None]:
+    return lambda r: r.distances[other].mcd if other in r.distances else None
+
+
+def plot_errors(path: Path, points: Sequence[Point], label: str) -> None:
+    """Write errors against RTF: a colour for each test set, a mark for a system."""
     # Hollow: bundles of one model often fall on one another.
     style = {"linestyle": "none", "markerfacecolor": "none", "markersize": 9}
     systems = list(dict.fromkeys(point.system for point in points))
@@ -77,10 +94,10 @@ def plot_error_rates(path: Path, points: Sequence[Point], error_type: str) -> No
         for point in points:
             if point.test_set == test_set:
                 mark = marks[point.system]
-                axes.plot(point.rtf, point.error_rate, mark, color=color, **style)
+                axes.plot(point.rtf, point.error, mark, color=color, **style)
     axes.set_xscale("log")
     axes.set_xlabel("real-time factor")
-    axes.set_ylabel(f"{error_type} %")
+    axes.set_ylabel(label)
     axes.margins(0.1)
     axes.legend(fontsize="small")
     _save(axes.figure, path)
