@@ -54,6 +54,7 @@ class _Step(Part):
     def __init__(self, tts: torch.nn.Module, encoder: _Encoder):
         super().__init__()
         self.tts, self.decoder = tts, tts.decoder
+        self.idle = idle_draws(tts.decoder)  # when it is taught
         self.layers = tts.decoder.decoders
         self.inputs: Dict[str, Tensor] = dict(encoder.outputs)
         prenet = getattr(self.decoder.embed[0], "__getitem__", None)
@@ -170,6 +171,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     }
     search = dict(
         kind="frames",
+        taught_by=["speech"],
         reduction_factor=tts.reduction_factor,
         limits_steps=True,
         dropout=0.0 if step.prenet is None else step.prenet.dropout_rate,
