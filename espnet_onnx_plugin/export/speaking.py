@@ -120,6 +120,8 @@ class Features(torch.nn.Module):
 class DurationEncoder(Part):
     """Text to hidden states, durations, and pitch and energy where the model has them.
 
+    And the logarithms of the durations, which ESPnet gives where it teaches the model.
+
     Args:
         tts: ESPnet's model.
         feature_dim: size of a frame of its features.
@@ -138,6 +140,7 @@ class DurationEncoder(Part):
         self.outputs = {
             "hidden": Tensor("float32", ("symbols", width)),
             "duration": Tensor("int64", ("symbols",)),
+            "log_duration": Tensor("float32", ("symbols",)),
         }
         self.variances = [
             name for name in ("pitch", "energy") if hasattr(tts, f"{name}_predictor")
@@ -146,17 +149,19 @@ class DurationEncoder(Part):
             self.outputs[name] = Tensor("float32", ("symbols", 1))
 
     def forward(self, text: torch.Tensor, *conditions: torch.Tensor):
-        """(tokens,) -> (symbols, dim), (symbols,), (symbols, 1) for each variance."""
+        """(tokens,) -> (symbols, dim), (symbols,) twice, (symbols, 1) by variance."""
         if self.eos is not None:
             text = torch.cat((text, torch.full((1,), self.eos, dtype=torch.int64)))
         hs, _ = self.tts.encoder(text[None], None)
         hs = self.conditions(hs, *conditions)
-        duration = self.tts.duration_predictor.inference(hs, None)
+        predictor = self.tts.duration_predictor
+        log_duration = predictor(hs, None)[0]
+        duration = torch.round(log_duration.exp() - predictor.offset).clamp(min=0)
         variances = [
             getattr(self.tts, f"{name}_predictor")(hs, None)[0]
             for name in self.variances
         ]
-        return (hs[0], duration[0], *variances)
+        return (hs[0], duration.long(), log_duration, *variances)
 
 
 class DurationDecoder(Part):

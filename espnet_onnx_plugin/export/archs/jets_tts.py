@@ -41,7 +41,11 @@ class _Decoder(DurationDecoder):
 
 
 def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
-    """``espnet2.gan_tts.jets.JETS``; ESPnet gives it no speed."""
+    """``espnet2.gan_tts.jets.JETS``; ESPnet gives it no speed, and cannot teach it.
+
+    ESPnet averages pitch by durations that are given, and hands these on to JETS, which
+    does not take them.
+    """
     generator = tts.generator
     encoder = DurationEncoder(generator, generator.odim, None)
     _, width = encoder.outputs["hidden"].axes
@@ -50,7 +54,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         "decoder": _Decoder(generator, encoder),
         "vocoder": HiFiGAN(generator.generator, width),
     }
-    search = dict(kind="durations", rounding="round", options=[])
+    search = dict(kind="durations", rounding="round", taught_by=[], options=[])
     return TextToSpeech(parts, search, vocoder_reads="feats")
 
 

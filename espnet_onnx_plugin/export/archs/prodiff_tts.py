@@ -58,7 +58,12 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     decoder = FeatureDecoder if tts.decoder_type != "diffusion" else _Decoder
     return TextToSpeech(
         {"encoder": encoder, "decoder": decoder(tts, encoder, normalize)},
-        dict(kind="durations", rounding="round", options=[]),
+        dict(
+            kind="durations",
+            rounding="round",
+            taught_by=["speech", "durations", *encoder.variances],
+            options=[],
+        ),
     )
 
 

@@ -56,6 +56,7 @@ class _Step(Part):
         super().__init__()
         self.decoder, self.odim = tts.decoder, tts.odim
         self.feat_out, self.prob_out = tts.feat_out, tts.prob_out
+        self.idle = idle_draws(tts.decoder)  # when it is taught
         self.layers = tts.decoder.decoders
         self.inputs: Dict[str, Tensor] = dict(encoder.outputs)
         prenet = getattr(self.decoder.embed[0], "__getitem__", None)
@@ -172,6 +173,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     }
     search = dict(
         kind="frames",
+        taught_by=["speech"],
         reduction_factor=tts.reduction_factor,
         limits_steps=True,
         dropout=0.0 if step.prenet is None else step.prenet.dropout_rate,
