@@ -166,7 +166,8 @@ class Manifest:
         task: name of the recipe's driver: asr.
         graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
             mask_decoder_memory and mask_decoder in the place of decoders; of
-            text-to-speech frontend, encoder, decoder, postnet, vocoder.
+            text-to-speech frontend, encoder, decoder, postnet, vocoder, and alignment
+            and energy of speech that teaches.
         text: output of the model, of text-to-speech its input.
         speech: its input; None where it reads no speech.
         transcript: words of the transcript that the model also reads, or None.

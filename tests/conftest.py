@@ -60,6 +60,76 @@ def st_config(**choices: Any) -> Dict[str, Any]:
     return task_config(STTask, **{"model_conf": {}, **source, **choices})
 
 
+def tts_task() -> type:
+    """ESPnet's; its import would fetch from the network what a g2p reads."""
+    from unittest import mock
+
+    import nltk
+
+    with mock.patch.object(nltk, "download"):
+        from espnet2.tasks.tts import TTSTask
+    return TTSTask
+
+
+def save_tts(arch: str, name: str, root: Path, **choices: Any) -> Dict[str, Path]:
+    """A model with a tiny configuration of the registry, see :func:`save`.
+
+    Args:
+        arch: of role tts, as ESPnet calls it.
+        name: of the configuration.
+        root: where the files go.
+        choices: other keys of the training configuration.
+    """
+    from espnet_onnx_plugin.export.registry import find
+
+    root.mkdir(parents=True, exist_ok=True)
+    conf = dict(n_fft=64, hop_length=8)
+    mel = dict(conf, fs=RATE, n_mels=10, fmin=80, fmax=3800)
+    random = np.random.default_rng(0)
+    stats = dict(count=100.0, sum=random.standard_normal(10) * 100)
+    np.savez(root / "stats.npz", **stats, sum_square=100 * (4 + random.random(10)))
+    task = tts_task()
+    config = dict(task.get_default_config())
+    config.update(
+        token_list=TOKENS,
+        token_type="char",
+        cleaner=None,
+        g2p=None,
+        tts=arch,
+        tts_conf=find("tts", arch).tiny[name],
+        pitch_extract=None,
+        energy_extract=None,
+    )
+    if arch in ("fastspeech2", "prodiff", "jets"):
+        np.savez(root / "variance.npz", count=10.0, sum=[50.0], sum_square=[300.0])
+        factor = config["tts_conf"].get("reduction_factor", 1)
+        extract = dict(conf, fs=RATE, reduction_factor=factor)
+        for variance, name, short in (
+            ("pitch", "dio", "f0"),
+            ("energy", "energy", "energy"),
+        ):
+            averaged = {f"use_token_averaged_{short}": arch != "jets"}
+            config[f"{variance}_extract"] = name
+            config[f"{variance}_extract_conf"] = {**extract, **averaged}
+            config[f"{variance}_normalize"] = "global_mvn"
+            stats_file = str(root / "variance.npz")
+            config[f"{variance}_normalize_conf"] = dict(stats_file=stats_file)
+    if arch == "vits":
+        config.update(feats_extract="linear_spectrogram", normalize=None)
+        config.update(feats_extract_conf=conf, normalize_conf={})
+    else:
+        config.update(feats_extract="fbank", feats_extract_conf=mel)
+        config.update(normalize_conf=dict(stats_file=str(root / "stats.npz")))
+    config.update(choices)
+    model = build(task, config)
+    for layer, module in model.named_modules():
+        if layer.endswith("prob_out"):
+            module.bias.data -= 3  # or most end at once
+        if layer.endswith("duration_predictor.linear"):
+            module.bias.data += 1  # or most last no time
+    return save(model, config, root, "model.pth")
+
+
 def build_asr(config: Dict[str, Any], seed: int = 0):
     """A model of task asr, see :func:`build`."""
     from espnet2.tasks.asr import ASRTask

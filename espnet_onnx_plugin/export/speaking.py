@@ -120,6 +120,8 @@ class Features(torch.nn.Module):
 class DurationEncoder(Part):
     """Text to hidden states, durations, and pitch and energy where the model has them.
 
+    And the logarithms of the durations, which ESPnet gives where it teaches the model.
+
     Args:
         tts: ESPnet's model.
         feature_dim: size of a frame of its features.
@@ -138,6 +140,7 @@ class DurationEncoder(Part):
         self.outputs = {
             "hidden": Tensor("float32", ("symbols", width)),
             "duration": Tensor("int64", ("symbols",)),
+            "log_duration": Tensor("float32", ("symbols",)),
         }
         self.variances = [
             name for name in ("pitch", "energy") if hasattr(tts, f"{name}_predictor")
@@ -146,17 +149,19 @@ class DurationEncoder(Part):
             self.outputs[name] = Tensor("float32", ("symbols", 1))
 
     def forward(self, text: torch.Tensor, *conditions: torch.Tensor):
-        """(tokens,) -> (symbols, dim), (symbols,), (symbols, 1) for each variance."""
+        """(tokens,) -> (symbols, dim), (symbols,) twice, (symbols, 1) by variance."""
         if self.eos is not None:
             text = torch.cat((text, torch.full((1,), self.eos, dtype=torch.int64)))
         hs, _ = self.tts.encoder(text[None], None)
         hs = self.conditions(hs, *conditions)
-        duration = self.tts.duration_predictor.inference(hs, None)
+        predictor = self.tts.duration_predictor
+        log_duration = predictor(hs, None)[0]
+        duration = torch.round(log_duration.exp() - predictor.offset).clamp(min=0)
         variances = [
             getattr(self.tts, f"{name}_predictor")(hs, None)[0]
             for name in self.variances
         ]
-        return (hs[0], duration[0], *variances)
+        return (hs[0], duration.long(), log_duration, *variances)
 
 
 class DurationDecoder(Part):
@@ -169,11 +174,15 @@ class DurationDecoder(Part):
 
     def __init__(self, tts: torch.nn.Module, encoder: DurationEncoder):
         super().__init__()
-        self.tts, self.variances = tts, encoder.variances
+        # Not all of the model: what others have in common is one graph in the tests.
+        self.decoder = tts.decoder
+        self.embeds = torch.nn.ModuleDict(
+            {name: getattr(tts, f"{name}_embed") for name in encoder.variances}
+        )
         self.idle = idle_draws(tts.decoder)
         self.inputs: Mapping[str, Tensor] = {
             "hidden": encoder.outputs["hidden"],
-            **{name: encoder.outputs[name] for name in self.variances},
+            **{name: encoder.outputs[name] for name in self.embeds},
             "symbol_of_frame": Tensor("int64", ("frames",)),
         }
         self.below = {"symbol_of_frame": "symbols"}
@@ -181,10 +190,9 @@ class DurationDecoder(Part):
     def with_variances(self, hidden, *variances: torch.Tensor) -> torch.Tensor:
         """Hidden states (1, symbols, dim) with embedded pitch and energy."""
         hs = hidden[None]
-        embedded = dict(zip(self.variances, variances))
-        for name in reversed(self.variances):  # the order of ESPnet's sum
-            embed = getattr(self.tts, f"{name}_embed")
-            hs = hs + embed(embedded[name].T[None]).transpose(1, 2)
+        pairs = list(zip(self.embeds.values(), variances))
+        for embed, values in reversed(pairs):  # the order of ESPnet's sum
+            hs = hs + embed(values.T[None]).transpose(1, 2)
         return hs
 
 
@@ -204,19 +212,21 @@ class FeatureDecoder(DurationDecoder):
         normalize: Optional[torch.nn.Module],
     ):
         super().__init__(tts, encoder)
+        self.feat_out = getattr(tts, "feat_out", None)  # none where it diffuses
+        self.postnet, self.odim = tts.postnet, tts.odim
         self.features = Features(tts.odim, normalize)
         self.outputs = self.features.outputs
 
     def decode(self, hs: torch.Tensor) -> torch.Tensor:
         """(1, frames, dim) -> (1, frames * reduction_factor, odim)."""
-        zs, _ = self.tts.decoder(hs, None)
-        return self.tts.feat_out(zs).view(1, -1, self.tts.odim)
+        zs, _ = self.decoder(hs, None)
+        return self.feat_out(zs).view(1, -1, self.odim)
 
     def forward(self, hidden: torch.Tensor, *others: torch.Tensor):
         """(symbols, dim), pitch, energy, index (frames,) -> features."""
         *variances, index = others
         hs = self.with_variances(hidden, *variances)[:, index]
-        return tuple(self.features(with_postnet(self.tts, self.decode(hs))[0]))
+        return tuple(self.features(with_postnet(self, self.decode(hs))[0]))
 
 
 def with_postnet(tts: torch.nn.Module, feats: torch.Tensor) -> torch.Tensor:

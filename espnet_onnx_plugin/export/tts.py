@@ -19,6 +19,7 @@ from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.parity import TOLERANCE, require
 from espnet_onnx_plugin.export.parts import Part, TextToSpeech
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.teaching import teaching
 from espnet_onnx_plugin.export.tts_text import refuse_text, write_tts_text
 from espnet_onnx_plugin.export.vocoder import context, find_vocoder
 from espnet_onnx_plugin.runtime.compare import WAVEFORM_TOLERANCE, difference
@@ -67,6 +68,8 @@ class Model:
         if isinstance(self.vocoder, torch.nn.Module):
             wrap = find_vocoder(self.vocoder.vocoder)
             self.parts["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
+        graphs, self.taught = teaching(self.model, self.wrapped.search["taught_by"])
+        self.parts.update(graphs)
         if self.model.feats_extract is not None:
             analysis = find("feats_extract", self.args.feats_extract).wrap
             self.parts = {
@@ -103,8 +106,9 @@ class Model:
         """Speech that the model can read: for its style, or to be taught by it."""
         if "frontend" not in self.parts:
             return None
-        rate = self._rate or 0
-        return Speech("waveform", rate, 0, self.parts["frontend"].shortest())
+        analyses = [self.parts[r] for r in ("frontend", "energy") if r in self.parts]
+        shortest = max(analysis.shortest() for analysis in analyses)
+        return Speech("waveform", self._rate or 0, 0, shortest)
 
     @property
     def _rate(self) -> Optional[int]:
@@ -157,7 +161,7 @@ class Model:
 
     def describe(self) -> Dict[str, Any]:
         """What the manifest says besides graphs and texts."""
-        search = dict(self.wrapped.search)
+        search = {**self.wrapped.search, **self.taught}
         search.update(drawn=self.drawn, mkl=dropouts_are_of_mkl())
         search["idle"] = {role: part.idle for role, part in self.parts.items()}
         if "vocoder" in self.parts:
@@ -183,14 +187,23 @@ class Model:
         """
         ours = Text2Speech(bundle, maxlenratio=2.5)
         figures: Dict[str, float] = {}
-        for number, (what, inputs) in enumerate(made_up(bundle)):
+        spoken = list(made_up(bundle))
+        ways = [(what, inputs, False) for what, inputs in spoken]
+        if self.taught["taught_by"]:
+            ways += [
+                (f"{what} that is taught", {**inputs, **self.lesson(inputs)}, True)
+                for what, inputs in spoken
+            ]
+        for number, (what, inputs, taught) in enumerate(ways):
+            conf = dict(use_teacher_forcing=taught)
             try:
-                reference = self.infer(inputs, ours.espnet_options, number)
+                reference = self.infer(inputs, {**ours.espnet_options, **conf}, number)
             except RuntimeError as e:  # a vocoder that is given too few frames
                 logger.info("ESPnet cannot speak %s: %s", what, e)
                 continue
             ours.noise = Noise(number, mkl=bundle.manifest.search["mkl"])
-            for name, figure in compare(ours(**inputs), reference, what).items():
+            made = ours(**inputs, decode_conf=conf)
+            for name, figure in compare(made, reference, what).items():
                 figures[name] = max(figures.get(name, 0.0), figure)
         if not figures:
             raise PluginError(
@@ -198,6 +211,28 @@ class Model:
                 "train the model for longer"
             )
         return figures
+
+    @torch.no_grad()
+    def lesson(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """Made-up speech of a text, and its durations where they are read."""
+        random = np.random.default_rng(len(inputs["text"]))
+        symbols = len(inputs["text"]) + 1
+        if "frontend" not in self.parts:
+            shape = (6 * symbols, self.tts.odim)
+            return {"speech": random.standard_normal(shape).astype(np.float32)}
+        shift = self.parts["frontend"].stft.hop_length
+        time = np.arange(self.speech.min_length + 6 * symbols * shift)
+        time = time / (self._rate or 16000)
+        phase = 2 * np.pi * (150 * time + np.sin(20 * time))  # a voice that goes up
+        voice = sum(np.sin(k * phase) / k for k in range(1, 6))
+        speech = 0.1 * voice + 0.01 * random.standard_normal(len(time))
+        lesson = {"speech": speech.astype(np.float32)}
+        if "durations" in self.taught["taught_by"]:
+            frames = len(self.parts["frontend"](torch.from_numpy(lesson["speech"])))
+            factor = getattr(self.model.pitch_extract, "reduction_factor", 1)
+            shares = np.full(symbols, 1 / symbols)
+            lesson["durations"] = random.multinomial(frames // factor, shares)
+        return lesson
 
     @torch.no_grad()
     def infer(

@@ -144,3 +144,9 @@ class Session:
         results = self.run({**feeds, **states}, self.graph.outputs)
         outputs = {name: results[name] for name in self.graph.outputs}
         return outputs, {name: results[f"next_{name}"] for name in states}
+
+
+def run(session: Session, pool: Mapping[str, Value]) -> Dict[str, np.ndarray]:
+    """Run a graph on what it reads of a pool of arrays, and give its outputs."""
+    feeds = {name: pool[name] for name in session.graph.inputs}
+    return session.run(feeds, session.graph.outputs)

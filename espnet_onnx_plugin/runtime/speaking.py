@@ -5,18 +5,20 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle import Graph
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.noise import Noise
-from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.session import Session, run
+from espnet_onnx_plugin.runtime.teaching import (
+    align,
+    checked_durations,
+    path_of,
+    taught_variances,
+)
 
 logger = logging.getLogger(__name__)
 
 Arrays = Dict[str, np.ndarray]
-
-
-def run(session: Session, pool: Mapping[str, Any]) -> Arrays:
-    """Run a graph on what it reads of a pool of arrays, and give its outputs."""
-    feeds = {name: pool[name] for name in session.graph.inputs}
-    return session.run(feeds, session.graph.outputs)
 
 
 def speak_durations(
@@ -30,8 +32,8 @@ def speak_durations(
     """Synthesize with a model that predicts how long each symbol lasts.
 
     Args:
-        sessions: encoder and decoder.
-        pool: what the encoder reads.
+        sessions: encoder and decoder, and what a taught model needs.
+        pool: what the encoder reads, and what a taught model is taught by.
         search: of the manifest.
         options: ESPnet's decoding options by name.
         noise: what is drawn.
@@ -41,52 +43,70 @@ def speak_durations(
         ESPnet's outputs by name, and what the vocoder reads.
     """
     encoder, decoder = sessions["encoder"].graph, sessions["decoder"].graph
+    taught = options["use_teacher_forcing"]
     pool = dict(pool)
     noise.skip(search["idle"]["encoder"])
     if "noise_dur" in encoder.inputs:
-        pool["noise_dur"] = noise.normal(1, 2, len(pool["text"]))[0]
+        shape = (2, len(pool["text"]))
+        predicted = given is None and not taught  # else ESPnet draws nothing for them
+        noise_dur = noise.normal(1, *shape)[0] if predicted else np.zeros(shape)
+        pool["noise_dur"] = noise_dur.astype(np.float32)
         pool["noise_scale_dur"] = np.array(options["noise_scale_dur"], np.float32)
     pool.update(run(sessions["encoder"], pool))
-    speed = np.float32(options["speed_control_alpha"])
-    duration = pool["duration"]
-    if search["rounding"] == "ceil":
-        duration = np.ceil(duration * speed)
-        if given is not None:
-            duration = np.asarray(given, np.float32)
-        frames = np.maximum(duration, 0).astype(np.int64)
-        if frames.sum() == 0:
-            frames[-1] = 1
-        index = np.repeat(np.arange(len(frames)), frames)
-        path = index[:, None] == np.arange(len(frames))
-        pool.update(duration=duration, att_w=path.astype(np.float32))
-        pool["symbol_of_frame"] = index
+    made = dict(pool)
+    if taught and "alignment" in sessions:
+        width, _ = sessions["alignment"].graph.inputs["noise"].axes
+        pool["noise"] = noise.normal(1, width, len(pool["feats"]))[0]
+        made.update(align(run(sessions["alignment"], pool)))
     else:
-        if speed != 1.0:
-            duration = np.round(duration.astype(np.float32) * speed).astype(np.int64)
-        if not duration.any():
-            logger.warning("predicted durations are all 0, they count as all 1")
-            duration = np.ones_like(duration)
-        if speed == 1.0:  # ESPnet gives those before the speed
-            pool["duration"] = duration
-        pool["symbol_of_frame"] = np.repeat(np.arange(len(duration)), duration)
-    noise.skip(search["idle"]["decoder"])
+        duration = pool["duration"]
+        speed = np.float32(options["speed_control_alpha"])
+        if taught:
+            frames = checked_durations(given, len(duration))
+            pool.update(taught_variances(sessions, pool, search, frames))
+            made["duration"] = pool["log_duration"]  # which is what ESPnet gives
+        elif search["rounding"] == "ceil":
+            duration = np.ceil(duration * speed)
+            if given is not None:
+                duration = checked_durations(given, len(duration)).astype(np.float32)
+            frames = duration.astype(np.int64)
+            made["duration"] = duration
+            made["att_w"] = path_of(
+                np.repeat(np.arange(len(frames)), frames), len(frames)
+            )
+        else:
+            frames = duration
+            if speed != 1.0:
+                scaled = frames.astype(np.float32) * speed
+                frames = np.round(scaled).astype(np.int64)
+            if not frames.any():
+                logger.warning("predicted durations are all 0, they count as all 1")
+                frames = np.ones_like(frames)
+            if speed == 1.0:  # ESPnet gives those before the speed
+                pool["duration"] = made["duration"] = frames
+        pool["symbol_of_frame"] = np.repeat(np.arange(len(frames)), frames)
+        noise.skip(search["idle"]["decoder"])
+        pool.update(_decoder_noise(decoder, pool, options, noise))
+        made.update(run(sessions["decoder"], pool))
+    names = ["feat_gen", "feat_gen_denorm", "duration", "att_w", "condition"]
+    names += ["feats"] if "feats" in decoder.outputs else ["pitch", "energy"]
+    return {name: made[name] for name in names if name in made}
+
+
+def _decoder_noise(decoder: Graph, pool, options, noise: Noise) -> Arrays:
+    """The noise that a decoder reads, and its scale."""
     tensor = decoder.inputs.get("noise")
-    if tensor is not None and len(tensor.axes) == 3:
+    frames = len(pool["symbol_of_frame"])
+    if tensor is None:
+        return {}
+    if len(tensor.axes) == 3:
         draws, dim, _ = tensor.axes
-        shape = (1, 1, dim, len(pool["symbol_of_frame"]))
-        pool["noise"] = np.stack([noise.normal(*shape)[0, 0] for _ in range(draws)])
-    elif tensor is not None:
-        # ESPnet draws it like a transposed tensor.
-        shape = (len(pool["symbol_of_frame"]), tensor.axes[1])
-        pool["noise"] = noise.normal(*shape, blocked=False)
-        pool["noise_scale"] = np.array(options["noise_scale"], np.float32)
-    pool.update(run(sessions["decoder"], pool))
-    names = ("feat_gen", "feat_gen_denorm", "duration", "pitch", "energy", "att_w")
-    kept = (*names, "feats", "condition")
+        drawn = [noise.normal(1, 1, dim, frames)[0, 0] for _ in range(draws)]
+        return {"noise": np.stack(drawn)}
+    # ESPnet draws it like a transposed tensor.
     return {
-        name: pool[name]
-        for name in kept
-        if name in pool and (name != "feats" or name in decoder.outputs)
+        "noise": noise.normal(frames, tensor.axes[1], blocked=False),
+        "noise_scale": np.array(options["noise_scale"], np.float32),
     }
 
 
@@ -132,13 +152,25 @@ def speak_frames(
     frames, probs, weights = [], [], []
     attended = 0
     taught = None if teacher is None else teacher[factor - 1 :: factor]
+    if taught is not None and not len(taught):
+        raise PluginError(
+            f"speech of {len(teacher)} frames is too short to teach a model that makes "
+            f"{factor} at once"
+        )
     keep = decoder.graph.inputs.get("keep")
+    kept = None
+    if taught is not None:
+        if keep is not None and "history" in keep.axes:
+            kept = _keep(noise, search["dropout"], keep.axes, len(taught))
+        noise.skip(search["idle"]["decoder"])
     step = 0
     while True:
         feeds = {name: memory[name] for name in decoder.graph.inputs if name in memory}
         if "blocked" in decoder.graph.inputs:
             feeds["blocked"] = _blocked(symbols, attended, options, taught is None)
-        if keep is not None:
+        if kept is not None:
+            feeds["keep"] = kept[:, : step + 1]
+        elif keep is not None:
             feeds["keep"] = _keep(noise, search["dropout"], keep.axes, step + 1)
         outputs, states = decoder.step(feeds, states)
         step += 1

@@ -22,10 +22,9 @@ from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import Device, check_precision
 from espnet_onnx_plugin.runtime.noise import Noise
-from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.session import Session, run
 from espnet_onnx_plugin.runtime.speaking import (
     attention_measures,
-    run,
     speak_durations,
     speak_frames,
 )
@@ -63,6 +62,28 @@ class TtsOptions:
                 f"maxlenratio {self.maxlenratio} must be above 0, and minlenratio "
                 f"{self.minlenratio} not above it"
             )
+
+
+class _Sessions(Dict[str, Session]):
+    """Graphs by role: those that every text needs, and others once they are asked for.
+
+    Args:
+        bundle: where they lie.
+        device: where they run.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device):
+        self._bundle, self._device = bundle, device
+        for role in ("encoder", "decoder", "postnet"):
+            if role in self:
+                self[role]
+
+    def __contains__(self, role: object) -> bool:
+        return role in self._bundle.manifest.graphs
+
+    def __missing__(self, role: str) -> Session:
+        self[role] = Session(self._bundle, role, self._device)
+        return self[role]
 
 
 #: Names that ESPnet's models have for an option.
@@ -129,11 +150,8 @@ class Text2Speech:
         self.synthesis = bundle.manifest.synthesis
         self.search = bundle.manifest.search
         self.converter = TokenConverter(bundle)
-        self._sessions = {
-            role: Session(bundle, role, device)
-            for role in bundle.manifest.graphs
-            if role != "vocoder"
-        }
+        self._options(None)
+        self._sessions = _Sessions(bundle, device)
         self.vocoder = Vocoder.open(bundle, device)
         self.noise = self._drawing(self.options.seed)
         self.seconds: Dict[str, float] = {}
@@ -196,6 +214,11 @@ class Text2Speech:
         for name in _OF_MODELS:
             if name not in self.search["options"]:
                 values[name] = getattr(TtsOptions, name)
+        if values["use_teacher_forcing"] and not self.search["taught_by"]:
+            raise PluginError(
+                f"use_teacher_forcing: {self.bundle.path} cannot be taught, as ESPnet "
+                "cannot do it with this model either; leave the option out"
+            )
         return values
 
     def ids(self, text: Union[str, Sequence[int]]) -> np.ndarray:
@@ -316,7 +339,7 @@ class Text2Speech:
     ) -> Dict[str, np.ndarray]:
         """What is made before the vocoder's turn."""
         options = self._options(decode_conf)
-        pool = self._inputs(text, speech, spembs, sids, lids, options)
+        pool = self._inputs(text, speech, durations, spembs, sids, lids, options)
         self.symbols = len(pool["text"]) + 1
         if options["always_fix_seed"]:
             self.noise = self._drawing(options["seed"])
@@ -334,12 +357,16 @@ class Text2Speech:
             made.update(duration=duration, focus_rate=np.float32(focus_rate))
         return made
 
-    def _inputs(self, text, speech, spembs, sids, lids, options) -> Dict[str, Any]:
+    def _inputs(
+        self, text, speech, durations, spembs, sids, lids, options
+    ) -> Dict[str, Any]:
         """What the graphs read that no graph makes."""
-        given = dict(speech=speech, spembs=spembs, sids=sids, lids=lids)
+        given = dict(
+            speech=speech, durations=durations, spembs=spembs, sids=sids, lids=lids
+        )
         needed = set(self.synthesis.reads)
         if options["use_teacher_forcing"]:
-            needed.add("speech")
+            needed.update(self.search["taught_by"])
         for name in given:
             if name in needed and given[name] is None:
                 raise RuntimeError(f"Missing required argument: '{name}'")
@@ -354,7 +381,7 @@ class Text2Speech:
         return pool
 
     def _features(self, speech: np.ndarray) -> Dict[str, np.ndarray]:
-        """Normalized features of speech (samples,)."""
+        """Speech (samples,) and its normalized features."""
         expected = self.bundle.manifest.speech
         if expected is None:
             return {"feats": speech}
@@ -363,4 +390,4 @@ class Text2Speech:
                 f"speech of {len(speech)} samples is too short, the model needs "
                 f"{expected.min_length}"
             )
-        return run(self._sessions["frontend"], {"speech": speech})
+        return {"speech": speech, **run(self._sessions["frontend"], {"speech": speech})}

@@ -140,7 +140,8 @@ TRAINING = re.compile(
     r"drop|stochastic_depth_rate|sampling_probability|gradient_checkpoint|lsm_weight"
     r"|length_normalized_loss|report_|collect_stats|autocast|interctc_weight|aux_ctc"
     r"|loss_weights|mask|ignore_id|ignore_nan_grad|reduce|freeze|brctc_|specaug"
-    # What follows is of text-to-speech: losses, discriminators, initial weights.
+    # What follows is of text-to-speech: losses, discriminators, initial weights. (The
+    # prenets' dropout acts in synthesis too; every configuration has the default.)
     r"|discriminator|_loss|^lambda_|^loss_type|_pos_weight|guided_attn|weight_norm"
     r"|^init_|stop_gradient|segment_size|cache_generator_outputs|pred_mos|mos_pred"
 )

@@ -144,10 +144,11 @@ def mute(model: Text2Speech) -> List[str]:
             random.integers(1, len(model.converter.token_list) - 1, tokens),
             **{name: given[name] for name in model.synthesis.reads},
         )
-        output = made.get("wav", made.get("feat_gen"))
-        if not len(output) > tokens or not np.ptp(output) > 0:
-            found.append(f"{tokens} tokens become {len(output)} frames or samples")
-        lengths.add(len(output))
+        of = "wav" if "wav" in made else "feat_gen"
+        frames = len(made[of]) // (model.synthesis.frame_shift if of == "wav" else 1)
+        if not frames > tokens or not np.ptp(made[of]) > 0:
+            found.append(f"{tokens} tokens become {frames} frames, or silence")
+        lengths.add(frames)
     if len(lengths) < len(TEXTS):
         found.append("every text becomes as long")
     return found

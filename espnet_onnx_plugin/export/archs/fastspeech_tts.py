@@ -21,7 +21,12 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
     return TextToSpeech(
         {"encoder": encoder, "decoder": FeatureDecoder(tts, encoder, normalize)},
-        dict(kind="durations", rounding="round", options=["speed_control_alpha"]),
+        dict(
+            kind="durations",
+            rounding="round",
+            taught_by=["speech", "durations", *encoder.variances],
+            options=["speed_control_alpha"],
+        ),
     )
 
 

@@ -19,6 +19,7 @@ class _Decoder(DurationDecoder):
 
     def __init__(self, tts: torch.nn.Module, encoder: DurationEncoder):
         super().__init__(tts, encoder)
+        self.delta = tts.length_regulator.delta
         self.inputs = {
             **self.inputs,
             "duration": encoder.outputs["duration"],
@@ -34,13 +35,17 @@ class _Decoder(DurationDecoder):
         frames = torch.arange(index.size(0)).float()
         centres = duration.cumsum(dim=0) - duration / 2
         distance = (frames[:, None] - centres[None]).square()
-        weights = torch.softmax(-self.tts.length_regulator.delta * distance, dim=1)
-        zs, _ = self.tts.decoder(weights[None] @ hs, None)
+        weights = torch.softmax(-self.delta * distance, dim=1)
+        zs, _ = self.decoder(weights[None] @ hs, None)
         return zs[0]
 
 
 def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
-    """``espnet2.gan_tts.jets.JETS``; ESPnet gives it no speed."""
+    """``espnet2.gan_tts.jets.JETS``; ESPnet gives it no speed, and cannot teach it.
+
+    ESPnet averages pitch by durations that are given, and hands these on to JETS, which
+    does not take them.
+    """
     generator = tts.generator
     encoder = DurationEncoder(generator, generator.odim, None)
     _, width = encoder.outputs["hidden"].axes
@@ -49,7 +54,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         "decoder": _Decoder(generator, encoder),
         "vocoder": HiFiGAN(generator.generator, width),
     }
-    search = dict(kind="durations", rounding="round", options=[])
+    search = dict(kind="durations", rounding="round", taught_by=[], options=[])
     return TextToSpeech(parts, search, vocoder_reads="feats")
 
 

@@ -180,6 +180,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     }
     search = dict(
         kind="frames",
+        taught_by=["speech"],
         reduction_factor=dec.reduction_factor,
         dropout=0.0 if dec.prenet is None else dec.prenet.dropout_rate,
         options=[

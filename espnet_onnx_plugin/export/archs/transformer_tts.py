@@ -54,7 +54,9 @@ class _Step(Part):
 
     def __init__(self, tts: torch.nn.Module, encoder: _Encoder):
         super().__init__()
-        self.tts, self.decoder = tts, tts.decoder
+        self.decoder, self.odim = tts.decoder, tts.odim
+        self.feat_out, self.prob_out = tts.feat_out, tts.prob_out
+        self.idle = idle_draws(tts.decoder)  # when it is taught
         self.layers = tts.decoder.decoders
         self.inputs: Dict[str, Tensor] = dict(encoder.outputs)
         prenet = getattr(self.decoder.embed[0], "__getitem__", None)
@@ -154,8 +156,8 @@ class _Step(Part):
             attended.append(weights)
         if self.decoder.normalize_before:
             x = self.decoder.after_norm(x)
-        frames = self.tts.feat_out(x).view(-1, self.tts.odim)
-        prob = torch.sigmoid(self.tts.prob_out(x))[0]
+        frames = self.feat_out(x).view(-1, self.odim)
+        prob = torch.sigmoid(self.prob_out(x))[0]
         state.update(prev_out=frames[-1], history=history)
         return (frames, prob, torch.stack(attended), *state.values())
 
@@ -171,6 +173,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     }
     search = dict(
         kind="frames",
+        taught_by=["speech"],
         reduction_factor=tts.reduction_factor,
         limits_steps=True,
         dropout=0.0 if step.prenet is None else step.prenet.dropout_rate,

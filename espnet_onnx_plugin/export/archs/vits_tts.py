@@ -182,6 +182,50 @@ class _Decoder(Part):
         return z[0].T
 
 
+class _Alignment(Part):
+    """Speech that teaches the model, to what the vocoder reads of it.
+
+    And how likely each of its frames is under each symbol.
+    """
+
+    def __init__(self, generator: torch.nn.Module, encoder: _Encoder):
+        super().__init__()
+        fold_weight_norm(generator.posterior_encoder)
+        self.posterior, self.flow = generator.posterior_encoder, generator.flow
+        outputs = dict(encoder.outputs)
+        del outputs["duration"]
+        _, width = outputs["mean"].axes
+        size = self.posterior.input_conv.in_channels
+        self.inputs = {
+            "feats": Tensor("float32", ("frames", size)),
+            "noise": Tensor("float32", (width, "frames")),
+            **outputs,
+        }
+        self.outputs = {
+            "latents": Tensor("float32", ("frames", width)),
+            "likelihood": Tensor("float32", ("frames", "symbols")),
+        }
+
+    def forward(self, feats, noise, mean, log_scale, *condition):
+        """The inputs, in their order -> (frames, dim), logarithms (frames, symbols)."""
+        g = condition[0][None, :, None] if condition else None
+        mask = torch.ones(1, 1, 1)
+        x = self.posterior.input_conv(feats.T[None])
+        x = self.posterior.proj(self.posterior.encoder(x, mask, g=g))
+        posterior_mean, posterior_scale = x.chunk(2, dim=1)
+        latents = posterior_mean + noise * posterior_scale.exp()
+        z = self.flow(latents, mask, g=g)[0].T
+        precision = torch.exp(-2 * log_scale)
+        of_symbol = -0.5 * math.log(2 * math.pi) - log_scale
+        of_symbol = of_symbol - 0.5 * mean.square() * precision
+        likelihood = (
+            of_symbol.sum(dim=1)
+            - 0.5 * z.square() @ precision.T
+            + z @ (mean * precision).T
+        )
+        return latents[0].T, likelihood
+
+
 def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
     """``espnet2.gan_tts.vits.VITS``."""
     generator = tts.generator
@@ -197,9 +241,15 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     search = dict(
         kind="durations",
         rounding="ceil",
+        taught_by=["speech"],
         options=["speed_control_alpha", "noise_scale", "noise_scale_dur"],
     )
-    parts = {"encoder": encoder, "decoder": decoder, "vocoder": vocoder}
+    parts = {
+        "encoder": encoder,
+        "decoder": decoder,
+        "alignment": _Alignment(generator, encoder),
+        "vocoder": vocoder,
+    }
     return TextToSpeech(parts, search, vocoder_reads="feats")
 
 

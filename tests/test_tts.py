@@ -1,0 +1,537 @@
+"""Text to speech: every model and option against ESPnet's own inference."""
+
+import functools
+import math
+import sys
+from unittest import mock
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE, save_tts, tts_task
+from sweeping.build import randomize
+
+from espnet_onnx_plugin.bin import tts_inference
+from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, Text
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.graph import export_part
+from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.export.parity import TOLERANCE, difference
+from espnet_onnx_plugin.export.registry import all_archs, find
+from espnet_onnx_plugin.export.tts import compare, dropouts_are_of_mkl
+from espnet_onnx_plugin.export.vocoder import context
+from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.noise import Noise
+from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.teaching import best_path, path_of, pitch_of_frames
+from espnet_onnx_plugin.runtime.tts import Text2Speech
+from espnet_onnx_plugin.runtime.vocoder import Vocoder
+
+
+def voice(samples=2400):
+    """A voice whose pitch goes up and down, with pauses."""
+    time = np.arange(samples) / RATE
+    phase = 2 * np.pi * (150 * time + np.sin(20 * time))
+    wave = sum(np.sin(k * phase) / k for k in range(1, 6)) * (np.sin(40 * time) > -0.5)
+    noise = np.random.default_rng(2).standard_normal(samples)
+    return (0.1 * wave + 0.01 * noise).astype(np.float32)
+
+
+TEXT = np.random.default_rng(0).integers(1, 25, 19)
+
+#: What the tiny models read besides text, by name.
+OTHERS = dict(
+    sids=np.array([1]),
+    lids=np.array([1]),
+    spembs=np.random.default_rng(1).standard_normal(5).astype(np.float32),
+    speech=voice(),
+)
+
+
+def cases(role):
+    return [
+        pytest.param(arch.name, name, id=f"{arch.name}-{name}")
+        for arch in all_archs()
+        if arch.role == role
+        for name in arch.tiny
+    ]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Gives a tiny model of ESPnet, ``architecture/configuration``, and its bundle."""
+
+    @functools.cache
+    def give(what):
+        arch, name = what.split("/")
+        files = save_tts(arch, name, tmp_path_factory.mktemp("tts"))
+        checkpoints = Checkpoints(files["config"], files["file"])
+        bundle = export_bundle("tts", checkpoints, files["file"].parent / "onnx")
+        return files, bundle
+
+    return give
+
+
+def espnet(files, **options):
+    """ESPnet's ``Text2Speech``."""
+    tts_task()
+    from espnet2.bin.tts_inference import Text2Speech
+
+    return Text2Speech(files["config"], files["file"], **options)
+
+
+def inputs(bundle):
+    needed = bundle.manifest.synthesis.reads
+    return dict(text=TEXT, **{name: OTHERS[name] for name in needed})
+
+
+def speak(ours, theirs, given, seed=0, **call):
+    """What both make of a text, with the same draws; ESPnet's are tensors."""
+    ours.noise = Noise(seed, mkl=dropouts_are_of_mkl())
+    made = ours(**given, **call)
+    torch.manual_seed(seed)
+    draw = functools.partial(librosa.griffinlim, random_state=seed)
+    with mock.patch.object(librosa, "griffinlim", draw):
+        return made, theirs(**given, **call)
+
+
+def agree(made, reference):
+    assert set(made) == set(reference)
+    if "wav" in made:  # joint models give ESPnet an axis more
+        reference = {**reference, "wav": reference["wav"].reshape(-1)}
+    compare(made, reference, "the text")
+
+
+@pytest.mark.parametrize("arch, name", cases("tts"))
+def test_a_model_speaks_as_in_espnet(arch, name, exported):
+    files, bundle = exported(f"{arch}/{name}")
+    parity = bundle.manifest.checks["parity"]
+    assert all(0 <= figure <= TOLERANCE for figure in parity.values())
+    given = inputs(bundle)
+    made, reference = speak(Text2Speech(bundle), espnet(files), given, seed=9)
+    agree(made, reference)
+    assert len(made["wav"]) == reference["wav"].numel() > 8
+
+
+#: Those that ESPnet cannot teach: it reads pitch of given durations, and a JETS does not
+#: take these; and of the other the configuration says nothing of pitch.
+NOT_TAUGHT = ("jets/conformer", "joint_text2wav/fastspeech2_hifigan")
+
+
+def lesson(bundle):
+    given = {**inputs(bundle), "speech": OTHERS["speech"]}
+    if "durations" in bundle.manifest.search["taught_by"]:
+        frames = 1 + len(given["speech"]) // 8
+        factor = bundle.manifest.search.get("pitch", {}).get("reduction_factor", 1)
+        shares = np.random.default_rng(5).dirichlet(np.ones(len(TEXT) + 1))
+        random = np.random.default_rng(6)
+        given["durations"] = random.multinomial(frames // factor, shares)
+    return given
+
+
+TAUGHT = dict(use_teacher_forcing=True)
+
+
+@pytest.mark.parametrize(
+    "arch, name",
+    [case for case in cases("tts") if "/".join(case.values) not in NOT_TAUGHT],
+)
+def test_a_model_is_taught_as_in_espnet(arch, name, exported):
+    files, bundle = exported(f"{arch}/{name}")
+    given = lesson(bundle)
+    ours, theirs = Text2Speech(bundle, **TAUGHT), espnet(files, **TAUGHT)
+    assert ours.use_speech
+    made, reference = speak(ours, theirs, given, seed=9)
+    agree(made, reference)
+    other = ours(**given, decode_conf=dict(use_teacher_forcing=False))
+    assert made["wav"].shape != other["wav"].shape
+    if "feat_gen" in made and "durations" not in given:
+        shift = len(made["feat_gen"]) / (1 + len(given["speech"]) // 8)
+        assert shift > 0.99  # as long as the teacher, but for what is no whole step
+    for name in ("speech", "durations"):
+        if name in given and name in bundle.manifest.search["taught_by"]:
+            short = {k: v for k, v in given.items() if k != name}
+            with pytest.raises(RuntimeError, match=f"argument: '{name}'"):
+                ours(**short)
+
+
+@pytest.mark.parametrize("what", NOT_TAUGHT)
+def test_what_espnet_cannot_teach_is_refused(what, exported):
+    files, bundle = exported(what)
+    with pytest.raises(PluginError, match="use_teacher_forcing: .* cannot be taught"):
+        Text2Speech(bundle, **TAUGHT)
+    with pytest.raises(PluginError, match="use_teacher_forcing: .* cannot be taught"):
+        Text2Speech(bundle)(**inputs(bundle), decode_conf=TAUGHT)
+    given = dict(lesson(bundle), durations=np.ones(len(TEXT) + 1, np.int64))
+    with pytest.raises((TypeError, AttributeError)):
+        espnet(files, **TAUGHT)(**given)
+
+
+def test_a_lesson_that_does_not_fit_is_refused(exported, monkeypatch):
+    bundle = exported("fastspeech2/conformer")[1]
+    ours, given = Text2Speech(bundle, **TAUGHT), lesson(bundle)
+    for change, message in (
+        (dict(durations=given["durations"] + 1), "340 frames, the speech has 301"),
+        (dict(durations=given["durations"][1:]), "19 durations are given for 20"),
+        (dict(speech=given["speech"][:9]), "speech of 9 samples is too short"),
+    ):
+        with pytest.raises(PluginError, match=message):
+            ours(**{**given, **change})
+    monkeypatch.setitem(sys.modules, "pyworld", None)
+    with pytest.raises(PluginError, match="pip install pyworld"):
+        ours(**given)
+    bundle = exported("vits/one_speaker")[1]
+    short = dict(lesson(bundle), speech=OTHERS["speech"][:100])
+    with pytest.raises(PluginError, match="cannot be aligned with 19 symbols"):
+        Text2Speech(bundle, **TAUGHT)(**short)
+
+
+@pytest.mark.parametrize(
+    "frames, symbols", [(1, 1), (6, 6), (7, 6), (40, 1), (300, 41)]
+)
+def test_the_best_path_is_espnets(frames, symbols):
+    from espnet2.gan_tts.vits.monotonic_align import maximum_path
+
+    random = np.random.default_rng(frames)
+    for scale in (1, 100):
+        scores = (scale * random.standard_normal((frames, symbols))).astype(np.float32)
+        scores = scores.round()  # with ties
+        reference = maximum_path(
+            torch.from_numpy(scores)[None], torch.ones(1, frames, symbols)
+        )
+        assert np.array_equal(path_of(best_path(scores), symbols), reference[0])
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+@pytest.mark.parametrize("log", [True, False])
+def test_pitch_is_espnets(continuous, log):
+    tts_task()
+    from espnet2.tts.feats_extract.dio import Dio
+
+    settings = dict(
+        fs=RATE,
+        hop_length=40,
+        f0min=80,
+        f0max=400,
+        use_continuous_f0=continuous,
+        use_log_f0=log,
+    )
+    extract = Dio(**settings, n_fft=64, use_token_averaged_f0=False)
+    for speech in (voice(8000), voice(8000) * 0):
+        reference = extract(torch.from_numpy(speech)[None])[0][0, :, 0].numpy()
+        made = pitch_of_frames(speech, settings)
+        np.testing.assert_allclose(made, reference, rtol=1e-6)
+        assert speech.any() == made.any()
+
+
+OPTIONS = {
+    "fastspeech2/transformer": [
+        dict(speed_control_alpha=1.3),
+        dict(speed_control_alpha=0.7),
+        dict(prefer_normalized_feats=True),
+    ],
+    "vits/one_speaker": [
+        dict(speed_control_alpha=1.3),
+        dict(speed_control_alpha=0.7),
+        dict(noise_scale=0.2),
+        dict(noise_scale_dur=2.5),
+    ],
+    "tacotron2/location": [
+        dict(use_att_constraint=True, maxlenratio=1.5),
+        dict(
+            use_att_constraint=True,
+            backward_window=3,
+            forward_window=2,
+            maxlenratio=1.5,
+        ),
+        dict(threshold=0.04),
+        dict(minlenratio=0.5, threshold=0.04),
+    ],
+    "tacotron2/forward": [dict(maxlenratio=1.33), dict(maxlenratio=2.1)],
+    "transformer/norm_after": [
+        dict(maxlenratio=1.33),
+        dict(minlenratio=0.5, maxlenratio=1.0, threshold=0.04),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "what, options",
+    [(what, options) for what, tried in OPTIONS.items() for options in tried],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_an_option_has_espnets_effect(what, options, exported):
+    files, bundle = exported(what)
+    given = inputs(bundle)
+    ours, theirs = Text2Speech(bundle, **options), espnet(files, **options)
+    made, reference = speak(ours, theirs, given)
+    agree(made, reference)
+    ours.noise = Noise(0, mkl=dropouts_are_of_mkl())
+    without = {name: getattr(type(ours.options), name) for name in options}
+    usual = ours(**given, decode_conf=without)
+    if "prefer_normalized_feats" not in options:  # which chooses among what is made
+        assert any(difference(made[name], usual[name]) > 1e-3 for name in made)
+
+
+def test_options_change_for_one_call(exported):
+    files, bundle = exported("fastspeech2/transformer")
+    ours, theirs = Text2Speech(bundle), espnet(files)
+    usual = ours(**inputs(bundle))
+    for conf in (dict(alpha=1.6), {}):
+        agree(*speak(ours, theirs, inputs(bundle), decode_conf=conf))
+    ours_once = ours(**inputs(bundle), decode_conf=dict(speed_control_alpha=1.6))
+    assert len(ours_once["feat_gen"]) > len(usual["feat_gen"])
+    with pytest.raises(PluginError, match="decode_conf.*nonesuch"):
+        ours(**inputs(bundle), decode_conf=dict(nonesuch=1))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(speed_control_alpha=0.0), "speed_control_alpha 0.0 must be above 0"),
+        (dict(maxlenratio=0.0), "maxlenratio 0.0 must be above 0"),
+        (dict(minlenratio=3.0, maxlenratio=2.0), "minlenratio 3.0 not above"),
+        (dict(nonesuch=1), "nonesuch"),
+    ],
+)
+def test_an_option_that_cannot_be_met_is_refused(options, message, exported):
+    with pytest.raises(PluginError, match=message):
+        Text2Speech(exported("fastspeech2/transformer")[1], **options)
+
+
+def test_durations_that_are_all_zero_count_as_ones(exported, tmp_path):
+    files, bundle = exported("fastspeech2/transformer")
+    fast = dict(alpha=0.01)  # the speed makes them so
+    agree(*speak(Text2Speech(bundle), espnet(files), inputs(bundle), decode_conf=fast))
+    weights = torch.load(files["file"])
+    weights["tts.duration_predictor.linear.bias"] -= 20  # the model itself does
+    torch.save(weights, tmp_path / "model.pth")
+    short = dict(files, file=tmp_path / "model.pth")
+    checkpoints = Checkpoints(short["config"], short["file"])
+    bundle = export_bundle("tts", checkpoints, tmp_path / "onnx")
+    made, reference = speak(Text2Speech(bundle), espnet(short), inputs(bundle))
+    agree(made, reference)
+    assert (made["duration"] == 1).all()
+
+
+def test_durations_can_be_given_to_vits(exported):
+    files, bundle = exported("vits/one_speaker")
+    ours, theirs = Text2Speech(bundle), espnet(files)
+    durations = np.random.default_rng(3).integers(0, 4, len(TEXT))
+    ours.noise = Noise(0)
+    made = ours(TEXT, durations=durations)
+    torch.manual_seed(0)
+    with torch.no_grad():  # ESPnet's Text2Speech does not hand them on
+        reference = theirs.tts.inference(
+            torch.from_numpy(TEXT), durations=torch.from_numpy(durations)
+        )
+    assert np.array_equal(made["duration"], durations)
+    assert len(made["wav"]) == 8 * durations.sum()
+    assert difference(made["wav"], reference["wav"].numpy()) <= TOLERANCE
+    for wrong, message in (
+        (durations[1:], "18 durations are given for 19 symbols"),
+        (durations * 0, "not all 0"),
+        (durations - 2, "0 or above"),
+    ):
+        with pytest.raises(PluginError, match=message):
+            ours(TEXT, durations=wrong)
+
+
+@pytest.mark.parametrize(
+    "what, missing",
+    [
+        ("fastspeech/conformer", "sids"),
+        ("fastspeech/conformer", "lids"),
+        ("fastspeech/conformer", "spembs"),
+        ("fastspeech/style", "speech"),
+    ],
+)
+def test_what_a_model_reads_has_to_be_given(what, missing, exported):
+    files, bundle = exported(what)
+    given = inputs(bundle)
+    del given[missing]
+    ours = Text2Speech(bundle)
+    assert getattr(ours, f"use_{missing}")
+    messages = set()
+    for model in (ours, espnet(files)):
+        with pytest.raises(RuntimeError) as e:
+            model(**given)
+        messages.add(str(e.value))
+    assert messages == {f"Missing required argument: '{missing}'"}
+
+
+def test_the_seed_decides(exported):
+    files, bundle = exported("vits/one_speaker")
+
+    def make(model):
+        return model(TEXT)["wav"]
+
+    one = Text2Speech(bundle, seed=5)
+    first, second = make(one), make(one)
+    assert not np.array_equal(first, second)
+    again = Text2Speech(bundle, seed=5)
+    assert np.array_equal(make(again), first) and np.array_equal(make(again), second)
+    assert not np.array_equal(make(Text2Speech(bundle, seed=6)), first)
+    options = dict(seed=5, always_fix_seed=True)
+    fixed = Text2Speech(bundle, **options)
+    assert np.array_equal(make(fixed), first) and np.array_equal(make(fixed), first)
+    assert difference(first, make(espnet(files, **options)).numpy()) <= TOLERANCE
+
+
+@pytest.fixture(scope="session")
+def vocoder(tmp_path_factory):
+    """Gives a generator of ESPnet, its bundle and the features' size."""
+
+    @functools.cache
+    def give(arch, name):
+        tts_task()
+        from espnet2.gan_tts import joint
+
+        path, dim = tmp_path_factory.mktemp("vocoder"), 10
+        classes = joint.joint_text2wav.AVAILABLE_VOCODER
+        size = (
+            "aux_channels" if arch.startswith(("parallel", "style")) else "in_channels"
+        )
+        generator = classes[arch](**{size: dim, **find("vocoder", arch).tiny[name]})
+        generator = generator.eval()
+        randomize(torch.nn.ModuleList([generator]))
+        pqmf = None
+        if name == "four_bands":
+            pqmf = joint.joint_text2wav.PQMF(subbands=4)
+        part = find("vocoder", arch).wrap(generator, dim, pqmf=pqmf).eval()
+        graphs = {"vocoder": export_part(part, path / "vocoder.onnx")}
+        synthesis = Synthesis(RATE, part.factor, "feat_gen", context(part))
+        search = dict(block=part.block)
+        manifest = Manifest("tts", graphs, None, Text(None, ""), search, synthesis)
+        return generator, pqmf, Vocoder(Bundle(path, manifest), Device())
+
+    return give
+
+
+@pytest.mark.parametrize("arch, name", cases("vocoder"))
+def test_a_vocoder_is_espnets_also_in_pieces(arch, name, vocoder):
+    generator, pqmf, ours = vocoder(arch, name)
+    feats = np.random.default_rng(4).standard_normal((73, 10)).astype(np.float32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        reference = generator.inference(torch.from_numpy(feats))
+        if pqmf is not None:
+            reference = pqmf.synthesis(reference.T[None])
+    whole = ours(feats, Noise(0))
+    assert difference(whole, reference.reshape(-1).numpy()) <= TOLERANCE
+    for chunk in (1, 3, 50, 1000):
+        pieces = list(ours.stream(feats, Noise(0), None, chunk))
+        assert difference(np.concatenate(pieces), whole) <= 1e-6
+        one = arch == "style_melgan_generator"  # its statistics are of the utterance
+        assert len(pieces) == (1 if one else math.ceil(len(feats) / chunk))
+
+
+@pytest.mark.parametrize(
+    "what, pieces",
+    [
+        ("vits/speakers_and_languages", None),
+        ("jets/conformer", None),
+        ("fastspeech2/transformer", 1),  # by Griffin and Lim
+    ],
+)
+def test_a_model_streams_its_waveform(what, pieces, exported):
+    bundle = exported(what)[1]
+    whole = Text2Speech(bundle, always_fix_seed=True)(**inputs(bundle))["wav"]
+    for chunk in (1, 3, 50):
+        model = Text2Speech(bundle, always_fix_seed=True)
+        streamed = list(model.stream(**inputs(bundle), chunk=chunk))
+        assert difference(np.concatenate(streamed), whole) <= 1e-6
+        assert len(streamed) == (pieces or math.ceil(len(whole) / 8 / chunk))
+    with pytest.raises(PluginError, match="chunk 0"):
+        next(model.stream(**inputs(bundle), chunk=0))
+
+
+@pytest.mark.parametrize("name", ["fbank", "spectrogram", "linear_spectrogram"])
+def test_features_of_speech_are_espnets(name, tmp_path):
+    from espnet2.layers.global_mvn import GlobalMVN
+
+    tts_task()
+    from espnet2.tasks.tts import feats_extractor_choices
+
+    arch = find("feats_extract", name)
+    extract = feats_extractor_choices.get_class(name)(**arch.tiny["small"])
+    dim, random = extract.output_size(), np.random.default_rng(0)
+    stats = dict(count=10.0, sum=random.random(dim), sum_square=20 + random.random(dim))
+    np.savez(tmp_path / "stats.npz", **stats)
+    for normalize in (None, GlobalMVN(str(tmp_path / "stats.npz"))):
+        part = arch.wrap(extract, normalize).eval()
+        graphs = {"frontend": export_part(part, tmp_path / "frontend.onnx")}
+        manifest = Manifest("tts", graphs, None, Text(None, ""), {})
+        session = Session(Bundle(tmp_path, manifest), "frontend", Device())
+        for samples in (part.shortest(), 777):
+            speech = random.standard_normal(samples).astype(np.float32)
+            feats = session.run({"speech": speech}, ["feats"])["feats"]
+            reference = extract(torch.from_numpy(speech)[None])[0]
+            if normalize is not None:
+                reference = normalize(reference)[0]
+            assert difference(feats, reference[0].numpy()) <= TOLERANCE
+
+
+def write_texts(directory):
+    """Two utterances: their texts, and languages."""
+    directory.mkdir()
+    (directory / "text").write_text("one abc\ntwo a lot of tokens\n")
+    (directory / "utt2lid").write_text("one 1\ntwo 0\n")
+    return [
+        f"--data_path_and_name_and_type={directory}/text,text,text",
+        f"--data_path_and_name_and_type={directory}/utt2lid,lids,text_int",
+    ]
+
+
+@pytest.mark.parametrize(
+    "what", ["tacotron2/forward_ta", "vits/speakers_and_languages"]
+)
+def test_the_command_leaves_espnets_files(what, exported, tmp_path):
+    pytest.importorskip("matplotlib")
+    files, bundle = exported(what)
+    cmd = write_texts(tmp_path / "data")
+    (tmp_path / "data/utt2sid").write_text("one 2\ntwo 1\n")
+    if "sids" in bundle.manifest.synthesis.reads:
+        cmd.append(
+            f"--data_path_and_name_and_type={tmp_path}/data/utt2sid,sids,text_int"
+        )
+    cmd += ["--seed", "3", "--always_fix_seed", "true", "--maxlenratio", "5"]
+    tts_task()
+    from espnet2.bin import tts_inference as theirs
+
+    theirs.main(
+        [
+            *("--output_dir", str(tmp_path / "espnet"), *cmd),
+            *("--train_config", str(files["config"])),
+            *("--model_file", str(files["file"])),
+        ]
+    )
+    tts_inference.main(
+        ["--output_dir", str(tmp_path / "ours"), "--model_dir", str(bundle.path), *cmd]
+    )
+
+    def tree(name):
+        root = tmp_path / name
+        return {str(f.relative_to(root)) for f in root.rglob("*") if f.is_file()}
+
+    empty = {
+        name
+        for name in tree("espnet")
+        if not (tmp_path / "espnet" / name).stat().st_size
+    }
+    assert tree("ours") - {"timing.jsonl"} == tree("espnet") - empty
+    for name in tree("ours") - {"timing.jsonl"}:
+        mine, other = tmp_path / "ours" / name, tmp_path / "espnet" / name
+        if name.endswith(".npy"):
+            assert difference(np.load(mine), np.load(other)) <= TOLERANCE
+        elif name.endswith(".wav"):
+            (wave, rate), (reference, expected) = map(soundfile.read, (mine, other))
+            assert rate == expected and wave.shape == reference.shape
+            if what.startswith("vits"):  # Griffin-Lim's first phases are chance
+                assert np.abs(wave - reference).max() <= 1 / 2**15
+        elif not name.endswith(".png"):
+            there = other.read_text().replace(str(tmp_path / "espnet"), "DIR")
+            assert mine.read_text().replace(str(tmp_path / "ours"), "DIR") == there
