@@ -101,6 +101,8 @@ def _quantization(figures: Mapping[str, Any]) -> str:
                 f"log-F0 RMSE to fp32 {figures['log_f0_rmse']:.3f} (budget "
                 f"{budget['max_log_f0_rmse']:.3f})"
             )
+        if len(parts) == 1:
+            parts.append("none of them long enough to be measured")
     kept = [
         f"{len(layers)} layers in {form} ({', '.join(layers[:KEPT_NAMED])}"
         f"{', ...' * (len(layers) > KEPT_NAMED)})"
