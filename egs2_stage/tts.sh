@@ -20,7 +20,10 @@ if [ "${onnx_stage}" -le 9 ] && [ "${onnx_stop_stage}" -ge 9 ] && ! "${skip_scor
 fi
 
 # What is spoken is compared by stage 16 itself.
-onnx_find_scorer() { :; }
+onnx_find_scorer() {
+    [ "${onnx_stop_stage}" -lt 16 ] ||
+        onnx_need_modules pyworld ${onnx_asr_model_dir:+jiwer soxr}
+}
 onnx_score() { :; }
 
 onnx_find_inputs() {

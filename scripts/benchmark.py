@@ -21,21 +21,28 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarking import drive, models
+from benchmarking import drive, models, waveforms
 from benchmarking.config import Config, RandomModel, read_config
 
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bin._common import run, str2bool
 from espnet_onnx_plugin.bundle import MANIFEST, sha256
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.benchmark import describe_agreement, write_report
+from espnet_onnx_plugin.report.benchmark import (
+    describe_agreement,
+    describe_distance,
+    write_report,
+)
 from espnet_onnx_plugin.report.measurement import (
     REFERENCE,
+    BaseSetting,
+    Distance,
     Measurement,
     Outcome,
-    Setting,
+    Synthesis,
 )
 from espnet_onnx_plugin.report.tables import write_atomically
+from espnet_onnx_plugin.runtime.compare import WAVEFORM_TOLERANCE
 
 # Packages by what they are imported as, and where their versions are worth telling.
 PACKAGES = {
@@ -46,7 +53,7 @@ PACKAGES = {
     "numpy": "numpy",
 }
 NEEDED = {**PACKAGES, "onnxscript": "onnxscript", "matplotlib": "matplotlib"}
-# Variants that give PyTorch's hypotheses, or are wrong.
+# Variants that give PyTorch's results, or are wrong.
 EXACT = ("fp32", "optimized")
 # What decides how fast a CPU multiplies small numbers.
 CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
@@ -124,46 +131,67 @@ class Benchmark:
             )
         else:
             self._checkpoints = config.model
+        self._speaks = self._checkpoints.task == "tts"
+        self._mkl = self._speaks and models.dropouts_are_of_mkl()
         variants = {v for setting in config.settings for v in setting.variants}
         self._bundles = models.make_bundles(
             self._checkpoints, variants, output_dir / "bundles", self._logs
         )
 
-    def outcome(self, setting: Setting, resume: bool) -> Outcome:
+    def outcome(self, setting: BaseSetting, resume: bool) -> Outcome:
         """Measure a setting, or return what an earlier run measured."""
         slug = re.sub(r"[^a-z0-9.]+", "_", setting.name.lower()).strip("_")
         path = self._output_dir / "settings" / f"{slug}.json"
-        audio = self._audio(setting)
-        origin = self._origin(setting, audio)
+        inputs = self._inputs(setting)
+        origin = self._origin(setting, inputs)
         if resume and path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["origin"] == origin:
                 logging.info("%s: measured before, see %s", setting.name, path)
                 return Outcome.from_json(content["outcome"])
-        specs = {name: self._spec(name, setting, audio) for name in setting.variants}
-        measured = drive.measure(setting, specs, self._logs / slug)
-        outcome = Outcome(
-            setting,
-            time.strftime("%Y-%m-%d"),
-            audio.references,
-            [
-                Measurement(name, self._size(name), audio.seconds, *measured[name])
-                for name in setting.variants
-            ],
-        )
+        logs = self._logs / slug
+        specs = {n: self._spec(n, setting, inputs, logs) for n in setting.variants}
+        measured = drive.measure(setting, specs, logs)
+        measurements = []
+        for name in setting.variants:
+            starts, runs = measured[name]
+            seconds = inputs.seconds or sum(one.audio_seconds for one in runs[0])
+            far = self._distance(name, setting, len(inputs.files), logs)
+            size = self._size(name)
+            measurements.append(Measurement(name, size, seconds, starts, runs, far))
+        date = time.strftime("%Y-%m-%d")
+        outcome = Outcome(setting, date, inputs.references, measurements)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"origin": origin, "outcome": outcome.to_json()}
         write_atomically(path, json.dumps(content, indent=1) + "\n")
         return outcome
 
-    def _audio(self, setting: Setting) -> models.Audio:
-        speech = self._bundles["fp32"].manifest.speech
-        directory = self._output_dir / "audio"
-        if setting.audio_seconds is not None:
-            return models.make_noise(setting.audio_seconds, speech, directory)
-        return models.choose_data(self._config.data, speech, directory)
+    def _inputs(self, setting: BaseSetting) -> models.Inputs:
+        bundle, directory = self._bundles["fp32"], self._output_dir / "inputs"
+        seconds, data = setting.audio_seconds, self._config.data
+        if self._speaks:
+            if seconds is not None:
+                return models.make_text(seconds, bundle, directory)
+            return models.choose_text(data, bundle, directory)
+        speech = bundle.manifest.speech
+        if seconds is not None:
+            return models.make_noise(seconds, speech, directory)
+        return models.choose_data(data, speech, directory)
 
-    def _origin(self, setting: Setting, audio: models.Audio) -> dict[str, Any]:
+    def _distance(
+        self, name: str, setting: BaseSetting, utterances: int, waves: Path
+    ) -> Distance | None:
+        """Compare the waveforms with the reference's, if there are any."""
+        if not self._speaks or name == REFERENCE or REFERENCE not in setting.variants:
+            return None
+        reference, other = (
+            [waves / f"{system}_{number}.npy" for number in range(utterances)]
+            for system in (REFERENCE, name)
+        )
+        rate = self._bundles["fp32"].manifest.synthesis.sampling_rate
+        return waveforms.distance(reference, other, rate)
+
+    def _origin(self, setting: BaseSetting, inputs: models.Inputs) -> dict[str, Any]:
         """Return all that decides what a setting measures, as plain data."""
         origin = {
             "setting": dataclasses.asdict(setting),
@@ -174,26 +202,30 @@ class Benchmark:
                 for name, bundle in self._bundles.items()
                 if name in ("fp32", *setting.variants)
             },
-            "audio": [sha256(path) for path in audio.files],
-            "references": audio.references,
+            "inputs": [sha256(path) for path in inputs.files],
+            "references": inputs.references,
             "code": [sha256(path) for path in sorted(models.measured_code())],
         }
         return json.loads(json.dumps(origin))
 
-    def _spec(self, name: str, setting: Setting, audio: models.Audio) -> dict[str, Any]:
+    def _spec(
+        self, name: str, setting: BaseSetting, inputs: models.Inputs, waves: Path
+    ) -> dict[str, Any]:
         """Return what a worker is told, see benchmarking/worker.py."""
         if name == REFERENCE:
-            model: Any = self._checkpoints.espnet_options(bool(setting.lm_weight))
+            with_lm = bool(getattr(setting, "lm_weight", 0.0))
+            model: Any = self._checkpoints.espnet_options(with_lm)
         else:
             model = str(self._bundles[name].path)
-        return {
+        spec = {
             "system": name,
             "task": self._checkpoints.task,
             "model": model,
             "options": setting.search_options,
             "threads": setting.threads,
-            "audio": [str(path) for path in audio.files],
+            "inputs": [str(path) for path in inputs.files],
         }
+        return {**spec, "mkl": self._mkl, "waves": str(waves)} if self._speaks else spec
 
     def _size(self, name: str) -> int:
         if name != REFERENCE:
@@ -206,26 +238,38 @@ def show(outcome: Outcome) -> None:
     print(outcome.setting.name)
     for m in outcome.measurements:
         line = f"  {m.system:10} {m.median:8.3f} s, RTF {m.rtf:.3f}"
-        agreement = outcome.agreement(m)
-        if agreement is not None:
-            speed_up = outcome.reference.median / m.median
-            line += f", {speed_up:.2f}x, {describe_agreement(agreement)}"
+        if outcome.reference not in (None, m):
+            line += f", {outcome.reference.median / m.median:.2f}x, "
+            agreement = outcome.agreement(m)
+            line += describe_agreement(agreement) if agreement else ""
+            line += describe_distance(m.distance) if m.distance else ""
         print(line)
 
 
-def check_hypotheses(outcomes: Sequence[Outcome]) -> None:
-    """Refuse bundles in full precision with hypotheses of their own."""
+def check_results(outcomes: Sequence[Outcome]) -> None:
+    """Refuse bundles in full precision with hypotheses or waveforms of their own."""
     wrong = [
         f"{m.system} in '{outcome.setting.name}'"
         for outcome in outcomes
         for m in outcome.measurements
-        if m.system in EXACT and (a := outcome.agreement(m)) and a.different
+        if m.system in EXACT and is_different(outcome, m)
     ]
     if wrong:
+        results = "waveforms" if outcomes[0].setting.RUN is Synthesis else "hypotheses"
         raise PluginError(
-            f"other hypotheses than PyTorch's: {', '.join(wrong)}: check the bundles "
+            f"other {results} than PyTorch's: {', '.join(wrong)}: check the bundles "
             "(bin.verify), the figures are of no use"
         )
+
+
+def is_different(outcome: Outcome, measurement: Measurement) -> bool:
+    """Return whether a system gives something else than the reference."""
+    distance = measurement.distance
+    if distance is not None:
+        figure = distance.difference
+        return figure is None or figure > WAVEFORM_TOLERANCE
+    agreement = outcome.agreement(measurement)
+    return agreement is not None and agreement.different > 0
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -255,7 +299,7 @@ def benchmark(args: argparse.Namespace) -> None:
     }
     write_report(args.output_dir, config.title, facts, outcomes)
     print(f"wrote {args.output_dir}/RESULTS.md, results.csv and plots")
-    check_hypotheses(outcomes)
+    check_results(outcomes)
 
 
 def main(cmd: Sequence[str] | None = None) -> None:

@@ -3,11 +3,12 @@
 
 Usage: scripts/list_architectures.py [--espnet_root CHECKOUT]   (needs the extra export)
 
-With a checkout, reads every training configuration of egs2/*/{asr1,st1,slu1,s2t1,lm1},
-takes away what is not architecture (optimizers, dropout, sizes), builds each distinct
-one at tiny size with the installed ESPnet, and writes tests/data/architectures.yaml,
-which tests/test_sweep.py exports and decodes with. Then, for the list as it stands,
-exports and decodes as that test does, and prints by task how much is covered.
+With a checkout, reads every training configuration of
+egs2/*/{asr1,st1,slu1,s2t1,lm1,tts1}, takes away what is not architecture (optimizers,
+dropout, sizes), builds each distinct one at tiny size with the installed ESPnet, and
+writes tests/data/architectures.yaml, which tests/test_sweep.py exports and decodes
+with. Then, for the list as it stands, exports and decodes as that test does, and prints
+by task how much is covered.
 
 Two configurations are one architecture where all that differs are sizes (of layers,
 kernels and transforms, numbers of layers and heads), settings of the training alone
@@ -15,6 +16,11 @@ kernels and transforms, numbers of layers and heads), settings of the training a
 tells them apart, known or not. That is half of what differs as text: the asr1
 configurations of June 2026 that build are 119 texts without the training's settings, 72
 without sizes as well, and 54 with defaults filled in and without kernel sizes.
+
+Text-to-speech models have the features that the options of tts.sh give them: a linear
+spectrogram for VITS, log Mel filterbanks with global statistics for the others.
+Speakers, languages and embeddings are those of the configuration; ESPnet ignores
+--use_sid, --use_lid and --use_spk_embed where it names none.
 
 What builds depends on what is installed. The list that is kept was made with ESPnet's
 master, s3prl, transformers, Whisper and longformer.

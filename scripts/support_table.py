@@ -21,6 +21,9 @@ ROLES = (
     "decoder",
     "postdecoder",
     "lm",
+    "tts",
+    "vocoder",
+    "feats_extract",
 )
 
 

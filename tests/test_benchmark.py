@@ -10,17 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.benchmark import describe_agreement, write_report
 from espnet_onnx_plugin.report.measurement import (
-    PARTS,
     Agreement,
     Decode,
+    Distance,
     Measurement,
     Outcome,
     Setting,
+    SpeechSetting,
+    Synthesis,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -91,9 +94,58 @@ def test_smoke_measurements(smoke):
             assert min(decode.parts.values()) >= 0
             assert len(decode.tokens) == 8  # the steps that the configuration fixes
     pytorch = two.reference.parts
-    assert all(pytorch[part] > 0 for part in PARTS)
+    assert all(pytorch[part] > 0 for part in Decode.PARTS)
     # A bundle's process holds no torch.
     assert two.measurements[1].peak_memory_mb < two.reference.peak_memory_mb / 2
+
+
+def test_smoke_of_speech(monkeypatch, tmp_path):
+    """Bundle and PyTorch make the same waveform, and its figures are in the tables."""
+    module = load(monkeypatch)
+    config = ["--config", str(CONF / "smoke_tts.yaml")]
+    module.main([*config, "--output_dir", str(tmp_path)])
+    (outcome,) = outcomes(tmp_path)
+    pytorch, fp32 = outcome.measurements
+    assert fp32.distance.difference < 1e-3 and fp32.distance.mcd < 0.1
+    # 46 tokens and the one that ends them, 6 frames each, 16 samples each.
+    assert pytorch.audio_seconds == fp32.audio_seconds == 47 * 6 * 16 / 22050
+    wave = np.load(tmp_path / "log" / "0.2_s_1_thread" / "fp32_0.npy")
+    assert wave.std() > 0.1  # neither silence nor noise at full scale
+    for m in (pytorch, fp32):
+        for (synthesis,) in m.runs:
+            assert sum(synthesis.parts.values()) == pytest.approx(synthesis.seconds)
+            assert synthesis.parts["acoustic"] > 0 and synthesis.parts["vocoder"] > 0
+        assert m.first_audio > 0
+    # The size of the vocoder's checkpoint counts.
+    files = [tmp_path / "model" / name for name in ("model.pth", "vocoder.pkl")]
+    assert pytorch.model_bytes == sum(path.stat().st_size for path in files)
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    for word in (
+        "| first audio s | vocoder s |",
+        "| difference | MCD dB |",
+        "acoustic",
+    ):
+        assert word in page
+
+
+@pytest.mark.parametrize("difference", [None, 2e-3])
+def test_other_waveforms_are_refused(monkeypatch, difference):
+    module = load(monkeypatch)
+    parts = dict.fromkeys(Synthesis.PARTS, 1.0)
+    runs = [[Synthesis(3.0, parts, 100.0, 1.0, 2.0)]]
+    systems = {
+        "pytorch": None,
+        "fp32": Distance(1e-5, 0.0),
+        "optimized": Distance(difference, 0.2),
+        "int8": Distance(difference, 0.4),
+    }
+    measurements = [
+        Measurement(name, 1, 1.0, [1.0], runs, distance)
+        for name, distance in systems.items()
+    ]
+    outcome = Outcome(SpeechSetting("name"), "2026-01-01", None, measurements)
+    with pytest.raises(PluginError, match="other waveforms.*: optimized in 'name': "):
+        module.check_results([outcome])
 
 
 def test_finished_settings_are_kept(smoke, monkeypatch, tmp_path, capsys):
@@ -115,14 +167,15 @@ def test_finished_settings_are_kept(smoke, monkeypatch, tmp_path, capsys):
 
 
 def worker_spec(smoke, system, model):
-    noise = next((smoke / "audio").glob("*.npy"))
+    noise = next((smoke / "inputs").glob("*.npy"))
     options = {"beam_size": 4, "maxlenratio": -8.0, "minlenratio": -7.0}
     return {
         "system": system,
+        "task": "asr",
         "model": str(model),
         "options": {**options, "ctc_weight": 0.3, "lm_weight": 0.5},
         "threads": 1,
-        "audio": [str(noise)],
+        "inputs": [str(noise)],
     }
 
 
@@ -191,7 +244,7 @@ def test_a_wrong_bundle_is_different(smoke, monkeypatch, tmp_path, capsys):
 
 def test_a_part_within_another_counts_once(monkeypatch):
     load(monkeypatch)
-    from benchmarking import worker
+    from benchmarking import stopwatch
 
     class Scorer:
         def score(self):
@@ -201,8 +254,8 @@ def test_a_part_within_another_counts_once(monkeypatch):
             return "log_probs"
 
     scorer, clock = Scorer(), iter([1.0, 11.0, 13.0, 113.0])
-    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock))
-    watch = worker.Stopwatch()
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(clock))
+    watch = stopwatch.Stopwatch()
     watch.watch("encoder", scorer, "posteriors")
     watch.watch("ctc", scorer, "score", "what_it_lacks")
     assert scorer.score() == "log_probs"
@@ -229,7 +282,14 @@ def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
         ({"model": {}}, "one of random_model and model"),
         ({"random_model": {"train_config": "no.yaml"}}, "cannot read"),
         ({"random_model": {}}, "train_config is missing"),
-        ({"random_model": {"train_config": {}, "task": "tts"}}, "task 'tts' is none"),
+        ({"random_model": {"train_config": {}, "task": "enh"}}, "task 'enh' is none"),
+        (
+            {
+                "random_model": {"train_config": {}, "task": "tts"},
+                "settings": [{"audio_seconds": 1, "beam_size": 4}],
+            },
+            "setting 1: unknown key 'beam_size'",
+        ),
         ({"defaults": {"lm_weight": 0.5}}, "needs a language model"),
         ({"data": {"dirs": "x"}}, "data: unknown key 'dirs'"),
     ],
@@ -268,13 +328,18 @@ def test_the_configurations_are_read(monkeypatch):
         "csj_rnn": "asr",
         "must_c_conformer": "st",
         "owsm_small": "s2t",
+        "ljspeech_tacotron2": "tts",
+        "ljspeech_fastspeech2": "tts",
+        "ljspeech_conformer_fastspeech2": "tts",
+        "ljspeech_vits": "tts",
+        "ljspeech_jets": "tts",
     }.items():
         assert module.read_config(CONF / f"{name}.yaml").model.task == task
 
 
 def decode(seconds, tokens, score=-1.0, text="a b"):
-    parts = {part: seconds / len(PARTS) for part in PARTS}
-    return Decode(seconds, parts, tuple(tokens), score, text, 100.0)
+    parts = {part: seconds / len(Decode.PARTS) for part in Decode.PARTS}
+    return Decode(seconds, parts, 100.0, tuple(tokens), score, text)
 
 
 def measurement(system, *runs):

@@ -97,7 +97,7 @@ def test_a_directory_with_other_things_is_not_overwritten(tmp_path):
     [
         (lambda b: (b / MANIFEST).unlink(), "is not a bundle"),
         (lambda b: (b / MANIFEST).write_text("format_version: [1"), "is damaged"),
-        (lambda b: (b / MANIFEST).write_text("format_version: 3\n"), "is damaged"),
+        (lambda b: (b / MANIFEST).write_text("format_version: 4\n"), "is damaged"),
         (lambda b: (b / MANIFEST).write_text("- 1\n"), "is damaged"),
         (lambda b: (b / MANIFEST).write_text("format_version: 99\n"), "has format 99"),
         (lambda b: (b / "encoder.onnx").unlink(), r"encoder.onnx is missing"),

@@ -10,7 +10,7 @@ import soundfile
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.listening import write_page
-from espnet_onnx_plugin.report.speech_quality import Measures
+from espnet_onnx_plugin.runtime.speech_quality import Measures
 
 RATE = 16000
 TEXTS = {"a": "ONE <TWO> & THREE", 'b/"1"': "FOUR", "c": "FIVE"}

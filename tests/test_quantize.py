@@ -16,17 +16,24 @@ from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.derive import derive
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.graph_file import load_graph, save_graph
-from espnet_onnx_plugin.quantize import products, reading
+from espnet_onnx_plugin.quantize import lowering, products, reading
 from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
 from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products
 from espnet_onnx_plugin.quantize.lowering import Lowering
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
-from espnet_onnx_plugin.quantize.reading import Result, Utterances, error_rate
+from espnet_onnx_plugin.quantize.reading import Utterances
+from espnet_onnx_plugin.quantize.results import Result, error_rate
 from espnet_onnx_plugin.quantize.sensitivity import rank
 from espnet_onnx_plugin.runtime.data import Source
 
 NO_BUDGET = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
 SEARCH = dict(beam_size=3, ctc_weight=0.3, lm_weight=0.3, maxlenratio=-8.0)
+
+
+@pytest.fixture(autouse=True)
+def int8_is_faster(monkeypatch):
+    """At these sizes chance would tell."""
+    monkeypatch.setattr(lowering, "is_faster", lambda *args: True)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.bleu import read_bleu
 from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts, read_result
-from espnet_onnx_plugin.report.results import TIMING, System, compare
+from espnet_onnx_plugin.report.decodes import compare
+from espnet_onnx_plugin.report.notes import notes
+from espnet_onnx_plugin.report.results import Result, System
 from espnet_onnx_plugin.report.tables import (
     latex_escape,
     markdown_escape,
@@ -18,6 +20,7 @@ from espnet_onnx_plugin.report.tables import (
     to_markdown,
     write_atomically,
 )
+from espnet_onnx_plugin.report.timing import TIMING
 
 # What "sclite -o all" prints above its alignments, percentages first.
 RESULT = """
@@ -244,9 +247,8 @@ def test_tables(decodes):
     assert "## test\\_clean" in markdown and "exp/asr\\_train" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("| ")]
     assert len({row.count("|") for row in rows}) == 1
-    assert rows[2].startswith(
-        "| fp32 | 0.70 | +0.10 | 0.60 | — | — | — | 3 | 66.67 | 1 |"
-    )
+    # Of CER and TER nothing can be compared.
+    assert rows[2].startswith("| fp32 | 0.70 | +0.10 | 0.60 | — | 3 | 66.67 | 1 |")
     assert "2.50x" in rows[2]
     assert "the same sample" in markdown and "test\\_clean 2)" in markdown
 
@@ -344,9 +346,8 @@ def quantized_markdown(root, **changes):
         System("int8", root / "fp32", (root / "bundle",)),
     ]
     lines = to_markdown("Title", {}, compare(["test_clean"], systems, None))
-    notes = [line for line in lines.splitlines() if "budget" in line]
-    assert len(notes) == 1
-    return notes[0]
+    [note] = [line for line in lines.splitlines() if "budget" in line]
+    return note
 
 
 def test_what_a_quantized_variant_kept_of_its_budget(decodes):
@@ -354,6 +355,18 @@ def test_what_a_quantized_variant_kept_of_its_budget(decodes):
         "- int8: validation set, 50 utterances; WER 5.00 % in fp32, 5.06 % here "
         "(budget +0.10); 99.88 % of fp32's tokens (budget 99.00 %); no layer kept back."
     )
+
+
+def test_what_a_quantized_voice_kept_of_its_budget():
+    figures = dict(utterances=9, mcd=0.512, log_f0_rmse=0.0123, cer_fp32=7.0, cer=7.1)
+    budget = dict(max_mcd=1.0, max_log_f0_rmse=0.1, max_cer_increase=0.5)
+    figures.update(budget=budget, kept={}, slower=False)
+    result = Result("test", "int8", 3, quantization=figures)
+    assert list(notes([result])) == [
+        "int8: validation set, 9 utterances; CER 7.00 % in fp32, 7.10 % here (budget "
+        "+0.50); MCD to fp32 0.51 dB (budget 1.00); log-F0 RMSE to fp32 0.012 (budget "
+        "0.100); no layer kept back."
+    ]
 
 
 def test_layers_kept_and_a_slower_variant_are_told(decodes):

@@ -13,6 +13,7 @@ from espnet_onnx_plugin.bin import reference, sample
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.sample import choose_keys, read_lengths
 from espnet_onnx_plugin.runtime.data import Source
+from espnet_onnx_plugin.runtime.tasks import class_name
 
 
 def test_sample_is_spread_and_has_the_longest():
@@ -95,7 +96,7 @@ def espnet(monkeypatch, tmp_path):
         for line in open(key_file or data_path_and_name_and_type[0][0]):
             length = int(lengths[line.split()[0]])
             try:
-                module.made(np.zeros(length, dtype=np.float32))
+                module.made(speech=np.zeros(length, dtype=np.float32))
             except RuntimeError:
                 pass  # as ESPnet, which writes a placeholder
 
@@ -133,6 +134,17 @@ def espnet(monkeypatch, tmp_path):
     return module
 
 
+class Text2Speech:
+    """ESPnet's interface of a model that speaks, at 8 kHz."""
+
+    fs = 8000
+
+    def __call__(self, text, speech=None):
+        if not text:
+            raise RuntimeError("nothing to say")
+        return {"wav": np.zeros(1000 * len(text))}
+
+
 @pytest.mark.parametrize("keys", [["u1", "u3", "u2"], None])
 def test_timings(espnet, tmp_path, keys):
     args = ["--output_dir", str(tmp_path / "out"), "--beam_size", "5"]
@@ -165,3 +177,37 @@ def test_no_utterance_is_one_line(espnet, tmp_path, capsys):
     assert error.value.code == 1
     assert message.count("\n") == 1 and "no utterance" in message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["abcd", ""])
+def test_timings_of_speech(espnet, tmp_path, monkeypatch, text, capsys):
+    def inference(output_dir, **options):
+        Path(output_dir).mkdir()
+        speak = espnet.Text2Speech()
+        for inputs in ({"text": "ab"}, {"text": text, "speech": np.zeros(9)}):
+            speak(**inputs)
+
+    espnet.Text2Speech, espnet.inference = Text2Speech, inference
+    monkeypatch.setitem(sys.modules, "espnet2.bin.tts_inference", espnet)
+    (tmp_path / "text").write_text("u1 ab\nu2 abcd\n")
+    args = ["--inference", "tts_inference", "--output_dir", str(tmp_path / "out")]
+    args += ["--data_path_and_name_and_type", f"{tmp_path}/text,text,text"]
+    if not text:  # ESPnet's error is not lost
+        with pytest.raises(RuntimeError, match="nothing to say"):
+            reference.main(args)
+        return
+    reference.main(args)
+    rows = [json.loads(line) for line in open(tmp_path / "out/timing.jsonl")]
+    assert [row["key"] for row in rows] == ["u1", "u2"]
+    assert [row["audio_seconds"] for row in rows] == [0.25, 0.5]
+    for row in rows:
+        assert row["first_audio_seconds"] == row["total_seconds"] > 0
+    assert espnet.Text2Speech is Text2Speech
+
+
+def test_an_unknown_command_is_refused():
+    with pytest.raises(PluginError, match="'tts2_inference' is not one of asr_inf"):
+        class_name("tts2_inference")
+    names = [class_name(f"{task}_inference") for task in ("asr", "slu", "tts")]
+    assert names == ["Speech2Text", "Speech2Understand", "Text2Speech"]
+    assert class_name("s2t_inference_ctc") == "Speech2TextGreedySearch"

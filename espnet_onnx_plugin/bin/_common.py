@@ -6,7 +6,7 @@ import errno
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -101,10 +101,31 @@ def add_derive_options(parser: ArgumentParser, utterances: int) -> None:
         type=Path,
         help="what was said in it (Kaldi's text), for a model that reads transcripts",
     )
+    parser.add_argument(
+        "--data_path_and_name_and_type",
+        type=triple,
+        action="append",
+        help="of task tts, in the place of --calibration_scp: texts and what belongs "
+        "to them, as ESPnet's tts_inference takes them",
+    )
+    parser.add_argument(
+        "--calibration_texts",
+        type=int,
+        default=10,
+        help="how many of these, spread over the file",
+    )
+
+
+def triple(value: str) -> Tuple[str, str, str]:
+    """``PATH,NAME,TYPE``."""
+    parts = value.rsplit(",", 2)
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"'{value}' is not PATH,NAME,TYPE")
+    return parts[0].strip(), parts[1].strip(), parts[2].strip()
 
 
 def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
-    """The audio that :func:`add_derive_options` asks for, or None.
+    """The audio, or the texts, that :func:`add_derive_options` asks for, or None.
 
     Args:
         args: parsed options.
@@ -114,7 +135,21 @@ def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
         PluginError: if it is given what it cannot read.
     """
     from espnet_onnx_plugin.runtime.data import Source
+    from espnet_onnx_plugin.runtime.tts_data import Texts
 
+    data, speaks = args.data_path_and_name_and_type, model.manifest.task == "tts"
+    if data is not None and not speaks:
+        raise PluginError(
+            "--data_path_and_name_and_type is for models of task tts; give the audio "
+            "as --calibration_scp"
+        )
+    if speaks and (args.calibration_scp or args.calibration_transcript):
+        raise PluginError(
+            "a model of task tts speaks: give texts as --data_path_and_name_and_type "
+            "in the place of --calibration_scp and --calibration_transcript"
+        )
+    if speaks:
+        return None if data is None else Texts(data, args.calibration_texts)
     if args.calibration_transcript is not None:
         if model.manifest.task != "slu":
             raise PluginError(

@@ -5,7 +5,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, run, str2bool, str_or_none
+from espnet_onnx_plugin.bin._common import (
+    ArgumentParser,
+    run,
+    str2bool,
+    str_or_none,
+    triple,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import Device
 
@@ -18,14 +24,6 @@ SESSION_OPTIONS = {
     "arena": "freed memory is kept for the next utterance",
     "memory_pattern": "memory is planned for the first utterance's shape",
 }
-
-
-def triple(value: str) -> Tuple[str, str, str]:
-    """``PATH,NAME,TYPE``."""
-    parts = value.rsplit(",", 2)
-    if len(parts) != 3:
-        raise argparse.ArgumentTypeError(f"'{value}' is not PATH,NAME,TYPE")
-    return parts[0].strip(), parts[1].strip(), parts[2].strip()
 
 
 def _base_parser(name: str) -> ArgumentParser:

@@ -24,7 +24,7 @@ def get_parser() -> ArgumentParser:
 def optimize(args: argparse.Namespace) -> None:
     """Optimize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.optimize.fuse import optimize
+    from espnet_onnx_plugin.optimize.fuse import given, optimize
 
     model = read_bundle(args.model_dir)
     source = calibration_source(args, model)
@@ -33,9 +33,9 @@ def optimize(args: argparse.Namespace) -> None:
     nodes = figures["nodes"].values()
     print(
         f"{bundle.path}: {sum(n['before'] for n in nodes)} -> "
-        f"{sum(n['after'] for n in nodes)} nodes, same tokens on "
+        f"{sum(n['after'] for n in nodes)} nodes, same {given(model)} on "
         f"{figures['identical']} of {figures['utterances']} utterances "
-        f"({figures['audio']} audio)"
+        f"({figures['audio']} input)"
     )
 
 

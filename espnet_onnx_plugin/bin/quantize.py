@@ -59,6 +59,23 @@ def get_parser() -> ArgumentParser:
         help="share of the tokens that have to be fp32's, which also holds sets "
         "without transcripts or too small for an error rate",
     )
+    group = parser.add_argument_group("The budget of task tts, against fp32")
+    group.add_argument(
+        "--max_mcd", type=float, default=1.0, help="mel-cepstral distortion in dB"
+    )
+    group.add_argument(
+        "--max_log_f0_rmse", type=float, default=0.1, help="of the natural logarithm"
+    )
+    group.add_argument(
+        "--asr_model_dir", type=Path, help="bundle of an ASR model that listens"
+    )
+    group.add_argument(
+        "--max_cer_increase",
+        type=float,
+        default=0.5,
+        help="how much the character error rate may rise where one listens, in "
+        "absolute percent",
+    )
     return parser
 
 
@@ -80,28 +97,38 @@ def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
     from espnet_onnx_plugin.errors import PluginError
+    from espnet_onnx_plugin.optimize.fuse import given
     from espnet_onnx_plugin.quantize.budget import Budget
     from espnet_onnx_plugin.quantize.quantize import quantize
     from espnet_onnx_plugin.quantize.reading import Utterances
+    from espnet_onnx_plugin.quantize.speaking import SpeechBudget, Spoken
     from espnet_onnx_plugin.runtime.tasks import command
 
-    if args.calibration_text and not args.calibration_scp:
-        raise PluginError("--calibration_text needs the audio: --calibration_scp")
     model = read_bundle(args.model_dir)
-    utterances = Utterances(
-        calibration_source(args, model),
-        args.calibration_text,
-        search_options(command(model), args.inference_config, args.inference_args),
-    )
-    budget = Budget(args.max_wer_increase, args.min_token_agreement)
+    source = calibration_source(args, model)
+    options = search_options(command(model), args.inference_config, args.inference_args)
+    if model.manifest.task == "tts":
+        if args.calibration_text:
+            raise PluginError("--calibration_text is not for a model that speaks")
+        utterances = Spoken(source, options, args.asr_model_dir)
+        budget = SpeechBudget(args.max_mcd, args.max_log_f0_rmse, args.max_cer_increase)
+    else:
+        if args.asr_model_dir is not None:
+            raise PluginError(
+                "--asr_model_dir is for a model of task tts, which speaks"
+            )
+        if args.calibration_text and source is None:
+            raise PluginError("--calibration_text needs the audio: --calibration_scp")
+        utterances = Utterances(source, args.calibration_text, options)
+        budget = Budget(args.max_wer_increase, args.min_token_agreement)
     bundle = quantize(model, args.output_dir, args.precision, utterances, budget)
     figures = bundle.manifest.checks["quantize"]
     print(
         f"{bundle.path}: {model.size / 2**20:.1f} -> {bundle.size / 2**20:.1f} MiB, "
         f"{figures['speed_ratio']:.2f} x the speed, "
         f"{sum(map(len, figures['kept'].values()))} layers kept in higher precision, "
-        f"same tokens on {figures['identical']} of {figures['utterances']} utterances "
-        f"({figures['audio']} audio)"
+        f"same {given(model)} on {figures['identical']} of {figures['utterances']} "
+        f"utterances ({figures['audio']} input)"
     )
 
 

@@ -11,8 +11,9 @@ import argparse
 import importlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from espnet_onnx_plugin.bin._common import run
@@ -20,13 +21,10 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.tables import write_atomically
 from espnet_onnx_plugin.runtime.data import read_keys
 from espnet_onnx_plugin.runtime.memory import peak_memory_mb
+from espnet_onnx_plugin.runtime.tasks import class_name
 
 # The frame shift of Kaldi-style features, for which no training option says it.
 FEATURE_FRAME_SECONDS = 0.01
-
-
-# Name of the class that decodes, where it is not Speech2Text.
-CLASSES = {"slu_inference": "Speech2Understand"}
 
 
 def get_parser(command: str) -> argparse.ArgumentParser:
@@ -42,6 +40,23 @@ def get_parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _heard_seconds(model: Any, inputs: Mapping[str, Any], made: Any) -> float:
+    """Length of the speech that a model is given."""
+    import humanfriendly
+
+    speech = inputs["speech"]
+    [args] = [v for k, v in vars(model).items() if k.endswith("_train_args")]
+    if speech.ndim == 2 and args.input_size is not None:
+        return len(speech) * FEATURE_FRAME_SECONDS
+    conf = getattr(args, "frontend_conf", None) or {}
+    return len(speech) / humanfriendly.parse_size(str(conf.get("fs", 16000)))
+
+
+def _spoken_seconds(model: Any, inputs: Mapping[str, Any], made: Any) -> float:
+    """Length of the waveform that a model has made."""
+    return len(made["wav"]) / model.fs if made else 0.0
+
+
 def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     """Run ESPnet's inference.
 
@@ -52,13 +67,16 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
 
     Returns:
         One timing for each utterance: key, audio_seconds, total_seconds and
-        peak_memory_mb (the process's peak resident set so far, MiB).
+        peak_memory_mb (the process's peak resident set so far, MiB); of speech that is
+        synthesized first_audio_seconds too, the total, for it comes in one piece.
     """
     import torch
 
     module = importlib.import_module(f"espnet2.bin.{command}")
-    decoder = CLASSES.get(command, "Speech2Text")
+    decoder = class_name(command)
     torch.set_num_threads(num_threads)
+    spoken = decoder == "Text2Speech"
+    seconds_of_audio = _spoken_seconds if spoken else _heard_seconds
     keys = read_keys(
         options["key_file"] or options["data_path_and_name_and_type"][0][0]
     )
@@ -69,29 +87,23 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     class Timed(getattr(module, decoder)):
         """ESPnet's class, which ESPnet's loop calls once for each key."""
 
-        def __call__(self, speech, *args, **kwargs):
+        def __call__(self, **inputs):
+            made = None
             start = time.perf_counter()
             try:
-                return super().__call__(speech, *args, **kwargs)
+                made = super().__call__(**inputs)
+                return made
             finally:
                 seconds = time.perf_counter() - start
-                timings.append(
-                    {
-                        "key": keys[len(timings)],
-                        "audio_seconds": self._audio_seconds(speech),
-                        "total_seconds": seconds,
-                        "peak_memory_mb": peak_memory_mb(),
-                    }
-                )
-
-        def _audio_seconds(self, speech) -> float:
-            import humanfriendly
-
-            [args] = [v for k, v in vars(self).items() if k.endswith("_train_args")]
-            if speech.ndim == 2 and args.input_size is not None:
-                return len(speech) * FEATURE_FRAME_SECONDS
-            conf = getattr(args, "frontend_conf", None) or {}
-            return len(speech) / humanfriendly.parse_size(str(conf.get("fs", 16000)))
+                timing = {
+                    "key": keys[len(timings)],
+                    "audio_seconds": seconds_of_audio(self, inputs, made),
+                    "total_seconds": seconds,
+                    "peak_memory_mb": peak_memory_mb(),
+                }
+                if spoken:
+                    timing["first_audio_seconds"] = seconds
+                timings.append(timing)
 
     with mock.patch.object(module, decoder, Timed):
         module.inference(**options)

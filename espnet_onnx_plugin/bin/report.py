@@ -41,6 +41,22 @@ def get_parser() -> ArgumentParser:
         metavar=("NAME", "TEXT"),
         help="a line above the tables, e.g. how many threads each job had",
     )
+    group = parser.add_argument_group("Synthesized speech")
+    group.add_argument(
+        "--data_dir",
+        type=Path,
+        help="directory with one for each test set, of its text and, to compare with, "
+        "its recordings (wav.scp); without it the systems are recognizers",
+    )
+    group.add_argument(
+        "--asr_model_dir", type=Path, help="a bundle that recognizes what is spoken"
+    )
+    group.add_argument(
+        "--num_utts",
+        type=int,
+        default=20,
+        help="how many utterances of each test set to measure, spread over it",
+    )
     parser.add_argument(
         "--output_dir", type=Path, required=True, help="of RESULTS.* and plots"
     )
@@ -51,7 +67,10 @@ def report(args: argparse.Namespace) -> None:
     """Read, compare, write."""
     from espnet_onnx_plugin.errors import PluginError
     from espnet_onnx_plugin.report import plots, tables
-    from espnet_onnx_plugin.report.results import System, compare
+    from espnet_onnx_plugin.report.decodes import compare
+    from espnet_onnx_plugin.report.results import System
+    from espnet_onnx_plugin.report.speech import compare_speech
+    from espnet_onnx_plugin.runtime.hearing import Listener
 
     def system(values: List[str]) -> System:
         name, *paths = values
@@ -59,23 +78,33 @@ def report(args: argparse.Namespace) -> None:
             raise PluginError(f"'{name}' lacks its decode directory: NAME DECODE_DIR")
         return System(name, Path(paths[0]), tuple(map(Path, paths[1:])))
 
-    results = compare(
-        args.test_sets,
-        [system(values) for values in args.system],
-        system(args.reference) if args.reference else None,
-    )
+    systems = [system(values) for values in args.system]
+    reference = system(args.reference) if args.reference else None
     facts = dict(args.fact)
+    spoken = []
+    if args.data_dir is None:
+        results = compare(args.test_sets, systems, reference)
+    else:
+        listener = None
+        if args.asr_model_dir is not None:
+            listener = Listener(args.asr_model_dir)
+            facts["ASR model"] = str(args.asr_model_dir)
+        spoken = compare_speech(
+            args.test_sets, systems, reference, args.data_dir, args.num_utts, listener
+        )
+        results = [row for a_set in spoken for row in a_set.results()]
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    plotted, pages = "no plots, they need matplotlib", {}
+    if find_spec("matplotlib") is not None:
+        names = plots.plot_results(args.output_dir, results)
+        pages = {a_set.name: a_set.write_page(args.output_dir) for a_set in spoken}
+        plotted = ", ".join([*names, *pages.values()]) or "no plots"
     for suffix, text in {
-        "md": tables.to_markdown(args.title, facts, results),
+        "md": tables.to_markdown(args.title, facts, results, pages),
         "tex": tables.to_latex(args.title, facts, results),
         "csv": tables.to_csv(results),
     }.items():
         tables.write_atomically(args.output_dir / f"RESULTS.{suffix}", text)
-    if find_spec("matplotlib") is None:
-        plotted = "no plots, they need matplotlib"
-    else:
-        plotted = ", ".join(plots.plot_results(args.output_dir, results)) or "no plots"
     print(f"wrote {args.output_dir}/RESULTS.md, .tex and .csv; {plotted}")
 
 

@@ -3,87 +3,11 @@
 import argparse
 import logging
 import time
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, List, Mapping
 
-import numpy as np
-
-from espnet_onnx_plugin.bin._common import str2bool
-from espnet_onnx_plugin.bin._inference import SESSION_OPTIONS, Inference, triple
+from espnet_onnx_plugin.bin._common import str2bool, triple
+from espnet_onnx_plugin.bin._inference import SESSION_OPTIONS, Inference
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.data import READERS, read_keys, read_scp
-
-#: Inputs of the model besides the text, with the types that they may have.
-_INPUTS = {
-    "speech": ("sound", "kaldi_ark", "multi_columns_sound", "npy"),
-    "durations": ("text_int",),
-    "spembs": ("kaldi_ark", "npy"),
-    "sids": ("text_int",),
-    "lids": ("text_int",),
-}
-
-
-def _integers(value: str) -> np.ndarray:
-    try:
-        return np.array(value.split(), dtype=np.int64)
-    except ValueError:
-        raise PluginError(f"'{value}' is not integers")
-
-
-def _read(kind: str, value: str) -> Any:
-    """One entry of a file of one of ESPnet's types."""
-    if kind == "text":
-        return value
-    if kind == "text_int":
-        return _integers(value)
-    return READERS[kind](value).array
-
-
-class Inputs:
-    """What a job speaks, from ESPnet's ``--data_path_and_name_and_type``.
-
-    Args:
-        data: (path, name, type) of each.
-        speech: whether the model reads speech; ESPnet leaves it out where not.
-
-    Raises:
-        PluginError: if a name or a type is not one that ESPnet's recipes give.
-    """
-
-    def __init__(self, data, speech: bool):
-        data = [triple(d) if isinstance(d, str) else d for d in data]  # of a YAML file
-        self.tables: Dict[str, Mapping[str, str]] = {}
-        self._kinds: Dict[str, str] = {}
-        for path, name, kind in data:
-            kinds = {"text": ("text", "text_int"), **_INPUTS}.get(name, ())
-            if kind not in kinds or name in self.tables:
-                raise PluginError(
-                    f"--data_path_and_name_and_type {path},{name},{kind} is not "
-                    "supported: it names text, "
-                    + ", ".join(_INPUTS)
-                    + " once each; of "
-                    + (f"{name} the type is {' or '.join(kinds)}" if kinds else "these")
-                )
-            if name == "speech" and not speech:
-                continue
-            self.tables[name], self._kinds[name] = read_scp(path), kind
-        if "text" not in self.tables:
-            raise PluginError("--data_path_and_name_and_type has to name a text")
-
-    def of(self, key: str) -> Dict[str, Any]:
-        """The inputs of an utterance, by name.
-
-        Raises:
-            PluginError: naming it, if one is missing or cannot be read.
-        """
-        inputs = {}
-        for name, table in self.tables.items():
-            if key not in table:
-                raise PluginError(f"utterance '{key}' has no {name}")
-            try:
-                inputs[name] = _read(self._kinds[name], table[key])
-            except PluginError as e:
-                raise PluginError(f"utterance '{key}': {e}")
-        return inputs
 
 
 class Speaking(Inference):
@@ -95,10 +19,12 @@ class Speaking(Inference):
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
+        from espnet_onnx_plugin.runtime.data import read_keys
         from espnet_onnx_plugin.runtime.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.progress import progress
         from espnet_onnx_plugin.runtime.speech_writer import speech_writer
         from espnet_onnx_plugin.runtime.tts import Text2Speech
+        from espnet_onnx_plugin.runtime.tts_data import Texts
 
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
         model = Text2Speech(
@@ -108,13 +34,17 @@ class Speaking(Inference):
             {name: getattr(args, name) for name in SESSION_OPTIONS},
             **self.decoding_options(args),
         )
-        inputs = Inputs(args.data_path_and_name_and_type, model.use_speech)
-        keys: List[str] = list(inputs.tables["text"])
-        if args.key_file:
-            keys = read_keys(args.key_file)
+        data = args.data_path_and_name_and_type
+        if isinstance(data[0], str):  # from a YAML file, where types are not applied
+            data = [triple(value) for value in data]
+        texts = Texts(data).read(model.use_speech)
+        keys: List[str] = read_keys(args.key_file) if args.key_file else texts.keys
+        model.begin_job()
         with speech_writer(args.output_dir) as writer, logging_redirect_tqdm():
             for key in progress(keys, len(keys)):
-                given = inputs.of(key)
+                given = texts.of(key)
+                # ESPnet's front end is not part of its inference either.
+                given["text"] = model.ids(given["text"])
                 start = time.perf_counter()
                 made = _spoken(key, model, given)
                 seconds = time.perf_counter() - start

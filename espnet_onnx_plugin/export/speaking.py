@@ -10,11 +10,16 @@ from espnet_onnx_plugin.export.recurrent import RecurrentLayer
 
 
 class Style(torch.nn.Module):
-    """``espnet2.tts.gst.style_encoder.StyleEncoder``: features to a style embedding."""
+    """``espnet2.tts.gst.style_encoder.StyleEncoder``: features to a style embedding.
+
+    Attributes:
+        stride: frames that become one.
+    """
 
     def __init__(self, gst: torch.nn.Module):
         super().__init__()
         self.convs = gst.ref_enc.convs
+        self.stride = gst.ref_enc.stride**gst.ref_enc.conv_layers
         gru = gst.ref_enc.gru
         self.gru = torch.nn.ModuleList(
             RecurrentLayer(gru, layer) for layer in range(gru.num_layers)
@@ -39,14 +44,18 @@ class Conditions(torch.nn.Module):
 
     Attributes:
         inputs: what it reads besides the hidden states.
+        below, sizes: as of :class:`~espnet_onnx_plugin.export.parts.Part`.
     """
 
     def __init__(self, tts: torch.nn.Module, feature_dim: int):
         super().__init__()
         self.inputs: Dict[str, Tensor] = {}
+        self.sizes: Dict[str, int] = {}
         if getattr(tts, "use_gst", False):
             self.inputs["feats"] = Tensor("float32", ("frames", feature_dim))
             self.style = Style(tts.gst)
+            # Fewer frames become one, and the graph would hold that for a constant.
+            self.sizes["frames"] = 3 * self.style.stride
         if tts.spks is not None:
             self.inputs["sids"] = Tensor("int64", (1,))
         if tts.langs is not None:
@@ -126,6 +135,7 @@ class DurationEncoder(Part):
         self.conditions = Conditions(tts, feature_dim)
         self.inputs = {"text": Tensor("int64", ("tokens",)), **self.conditions.inputs}
         self.below = {"text": tts.idim, **self.conditions.below}
+        self.sizes = self.conditions.sizes
         width = tts.duration_predictor.conv[0][0].in_channels
         self.outputs = {
             "hidden": Tensor("float32", ("symbols", width)),
@@ -164,11 +174,15 @@ class DurationDecoder(Part):
 
     def __init__(self, tts: torch.nn.Module, encoder: DurationEncoder):
         super().__init__()
-        self.tts, self.variances = tts, encoder.variances
+        # Not all of the model: what others have in common is one graph in the tests.
+        self.decoder = tts.decoder
+        self.embeds = torch.nn.ModuleDict(
+            {name: getattr(tts, f"{name}_embed") for name in encoder.variances}
+        )
         self.idle = idle_draws(tts.decoder)
         self.inputs: Mapping[str, Tensor] = {
             "hidden": encoder.outputs["hidden"],
-            **{name: encoder.outputs[name] for name in self.variances},
+            **{name: encoder.outputs[name] for name in self.embeds},
             "symbol_of_frame": Tensor("int64", ("frames",)),
         }
         self.below = {"symbol_of_frame": "symbols"}
@@ -176,10 +190,9 @@ class DurationDecoder(Part):
     def with_variances(self, hidden, *variances: torch.Tensor) -> torch.Tensor:
         """Hidden states (1, symbols, dim) with embedded pitch and energy."""
         hs = hidden[None]
-        embedded = dict(zip(self.variances, variances))
-        for name in reversed(self.variances):  # the order of ESPnet's sum
-            embed = getattr(self.tts, f"{name}_embed")
-            hs = hs + embed(embedded[name].T[None]).transpose(1, 2)
+        pairs = list(zip(self.embeds.values(), variances))
+        for embed, values in reversed(pairs):  # the order of ESPnet's sum
+            hs = hs + embed(values.T[None]).transpose(1, 2)
         return hs
 
 
@@ -199,19 +212,21 @@ class FeatureDecoder(DurationDecoder):
         normalize: Optional[torch.nn.Module],
     ):
         super().__init__(tts, encoder)
+        self.feat_out = getattr(tts, "feat_out", None)  # none where it diffuses
+        self.postnet, self.odim = tts.postnet, tts.odim
         self.features = Features(tts.odim, normalize)
         self.outputs = self.features.outputs
 
     def decode(self, hs: torch.Tensor) -> torch.Tensor:
         """(1, frames, dim) -> (1, frames * reduction_factor, odim)."""
-        zs, _ = self.tts.decoder(hs, None)
-        return self.tts.feat_out(zs).view(1, -1, self.tts.odim)
+        zs, _ = self.decoder(hs, None)
+        return self.feat_out(zs).view(1, -1, self.odim)
 
     def forward(self, hidden: torch.Tensor, *others: torch.Tensor):
         """(symbols, dim), pitch, energy, index (frames,) -> features."""
         *variances, index = others
         hs = self.with_variances(hidden, *variances)[:, index]
-        return tuple(self.features(with_postnet(self.tts, self.decode(hs))[0]))
+        return tuple(self.features(with_postnet(self, self.decode(hs))[0]))
 
 
 def with_postnet(tts: torch.nn.Module, feats: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,18 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Graph, Manifest, Speech, Synthesis, Text
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.draws import (
+    OF_LOADER,
+    drawn_since,
+    dropouts_are_of_mkl,
+)
 from espnet_onnx_plugin.export.graph import export_part
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.parity import TOLERANCE, require
@@ -17,19 +22,13 @@ from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.teaching import teaching
 from espnet_onnx_plugin.export.tts_text import refuse_text, write_tts_text
 from espnet_onnx_plugin.export.vocoder import context, find_vocoder
-from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.compare import WAVEFORM_TOLERANCE, difference
 from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.noise import Noise
 from espnet_onnx_plugin.runtime.tts import Text2Speech
+from espnet_onnx_plugin.runtime.tts_data import made_up
 
 logger = logging.getLogger(__name__)
-
-#: Lengths of the made-up texts of the check, in tokens.
-LENGTHS = (4, 17, 41)
-
-#: The largest difference of a waveform, relative to its scale: a vocoder magnifies
-#: what the features differ by.
-WAVEFORM_TOLERANCE = 1e-3
 
 #: Keys of a training configuration that choose an architecture.
 _ROLES = ("tts", "feats_extract")
@@ -53,17 +52,24 @@ class Model:
             if config.get(role) is not None:
                 find(role, config[role]).needs()
         refuse_text(config)
+        # ESPnet's job seeds, builds the model and the vocoder, and then loads the data:
+        # all of that draws, whatever the seed, and what is drawn next is noise.
+        torch.manual_seed(0)
         self.model, self.args = build(
             TTSTask, checkpoints.train_config, checkpoints.model_file
         )
         self.tts = self.model.tts
+        self.vocoder = self._build_vocoder(TTSTask, checkpoints)
+        self.drawn = drawn_since(0) + OF_LOADER
         self.wrapped: TextToSpeech = find("tts", self.args.tts).wrap(
             self.tts, self.model.normalize
         )
         self.parts: Dict[str, Part] = dict(self.wrapped.parts)
+        if isinstance(self.vocoder, torch.nn.Module):
+            wrap = find_vocoder(self.vocoder.vocoder)
+            self.parts["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
         graphs, self.taught = teaching(self.model, self.wrapped.search["taught_by"])
         self.parts.update(graphs)
-        self.vocoder = self._build_vocoder(TTSTask, checkpoints)
         if self.model.feats_extract is not None:
             analysis = find("feats_extract", self.args.feats_extract).wrap
             self.parts = {
@@ -74,7 +80,7 @@ class Model:
             part.eval()
 
     def _build_vocoder(self, task: type, checkpoints: Checkpoints) -> Any:
-        """ESPnet's vocoder of features; what becomes a graph joins the parts."""
+        """ESPnet's vocoder of features, or None."""
         if not self.tts.require_vocoder:
             if checkpoints.vocoder_file is not None:
                 raise PluginError(
@@ -93,11 +99,7 @@ class Model:
         except Exception as e:  # of yaml, pickle and whatever the modules raise
             reason = " ".join(str(e).split())[:300] or type(e).__name__
             raise PluginError(f"--vocoder_file {files[1]} cannot be used: {reason}")
-        if isinstance(vocoder, torch.nn.Module):
-            vocoder.eval()
-            wrap = find_vocoder(vocoder.vocoder)
-            self.parts["vocoder"] = wrap(vocoder.vocoder, self.tts.odim)
-        return vocoder
+        return vocoder.eval() if isinstance(vocoder, torch.nn.Module) else vocoder
 
     @property
     def speech(self) -> Optional[Speech]:
@@ -160,6 +162,7 @@ class Model:
     def describe(self) -> Dict[str, Any]:
         """What the manifest says besides graphs and texts."""
         search = {**self.wrapped.search, **self.taught}
+        search.update(drawn=self.drawn, mkl=dropouts_are_of_mkl())
         search["idle"] = {role: part.idle for role, part in self.parts.items()}
         if "vocoder" in self.parts:
             search["block"] = self.parts["vocoder"].block
@@ -184,7 +187,7 @@ class Model:
         """
         ours = Text2Speech(bundle, maxlenratio=2.5)
         figures: Dict[str, float] = {}
-        spoken = list(self.made_up())
+        spoken = list(made_up(bundle))
         ways = [(what, inputs, False) for what, inputs in spoken]
         if self.taught["taught_by"]:
             ways += [
@@ -198,7 +201,7 @@ class Model:
             except RuntimeError as e:  # a vocoder that is given too few frames
                 logger.info("ESPnet cannot speak %s: %s", what, e)
                 continue
-            ours.noise = Noise(number, mkl=dropouts_are_of_mkl())
+            ours.noise = Noise(number, mkl=bundle.manifest.search["mkl"])
             made = ours(**inputs, decode_conf=conf)
             for name, figure in compare(made, reference, what).items():
                 figures[name] = max(figures.get(name, 0.0), figure)
@@ -208,25 +211,6 @@ class Model:
                 "train the model for longer"
             )
         return figures
-
-    def made_up(self) -> Iterator[Tuple[str, Dict[str, np.ndarray]]]:
-        """Texts of several lengths with what else the model reads, and descriptions."""
-        random = np.random.default_rng(0)
-        vocabulary = self.parts["encoder"].below["text"]
-        for length in LENGTHS:
-            inputs = {"text": random.integers(1, vocabulary - 1, length)}
-            for name, tensor in self.parts["encoder"].inputs.items():
-                if name == "spembs":
-                    shape = tensor.axes
-                    inputs[name] = random.standard_normal(shape).astype(np.float32)
-                elif name in ("sids", "lids"):
-                    below = self.parts["encoder"].below[name]
-                    inputs[name] = random.integers(0, below, 1)
-                elif name == "feats":
-                    samples = self.speech.min_length * (2 + length)
-                    noise = random.standard_normal(samples) * 0.1
-                    inputs["speech"] = noise.astype(np.float32)
-            yield f"a text of {length} tokens", inputs
 
     @torch.no_grad()
     def lesson(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
@@ -295,10 +279,3 @@ def compare(
         tolerance = WAVEFORM_TOLERANCE if name == "wav" else TOLERANCE
         figures[name] = require(name, what, figure, tolerance)
     return figures
-
-
-def dropouts_are_of_mkl() -> bool:
-    """Whether this torch draws dropouts by MKL, see :class:`Noise`."""
-    torch.manual_seed(0)
-    drawn = torch.nn.functional.dropout(torch.ones(64), 0.5).numpy()
-    return not np.array_equal(drawn, Noise(0).keep(0.5, 64))

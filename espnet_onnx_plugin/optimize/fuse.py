@@ -8,7 +8,7 @@ every provider runs, and the provider fuses the rest when it loads.
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Union
 
 import onnx
 import onnxruntime as ort
@@ -22,6 +22,8 @@ from espnet_onnx_plugin.runtime.compare import compare
 from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import session_options
+from espnet_onnx_plugin.runtime.tts_compare import compare_speech
+from espnet_onnx_plugin.runtime.tts_data import Texts
 
 #: Largest difference of an output relative to its scale that fusion may cause.
 TOLERANCE = 1e-4
@@ -71,8 +73,16 @@ def count_nodes(path: Path) -> Counter:
     return Counter(node.op_type for node in graph.node)
 
 
+def given(model: Bundle) -> str:
+    """What a bundle gives, for messages."""
+    return "speech" if model.manifest.task == "tts" else "tokens"
+
+
 def optimize(
-    model: Bundle, output_dir: Path, provider: str, source: Optional[Source]
+    model: Bundle,
+    output_dir: Path,
+    provider: str,
+    source: Union[Source, Texts, None],
 ) -> Bundle:
     """Write the fused form of a bundle, and check that it decodes the same.
 
@@ -80,10 +90,11 @@ def optimize(
         model: the bundle to optimize.
         output_dir: the new bundle.
         provider: where it will run.
-        source: audio for the check.
+        source: audio for the check, or texts for a model that speaks.
 
     Raises:
-        PluginError: if an output differs from the original's, or any token does.
+        PluginError: if an output differs from the original's, or any token or waveform
+            does.
     """
     nodes: Dict[str, Any] = {}
 
@@ -99,7 +110,8 @@ def optimize(
         return True
 
     def check(bundle: Bundle) -> Mapping[str, Any]:
-        comparison = compare(model, bundle, source)
+        speaks = model.manifest.task == "tts"
+        comparison = (compare_speech if speaks else compare)(model, bundle, source)
         for component, figure in comparison.differences.items():
             if not figure <= TOLERANCE:
                 raise PluginError(
@@ -108,7 +120,7 @@ def optimize(
                 )
         if comparison.identical < comparison.utterances:
             raise PluginError(
-                f"the optimized model gave other tokens for "
+                f"the optimized model gave other {given(model)} for "
                 f"{comparison.utterances - comparison.identical} of "
                 f"{comparison.utterances} utterances; nothing was written"
             )

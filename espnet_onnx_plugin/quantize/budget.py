@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.quantize.reading import (
+from espnet_onnx_plugin.quantize.results import (
     Reading,
     error_rate,
     identical,

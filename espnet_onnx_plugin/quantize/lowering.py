@@ -1,19 +1,19 @@
 """One graph and its layers in lower precision."""
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx.helper import make_empty_tensor_value_info
 
 from espnet_onnx_plugin.bundle import weights_path
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import fuse_graph
-from espnet_onnx_plugin.optimize.rules.registry import apply_rules
+from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import convolutions, products, recurrent
 from espnet_onnx_plugin.quantize.convolutions import Range
 from espnet_onnx_plugin.quantize.layers import (
@@ -26,8 +26,9 @@ from espnet_onnx_plugin.quantize.layers import (
     find_layers,
     gemms_to_products,
 )
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import session_options
+from espnet_onnx_plugin.quantize.speed import is_faster, open_session
+
+logger = logging.getLogger(__name__)
 
 FP32 = "fp32"
 
@@ -60,7 +61,8 @@ def load_rewritten(source: Path, provider: str) -> onnx.ModelProto:
             f"{source} is optimized or quantized already; give the bundle that was "
             "exported as --model_dir"
         )
-    return apply_rules(model, provider)[0]
+    rules = tuple(rule for rule in RULES if not rule.for_floats)
+    return apply_rules(model, provider, rules)[0]
 
 
 class Lowering:
@@ -70,8 +72,8 @@ class Lowering:
         source: the exported graph.
         precision: a key of :data:`LADDERS`.
         reduce_range: whether integer weights get 7 bits.
-        feeds: inputs made from real audio, which tell the ranges of convolutions; none
-            leave these in fp32.
+        feeds: inputs made from real audio, which tell the ranges of convolutions and
+            whether int8 makes these faster; none leave them in fp32.
 
     Attributes:
         ladders: the forms of each layer, the one to start from first.
@@ -97,6 +99,24 @@ class Lowering:
             elif precision == "int8" and self._pays(editor, layer, bool(feeds)):
                 self.ladders[layer] = ("int8", FP32)
         self._ranges = self._calibrate(editor, feeds)
+        if self._ranges and not self._faster_convolutions(feeds):
+            logger.info("%s: its convolutions are faster in fp32", source.stem)
+            self.ladders = {
+                layer: forms
+                for layer, forms in self.ladders.items()
+                if layer.kind != CONVOLUTION
+            }
+
+    def _faster_convolutions(self, feeds: Sequence[Feeds]) -> bool:
+        """Whether this machine runs the graph faster with its convolutions in int8."""
+        low = {layer.name: forms[0] for layer, forms in self.ladders.items()}
+        high = {x.name: FP32 for x in self.ladders if x.kind == CONVOLUTION}
+        longest = max(feeds, key=lambda feed: sum(x.size for x in feed.values()))
+        with tempfile.TemporaryDirectory() as work:
+            paths = [Path(work) / f"{side}.onnx" for side in ("low", "high")]
+            for path, forms in zip(paths, (low, {**low, **high})):
+                self.write(forms, path)
+            return is_faster(*paths, longest)
 
     @staticmethod
     def _pays(editor: Editor, layer: Layer, calibrated: bool) -> bool:
@@ -187,13 +207,6 @@ class Lowering:
         _import_microsoft(model)
         save_graph(model, target)
         return layers
-
-
-def open_session(path: Path) -> ort.InferenceSession:
-    """A graph outside of a bundle, on the CPU."""
-    return ort.InferenceSession(
-        str(path), session_options(Device()), providers=["CPUExecutionProvider"]
-    )
 
 
 def _import_microsoft(model: onnx.ModelProto) -> None:

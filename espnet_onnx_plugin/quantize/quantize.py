@@ -1,15 +1,16 @@
 """Quantization within a quality budget: bundle to bundle.
 
-The bundle is written in the precision that was asked for and read against its parent,
-by the recipe's own search on the validation set. Where it misses the budget, layers are
-kept in higher precision, those first that cost most, until it holds.
+The bundle is written in the precision that was asked for and held against its parent
+on the validation set, by the recipe's own search, or by the speech that it makes. Where
+it misses the budget, layers are kept in higher precision, those first that cost most,
+until it holds.
 """
 
 import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Tuple, Union
 
 import onnxruntime as ort
 
@@ -24,6 +25,12 @@ from espnet_onnx_plugin.quantize.layers import find_layers
 from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
 from espnet_onnx_plugin.quantize.reading import Reader, Utterances
 from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
+from espnet_onnx_plugin.quantize.speaking import (
+    Speaker,
+    SpeechBudget,
+    SpeechQuality,
+    Spoken,
+)
 from espnet_onnx_plugin.runtime.compare import difference
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import Session
@@ -56,8 +63,8 @@ def quantize(
     model: Bundle,
     output_dir: Path,
     precision: str = "int8",
-    utterances: Utterances = NO_UTTERANCES,
-    budget: Budget = DEFAULT_BUDGET,
+    utterances: Union[Utterances, Spoken] = NO_UTTERANCES,
+    budget: Union[Budget, SpeechBudget] = DEFAULT_BUDGET,
 ) -> Bundle:
     """Write a bundle in lower precision, with the figures of a reading.
 
@@ -65,8 +72,8 @@ def quantize(
         model: the bundle that was exported.
         output_dir: the new bundle.
         precision: one of :data:`PRECISIONS`.
-        utterances: audio to measure on; without, nothing holds the budget, and
-            convolutions stay in fp32.
+        utterances: audio, or texts for a model that speaks, to measure on; without,
+            nothing holds the budget, and convolutions stay in fp32.
         budget: what quantization may cost.
 
     Raises:
@@ -76,10 +83,11 @@ def quantize(
         raise PluginError(
             f"precision '{precision}' is unknown; use one of {', '.join(PRECISIONS)}"
         )
-    if utterances.source is None:
+    if not utterances.real:
         logger.warning(
-            "no calibration audio: convolutions stay in fp32 and the budget is not "
-            "measured; give --calibration_scp"
+            "nothing to calibrate on: convolutions stay in fp32 and the budget is not "
+            "measured; give %s",
+            utterances.option,
         )
     quantizer = _Quantizer(model, precision, utterances, budget)
     made_by = dict(
@@ -97,21 +105,21 @@ def quantize(
 class _Quantizer:
     model: Bundle
     precision: str
-    utterances: Utterances
-    budget: Budget
+    utterances: Union[Utterances, Spoken]
+    budget: Union[Budget, SpeechBudget]
 
     @cached_property
     def reduce_range(self) -> bool:
         return needs_reduced_range()
 
     @cached_property
-    def reader(self) -> Reader:
-        return Reader(self.model, self.utterances)
+    def reader(self) -> Union[Reader, Speaker]:
+        return self.utterances.reader(self.model)
 
     @cached_property
     def lowerings(self) -> Dict[str, Lowering]:
         """The graphs that are quantized, by role."""
-        real = self.utterances.source is not None
+        real = self.utterances.real
         return {
             role: Lowering(
                 self.model.file(graph.file.name),
@@ -152,12 +160,10 @@ class _Quantizer:
 
     def check(self, bundle: Bundle) -> Mapping[str, Any]:
         """Hold a bundle to the budget, raising what costs most; return the figures."""
-        transcripts = self.utterances.transcripts(self.model)
-        real = self.utterances.source is not None
+        real = self.utterances.real
 
-        def measured() -> Quality:
-            reading = self.reader.read(bundle)
-            return Quality.of(reading, self.reader.reference, transcripts)
+        def measured() -> Union[Quality, SpeechQuality]:
+            return self.reader.quality(bundle)
 
         quality = measured()
         raises: List[Raise] = []
@@ -182,7 +188,7 @@ class _Quantizer:
         return {
             "quantize": {
                 "precision": self.precision,
-                "audio": "real" if real else "noise",
+                "audio": self.utterances.kind,
                 **quality.as_dict(),
                 "budget": asdict(self.budget) if real else None,
                 "kept": kept,
@@ -193,12 +199,12 @@ class _Quantizer:
             }
         }
 
-    def _raised(self, bundle: Bundle, measured: Any) -> "tuple[Quality, List[Raise]]":
+    def _raised(self, bundle: Bundle, measured: Any) -> Tuple[Any, List[Raise]]:
         """Rewrite a bundle's graphs with as few raises as hold the budget."""
         outputs = {r: list(g.outputs) for r, g in self.model.manifest.graphs.items()}
         steps = rank(self.lowerings, outputs, self.reader.feeds)
         written = self.forms([])
-        qualities: Dict[int, Quality] = {}
+        qualities: Dict[int, Any] = {}
 
         def write(count: int) -> None:
             for role, forms in self.forms(steps[:count]).items():

@@ -4,40 +4,28 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Graph
+from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.quantize.budget import Quality
 from espnet_onnx_plugin.quantize.lowering import Feeds
-from espnet_onnx_plugin.runtime import edits
+from espnet_onnx_plugin.quantize.recording import TIMED, Recorder
+from espnet_onnx_plugin.quantize.results import Reading, Result
 from espnet_onnx_plugin.runtime.compare import noise, search_options
 from espnet_onnx_plugin.runtime.data import Source, read_scp, usable
 from espnet_onnx_plugin.runtime.model import SpeechModel
 from espnet_onnx_plugin.runtime.progress import progress
-from espnet_onnx_plugin.runtime.session import Value
 from espnet_onnx_plugin.runtime.tasks import open_model
 
 logger = logging.getLogger(__name__)
 
-#: Words of a hypothesis and of its reference.
-Pair = Tuple[Sequence[str], Sequence[str]]
-
 #: Decoding the set with the fp32 bundle stops after this time; what was decoded by then
 #: is the set.
 MAX_SECONDS = 900.0
-
-#: Utterances whose inputs of every graph are kept, for the comparison of graphs.
-RECORDED = 4
-
-#: Utterances whose first inputs are kept, for the ranges of convolutions.
-CALIBRATED = 20
-
-#: Utterances on which the speed is measured.
-TIMED = 5
 
 #: A token of a transcript that says how it is spoken: language, task, time.
 SPECIAL = re.compile(r"<[^<>\s]+>")
@@ -56,6 +44,23 @@ class Utterances:
     source: Optional[Source] = None
     texts: Sequence[Path] = ()
     options: Optional[Mapping[str, Any]] = None
+
+    #: What the command takes such input as.
+    option = "--calibration_scp"
+
+    @property
+    def real(self) -> bool:
+        """Whether the audio is given."""
+        return self.source is not None
+
+    @property
+    def kind(self) -> str:
+        """What a manifest calls it."""
+        return "real" if self.real else "noise"
+
+    def reader(self, model: Bundle) -> "Reader":
+        """Read with the fp32 bundle."""
+        return Reader(model, self)
 
     def of(self, model: Bundle) -> Iterator[Tuple[str, np.ndarray, Dict[str, str]]]:
         """Utterances that the model can take: id, audio, and what else it reads."""
@@ -101,79 +106,6 @@ class Utterances:
         return tables
 
 
-@dataclass(frozen=True)
-class Result:
-    """Best hypothesis of an utterance: of several speakers, all tokens in a row."""
-
-    token_int: List[int]
-    texts: List[str]
-
-
-Reading = Mapping[str, Result]
-
-
-def token_agreement(reading: Reading, reference: Reading) -> float:
-    """Share of the reference's tokens that a reading gives alike, by edit distance."""
-    tokens = sum(len(result.token_int) for result in reference.values())
-    errors = sum(
-        edits.edit_distance(reading[key].token_int, result.token_int)
-        for key, result in reference.items()
-    )
-    return 1 - errors / max(tokens, 1)
-
-
-def identical(reading: Reading, reference: Reading) -> int:
-    """Number of utterances with the same tokens."""
-    return sum(reading[k].token_int == r.token_int for k, r in reference.items())
-
-
-def error_rate(reading: Reading, transcripts: Sequence[Mapping[str, str]]) -> float:
-    """Errors in percent of the transcripts' words; of their characters where none of
-    them holds a space, as in languages that are written without.
-
-    Of several speakers, hypotheses go with the transcripts to which their error rates
-    add up to the least, as in ESPnet's ``eval_perm_free_error.py``.
-
-    Args:
-        transcripts: of each speaker, by utterance.
-
-    Raises:
-        PluginError: if an utterance has no transcript, or all are empty.
-    """
-    missing = [key for key in reading for said in transcripts if key not in said]
-    if missing:
-        raise PluginError(
-            f"--calibration_text has no line for utterance '{missing[0]}' of "
-            "--calibration_scp; give the text of the same data directory"
-        )
-    said = {key: [table[key].split() for table in transcripts] for key in reading}
-    spaceless = all(len(line) < 2 for lines in said.values() for line in lines)
-    split = list if spaceless else str.split
-    pairs: List[Pair] = []
-    for key, result in reading.items():
-        references = [split(" ".join(line)) for line in said[key]]
-        hypotheses = [split(" ".join(text.split())) for text in result.texts]
-        pairs += _assigned(hypotheses, references)
-    rate = edits.error_rate(pairs)
-    if rate is None:
-        raise PluginError("--calibration_text holds no words for these utterances")
-    return rate
-
-
-def _assigned(
-    hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
-) -> List[Pair]:
-    """Pairs of several speakers, assigned for the lowest sum of error rates."""
-
-    def rates(order: Sequence[Sequence[str]]) -> float:
-        return sum(
-            edits.edit_distance(hypothesis, reference) / max(len(reference), 1)
-            for hypothesis, reference in zip(order, references)
-        )
-
-    return list(zip(min(permutations(hypotheses), key=rates), references))
-
-
 def _best(speech2text: SpeechModel, audio: np.ndarray, **others: str) -> Result:
     results = speech2text(audio, **others)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
@@ -209,13 +141,14 @@ class Reader:
         self._model = model
         self._utterances = utterances
         self._options = utterances.search(model)
-        feeds = _Feeds(model)
+        self._transcripts = utterances.transcripts(model)
+        feeds = Recorder(model)
         self.reference = self._decode(model, feeds, MAX_SECONDS)
         self.feeds: Mapping[str, List[Feeds]] = feeds.by_role
 
-    def read(self, bundle: Bundle) -> Reading:
-        """Decode with another bundle what the fp32 one has decoded."""
-        return self._decode(bundle)
+    def quality(self, bundle: Bundle) -> Quality:
+        """Decode with another bundle what the fp32 one has decoded, and compare."""
+        return Quality.of(self._decode(bundle), self.reference, self._transcripts)
 
     def _open(self, bundle: Bundle, **session: Any) -> SpeechModel:
         return open_model(bundle, session=session, **self._options)
@@ -223,7 +156,7 @@ class Reader:
     def _decode(
         self,
         bundle: Bundle,
-        feeds: "Optional[_Feeds]" = None,
+        feeds: Optional[Recorder] = None,
         max_seconds: float = float("inf"),
     ) -> Reading:
         watched = {} if feeds is None else {"watch": feeds.keep}
@@ -275,34 +208,3 @@ class Reader:
             side: {name: round(value, 4) for name, value in parts.items()}
             for side, parts in seconds.items()
         }
-
-
-class _Feeds:
-    """Inputs of a bundle's graphs, kept for some utterances and steps."""
-
-    def __init__(self, model: Bundle) -> None:
-        self.by_role: Dict[str, List[Feeds]] = {}
-        # A search may call a graph by another role than the manifest does.
-        graphs = model.manifest.graphs
-        self._roles = {graph.file.name: role for role, graph in graphs.items()}
-        self._utterance = 0
-        self._calls: Dict[str, int] = {}
-
-    def next_utterance(self) -> None:
-        self._utterance += 1
-        self._calls = {}
-
-    def keep(self, graph: Graph, feeds: Mapping[str, Value]) -> None:
-        """Take what a graph is about to be run with."""
-        role = self._roles[graph.file.name]
-        call = self._calls.get(role, 0)
-        self._calls[role] = call + 1
-        # Steps 0, 1, 2, 4, 8, ...: the early ones, and some of the long histories.
-        wanted = call & (call - 1) == 0 if self._utterance < RECORDED else call == 0
-        if wanted and self._utterance < CALIBRATED:
-            self.by_role.setdefault(role, []).append(
-                {
-                    name: np.array(v if isinstance(v, np.ndarray) else v.numpy())
-                    for name, v in feeds.items()
-                }
-            )

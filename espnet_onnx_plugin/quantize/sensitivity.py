@@ -13,8 +13,8 @@ from espnet_onnx_plugin.quantize.lowering import (
     SWITCHES,
     Feeds,
     Lowering,
-    open_session,
 )
+from espnet_onnx_plugin.quantize.speed import open_session
 
 logger = logging.getLogger(__name__)
 

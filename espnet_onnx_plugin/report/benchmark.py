@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from espnet_onnx_plugin.report.measurement import (
-    PARTS,
     Agreement,
+    BaseSetting,
+    Decode,
+    Distance,
     Measurement,
     Outcome,
-    Setting,
+    Synthesis,
 )
 from espnet_onnx_plugin.report.plots import (
     Point,
@@ -30,15 +32,25 @@ from espnet_onnx_plugin.report.tables import (
 from espnet_onnx_plugin.runtime.edits import error_rate
 
 NOTES = (
-    "Systems take turns on the same audio, each in a process of its own with the same "
-    "number of threads; the first round is not counted. Median: of the runs over the "
-    "audio; spread: fastest to slowest. In brackets: PyTorch's time over this one's, "
+    "Systems take turns on the same {inputs}, each in a process of its own with the "
+    "same number of threads; the first round is not counted. Median: of the runs over "
+    "them; spread: fastest to slowest. In brackets: PyTorch's time over this one's, "
     "or the share of PyTorch's.",
-    "Encoder: from the waveform to the encoder's output and the CTC's posteriors.",
-    "Start: from starting the process to its first hypothesis, median.",
+    "Start: from starting the process to its first {result}, median.",
     "Peak memory: VmHWM of the process at the end.",
-    f"Tie: another hypothesis than PyTorch's that scores as PyTorch's, to {TIE:g}.",
 )
+NOTES_OF = {
+    Decode: (
+        "Encoder: from the waveform to the encoder's output and the CTC's posteriors.",
+        f"Tie: another hypothesis than PyTorch's that scores as PyTorch's, to {TIE:g}.",
+    ),
+    Synthesis: (
+        "First audio: from the text to what can be played, a mean over the texts; the "
+        "whole in PyTorch, the first 50 frames of a bundle's stream.",
+        "Difference: the largest of a sample from PyTorch's, relative to the largest "
+        "of PyTorch's samples; MCD: mel-cepstral distortion from PyTorch's.",
+    ),
+}
 
 
 def write_report(
@@ -64,7 +76,11 @@ def write_report(
             lines += ["", f"## {heading}", "", *table]
     for name in plots:
         lines += ["", f"![{name}]({name})"]
-    lines += ["", *(f"- {markdown_escape(note)}" for note in NOTES)]
+    kind = outcomes[0].setting.RUN
+    words = {Decode: ("audio", "hypothesis"), Synthesis: ("text", "waveform")}[kind]
+    notes = [note.format(inputs=words[0], result=words[1]) for note in NOTES]
+    notes += NOTES_OF[kind]
+    lines += ["", *(f"- {markdown_escape(note)}" for note in notes)]
     write_atomically(output_dir / "results.csv", csv_table(list(_csv_rows(outcomes))))
     write_atomically(output_dir / "RESULTS.md", "\n".join(lines) + "\n")
 
@@ -95,10 +111,26 @@ def describe_agreement(agreement: Agreement | None) -> str:
     return text
 
 
+def describe_distance(distance: Distance | None) -> str:
+    """Return what is printed of waveforms, e.g. ``difference 1.2e-06, MCD 0.00 dB``."""
+    return "difference {}, MCD {} dB".format(*_distance_cells(distance))
+
+
+def _distance_cells(distance: Distance | None) -> list[str]:
+    figures = (None, None) if distance is None else vars(distance).values()
+    return [
+        MISSING if figure is None else format(figure, form)
+        for figure, form in zip(figures, (".1e", ".2f"), strict=True)
+    ]
+
+
 def _speed(outcomes: Sequence[Outcome]) -> list[str]:
     with_errors = any(outcome.references is not None for outcome in outcomes)
+    speaks = outcomes[0].setting.RUN is Synthesis
     headers = ["setting", "system", "median s", "spread s", "speed-up", "RTF"]
-    headers += ["encoder s", "peak memory MiB", "start s", "model MiB", "hypotheses"]
+    headers += ["first audio s", "vocoder s"] if speaks else ["encoder s"]
+    headers += ["peak memory MiB", "start s", "model MiB"]
+    headers += ["difference", "MCD dB"] if speaks else ["hypotheses"]
     rows = []
     for outcome in outcomes:
         base = outcome.reference
@@ -111,18 +143,27 @@ def _speed(outcomes: Sequence[Outcome]) -> list[str]:
                 f"{min(m.seconds):.3f}-{max(m.seconds):.3f}",
                 f"{other.median / m.median:.2f}x" if other else MISSING,
                 f"{m.rtf:.3f}",
-                f"{m.encoder:.3f}"
-                + (f" ({other.encoder / m.encoder:.2f}x)" if other else ""),
+                *([_times(m, other, "first_audio")] if speaks else []),
+                _times(m, other, "vocoder" if speaks else "encoder"),
                 f"{m.peak_memory_mb:.0f}" + _share(m, other, "peak_memory_mb"),
                 f"{m.start:.2f}" + _share(m, other, "start"),
                 f"{m.model_bytes / MIB:.1f}" + _share(m, other, "model_bytes"),
-                describe_agreement(outcome.agreement(m)),
             ]
+            if speaks:
+                row += _distance_cells(m.distance)
+            else:
+                row.append(describe_agreement(outcome.agreement(m)))
             if with_errors:
                 rate = _error_rate(outcome, m)
                 row.append(MISSING if rate is None else f"{rate:.2f}")
             rows.append(row)
     return markdown_table([*headers, *(["WER %"] if with_errors else [])], rows)
+
+
+def _times(ours: Measurement, theirs: Measurement | None, figure: str) -> str:
+    seconds = getattr(ours, figure)
+    text = f"{seconds:.3f}"
+    return text + (f" ({getattr(theirs, figure) / seconds:.2f}x)" if theirs else "")
 
 
 def _share(ours: Measurement, theirs: Measurement | None, figure: str) -> str:
@@ -134,12 +175,13 @@ def _share(ours: Measurement, theirs: Measurement | None, figure: str) -> str:
 def _parts(outcomes: Sequence[Outcome]) -> list[str]:
     rows = [
         [outcome.setting.name, m.system]
-        + [f"{m.parts[part]:.3f}" for part in PARTS]
+        + [f"{seconds:.3f}" for seconds in m.parts.values()]
         + [f"{sum(m.parts.values()):.3f}"]
         for outcome in outcomes
         for m in outcome.measurements
     ]
-    return markdown_table(["setting", "system", *PARTS, "total"], rows)
+    parts = outcomes[0].setting.RUN.PARTS
+    return markdown_table(["setting", "system", *parts, "total"], rows)
 
 
 def _by_length(
@@ -149,7 +191,7 @@ def _by_length(
 
     Only systems that were measured at all lengths.
     """
-    groups: dict[Setting, list[Outcome]] = {}
+    groups: dict[BaseSetting, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.setting.audio_seconds is not None:
             groups.setdefault(outcome.setting.but_for_length, []).append(outcome)
@@ -187,8 +229,6 @@ def _csv_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
     for outcome in outcomes:
         setting = outcome.setting
         for m in outcome.measurements:
-            agreement = outcome.agreement(m)
-            rate = _error_rate(outcome, m)
             base = outcome.reference
             yield {
                 "setting": setting.name,
@@ -201,17 +241,37 @@ def _csv_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
                 "min_seconds": f"{min(m.seconds):.6f}",
                 "max_seconds": f"{max(m.seconds):.6f}",
                 "speed_up": f"{base.median / m.median:.4f}" if base else None,
-                "frontend_and_encoder_median_seconds": f"{m.encoder:.6f}",
-                **{f"{part}_seconds": f"{m.parts[part]:.6f}" for part in PARTS},
+                **{f"{part}_seconds": f"{s:.6f}" for part, s in m.parts.items()},
                 "start_seconds": f"{m.start:.3f}",
                 "peak_memory_mb": f"{m.peak_memory_mb:.1f}",
                 "model_bytes": m.model_bytes,
-                "identical": agreement.identical if agreement else None,
-                "ties": agreement.ties if agreement else None,
-                "different": agreement.different if agreement else None,
-                "equal_tokens": f"{agreement.equal_tokens:.4f}" if agreement else None,
-                "wer": None if rate is None else f"{rate:.4f}",
+                **(
+                    _csv_of_synthesis(m)
+                    if setting.RUN is Synthesis
+                    else _csv_of_decode(outcome, m)
+                ),
             }
+
+
+def _csv_of_decode(outcome: Outcome, m: Measurement) -> dict[str, object]:
+    agreement, rate = outcome.agreement(m), _error_rate(outcome, m)
+    return {
+        "frontend_and_encoder_median_seconds": f"{m.encoder:.6f}",
+        "identical": agreement.identical if agreement else None,
+        "ties": agreement.ties if agreement else None,
+        "different": agreement.different if agreement else None,
+        "equal_tokens": f"{agreement.equal_tokens:.4f}" if agreement else None,
+        "wer": None if rate is None else f"{rate:.4f}",
+    }
+
+
+def _csv_of_synthesis(m: Measurement) -> dict[str, object]:
+    figures = vars(m.distance) if m.distance else dict.fromkeys(("difference", "mcd"))
+    return {
+        "first_audio_median_seconds": f"{m.first_audio:.6f}",
+        "vocoder_median_seconds": f"{m.vocoder:.6f}",
+        **{k: None if v is None else f"{v:.3e}" for k, v in figures.items()},
+    }
 
 
 def _plots(output_dir: Path, outcomes: Sequence[Outcome]) -> Iterator[str]:

@@ -7,47 +7,97 @@ import difflib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.results import TIE
 
-# Where the time goes; rest is the total less the others.
-PARTS = ("frontend", "encoder", "decoder", "lm", "ctc", "rest")
 # What the other systems are compared with.
 REFERENCE = "pytorch"
 BUNDLES = ("fp32", "optimized", "int8")
 
 
 @dataclass(frozen=True)
-class Setting:
+class Run:
+    """One utterance, recognized or spoken once.
+
+    Attributes:
+        PARTS: Where the time goes; rest is the total less the others.
+        seconds: From what is given to what is made of it.
+        parts: The same by part.
+        peak_memory_mb: The process's peak resident set so far, MiB.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]]
+
+    seconds: float
+    parts: Mapping[str, float]
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True)
+class Decode(Run):
+    """From waveform to hypothesis.
+
+    Attributes:
+        tokens: token_int of the best hypothesis.
+        score: Its score.
+        text: Its text, None where the model has no tokenizer.
+    """
+
+    PARTS = ("frontend", "encoder", "decoder", "lm", "ctc", "rest")
+
+    tokens: tuple[int, ...]
+    score: float
+    text: str | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+
+
+@dataclass(frozen=True)
+class Synthesis(Run):
+    """From token ids to waveform.
+
+    Attributes:
+        audio_seconds: Length of the waveform.
+        first_audio_seconds: How long it took to what can be played first; in PyTorch
+            that is the whole.
+    """
+
+    PARTS = ("acoustic", "vocoder", "rest")
+
+    audio_seconds: float
+    first_audio_seconds: float
+
+
+@dataclass(frozen=True)
+class BaseSetting:
     """One row group of the tables.
 
     Attributes:
+        RUN: What is measured.
+        OPTIONS: Fields that are ESPnet's decoding options.
         name: What the tables call it; by default what it holds.
-        audio_seconds: Length of the noise that is decoded, None for the test data.
-        beam_size, ctc_weight, lm_weight, maxlenratio, minlenratio: ESPnet's decoding
-            options. Ratios of -40 and -39 give exactly 40 steps.
+        audio_seconds: Length of the audio; None for the test data.
         threads: CPU threads of each system.
         repeats: Measured runs over the audio.
         starts: Measured starts of a process.
         variants: The systems.
     """
 
+    RUN: ClassVar[type[Run]]
+    OPTIONS: ClassVar[tuple[str, ...]]
+
     name: str = ""
     audio_seconds: float | None = None
-    beam_size: int = 10
-    ctc_weight: float = 0.3
-    lm_weight: float = 0.0
-    maxlenratio: float = 0.0
-    minlenratio: float = 0.0
     threads: int = 1
     repeats: int = 5
     starts: int = 3
     variants: tuple[str, ...] = (REFERENCE, *BUNDLES)
 
     def __post_init__(self) -> None:
-        for count in ("beam_size", "threads", "repeats", "starts"):
+        for count in ("threads", "repeats", "starts"):
             if getattr(self, count) < 1:
                 raise PluginError(f"{count} {getattr(self, count)} must be 1 or more")
         if self.audio_seconds is not None and self.audio_seconds <= 0:
@@ -62,49 +112,79 @@ class Setting:
         if not self.name:
             seconds = self.audio_seconds
             audio = "test data" if seconds is None else f"{seconds:g} s"
-            object.__setattr__(self, "name", f"{audio}, {self.search_name}")
+            object.__setattr__(self, "name", ", ".join((audio, *self._names)))
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"{self.threads} threads"] if self.threads > 1 else []
 
     @property
     def search_name(self) -> str:
-        """Return what the tables call the search."""
-        parts = [
-            f"beam {self.beam_size}",
-            f"LM {self.lm_weight:g}" if self.lm_weight else "no LM",
-            *([f"{self.threads} threads"] if self.threads > 1 else []),
-        ]
-        return ", ".join(parts)
+        """Return what the tables call it, but for the audio."""
+        return ", ".join(self._names)
 
     @property
     def search_options(self) -> dict[str, Any]:
         """Return ESPnet's decoding options."""
-        names = ("beam_size", "ctc_weight", "lm_weight", "maxlenratio", "minlenratio")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in self.OPTIONS}
 
     @property
-    def but_for_length(self) -> Setting:
+    def but_for_length(self) -> BaseSetting:
         """Return what settings have in common that differ in the audio's length."""
-        return Setting(name="any", threads=self.threads, **self.search_options)
+        return type(self)(name="any", threads=self.threads, **self.search_options)
 
 
 @dataclass(frozen=True)
-class Decode:
-    """One utterance, decoded once.
+class Setting(BaseSetting):
+    """One of recognition, or of another task with ESPnet's beam search.
 
     Attributes:
-        seconds: From waveform to hypothesis.
-        parts: The same by part, see PARTS.
-        tokens: token_int of the best hypothesis.
-        score: Its score.
-        text: Its text, None where the model has no tokenizer.
-        peak_memory_mb: The process's peak resident set so far, MiB.
+        beam_size, ctc_weight, lm_weight, maxlenratio, minlenratio: ESPnet's decoding
+            options. Ratios of -40 and -39 give exactly 40 steps.
     """
 
-    seconds: float
-    parts: Mapping[str, float]
-    tokens: tuple[int, ...]
-    score: float
-    text: str | None
-    peak_memory_mb: float
+    RUN = Decode
+    OPTIONS = ("beam_size", "ctc_weight", "lm_weight", "maxlenratio", "minlenratio")
+
+    beam_size: int = 10
+    ctc_weight: float = 0.3
+    lm_weight: float = 0.0
+    maxlenratio: float = 0.0
+    minlenratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise PluginError(f"beam_size {self.beam_size} must be 1 or more")
+        super().__post_init__()
+
+    @property
+    def _names(self) -> list[str]:
+        lm = f"LM {self.lm_weight:g}" if self.lm_weight else "no LM"
+        return [f"beam {self.beam_size}", lm, *super()._names]
+
+
+@dataclass(frozen=True)
+class SpeechSetting(BaseSetting):
+    """One of speech synthesis.
+
+    Attributes:
+        maxlenratio, minlenratio: ESPnet's decoding options. Both 6 give exactly 6
+            frames for each token, where a model makes one after the other.
+    """
+
+    RUN = Synthesis
+    OPTIONS = ("maxlenratio", "minlenratio")
+
+    maxlenratio: float = 10.0
+    minlenratio: float = 0.0
+
+    @property
+    def _names(self) -> list[str]:
+        return super()._names or ["1 thread"]
+
+
+#: Settings by what an outcome calls their kind.
+KINDS = {cls.__name__: cls for cls in (Setting, SpeechSetting)}
 
 
 @dataclass(frozen=True)
@@ -125,6 +205,21 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Distance:
+    """How far waveforms are from the reference's.
+
+    Attributes:
+        difference: The largest, relative to the reference's scale; None where they are
+            not of the same length.
+        mcd: Mel-cepstral distortion in dB, the mean over the utterances; None where it
+            is not defined.
+    """
+
+    difference: float | None
+    mcd: float | None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What one system took in one setting.
 
@@ -132,20 +227,22 @@ class Measurement:
         system: pytorch, or the bundle's variant.
         model_bytes: Size of the model's files.
         audio_seconds: Length of all utterances.
-        starts: Seconds from starting the process to its first hypothesis, each start.
-        runs: Decodes by run and utterance.
+        starts: Seconds from starting the process to its first result, each start.
+        runs: By run and utterance.
+        distance: Of the waveforms; None where none are made, and for the reference.
     """
 
     system: str
     model_bytes: int
     audio_seconds: float
     starts: Sequence[float]
-    runs: Sequence[Sequence[Decode]]
+    runs: Sequence[Sequence[Run]]
+    distance: Distance | None = None
 
     @property
     def seconds(self) -> list[float]:
         """Return what each run took."""
-        return [sum(decode.seconds for decode in run) for run in self.runs]
+        return [sum(one.seconds for one in run) for run in self.runs]
 
     @property
     def median(self) -> float:
@@ -157,19 +254,34 @@ class Measurement:
         """Return the real-time factor of the median."""
         return self.median / self.audio_seconds
 
+    def part(self, *names: str) -> float:
+        """Return the median of the seconds of some parts together."""
+        return statistics.median(
+            sum(one.parts[name] for one in run for name in names) for run in self.runs
+        )
+
     @property
     def encoder(self) -> float:
         """Return the median of frontend and encoder: waveform to CTC posteriors."""
+        return self.part("frontend", "encoder")
+
+    @property
+    def vocoder(self) -> float:
+        """Return the median of the vocoder alone."""
+        return self.part("vocoder")
+
+    @property
+    def first_audio(self) -> float:
+        """Return the median seconds to the first audio, a mean over the utterances."""
         return statistics.median(
-            sum(d.parts["frontend"] + d.parts["encoder"] for d in run)
-            for run in self.runs
+            statistics.mean(one.first_audio_seconds for one in run) for run in self.runs
         )
 
     @property
     def parts(self) -> dict[str, float]:
         """Return the parts of the median run; they sum to its seconds."""
         run = self.runs[self.seconds.index(statistics.median_low(self.seconds))]
-        return {part: sum(decode.parts[part] for decode in run) for part in PARTS}
+        return {part: sum(one.parts[part] for one in run) for part in run[0].PARTS}
 
     @property
     def start(self) -> float:
@@ -179,7 +291,7 @@ class Measurement:
     @property
     def peak_memory_mb(self) -> float:
         """Return the process's peak resident set, MiB."""
-        return max(decode.peak_memory_mb for run in self.runs for decode in run)
+        return max(one.peak_memory_mb for run in self.runs for one in run)
 
     def agreement(self, reference: Measurement) -> Agreement:
         """Compare hypotheses; an utterance counts as the worst of its runs."""
@@ -214,7 +326,7 @@ class Outcome:
         references: Transcripts of the utterances, None for noise.
     """
 
-    setting: Setting
+    setting: BaseSetting
     date: str
     references: Sequence[str] | None
     measurements: Sequence[Measurement]
@@ -225,31 +337,37 @@ class Outcome:
         return next((m for m in self.measurements if m.system == REFERENCE), None)
 
     def agreement(self, measurement: Measurement) -> Agreement | None:
-        """Compare with the reference's hypotheses; None for the reference itself."""
+        """Compare with the reference's hypotheses.
+
+        Returns:
+            None for the reference itself, and where none are made.
+        """
         if self.reference is None or measurement is self.reference:
+            return None
+        if self.setting.RUN is not Decode:
             return None
         return measurement.agreement(self.reference)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "kind": type(self.setting).__name__}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Outcome:
         """Return what :meth:`to_json` was called on."""
-        setting = content["setting"]
+        setting, cls = content["setting"], KINDS[content["kind"]]
         return Outcome(
-            setting=Setting(**{**setting, "variants": tuple(setting["variants"])}),
+            setting=cls(**{**setting, "variants": tuple(setting["variants"])}),
             date=content["date"],
             references=content["references"],
             measurements=[
                 Measurement(
-                    **{**m, "runs": [[_decode(d) for d in r] for r in m["runs"]]}
+                    **{
+                        **m,
+                        "runs": [[cls.RUN(**one) for one in r] for r in m["runs"]],
+                        "distance": m["distance"] and Distance(**m["distance"]),
+                    }
                 )
                 for m in content["measurements"]
             ],
         )
-
-
-def _decode(content: Mapping[str, Any]) -> Decode:
-    return Decode(**{**content, "tokens": tuple(content["tokens"])})

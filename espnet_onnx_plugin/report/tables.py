@@ -9,9 +9,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from urllib.parse import quote
 
-from espnet_onnx_plugin.report.results import BLEU_FILES, ERROR_TYPES, TIE, Result
+from espnet_onnx_plugin.report.notes import notes
+from espnet_onnx_plugin.report.results import (
+    BLEU_TYPES,
+    ERROR_TYPES,
+    Result,
+    compared_with,
+)
 
 MISSING = "—"
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -25,8 +32,6 @@ LATEX_SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 MIB = 2**20
-# Layers kept in higher precision that are named; the manifest names all.
-KEPT_NAMED = 5
 
 
 def markdown_escape(text: str) -> str:
@@ -65,14 +70,26 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
             **difference(name),
         }
 
+    def distance_columns(name: str) -> dict[str, Callable[[Result], str]]:
+        def cell(result: Result, measure: str, digits: int) -> str:
+            value = getattr(result.distances.get(name), measure, None)
+            return MISSING if value is None else f"{value:.{digits}f}"
+
+        return {
+            f"MCD to {name} dB": lambda r: cell(r, "mcd", 2),
+            f"log-F0 RMSE to {name}": lambda r: cell(r, "log_f0_rmse", 3),
+        }
+
     columns: dict[str, Callable[[Result], str]] = {"system": lambda r: r.system}
-    for name in BLEU_FILES:
+    for name in compared_with(results):
+        columns |= distance_columns(name)
+    for name in BLEU_TYPES:
         if any(name in r.bleu for r in results):
             columns |= bleu_columns(name)
     for error_type in ERROR_TYPES:
         if any(error_type in r.errors for r in results):
             columns |= error_columns(error_type)
-    return columns | {
+    columns |= {
         "utterances": lambda r: str(r.utterances),
         "identical %": lambda r: (
             MISSING
@@ -81,6 +98,11 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
         ),
         "ties": lambda r: MISSING if r.ties is None else str(r.ties),
         "RTF": lambda r: f"{r.timing.rtf:.3f}" if r.timing else MISSING,
+        "first audio s": lambda r: (
+            f"{r.timing.first_audio_seconds:.3f}"
+            if r.timing and r.timing.first_audio_seconds is not None
+            else MISSING
+        ),
         "speed-up": lambda r: f"{r.speed_up:.2f}x" if r.speed_up else MISSING,
         "model MiB": lambda r: (
             MISSING if r.model_bytes is None else f"{r.model_bytes / MIB:.1f}"
@@ -88,6 +110,11 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
         "peak memory MiB": lambda r: (
             f"{r.timing.peak_memory_mb:.0f}" if r.timing else MISSING
         ),
+    }
+    return {
+        header: cell
+        for header, cell in columns.items()
+        if any(cell(r) != MISSING for r in results)
     }
 
 
@@ -101,73 +128,6 @@ def _grouped(
         yield test_set, list(columns), cells
 
 
-def notes(results: list[Result]) -> Iterator[str]:
-    """Yield what a reader of the figures has to know about them."""
-    scorers = sorted(frozenset().union(*(r.scorers for r in results)))
-    if scorers:
-        yield f"Error rates from the raw counts of: {', '.join(scorers)}."
-    if any(r.speakers > 1 for r in results):
-        yield (
-            "Several speakers: error rates are those of each utterance's best "
-            "assignment to the references; identical and tied is what is so for every "
-            "speaker."
-        )
-    signatures = {
-        f"{name}: {bleu.signature}" for r in results for name, bleu in r.bleu.items()
-    }
-    if signatures:
-        yield f"By sacrebleu, {'; '.join(sorted(signatures))}."
-        if scorers:
-            yield "Error rates are those of the recognition in the source language."
-    if any(r.identical is not None for r in results):
-        yield (
-            "Identical: share of utterances with the same token_int as PyTorch's. "
-            f"Ties: others that score as PyTorch's, to {TIE:g}."
-        )
-    samples = dict.fromkeys(
-        f"{r.test_set} {r.timing.utterances}" for r in results if r.timing
-    )
-    if samples:
-        yield (
-            "RTF (decoding time over the audio's length), speed-up and peak memory: "
-            "each system decodes the same sample of a test set in one process, one "
-            f"system after the other (utterances: {', '.join(samples)})."
-        )
-    for system, figures in {r.system: r.quantization for r in results}.items():
-        if figures is not None:
-            yield f"{system}: {_quantization(figures)}"
-
-
-def _quantization(figures: Mapping[str, Any]) -> str:
-    """Return how a quantized model stands to its budget, and what that took."""
-    if figures["budget"] is None:
-        parts = ["no budget was measured, for there was no validation set"]
-    else:
-        parts = [f"validation set, {figures['utterances']} utterances"]
-        budget = figures["budget"]
-        if "wer" in figures:
-            parts.append(
-                f"WER {figures['wer_fp32']:.2f} % in fp32, {figures['wer']:.2f} % here "
-                f"(budget {budget['max_wer_increase']:+.2f})"
-            )
-        parts.append(
-            f"{100 * figures['token_agreement']:.2f} % of fp32's tokens (budget "
-            f"{100 * budget['min_token_agreement']:.2f} %)"
-        )
-    kept = [
-        f"{len(layers)} layers in {form} ({', '.join(layers[:KEPT_NAMED])}"
-        f"{', ...' * (len(layers) > KEPT_NAMED)})"
-        for form, layers in figures["kept"].items()
-    ]
-    parts.append(f"kept: {' and '.join(kept)}" if kept else "no layer kept back")
-    if figures["slower"]:
-        parts.append(
-            "slower than fp32 on the machine that made it "
-            f"({figures['speed_ratio']:.2f}x)"
-        )
-    return "; ".join(parts) + "."
-
-
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a table; all but its first column hold figures."""
     return [
@@ -177,13 +137,27 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> lis
     ]
 
 
-def to_markdown(title: str, facts: Mapping[str, str], results: list[Result]) -> str:
-    """Return a Markdown page: title, facts, a table per test set, notes."""
+def to_markdown(
+    title: str,
+    facts: Mapping[str, str],
+    results: list[Result],
+    pages: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return a Markdown page: title, facts, a table per test set, notes.
+
+    Args:
+        title: Of the page.
+        facts: Lines above the tables.
+        results: Rows of the tables.
+        pages: Links to pages on which a test set can be heard.
+    """
     lines = [f"# {markdown_escape(title)}", ""]
     lines += [f"- {name}: {markdown_escape(text)}" for name, text in facts.items()]
     for test_set, headers, rows in _grouped(results):
         lines += ["", f"## {markdown_escape(test_set)}", ""]
         lines += markdown_table(headers, rows)
+        if test_set in pages:
+            lines += ["", f"[Listen to it]({quote(pages[test_set])})"]
     lines += ["", *(f"- {markdown_escape(note)}" for note in notes(results))]
     return "\n".join(lines) + "\n"
 
@@ -221,7 +195,8 @@ def to_latex(title: str, facts: Mapping[str, str], results: list[Result]) -> str
 
 def to_csv(results: Iterable[Result]) -> str:
     """Return a CSV of raw figures: counts, bytes and seconds, empty where missing."""
-    return csv_table([_csv_row(result) for result in results])
+    results = list(results)
+    return csv_table([_csv_row(result, compared_with(results)) for result in results])
 
 
 def csv_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -233,7 +208,7 @@ def csv_table(rows: Sequence[Mapping[str, object]]) -> str:
     return out.getvalue()
 
 
-def _csv_row(result: Result) -> dict[str, object]:
+def _csv_row(result: Result, distances: Iterable[str]) -> dict[str, object]:
     row: dict[str, object] = {
         "test_set": result.test_set,
         "system": result.system,
@@ -249,18 +224,30 @@ def _csv_row(result: Result) -> dict[str, object]:
         row[f"{name}_substitutions"] = counts.substitutions if counts else None
         row[f"{name}_deletions"] = counts.deletions if counts else None
         row[f"{name}_insertions"] = counts.insertions if counts else None
-    for name in BLEU_FILES:
+    for name in BLEU_TYPES:
         bleu = result.bleu.get(name)
         key = name.lower().replace(" ", "_").replace(".", "_")
         row[key] = f"{bleu.score:.4f}" if bleu else None
+    for other in distances:
+        measures, name = result.distances.get(other), other.lower()
+        row[f"mcd_to_{name}"] = _decimal(getattr(measures, "mcd", None), 4)
+        row[f"log_f0_rmse_to_{name}"] = _decimal(
+            getattr(measures, "log_f0_rmse", None), 5
+        )
     timing = result.timing
     row["timed_utterances"] = timing.utterances if timing else None
     row["audio_seconds"] = f"{timing.audio_seconds:.3f}" if timing else None
     row["total_seconds"] = f"{timing.total_seconds:.3f}" if timing else None
+    first = timing.first_audio_seconds if timing else None
+    row["first_audio_seconds"] = _decimal(first, 4)
     row["speed_up"] = f"{result.speed_up:.4f}" if result.speed_up else None
     row["model_bytes"] = result.model_bytes
     row["peak_memory_mb"] = f"{timing.peak_memory_mb:.1f}" if timing else None
     return row
+
+
+def _decimal(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 
 BEAM_SIZE = 5
 
+#: The largest difference of a waveform, relative to its scale: a vocoder magnifies
+#: what the features differ by.
+WAVEFORM_TOLERANCE = 1e-3
+
 
 @dataclass(frozen=True)
 class Comparison:

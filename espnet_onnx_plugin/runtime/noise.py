@@ -18,6 +18,8 @@ HALF = BLOCKED // 2
 # The generator of MKL's dropouts: x' = MULTIPLIER x mod MODULUS.
 MULTIPLIER = 1132489760
 MODULUS = 2**31 - 1
+# Of numbers that are drawn to no effect.
+_CHUNK = 2**20
 
 
 class Noise:
@@ -76,9 +78,10 @@ class Noise:
         """Draw so many numbers that have no effect.
 
         ESPnet's encoders draw one for each layer, to leave layers out in training, and
-        draw them in inference too.
+        draw them in inference too; a model that is built draws its first weights.
         """
-        self._bits(count)
+        for first in range(0, count, _CHUNK):
+            self._bits(min(_CHUNK, count - first))
 
     def _bits(self, size: int) -> np.ndarray:
         return self._generator.randint(0, 2**32, size=size, dtype=np.uint32)

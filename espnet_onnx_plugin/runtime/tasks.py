@@ -35,11 +35,28 @@ def model_class(task: str) -> type:
     )
 
 
-#: ESPnet's command that decodes a task, where it is not called TASK_inference.
+#: Command that decodes a use, here as in ESPnet, where it is not called USE_inference.
 _COMMANDS = {
     "s2t_ctc": "s2t_inference_ctc",
     "asr_maskctc": "asr_inference_maskctc",
+    "s2t_language": "s2t_inference_language",
 }
+
+
+def _command(use: str) -> str:
+    return _COMMANDS.get(use, f"{use}_inference")
+
+
+def class_name(command: str) -> str:
+    """Name of the class that a command decodes with, here as in ESPnet.
+
+    Raises:
+        PluginError: if there is no such command.
+    """
+    names = {_command(use): name for use, (_, name) in CLASSES.items()}
+    if command not in names:
+        raise PluginError(f"'{command}' is not one of {', '.join(names)}")
+    return names[command]
 
 
 def use(bundle: Bundle) -> str:
@@ -49,7 +66,7 @@ def use(bundle: Bundle) -> str:
 
 def command(bundle: Bundle) -> str:
     """Name of the command that decodes a bundle, here as in ESPnet."""
-    return _COMMANDS.get(use(bundle), f"{use(bundle)}_inference")
+    return _command(use(bundle))
 
 
 def open_model(bundle: Bundle, **options: Any) -> Any:

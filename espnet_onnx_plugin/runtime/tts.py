@@ -5,7 +5,16 @@ import logging
 import time
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -144,10 +153,18 @@ class Text2Speech:
         self._options(None)
         self._sessions = _Sessions(bundle, device)
         self.vocoder = Vocoder.open(bundle, device)
-        self.noise = Noise(self.options.seed)
+        self.noise = self._drawing(self.options.seed)
         self.seconds: Dict[str, float] = {}
         self.symbols = 0
         self._vocoded: Optional[Tuple[np.ndarray, Optional[np.ndarray]]] = None
+
+    def _drawing(self, seed: int) -> Noise:
+        return Noise(seed, mkl=self.search["mkl"])
+
+    def begin_job(self) -> None:
+        """Draw on as ESPnet's command does, which seeds before it builds the model."""
+        self.noise = self._drawing(self.options.seed)
+        self.noise.skip(self.search["drawn"])
 
     @property
     def fs(self) -> Optional[int]:
@@ -203,6 +220,18 @@ class Text2Speech:
                 "cannot do it with this model either; leave the option out"
             )
         return values
+
+    def ids(self, text: Union[str, Sequence[int]]) -> np.ndarray:
+        """Token ids (tokens,) of a text, or of such.
+
+        Raises:
+            PluginError: if there is no token, or the text cannot be turned into tokens.
+        """
+        ids = self.converter.text2ids(text) if isinstance(text, str) else text
+        ids = np.asarray(ids, np.int64).reshape(-1)
+        if not len(ids):
+            raise PluginError("the text has no token; give one that has")
+        return ids
 
     def __call__(
         self,
@@ -313,7 +342,7 @@ class Text2Speech:
         pool = self._inputs(text, speech, durations, spembs, sids, lids, options)
         self.symbols = len(pool["text"]) + 1
         if options["always_fix_seed"]:
-            self.noise = Noise(options["seed"])
+            self.noise = self._drawing(options["seed"])
         if self.search["kind"] == "frames":
             teacher = pool["feats"] if options["use_teacher_forcing"] else None
             made = speak_frames(
@@ -341,10 +370,7 @@ class Text2Speech:
         for name in given:
             if name in needed and given[name] is None:
                 raise RuntimeError(f"Missing required argument: '{name}'")
-        ids = self.converter.text2ids(text) if isinstance(text, str) else text
-        pool = {"text": np.asarray(ids, np.int64).reshape(-1)}
-        if not len(pool["text"]):
-            raise PluginError("the text has no token; give one that has")
+        pool = {"text": self.ids(text)}
         if spembs is not None:
             pool["spembs"] = np.asarray(spembs, np.float32).reshape(-1)
         for name in ("sids", "lids"):

@@ -11,12 +11,15 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.measurement import Setting
+from espnet_onnx_plugin.report.measurement import BaseSetting, Setting, SpeechSetting
 
 T = TypeVar("T")
 
-# Those whose search is ESPnet's beam search.
-TASKS = ("asr", "st", "slu", "s2t")
+# Those whose search is ESPnet's beam search, and text to speech.
+TASKS = ("asr", "st", "slu", "s2t", "tts")
+
+#: Of text that random models of tts speak, about.
+FRAMES_PER_TOKEN = 6
 
 
 def check_task(task: str) -> None:
@@ -32,6 +35,8 @@ class RandomModel:
     Attributes:
         train_config, lm_train_config: Training configurations, of which the sizes
             matter.
+        vocoder_config: Arguments of ESPnet's HiFi-GAN, for a model of tts that makes
+            features.
         task: One of TASKS.
         tokens: Size of the vocabulary.
         seed: Of the weights.
@@ -39,6 +44,7 @@ class RandomModel:
 
     train_config: Mapping[str, Any]
     lm_train_config: Mapping[str, Any] | None = None
+    vocoder_config: Mapping[str, Any] | None = None
     task: str = "asr"
     tokens: int = 5000
     seed: int = 0
@@ -66,6 +72,8 @@ class TrainedModel:
     model_file: Path
     lm_train_config: Path | None = None
     lm_file: Path | None = None
+    vocoder_config: Path | None = None
+    vocoder_file: Path | None = None
     task: str = "asr"
     calibration_scp: str | None = None
     quantize_options: Sequence[str] = ()
@@ -77,6 +85,7 @@ class TrainedModel:
     def files(self) -> dict[str, Path]:
         """Return the files by the option of bin.export that names them."""
         names = ("train_config", "model_file", "lm_train_config", "lm_file")
+        names += ("vocoder_config", "vocoder_file")
         return {name: path for name in names if (path := getattr(self, name))}
 
     @property
@@ -87,10 +96,13 @@ class TrainedModel:
     @property
     def weights(self) -> list[Path]:
         """Return the checkpoints."""
-        return [path for path in (self.model_file, self.lm_file) if path]
+        files = (self.model_file, self.lm_file, self.vocoder_file)
+        return [path for path in files if path]
 
     def espnet_options(self, with_lm: bool) -> dict[str, str]:
-        """Return the files by the option of ESPnet's Speech2Text."""
+        """Return the files by the option of ESPnet's Speech2Text or Text2Speech."""
+        if self.task == "tts":
+            return {name: str(path) for name, path in self.files.items()}
         options = {
             f"{self.task}_train_config": str(self.train_config),
             f"{self.task}_model_file": str(self.model_file),
@@ -103,7 +115,10 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class TestData:
-    """A Kaldi data directory with wav.scp and text, and how much of it to decode."""
+    """A Kaldi data directory with wav.scp and text, and how much of it to decode.
+
+    For task tts its text alone is read.
+    """
 
     __test__ = False  # no test case, whatever pytest thinks of its name
 
@@ -123,7 +138,7 @@ class Config:
     title: str
     model: RandomModel | TrainedModel
     data: TestData | None
-    settings: Sequence[Setting]
+    settings: Sequence[BaseSetting]
 
 
 def read_config(path: Path) -> Config:
@@ -146,35 +161,38 @@ def read_config(path: Path) -> Config:
         sizes = content["random_model"]
         if isinstance(sizes, dict):
             sizes = {
-                k: _sizes(v, path) if k.endswith("train_config") else v
+                k: _sizes(v, path) if k.endswith("_config") else v
                 for k, v in sizes.items()
             }
         model = _parse(RandomModel, sizes, f"{path}: random_model")
     data = None
     if "data" in content:
         data = _parse(TestData, content["data"], f"{path}: data")
-    settings = _settings(content, path)
+    cls = SpeechSetting if model.task == "tts" else Setting
+    settings = _settings(cls, content, path)
     for setting in settings:
         if setting.audio_seconds is None and data is None:
             raise PluginError(
                 f"{path}: '{setting.name}' has neither audio_seconds nor test data: "
                 "give one of them (data: dir)"
             )
-        if setting.lm_weight and not model.has_lm:
+        if getattr(setting, "lm_weight", 0.0) and not model.has_lm:
             raise PluginError(f"{path}: '{setting.name}' needs a language model")
     return Config(str(content.get("title", path.stem)), model, data, settings)
 
 
-def _settings(content: Mapping[str, Any], path: Path) -> list[Setting]:
+def _settings(
+    cls: type[BaseSetting], content: Mapping[str, Any], path: Path
+) -> list[BaseSetting]:
     entries, defaults = content.get("settings"), content.get("defaults", {})
     if not isinstance(entries, list) or not entries:
         raise PluginError(f"{path}: settings is no list")
-    settings: list[Setting] = []
+    settings: list[BaseSetting] = []
     for number, entry in enumerate(entries, 1):
         where = f"{path}: setting {number}"
         if not isinstance(entry, dict) or not isinstance(defaults, dict):
             raise PluginError(f"{where} and defaults must hold options")
-        settings.append(_parse(Setting, {**defaults, **entry}, where))
+        settings.append(_parse(cls, {**defaults, **entry}, where))
         if settings[-1].name in [setting.name for setting in settings[:-1]]:
             raise PluginError(f"{where}: a second '{settings[-1].name}': set its name")
     return settings

@@ -14,21 +14,22 @@ from typing import Any, TypeVar
 from benchmarking.models import environment, last_line
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.measurement import Decode, Setting
+from espnet_onnx_plugin.report.measurement import BaseSetting, Run
 
 T = TypeVar("T")
 
 
 class Worker:
-    """A process that decodes with one system.
+    """A process with one system.
 
     Args:
         spec: See benchmarking/worker.py.
+        run: What its answers are.
         log: Of what it prints.
     """
 
-    def __init__(self, spec: Mapping[str, Any], log: Path):
-        self._system, self._log = spec["system"], log
+    def __init__(self, spec: Mapping[str, Any], run: type[Run], log: Path):
+        self._system, self._run, self._log = spec["system"], run, log
         with open(log, "wb") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarking.worker", json.dumps(spec)],
@@ -39,8 +40,8 @@ class Worker:
                 env=environment(spec["threads"]),
             )
 
-    def decode(self, utterance: int) -> Decode:
-        """Decode one of the utterances of the worker's spec.
+    def run(self, utterance: int) -> Run:
+        """Recognize or speak one of the utterances of the worker's spec.
 
         Raises:
             PluginError: If the process has ended.
@@ -54,8 +55,7 @@ class Worker:
             self._process.wait()
             reason = last_line(self._log)
             raise PluginError(f"{self._system}: {reason} (log: {self._log})")
-        content = json.loads(answer)
-        return Decode(**{**content, "tokens": tuple(content["tokens"])})
+        return self._run(**json.loads(answer))
 
     def __enter__(self) -> Worker:
         return self
@@ -73,41 +73,42 @@ def in_turn(items: Sequence[T], turn: int) -> list[T]:
 
 
 def measure(
-    setting: Setting, specs: Mapping[str, Mapping[str, Any]], logs: Path
-) -> dict[str, tuple[list[float], list[list[Decode]]]]:
+    setting: BaseSetting, specs: Mapping[str, Mapping[str, Any]], logs: Path
+) -> dict[str, tuple[list[float], list[list[Run]]]]:
     """Measure the starts and runs of several systems.
 
     Args:
         setting: Number of starts and runs.
-        specs: Of the workers, by system; all with the same audio.
+        specs: Of the workers, by system; all with the same inputs.
         logs: Directory of their logs.
 
     Returns:
-        By system: seconds from starting a process to its first hypothesis; decodes by
+        By system: seconds from starting a process to its first result; what was run, by
         run and utterance.
     """
     logs.mkdir(parents=True, exist_ok=True)
     systems = list(specs)
     starts: dict[str, list[float]] = {system: [] for system in systems}
-    runs: dict[str, list[list[Decode]]] = {system: [] for system in systems}
+    runs: dict[str, list[list[Run]]] = {system: [] for system in systems}
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for number in range(setting.starts):
             for system in in_turn(systems, number):
                 begin = time.perf_counter()
-                worker = Worker(specs[system], logs / f"{system}.log")
-                with contextlib.ExitStack() as until_decoded:
-                    until_decoded.enter_context(worker)
-                    worker.decode(0)  # for those that stay also the warm-up
+                log = logs / f"{system}.log"
+                worker = Worker(specs[system], setting.RUN, log)
+                with contextlib.ExitStack() as until_run:
+                    until_run.enter_context(worker)
+                    worker.run(0)  # for those that stay also the warm-up
                     starts[system].append(time.perf_counter() - begin)
                     if number == setting.starts - 1:
-                        until_decoded.pop_all()
+                        until_run.pop_all()
                         workers[system] = stack.enter_context(worker)
-        utterances = len(specs[systems[0]]["audio"])
+        utterances = len(specs[systems[0]]["inputs"])
         for number in range(setting.repeats):
             for system in systems:
                 runs[system].append([])
             for utterance in range(utterances):
                 for system in in_turn(systems, number + utterance):
-                    runs[system][-1].append(workers[system].decode(utterance))
+                    runs[system][-1].append(workers[system].run(utterance))
     return {system: (starts[system], runs[system]) for system in systems}

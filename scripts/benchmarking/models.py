@@ -1,4 +1,4 @@
-"""From a configuration to what the systems read: checkpoints, bundles, audio."""
+"""From a configuration to what the systems read: checkpoints, bundles, inputs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import subprocess
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from benchmarking.config import RandomModel, TestData, TrainedModel
+from benchmarking.config import (
+    FRAMES_PER_TOKEN,
+    RandomModel,
+    TestData,
+    TrainedModel,
+)
 
 from espnet_onnx_plugin import runtime
 from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle
@@ -26,6 +32,7 @@ from espnet_onnx_plugin.runtime.data import (
     prepare,
     read_scp,
 )
+from espnet_onnx_plugin.runtime.text import TokenConverter
 
 SCRIPTS = Path(__file__).parents[1]
 
@@ -33,28 +40,34 @@ SCRIPTS = Path(__file__).parents[1]
 CALIBRATION_UTTERANCES = 3
 CALIBRATION_SAMPLES = 32000
 
-#: A model of random weights recognizes nothing: there is no quality to hold.
+#: A model of random weights recognizes and says nothing: there is no quality to hold.
 NO_BUDGET = ("--max_wer_increase", "100", "--min_token_agreement", "0")
+NO_SPEECH_BUDGET = (
+    *("--max_mcd", "1e9", "--max_log_f0_rmse", "1e9"),
+    "--inference_args=--minlenratio 3",  # or they end at once
+)
 
 
 @dataclass(frozen=True)
-class Audio:
-    """What a setting decodes.
+class Inputs:
+    """What a setting decodes or speaks.
 
     Attributes:
-        files: A numpy file for each utterance.
-        seconds: Length of all.
-        references: Transcripts, None for noise.
+        files: A numpy file for each utterance, of audio or of token ids.
+        seconds: Length of all, None of text.
+        references: Transcripts, None for noise and text.
     """
 
     files: Sequence[Path]
-    seconds: float
+    seconds: float | None = None
     references: Sequence[str] | None = None
 
 
 def environment(threads: int) -> dict[str, str]:
     """Return the environment of a process of the benchmark."""
     paths = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
+    if find_spec("parallel_wavegan") is None:  # by which ESPnet loads vocoders
+        paths.append(str(Path(__file__).with_name("stand_in")))
     # Not only the libraries that are asked for threads have some: numpy's BLAS, too.
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {
@@ -82,6 +95,20 @@ def last_line(log: Path) -> str:
     )
 
 
+def dropouts_are_of_mkl() -> bool:
+    """Return how this machine's torch draws dropouts, see the runtime's Noise."""
+    module = "espnet_onnx_plugin.export.draws"
+    code = f"from {module} import dropouts_are_of_mkl; print(dropouts_are_of_mkl())"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+        env=environment(1),
+    )
+    return answer.stdout.split()[-1] == "True"
+
+
 def _run(log: Path, module: str, *args: object) -> None:
     """Run a module with a log, and show the log's last line where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -100,13 +127,18 @@ def _run(log: Path, module: str, *args: object) -> None:
 def make_random_model(model: RandomModel, directory: Path, log: Path) -> TrainedModel:
     """Write a model of random weights, unless it is there."""
     spec = json.dumps(dataclasses.asdict(model), sort_keys=True)
+    speaks = model.task == "tts"
     files = TrainedModel(
         directory / "model.yaml",
         directory / "model.pth",
         task=model.task,
-        calibration_scp=f"{directory / 'noise.scp'},npy",
-        quantize_options=NO_BUDGET,
+        # Texts are made up where none are given.
+        calibration_scp=None if speaks else f"{directory / 'noise.scp'},npy",
+        quantize_options=NO_SPEECH_BUDGET if speaks else NO_BUDGET,
     )
+    if model.vocoder_config is not None:
+        vocoder = directory / "vocoder.pkl"
+        files = dataclasses.replace(files, vocoder_file=vocoder)
     if model.has_lm:
         lm = {"lm_train_config": directory / "lm.yaml", "lm_file": directory / "lm.pth"}
         files = dataclasses.replace(files, **lm)
@@ -156,7 +188,7 @@ def make_bundles(
     return bundles
 
 
-def make_noise(seconds: float, speech: Speech, directory: Path) -> Audio:
+def make_noise(seconds: float, speech: Speech, directory: Path) -> Inputs:
     """Write noise of a length."""
     length = round(seconds * speech.sampling_rate)
     if length < speech.min_length:
@@ -166,10 +198,10 @@ def make_noise(seconds: float, speech: Speech, directory: Path) -> Audio:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"noise_{length}.npy"
     np.save(path, noise.astype(np.float32))
-    return Audio([path], speech.seconds(length))
+    return Inputs([path], speech.seconds(length))
 
 
-def choose_data(data: TestData, speech: Speech, directory: Path) -> Audio:
+def choose_data(data: TestData, speech: Speech, directory: Path) -> Inputs:
     """Write some utterances of the test data: spread over it, with the longest."""
     source = Source(data.dir / "wav.scp", data.type)
     texts = read_scp(data.dir / "text")
@@ -189,4 +221,32 @@ def choose_data(data: TestData, speech: Speech, directory: Path) -> Audio:
         files.append(directory / f"data_{number}.npy")
         np.save(files[-1], array)
         seconds += speech.seconds(len(array))
-    return Audio(files, seconds, [texts[key] for key in keys])
+    return Inputs(files, seconds, [texts[key] for key in keys])
+
+
+def make_text(seconds: float, bundle: Bundle, directory: Path) -> Inputs:
+    """Write token ids that take about so long to say."""
+    fs, shift = (
+        bundle.manifest.synthesis.sampling_rate,
+        bundle.manifest.synthesis.frame_shift,
+    )
+    length = max(round(seconds * fs / shift / FRAMES_PER_TOKEN), 1)
+    vocabulary = len(TokenConverter(bundle).token_list)
+    # Without <blank>, <unk> and <sos/eos>.
+    ids = np.random.default_rng(0).integers(2, vocabulary - 1, length)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"text_{length}.npy"
+    np.save(path, ids)
+    return Inputs([path])
+
+
+def choose_text(data: TestData, bundle: Bundle, directory: Path) -> Inputs:
+    """Write some texts of the test data: spread over it, with the longest."""
+    texts = {key: text for key, text in read_scp(data.dir / "text").items() if text}
+    converter, files = TokenConverter(bundle), []
+    lengths = {key: len(text) for key, text in texts.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, key in enumerate(choose_keys(lengths, data.utterances)):
+        files.append(directory / f"text_of_{number}.npy")
+        np.save(files[-1], converter.text2ids(texts[key]))
+    return Inputs(files)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from benchmarking import random_speaker
 
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
@@ -36,7 +37,9 @@ def vocabulary(task: str, size: int) -> list[str]:
     return [*first, *(f"t{i}" for i in range(words)), *last]
 
 
-def write_model(task: Any, sizes: dict, common: dict, seed: int, output: Path) -> None:
+def write_model(
+    task: Any, sizes: dict, common: dict, seed: int, output: Path
+) -> torch.nn.Module:
     """Write ``output``.yaml and .pth."""
     config = dict(task.get_default_config())
     for key in sizes:
@@ -45,9 +48,12 @@ def write_model(task: Any, sizes: dict, common: dict, seed: int, output: Path) -
     config.update(sizes, **common)
     torch.manual_seed(seed)
     model = task.build_model(argparse.Namespace(**config))
+    if task.__name__ == "TTSTask":
+        random_speaker.give_speech(model, len(common["token_list"]))
     torch.save(model.state_dict(), output.with_suffix(".pth"))
     text = yaml.safe_dump(config)
     output.with_suffix(".yaml").write_text(text, encoding="utf-8")
+    return model
 
 
 def write_models(args: argparse.Namespace) -> None:
@@ -65,7 +71,12 @@ def write_models(args: argparse.Namespace) -> None:
         if sizes is not None:
             module = importlib.import_module(f"espnet2.tasks.{of}")
             cls = getattr(module, f"{of.upper()}Task")
-            write_model(cls, sizes, {**common, **more}, seed, args.output_dir / name)
+            output = args.output_dir / name
+            model = write_model(cls, sizes, {**common, **more}, seed, output)
+    if spec["vocoder_config"] is not None:
+        path = args.output_dir / "vocoder.pkl"
+        conf = spec["vocoder_config"]
+        random_speaker.write_vocoder(conf, model, len(tokens), path)
 
 
 if __name__ == "__main__":

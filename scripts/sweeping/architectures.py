@@ -1,5 +1,6 @@
 """From ESPnet's training configurations to distinct architectures of tiny size."""
 
+import copy
 import inspect
 import json
 import re
@@ -10,10 +11,21 @@ import yaml
 from sweeping.build import find_task
 
 #: What a recipe's directory trains, by the name of the directory.
-TASKS = {"asr1": "asr", "st1": "st", "slu1": "slu", "s2t1": "s2t", "lm1": "lm"}
+TASKS = {
+    "asr1": "asr",
+    "st1": "st",
+    "slu1": "slu",
+    "s2t1": "s2t",
+    "lm1": "lm",
+    "tts1": "tts",  # and what gan_tts trains, which decodes as tts
+}
 
 #: Choices that change how a model is trained or its text is read, not the model.
 NOT_ARCHITECTURE = ("specaug", "preprocessor")
+
+#: The choices of a training configuration that are architecture, where the others are
+#: options of the recipe's driver (the features) or of the training (pitch, energy).
+CHOICES = {"tts": ("tts",)}
 
 #: Parameters that are sizes, with the tiny size of each; None: ESPnet's default.
 SIZES = {
@@ -56,18 +68,82 @@ LM_SIZES = {
     "layer": 1,
     "nlayers": 2,
 }
+_HIFIGAN_SIZES = {
+    "channels": 8,
+    "upsample_scales": [4, 2],
+    "upsample_kernel_sizes": [8, 4],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilations": [[1, 3], [1, 2]],
+    "global_channels": 6,
+}
+TTS_SIZES = {
+    "embed_dim": 8,
+    "elayers": 1,
+    "eunits": 8,
+    "econv_layers": 2,
+    "econv_chans": 8,
+    "adim": 8,
+    "aheads": 2,
+    "aconv_chans": 3,
+    "dlayers": 2,
+    "dunits": 8,
+    **{f"{prenet}_layers": 2 for prenet in ("prenet", "dprenet", "postnet")},
+    **{f"{prenet}_units": 8 for prenet in ("prenet", "dprenet")},
+    "postnet_chans": 8,
+    "eprenet_conv_layers": 1,
+    "eprenet_conv_chans": 8,
+    **{f"{what}_predictor_layers": 2 for what in ("duration", "pitch", "energy")},
+    **{f"{what}_predictor_chans": 8 for what in ("duration", "pitch", "energy")},
+    "gst_tokens": None,
+    "gst_heads": None,
+    "spks": 3,
+    "langs": 2,
+    "spk_embed_dim": 5,
+    "denoiser_layers": 2,
+    "denoiser_channels": 8,
+    # Models that make waveforms.
+    "sampling_rate": None,
+    **{
+        f"{prefix}{name}": size
+        for prefix in ("", "decoder_", "generator_")
+        for name, size in _HIFIGAN_SIZES.items()
+    },
+    "hidden_channels": 8,
+    "text_encoder_attention_heads": 2,
+    "text_encoder_ffn_expand": 2,
+    "text_encoder_blocks": 1,
+    "posterior_encoder_layers": 1,
+    "flow_flows": 2,
+    "flow_layers": 2,
+    "stochastic_duration_predictor_flows": 2,
+    "stochastic_duration_predictor_dds_conv_layers": 2,
+}
+
+#: Sizes by role, where they are not those of :data:`SIZES`.
+SIZES_OF = {"lm": LM_SIZES, "tts": TTS_SIZES}
+
+#: Where models that consist of others list the classes that those are chosen from.
+_PARTS = {
+    "generator": "AVAILABLE_GENERATERS",
+    "text2mel": "AVAILABLE_TEXT2MEL",
+    "vocoder": "AVAILABLE_VOCODER",
+}
 
 #: What ESPnet always builds one of, where it builds one at all.
 _LOOSE = ("ctc", "joint_net", "st_joint_net")
 
 #: Sizes that cost nothing: an architecture keeps them, but they tell none apart.
-KERNELS = re.compile(r"_kernel(_sizes?)?$")
+KERNELS = re.compile(r"(^|_)kernel(_sizes?)?$|_filts$")
 
 #: Parameters that matter in training only.
 TRAINING = re.compile(
     r"drop|stochastic_depth_rate|sampling_probability|gradient_checkpoint|lsm_weight"
     r"|length_normalized_loss|report_|collect_stats|autocast|interctc_weight|aux_ctc"
     r"|loss_weights|mask|ignore_id|ignore_nan_grad|reduce|freeze|brctc_|specaug"
+    # What follows is of text-to-speech: losses, discriminators, initial weights. (The
+    # prenets' dropout acts in synthesis too; every configuration has the default.)
+    r"|discriminator|_loss|^lambda_|^loss_type|_pos_weight|guided_attn|weight_norm"
+    r"|^init_|stop_gradient|segment_size|cache_generator_outputs|pred_mos|mos_pred"
 )
 
 #: Loss weights: what counts is whether one is 0, 1, or in between.
@@ -91,7 +167,7 @@ def collect(espnet_root: Path) -> List[_Config]:
         entry["configs"].append(str(path))
     counts: Dict[str, int] = {}
     for entry in found.values():
-        names = [entry["config"].get(role) for role in ("encoder", "decoder", "lm")]
+        names = [entry["config"].get(role) for role in _NAMING]
         label = "-".join(filter(None, (entry["task"], *names)))
         counts[label] = counts.get(label, 0) + 1
         entry["name"] = f"{label}-{counts[label]}"
@@ -114,7 +190,10 @@ def training_configs(egs2: Path) -> Iterator[Tuple[Path, _Config]]:
 
 
 #: One of these is in every training configuration, and in no decoding configuration.
-_MODEL = {"encoder", "decoder", "lm", "lm_conf"}
+_MODEL = {"encoder", "decoder", "lm", "lm_conf", "tts"}
+
+#: The choices that an architecture is named after.
+_NAMING = ("encoder", "decoder", "lm", "tts")
 
 
 def architecture(task: str, content: _Config) -> Tuple[str, _Config]:
@@ -128,14 +207,16 @@ def architecture(task: str, content: _Config) -> Tuple[str, _Config]:
     for choices in find_task(task).class_choices_list:
         if choices.name in NOT_ARCHITECTURE:
             continue
+        if choices.name not in CHOICES.get(task, (choices.name,)):
+            continue
         loose.discard(choices.name)
         name = content.get(choices.name, choices.default)
         name = None if str(name).lower() == "none" else name
-        if name != choices.default or choices.name in ("encoder", "decoder", "lm"):
+        if name != choices.default or choices.name in _NAMING:
             config[choices.name] = name
         if name is not None:
             conf = content.get(f"{choices.name}_conf") or {}
-            sizes = LM_SIZES if choices.name == "lm" else SIZES
+            sizes = SIZES_OF.get(choices.name, SIZES)
             conf = reduced(conf, _class(choices, name), sizes)
             if conf:
                 config[f"{choices.name}_conf"] = conf
@@ -174,24 +255,30 @@ def reduced(
     Args:
         conf: the settings.
         cls: what they are given to, if it is known.
-        sizes: parameters to set, where ``cls`` or ``conf`` has them.
+        sizes: parameters to set, where ``cls`` or ``conf`` has them; one that says that
+            there is no such part is left as it is.
     """
     parameters = inspect.signature(cls.__init__).parameters if cls else {}
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     result = {
-        name: size
+        name: copy.deepcopy(size)  # or the list would name where it stood before
         for name, size in sizes.items()
-        if size is not None and name in (parameters or conf)
+        if size is not None
+        and name in (parameters or conf)
+        and not _absent({**defaults, **conf}[name])
     }
     if conf.get("interctc_layer_idx"):
         result["num_blocks"] = 2
-    n_fft = conf.get("n_fft", getattr(parameters.get("n_fft"), "default", 0))
+    n_fft = conf.get("n_fft", defaults.get("n_fft", 0))
     if (conf.get("win_length") or n_fft) < n_fft:
         result["win_length"] = 50
     for name, value in conf.items():
-        default = getattr(parameters.get(name), "default", inspect.Parameter.empty)
+        default = defaults.get(name, inspect.Parameter.empty)
         if name in WEIGHTS:
             value, default = _coarse(value), _coarse(default)
-        if name in sizes or TRAINING.search(name) or value == default:
+        if TRAINING.search(name) or value == default:
+            continue
+        if name in sizes and (not _absent(value) or _absent(default)):
             continue
         if name == "interctc_layer_idx":
             value = [1]
@@ -206,9 +293,23 @@ def reduced(
                 reduced(v, None, sizes) if isinstance(v, dict) else v for v in value
             ]
         elif isinstance(value, dict):
-            value = reduced(value, None, sizes)
+            value = reduced(value, _part(name, conf, cls), sizes)
         result[name] = value
     return result
+
+
+def _absent(size: Any) -> bool:
+    return size is None or isinstance(size, (int, float)) and size <= 0
+
+
+def _part(name: str, conf: _Config, cls: Optional[type]) -> Optional[type]:
+    """What settings within settings are given to, if it is known."""
+    part = name.removesuffix("_params")
+    if part not in _PARTS or cls is None:
+        return None
+    choice = inspect.signature(cls.__init__).parameters[f"{part}_type"]
+    classes = getattr(inspect.getmodule(cls), _PARTS[part])
+    return classes[conf.get(choice.name, choice.default)]
 
 
 def _coarse(weight: Any) -> Any:

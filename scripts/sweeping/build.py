@@ -2,10 +2,16 @@
 
 import argparse
 import contextlib
+import copy
+import functools
 import importlib
 import io
-from typing import Any, Dict, Optional
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
 from unittest import mock
+
+import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.model import losses_left_out
@@ -19,6 +25,7 @@ _TASK_CLASSES = {
     "s2t": "S2TTask",
     "s2t_ctc": "S2TTask",
     "lm": "LMTask",
+    "tts": "TTSTask",
 }
 
 _LETTERS = [*"abcdefghijklmnopqrstuvwx", "<space>"]
@@ -53,6 +60,30 @@ S2T_PREPROCESSOR = dict(
     last_time_symbol="<1.20>",
 )
 
+_MELS = 10
+
+#: What the options of tts.sh set, by the features that a recipe trains the model on.
+_TTS_SH = {
+    "fbank": dict(
+        feats_extract="fbank",
+        feats_extract_conf=dict(
+            fs=8000, n_fft=64, win_length=50, hop_length=8, n_mels=_MELS, fmax=3800
+        ),
+        normalize="global_mvn",
+    ),
+    "linear_spectrogram": dict(
+        feats_extract="linear_spectrogram",
+        feats_extract_conf=dict(n_fft=64, hop_length=8),
+        normalize=None,
+    ),
+}
+
+#: Of models that are trained against a discriminator: the smallest one.
+_DISCRIMINATOR = dict(
+    discriminator_type="hifigan_period_discriminator",
+    discriminator_params=dict(period=2, channels=4, downsample_scales=[2]),
+)
+
 
 def find_task(task: str) -> type:
     """ESPnet's class of a task."""
@@ -68,14 +99,35 @@ def training_config(architecture: Dict[str, Any]) -> Dict[str, Any]:
     full = {**cls.get_default_config(), "init": None, "specaug": None}
     # ESPnet's defaults of a choice's settings are those of its default choice.
     full.update({f"{choices.name}_conf": {} for choices in cls.class_choices_list})
-    full.update(config, token_list=tokens, token_type="char")
+    # ESPnet writes into the settings that it builds from.
+    full.update(copy.deepcopy(config), token_list=tokens, token_type="char")
     if task.startswith("s2t"):
         full.update(preprocessor_conf=S2T_PREPROCESSOR)
     if task == "st":
         full.update(src_token_list=tokens, src_token_type="char")
     if config.get("deliberationencoder"):
         full.update(transcript_token_list=tokens)
+    if task == "tts":
+        full.update(_TTS_SH["linear_spectrogram" if full["tts"] == "vits" else "fbank"])
+        if full["normalize"] is not None:
+            full.update(normalize_conf=dict(stats_file=_statistics()))
+        if full["tts"] in ("vits", "jets", "joint_text2wav"):
+            full["tts_conf"].update(_DISCRIMINATOR)
     return full
+
+
+@functools.cache
+def _work() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()  # goes when the process ends
+
+
+def _statistics() -> str:
+    """A file of ``global_mvn`` for features of text-to-speech."""
+    path = Path(_work().name) / "feats_stats.npz"
+    random = np.random.default_rng(0)
+    mean, power = random.standard_normal(_MELS), 4 + random.random(_MELS)
+    np.savez(path, count=1, sum=mean, sum_square=power)
+    return str(path)
 
 
 def build(architecture: Dict[str, Any], seed: int = 0):
@@ -98,7 +150,7 @@ def randomize(model, seed: int = 0) -> None:
     """
     import torch
 
-    for part in model.children():
+    for part in _parts(model):
         torch.manual_seed(seed)
         for module in part.modules():
             if type(module).__module__.startswith("torch.nn.modules"):
@@ -114,6 +166,14 @@ def randomize(model, seed: int = 0) -> None:
             parameter.data += 0.1 * torch.randn_like(parameter)
 
 
+def _parts(model) -> Iterator[Any]:
+    for name, part in model.named_children():
+        if name in ("tts", "generator", "text2mel"):  # all of a model, in one module
+            yield from _parts(part)
+        else:
+            yield part
+
+
 def sharpen(model, vocabulary: int) -> None:
     """Scale the output layers so that a random model's choices are not all alike."""
     import torch
@@ -124,6 +184,15 @@ def sharpen(model, vocabulary: int) -> None:
                 layer.weight.data *= 6.0
                 if name == "decoder":
                     layer.bias.data[model.eos] -= 3.0  # or most end at once
+
+
+def lengthen(model) -> None:
+    """Make a random text-to-speech model speak for several frames."""
+    for name, layer in model.named_modules():
+        if name.endswith("prob_out"):  # or it stops at once
+            layer.bias.data -= 3.0
+        elif name.endswith("duration_predictor.linear"):  # or no symbol lasts
+            layer.bias.data += 1.0
 
 
 def why_not_built(architecture: Dict[str, Any]) -> Optional[str]:

@@ -40,5 +40,6 @@ register(
                 SMALL, encoder_type="conformer", decoder_type="conformer"
             ),
         },
+        limits="no bucket_infer",
     )
 )

@@ -4,13 +4,20 @@ from typing import Optional
 
 import torch
 
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.speaking import DurationEncoder, FeatureDecoder
 
 
 def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
-    """``espnet2.tts.fastspeech.FastSpeech``."""
+    """``espnet2.tts.fastspeech.FastSpeech``, and ``FastSpeech2``."""
+    if getattr(tts, "_bucket_infer", False):
+        raise PluginError(
+            f"{type(tts).__name__} with bucket_infer: true, where padding changes the "
+            "features, is not supported: take it out of the model's config.yaml, and "
+            "decode without it"
+        )
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
     return TextToSpeech(
         {"encoder": encoder, "decoder": FeatureDecoder(tts, encoder, normalize)},
@@ -60,8 +67,7 @@ register(
                 use_gst=True,
                 gst_tokens=3,
                 gst_heads=2,
-                gst_conv_layers=2,
-                gst_conv_chans_list=[4, 4],
+                gst_conv_chans_list=[4] * 6,
                 gst_gru_units=6,
                 gst_gru_layers=2,
                 spk_embed_dim=5,

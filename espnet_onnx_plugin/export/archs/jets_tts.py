@@ -19,6 +19,7 @@ class _Decoder(DurationDecoder):
 
     def __init__(self, tts: torch.nn.Module, encoder: DurationEncoder):
         super().__init__(tts, encoder)
+        self.delta = tts.length_regulator.delta
         self.inputs = {
             **self.inputs,
             "duration": encoder.outputs["duration"],
@@ -34,8 +35,8 @@ class _Decoder(DurationDecoder):
         frames = torch.arange(index.size(0)).float()
         centres = duration.cumsum(dim=0) - duration / 2
         distance = (frames[:, None] - centres[None]).square()
-        weights = torch.softmax(-self.tts.length_regulator.delta * distance, dim=1)
-        zs, _ = self.tts.decoder(weights[None] @ hs, None)
+        weights = torch.softmax(-self.delta * distance, dim=1)
+        zs, _ = self.decoder(weights[None] @ hs, None)
         return zs[0]
 
 

@@ -34,12 +34,12 @@ class _Decoder(FeatureDecoder):
     def forward(self, hidden: torch.Tensor, *others: torch.Tensor):
         *variances, index, noise = others
         hs = self.with_variances(hidden, *variances)[:, index]
-        feats = with_postnet(self.tts, self._denoise(hs, noise))
+        feats = with_postnet(self, self._denoise(hs, noise))
         return tuple(self.features(feats[0]))
 
     def _denoise(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """``SpectogramDenoiser.inference``: (1, frames, dim) -> (1, frames, odim)."""
-        denoiser = self.tts.decoder
+        denoiser = self.decoder
         noisy = noise[:1]
         for i, step in enumerate(reversed(range(denoiser.timesteps)), 1):
             of_denoised, of_noisy, deviation = self.factors[step]

@@ -28,6 +28,7 @@ class _Encoder(Part):
         self.conditions = Conditions(tts, tts.odim)
         self.inputs = {"text": Tensor("int64", ("tokens",)), **self.conditions.inputs}
         self.below = {"text": tts.idim, **self.conditions.below}
+        self.sizes = self.conditions.sizes
         self.outputs = {
             "hidden": Tensor("float32", ("symbols", self.att.mlp_enc.in_features)),
             "keys": Tensor("float32", ("symbols", self.att.att_dim)),

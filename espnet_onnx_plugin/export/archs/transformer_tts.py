@@ -32,6 +32,7 @@ class _Encoder(Part):
         self.conditions = Conditions(tts, tts.odim)
         self.inputs = {"text": Tensor("int64", ("tokens",)), **self.conditions.inputs}
         self.below = {"text": tts.idim, **self.conditions.below}
+        self.sizes = self.conditions.sizes
         layers = tts.decoder.decoders
         att = layers[0].src_attn
         tensor = Tensor("float32", (len(layers), att.h, "symbols", att.d_k))
@@ -53,7 +54,8 @@ class _Step(Part):
 
     def __init__(self, tts: torch.nn.Module, encoder: _Encoder):
         super().__init__()
-        self.tts, self.decoder = tts, tts.decoder
+        self.decoder, self.odim = tts.decoder, tts.odim
+        self.feat_out, self.prob_out = tts.feat_out, tts.prob_out
         self.idle = idle_draws(tts.decoder)  # when it is taught
         self.layers = tts.decoder.decoders
         self.inputs: Dict[str, Tensor] = dict(encoder.outputs)
@@ -154,8 +156,8 @@ class _Step(Part):
             attended.append(weights)
         if self.decoder.normalize_before:
             x = self.decoder.after_norm(x)
-        frames = self.tts.feat_out(x).view(-1, self.tts.odim)
-        prob = torch.sigmoid(self.tts.prob_out(x))[0]
+        frames = self.feat_out(x).view(-1, self.odim)
+        prob = torch.sigmoid(self.prob_out(x))[0]
         state.update(prev_out=frames[-1], history=history)
         return (frames, prob, torch.stack(attended), *state.values())
 

@@ -56,9 +56,12 @@ class Graph:
             self.model.graph.opset_imports.setdefault(domain, 1)
         return node.outputs[0] if outputs == 1 else list(node.outputs)
 
-    def add_constant(self, array: np.ndarray) -> ir.Value:
-        """Add an initializer."""
-        name = self._name("constant")
+    def add_constant(self, array: np.ndarray, name: str = "") -> ir.Value:
+        """Add an initializer, under a name or, where that is taken, one like it."""
+        name = name or self._name("constant")
+        if name in self._graph.initializers:
+            self._count += 1
+            name += str(self._count)
         value = ir.Value(
             name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name)
         )

@@ -1,17 +1,22 @@
 """Convolutions of width 1 are matrix products."""
 
+import onnx_ir as ir
+
 from espnet_onnx_plugin.optimize.rules.graph import (
     Graph,
     attribute,
     constant,
+    made_by,
+    users,
 )
 
 
 def apply(graph: Graph) -> int:
     """Conv1d of width 1 becomes MatMul + Add on (batch, time, channels).
 
-    The int8 quantizer can then take it, and of the transposes most cancel. All
-    providers.
+    Where channels come last before or after it: the int8 quantizer can then take it,
+    and of the transposes most cancel. Between other convolutions it stays one of them
+    (a WaveNet of 30 layers takes 1.06 s so and 1.22 s as products). All providers.
     """
     count = 0
     for node in graph.nodes("Conv"):
@@ -25,6 +30,7 @@ def apply(graph: Graph) -> int:
             attribute(node, "group", 1) != 1
             or list(attribute(node, "strides", [1])) != [1]
             or any(attribute(node, "pads", [0, 0]))
+            or not _beside_transpose(node)
         ):
             continue
         x = graph.put("Transpose", node.inputs[0], perm=[0, 2, 1])
@@ -34,3 +40,9 @@ def apply(graph: Graph) -> int:
         graph.replace(node.outputs[0], graph.put("Transpose", y, perm=[0, 2, 1]))
         count += 1
     return count
+
+
+def _beside_transpose(node: ir.Node) -> bool:
+    return made_by(node.inputs[0], "Transpose") is not None or any(
+        user.op_type == "Transpose" for user in users(node.outputs[0])
+    )

@@ -8,15 +8,19 @@ import onnx_ir as ir
 
 from espnet_onnx_plugin.optimize.rules import (
     attention,
+    conv1d,
     depthwise_conv,
     flatten_order,
     merged_projections,
+    minimal_filtering,
     pointwise_conv,
     position_table,
     rel_shift,
     scale,
     softmax_mask,
+    split_conv,
     transpose,
+    transposed_conv,
 )
 from espnet_onnx_plugin.optimize.rules.graph import Graph, with_shapes
 
@@ -31,11 +35,13 @@ class Rule:
         name: what the manifest and the tables call it.
         apply: rewrites a graph wherever the rule matches; returns how often.
         providers: where it pays and can run.
+        for_floats: whether the quantizer has to see a graph without it.
     """
 
     name: str
     apply: Callable[[Graph], int]
     providers: Tuple[str, ...] = _ALL
+    for_floats: bool = False
 
     @property
     def what(self) -> str:
@@ -47,6 +53,10 @@ RULES = (
     Rule("pointwise_conv", pointwise_conv.apply),
     Rule("depthwise_conv", depthwise_conv.apply, ("cpu",)),
     Rule("transpose", transpose.apply),
+    Rule("split_conv", split_conv.apply),
+    Rule("minimal_filtering", minimal_filtering.apply, ("cpu",), for_floats=True),
+    Rule("transposed_conv", transposed_conv.apply, ("cpu",)),
+    Rule("conv1d", conv1d.apply, ("cpu",)),
     Rule("flatten_order", flatten_order.apply, ("cpu",)),
     Rule("scale", scale.apply),
     Rule("rel_shift", rel_shift.apply),

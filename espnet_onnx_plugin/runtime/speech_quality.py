@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report import mel_cepstrum
+from espnet_onnx_plugin.runtime import mel_cepstrum
 from espnet_onnx_plugin.runtime.data import read_scp
 
 # Order and all-pass coefficient of the mel-cepstrum, by sampling rate.
@@ -61,47 +61,44 @@ def compare(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
         PluginError: If the measures are not defined at this rate, a sample is not
             finite, or pyworld is missing.
     """
-    if rate not in MEL_CEPSTRA:
-        raise PluginError(
-            f"no mel-cepstral distortion at {rate} Hz; it is defined at "
-            f"{', '.join(map(str, MEL_CEPSTRA))} Hz"
-        )
+    _check_rate(rate)
     waves = [_as_pcm(wave) for wave in (reference, other)]
     if min(map(len, waves)) < WINDOW:
         return Measures(None, None)
     return Measures(_mcd(*waves, rate), _log_f0_rmse(*waves, rate))
 
 
-def compare_sets(reference: Path, other: Path) -> dict[str, Measures]:
-    """Measure the utterances of a set.
+def mel_cepstral_distortion(
+    reference: np.ndarray, other: np.ndarray, rate: int
+) -> float | None:
+    """Measure a waveform as :func:`compare` does, without F0 and so without pyworld."""
+    _check_rate(rate)
+    waves = [_as_pcm(wave) for wave in (reference, other)]
+    return None if min(map(len, waves)) < WINDOW else _mcd(*waves, rate)
 
-    Args:
-        reference: A wav.scp, or a directory of files named by utterance.
-        other: Likewise, of the same utterances.
 
-    Returns:
-        By utterance, in the reference's order.
+def _check_rate(rate: int) -> None:
+    if rate not in MEL_CEPSTRA:
+        raise PluginError(
+            f"no mel-cepstral distortion at {rate} Hz; it is defined at "
+            f"{', '.join(map(str, MEL_CEPSTRA))} Hz"
+        )
+
+
+def compare_files(reference: Path, other: Path) -> Measures:
+    """Measure a waveform in a file.
 
     Raises:
-        PluginError: If utterances or sampling rates differ, or a file cannot be read.
+        PluginError: As of :func:`compare`, and if sampling rates differ or a file
+            cannot be read.
     """
-    references, others = wav_files(reference), wav_files(other)
-    if unpaired := sorted(references.keys() ^ others.keys()):
+    wave, rate = read_wav(reference)
+    other_wave, other_rate = read_wav(other)
+    if rate != other_rate:
         raise PluginError(
-            f"{other}: other utterances than {reference}: {len(unpaired)} are in one "
-            f"alone ({', '.join(unpaired[:3])}{', ...' * (len(unpaired) > 3)})"
+            f"{other} is sampled at {other_rate} Hz, {reference} at {rate} Hz"
         )
-    measures = {}
-    for key, path in references.items():
-        wave, rate = read_wav(path)
-        other_wave, other_rate = read_wav(others[key])
-        if rate != other_rate:
-            raise PluginError(
-                f"utterance '{key}': {others[key]} is sampled at {other_rate} Hz, "
-                f"{path} at {rate} Hz"
-            )
-        measures[key] = compare(wave, other_wave, rate)
-    return measures
+    return compare(wave, other_wave, rate)
 
 
 def average(measures: Iterable[Measures]) -> Measures:

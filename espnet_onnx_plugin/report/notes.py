@@ -1,0 +1,115 @@
+"""What a reader of the tables has to know about their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from espnet_onnx_plugin.report.results import TIE, Result, compared_with
+
+# Layers kept in higher precision that are named; the manifest names all.
+KEPT_NAMED = 5
+
+
+def notes(results: list[Result]) -> Iterator[str]:
+    """Yield what a reader of the figures has to know about them."""
+    scorers = sorted(frozenset().union(*(r.scorers for r in results)))
+    if scorers:
+        yield f"Error rates from the raw counts of: {', '.join(scorers)}."
+    if any(r.speakers > 1 for r in results):
+        yield (
+            "Several speakers: error rates are those of each utterance's best "
+            "assignment to the references; identical and tied is what is so for every "
+            "speaker."
+        )
+    signatures = {
+        f"{name}: {bleu.signature}" for r in results for name, bleu in r.bleu.items()
+    }
+    if signatures:
+        yield f"By sacrebleu, {'; '.join(sorted(signatures))}."
+        if scorers:
+            yield "Error rates are those of the recognition in the source language."
+    if any(r.identical is not None for r in results):
+        yield (
+            "Identical: share of utterances with the same token_int as PyTorch's. "
+            f"Ties: others that score as PyTorch's, to {TIE:g}."
+        )
+    if any(r.measured for r in results):
+        sets = dict.fromkeys(f"{r.test_set} {r.measured}" for r in results)
+        yield (
+            "Of each test set some utterances, spread over it, were measured: "
+            f"{', '.join(sets)}."
+        )
+    if compared_with(results):
+        yield (
+            "MCD: mel-cepstral distortion, the energy included; log-F0 RMSE: root mean "
+            "square error of the natural logarithm of F0 where both are voiced; frames "
+            "are aligned by dynamic time warping, settings as in ESPnet's evaluation. "
+            "Noise that a model draws is PyTorch's where jobs are split as PyTorch's; "
+            "otherwise, and in Griffin-Lim's first phases, it is other noise, which "
+            "these figures show too."
+        )
+    if any(r.measured and r.errors for r in results):
+        yield (
+            "CER: of what the ASR model hears, both texts in lower case, without "
+            "punctuation, the space between words a character."
+        )
+    samples = dict.fromkeys(
+        f"{r.test_set} {r.timing.utterances}" for r in results if r.timing
+    )
+    if samples:
+        yield (
+            "RTF (decoding time over the audio's length), speed-up and peak memory: "
+            "each system decodes the same sample of a test set in one process, one "
+            f"system after the other (utterances: {', '.join(samples)})."
+        )
+    if any(r.timing and r.timing.first_audio_seconds is not None for r in results):
+        yield (
+            "First audio: median time to the first piece of a waveform; PyTorch gives "
+            "it in one piece."
+        )
+    for system, figures in {r.system: r.quantization for r in results}.items():
+        if figures is not None:
+            yield f"{system}: {_quantization(figures)}"
+
+
+def _quantization(figures: Mapping[str, Any]) -> str:
+    """Return how a quantized model stands to its budget, and what that took."""
+    if figures["budget"] is None:
+        parts = ["no budget was measured, for there was no validation set"]
+    else:
+        parts = [f"validation set, {figures['utterances']} utterances"]
+        budget = figures["budget"]
+        for rate in ("wer", "cer"):
+            if rate in figures:
+                parts.append(
+                    f"{rate.upper()} {figures[f'{rate}_fp32']:.2f} % in fp32, "
+                    f"{figures[rate]:.2f} % here (budget "
+                    f"{budget[f'max_{rate}_increase']:+.2f})"
+                )
+        if "token_agreement" in figures:
+            parts.append(
+                f"{100 * figures['token_agreement']:.2f} % of fp32's tokens (budget "
+                f"{100 * budget['min_token_agreement']:.2f} %)"
+            )
+        if "mcd" in figures:
+            parts.append(
+                f"MCD to fp32 {figures['mcd']:.2f} dB (budget {budget['max_mcd']:.2f})"
+            )
+        if "log_f0_rmse" in figures:
+            parts.append(
+                f"log-F0 RMSE to fp32 {figures['log_f0_rmse']:.3f} (budget "
+                f"{budget['max_log_f0_rmse']:.3f})"
+            )
+    kept = [
+        f"{len(layers)} layers in {form} ({', '.join(layers[:KEPT_NAMED])}"
+        f"{', ...' * (len(layers) > KEPT_NAMED)})"
+        for form, layers in figures["kept"].items()
+    ]
+    parts.append(f"kept: {' and '.join(kept)}" if kept else "no layer kept back")
+    if figures["slower"]:
+        parts.append(
+            "slower than fp32 on the machine that made it "
+            f"({figures['speed_ratio']:.2f}x)"
+        )
+    return "; ".join(parts) + "."

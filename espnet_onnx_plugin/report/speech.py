@@ -1,0 +1,251 @@
+"""Synthesized speech of several systems, as rows of the tables and to listen to."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.report.counts import ErrorCounts
+from espnet_onnx_plugin.report.hearing import count_characters
+from espnet_onnx_plugin.report.listening import write_page
+from espnet_onnx_plugin.report.results import Result, System, check_same_keys
+from espnet_onnx_plugin.report.sample import choose_keys
+from espnet_onnx_plugin.report.timing import (
+    TIMING,
+    UtteranceTiming,
+    read_timings,
+    speed_up,
+    summarize,
+)
+from espnet_onnx_plugin.runtime.data import read_scp
+from espnet_onnx_plugin.runtime.speech_quality import (
+    MEL_CEPSTRA,
+    Measures,
+    average,
+    compare_files,
+    read_wav,
+    wav_files,
+)
+
+logger = logging.getLogger(__name__)
+
+RECORDINGS = "recordings"
+
+
+@dataclass(frozen=True)
+class SpokenSet:
+    """A test set as several systems speak it.
+
+    Attributes:
+        name: Of the test set.
+        systems: The reference first, if any.
+        reference: What the others are compared with.
+        utterances: How many there are.
+        texts: What was to be said, by utterance, of those that are measured.
+        wavs: Files of these by system; recordings too, where there are any.
+        measures: How far a system's speech is from another's or from recordings: by
+            system, by the other's name, by utterance.
+        errors: What was heard wrong, by system.
+    """
+
+    name: str
+    systems: Sequence[System]
+    reference: System | None
+    utterances: int
+    texts: Mapping[str, str]
+    wavs: Mapping[str, Mapping[str, Path]]
+    measures: Mapping[str, Mapping[str, Mapping[str, Measures]]] = field(
+        default_factory=dict
+    )
+    errors: Mapping[str, ErrorCounts] = field(default_factory=dict)
+
+    def results(self) -> list[Result]:
+        """Return a row for each system."""
+        timings = {
+            system.name: read_timings(system.decode_dir / self.name / TIMING)
+            for system in self.systems
+        }
+        return [self._result(system, timings) for system in self.systems]
+
+    def _result(
+        self, system: System, timings: Mapping[str, Mapping[str, UtteranceTiming]]
+    ) -> Result:
+        name = system.name
+        errors = {"CER": self.errors[name]} if name in self.errors else {}
+        differences, faster = {}, None
+        if self.reference is not None and system is not self.reference:
+            base = self.reference.name
+            faster = speed_up(timings[name], timings[base])
+            if errors:
+                differences["CER"] = self.errors[name].rate - self.errors[base].rate
+        return Result(
+            test_set=self.name,
+            system=name,
+            utterances=self.utterances,
+            errors=errors,
+            scorers=frozenset({"jiwer"} if errors else ()),
+            differences=differences,
+            measured=len(self.texts),
+            distances={
+                other: average(measures.values())
+                for other, measures in self.measures.get(name, {}).items()
+            },
+            timing=summarize(timings[name]),
+            speed_up=faster,
+            model_bytes=system.model_bytes,
+            quantization=system.quantization,
+        )
+
+    def write_page(self, output_dir: Path) -> str:
+        """Write a page to listen to the set, with distances to the reference.
+
+        Returns:
+            Its path from ``output_dir``.
+        """
+        directory = output_dir / "listening" / self.name
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        base = self.reference.name if self.reference else RECORDINGS
+        distances = {
+            name: measures[base]
+            for name, measures in self.measures.items()
+            if base in measures
+        }
+        page = write_page(directory, self.name, self.texts, self.wavs, distances)
+        return page.relative_to(output_dir).as_posix()
+
+
+def compare_speech(
+    test_sets: Sequence[str],
+    systems: Sequence[System],
+    reference: System | None,
+    data_dir: Path,
+    num_utts: int,
+    listener: Callable[[Path], str] | None = None,
+) -> list[SpokenSet]:
+    """Measure what systems speak.
+
+    Args:
+        test_sets: Names of the test sets, as the directories are called.
+        systems: What to compare.
+        reference: What to compare with, e.g. PyTorch's own decode.
+        data_dir: Holds a directory for each test set: its text, and its wav.scp where
+            there are recordings.
+        num_utts: How many utterances to measure of each, spread over it.
+        listener: Gives the text that is heard in a file.
+
+    Raises:
+        PluginError: Where a decode directory has no waveforms, the systems did not
+            speak the same utterances, or a file is damaged.
+    """
+    systems = [reference, *systems] if reference else list(systems)
+    sets = [
+        _read(name, systems, reference, data_dir / name, num_utts) for name in test_sets
+    ]
+    with _processes() as pool:
+        return [_measure(spoken, pool, listener) for spoken in sets]
+
+
+@contextmanager
+def _processes() -> Iterator[Executor]:
+    # Started anew: onnxruntime's threads do not survive a fork.
+    with ProcessPoolExecutor(
+        len(os.sched_getaffinity(0)), mp_context=get_context("spawn")
+    ) as pool:
+        yield pool
+
+
+def _read(
+    name: str,
+    systems: Sequence[System],
+    reference: System | None,
+    data: Path,
+    num_utts: int,
+) -> SpokenSet:
+    wavs = {}
+    directories = {system.name: system.decode_dir / name for system in systems}
+    first = systems[0].name
+    for system, directory in directories.items():
+        files = wav_files(directory / "wav") if (directory / "wav").is_dir() else {}
+        if not files:
+            raise PluginError(f"no waveform in {directory}/wav: synthesize them first")
+        wavs[system] = files
+        check_same_keys(directories[first], wavs[first], directory, wavs[system])
+    texts = read_scp(data / "text")
+    if missing := [key for key in wavs[first] if key not in texts]:
+        raise PluginError(f"{data}/text has no line for utterance '{missing[0]}'")
+    keys = choose_keys(dict.fromkeys(wavs[first], 0), num_utts)
+    if recordings := _recordings(data / "wav.scp", keys):
+        wavs[RECORDINGS] = recordings
+    return SpokenSet(
+        name=name,
+        systems=systems,
+        reference=reference,
+        utterances=len(wavs[first]),
+        texts={key: texts[key] for key in keys},
+        wavs={n: {key: files[key] for key in keys} for n, files in wavs.items()},
+    )
+
+
+def _recordings(scp: Path, keys: Sequence[str]) -> dict[str, Path]:
+    """Return the recordings of utterances, none where they are not files of sound."""
+    files = wav_files(scp) if scp.is_file() else {}
+    if all(key in files and files[key].is_file() for key in keys):
+        return files
+    logger.warning("nothing is compared with recordings: no sound files in %s", scp)
+    return {}
+
+
+def _measure(
+    spoken: SpokenSet,
+    pool: Executor,
+    listener: Callable[[Path], str] | None,
+) -> SpokenSet:
+    names = [system.name for system in spoken.systems]
+    measures: dict[str, dict[str, dict[str, Measures]]] = {name: {} for name in names}
+    for other in _others(spoken):
+        for name in names:
+            if name != other:
+                pair = (spoken.wavs[other].values(), spoken.wavs[name].values())
+                found = pool.map(compare_files, *pair)
+                measures[name][other] = dict(zip(spoken.texts, found, strict=True))
+    errors = {}
+    for name in names if listener else ():
+        heard = {key: listener(path) for key, path in spoken.wavs[name].items()}
+        if counts := count_characters(spoken.texts, heard):
+            errors[name] = counts
+    return replace(spoken, measures=measures, errors=errors)
+
+
+def _others(spoken: SpokenSet) -> Iterator[str]:
+    """Yield what the systems' speech can be measured against."""
+    rates = {
+        name: read_wav(next(iter(files.values())))[1]
+        for name, files in spoken.wavs.items()
+    }
+    rate = rates[spoken.systems[0].name]
+    if rate not in MEL_CEPSTRA:
+        logger.warning(
+            "no MCD and log-F0 of %s: they are defined at %s Hz, not at %d",
+            spoken.name,
+            ", ".join(map(str, MEL_CEPSTRA)),
+            rate,
+        )
+        return
+    if spoken.reference is not None:
+        yield spoken.reference.name
+    if rates.get(RECORDINGS) == rate:
+        yield RECORDINGS
+    elif RECORDINGS in rates:
+        logger.warning(
+            "%s is not compared with its recordings: these are at %d Hz, not %d",
+            spoken.name,
+            rates[RECORDINGS],
+            rate,
+        )

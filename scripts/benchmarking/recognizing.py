@@ -1,0 +1,81 @@
+"""A worker's systems of asr, and of the other tasks with ESPnet's beam search."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from benchmarking.stopwatch import Stopwatch
+
+from espnet_onnx_plugin.report.measurement import Decode
+
+# Whose model ESPnet's class has, where it is not the task's.
+MODELS = {"slu": "asr"}
+
+# From an utterance to results and seconds by part.
+Decoder = Callable[[np.ndarray], "tuple[list[Any], dict[str, float]]"]
+
+
+def open_bundle(spec: dict[str, Any]) -> Decoder:
+    """Open a bundle; neither torch, nor ESPnet, nor onnx."""
+    from espnet_onnx_plugin.bundle import read_bundle
+    from espnet_onnx_plugin.runtime.tasks import open_model
+
+    bundle = read_bundle(spec["model"])
+    speech2text = open_model(bundle, threads=spec["threads"], **spec["options"])
+
+    def decode(speech: np.ndarray) -> tuple[list[Any], dict[str, float]]:
+        return speech2text(speech), speech2text.timing._asdict()
+
+    return decode
+
+
+def open_pytorch(spec: dict[str, Any]) -> Decoder:
+    """Load ESPnet's own inference."""
+    import torch
+
+    from espnet_onnx_plugin.runtime.tasks import model_class
+
+    torch.set_num_threads(spec["threads"])
+    module = importlib.import_module(f"espnet2.bin.{spec['task']}_inference")
+    cls = getattr(module, model_class(spec["task"]).__name__)
+    speech2text = cls(**spec["model"], **spec["options"], device="cpu")
+    model = getattr(speech2text, f"{MODELS.get(spec['task'], spec['task'])}_model")
+    scorers = speech2text.beam_search.scorers
+    watch = Stopwatch()
+    watch.watch("frontend", model.frontend, "forward")
+    # As the graphs of a bundle have it.
+    for name in ("normalize", "preencoder", "encoder"):
+        watch.watch("encoder", getattr(model, name), "forward")
+    watch.watch("encoder", model.ctc, "log_softmax")
+    for name in ("decoder", "lm"):
+        watch.watch(name, scorers.get(name), "batch_score", "score")
+    prefix = ("batch_init_state", "init_state", "batch_score_partial", "score_partial")
+    watch.watch("ctc", scorers.get("ctc"), *prefix, "select_state")
+
+    def decode(speech: np.ndarray) -> tuple[list[Any], dict[str, float]]:
+        watch.seconds.clear()
+        return speech2text(speech), dict(watch.seconds)
+
+    return decode
+
+
+def measure(decoder: Decoder, speech: np.ndarray) -> dict[str, Any]:
+    """Decode one utterance and return the fields of a Decode."""
+    start = time.perf_counter()
+    results, seconds = decoder(speech)
+    total = time.perf_counter() - start
+    if isinstance(results, tuple):  # with the tokens of intermediate CTCs
+        results = results[0]
+    text, _, tokens, *_, hypothesis = results[0]
+    parts = {name: seconds.get(name, 0.0) for name in Decode.PARTS[:-1]}
+    return {
+        "seconds": total,
+        "parts": {**parts, "rest": total - sum(parts.values())},
+        "tokens": list(tokens),
+        "score": float(hypothesis.score),
+        "text": text,
+    }

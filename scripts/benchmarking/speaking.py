@@ -1,0 +1,92 @@
+"""A worker's systems of task tts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from benchmarking.stopwatch import Stopwatch
+
+from espnet_onnx_plugin.report.measurement import Synthesis
+
+#: Of the noise of every utterance.
+SEED = 777
+
+
+class Speaker(NamedTuple):
+    """A system.
+
+    Attributes:
+        fs: Sampling rate.
+        seed: Makes the next call draw what every system draws.
+        speak: From token ids to a waveform (samples,).
+        seconds: Of the newest call, by part.
+        first_audio: Seconds of the newest call to the first audio, None where that is
+            the whole.
+    """
+
+    fs: int
+    seed: Callable[[], object]
+    speak: Callable[[np.ndarray], np.ndarray]
+    seconds: Callable[[], dict[str, float]]
+    first_audio: Callable[[], float] | None = None
+
+
+def open_bundle(spec: dict[str, Any]) -> Speaker:
+    """Open a bundle; neither torch, nor ESPnet, nor onnx."""
+    from espnet_onnx_plugin.runtime.noise import Noise
+    from espnet_onnx_plugin.runtime.tts import Text2Speech
+
+    model = Text2Speech(spec["model"], threads=spec["threads"], **spec["options"])
+    return Speaker(
+        model.fs,
+        lambda: setattr(model, "noise", Noise(SEED, mkl=spec["mkl"])),
+        lambda ids: model(ids)["wav"],
+        lambda: model.seconds,
+        model.first_audio_seconds,
+    )
+
+
+def open_pytorch(spec: dict[str, Any]) -> Speaker:
+    """Load ESPnet's own inference."""
+    import torch
+    from espnet2.bin.tts_inference import Text2Speech
+
+    torch.set_num_threads(spec["threads"])
+    model = Text2Speech(**spec["model"], **spec["options"], device="cpu")
+    fs, watch = model.fs, Stopwatch()
+    watch.watch("acoustic", model.model, "inference")
+    if model.vocoder is None:  # the innermost of those that make samples of frames
+        inner = [m for m in model.tts.modules() if hasattr(m, "upsample_factor")]
+        watch.watch("vocoder", inner[-1], "forward")
+    elif isinstance(model.vocoder, torch.nn.Module):
+        watch.watch("vocoder", model.vocoder, "forward")
+    else:  # Griffin-Lim
+        watch.watch("vocoder", model, "vocoder")
+
+    def speak(ids: np.ndarray) -> np.ndarray:
+        watch.seconds.clear()
+        return model(ids)["wav"].view(-1).numpy()
+
+    def seed() -> None:
+        torch.manual_seed(SEED)
+
+    return Speaker(fs, seed, speak, lambda: dict(watch.seconds))
+
+
+def measure(speaker: Speaker, ids: np.ndarray) -> dict[str, Any]:
+    """Speak one utterance and return the fields of a Synthesis, and the waveform."""
+    speaker.seed()
+    start = time.perf_counter()
+    wav = speaker.speak(ids)
+    total = time.perf_counter() - start
+    parts = {name: speaker.seconds().get(name, 0.0) for name in Synthesis.PARTS[:-1]}
+    return {
+        "seconds": total,
+        "parts": {**parts, "rest": total - sum(parts.values())},
+        "audio_seconds": len(wav) / speaker.fs,
+        "first_audio_seconds": speaker.first_audio() if speaker.first_audio else total,
+        "wav": wav,
+    }

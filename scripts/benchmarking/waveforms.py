@@ -1,0 +1,35 @@
+"""How far the systems' waveforms are from each other."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from espnet_onnx_plugin.report.measurement import Distance
+from espnet_onnx_plugin.runtime.compare import difference
+from espnet_onnx_plugin.runtime.speech_quality import (
+    mel_cepstral_distortion,
+)
+
+
+def distance(references: Sequence[Path], others: Sequence[Path], rate: int) -> Distance:
+    """Compare the waveforms that a system has written with the reference's.
+
+    Args:
+        references: Numpy files, one for each utterance.
+        others: Of the same utterances.
+        rate: Sampling rate.
+    """
+    pairs = [
+        (np.load(reference), np.load(other))
+        for reference, other in zip(references, others, strict=True)
+    ]
+    whole = all(len(reference) == len(other) for reference, other in pairs)
+    distortions = [mel_cepstral_distortion(*pair, rate) for pair in pairs]
+    return Distance(
+        max(difference(b, a) for a, b in pairs) if whole else None,
+        None if None in distortions else statistics.mean(distortions),
+    )
