@@ -249,13 +249,13 @@ OPTIONS = {
             forward_window=2,
             maxlenratio=1.5,
         ),
-        dict(threshold=0.04),
-        dict(minlenratio=0.5, threshold=0.04),
+        dict(threshold=0.01),
+        dict(minlenratio=0.5, threshold=0.01),
     ],
     "tacotron2/forward": [dict(maxlenratio=1.33), dict(maxlenratio=2.1)],
     "transformer/norm_after": [
         dict(maxlenratio=1.33),
-        dict(minlenratio=0.5, maxlenratio=1.0, threshold=0.04),
+        dict(minlenratio=0.5, maxlenratio=1.0, threshold=0.01),
     ],
 }
 
