@@ -91,7 +91,7 @@ class Model:
         files = (checkpoints.vocoder_config, checkpoints.vocoder_file)
         try:
             vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
-        except ImportError as e:
+        except ModuleNotFoundError as e:
             raise PluginError(
                 f"--vocoder_file {files[1]} needs the package {e.name}: pip install "
                 f"{e.name}"

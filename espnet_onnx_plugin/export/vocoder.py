@@ -39,9 +39,13 @@ class Vocoder(Part):
         fold_weight_norm(generator)
         self.generator = generator
         self.pqmf = getattr(generator, "pqmf", None) if pqmf is None else pqmf
-        self.factor = int(generator.upsample_factor)
         # parallel_wavegan keeps the statistics of its features in the generator.
         self.normalizes = hasattr(generator, "mean")
+        if hasattr(generator, "upsample_factor"):
+            self.factor = int(generator.upsample_factor)
+        else:  # some of parallel_wavegan's, which read features alone
+            with torch.no_grad():
+                self.factor = len(self(torch.zeros(64, dim))) // 64
         self.inputs: Dict[str, Tensor] = {
             "feats": Tensor("float32", ("frames", dim)),
             **self.noise(),

@@ -19,7 +19,7 @@ class StyleMelGAN(Vocoder):
     @property
     def block(self) -> int:
         """Frames of a block of noise."""
-        return self.generator.noise_upsample_factor
+        return int(self.generator.noise_upsample_factor)
 
     @property
     def sizes(self) -> Dict[str, int]:
