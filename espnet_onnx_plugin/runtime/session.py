@@ -46,7 +46,7 @@ def session_options(device: Device) -> ort.SessionOptions:
     options.enable_cpu_mem_arena = device.arena
     spinning = str(int(device.spinning))
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    if device.arena:
+    if device.arena and device.shared:
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
     return options

@@ -142,13 +142,11 @@ def speak_frames(
     # What reads the text has an axis of its symbols.
     first = next(n for n in decoder.graph.inputs if n in memory)
     symbols = memory[first].shape[decoder.graph.inputs[first].axes.index("symbols")]
-    limits = [int(symbols * options[f"{end}lenratio"]) for end in ("min", "max")]
-    if search.get("limits_steps"):
-        limits = [
-            int(symbols * options[f"{end}lenratio"] / factor) for end in ("min", "max")
-        ]
-    unit = 1 if search.get("limits_steps") else factor
-    shortest, longest = limits
+    # Of Transformer TTS the limits count steps, of Tacotron 2 frames.
+    unit, per = (1, factor) if search.get("limits_steps") else (factor, 1)
+    shortest, longest = (
+        int(symbols * options[f"{end}lenratio"] / per) for end in ("min", "max")
+    )
     frames, probs, weights = [], [], []
     attended = 0
     taught = None if teacher is None else teacher[factor - 1 :: factor]

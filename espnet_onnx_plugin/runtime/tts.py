@@ -1,6 +1,5 @@
 """Text to speech: what synthesizes with the bundles of task tts."""
 
-import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -29,39 +28,10 @@ from espnet_onnx_plugin.runtime.speaking import (
     speak_frames,
 )
 from espnet_onnx_plugin.runtime.text import TokenConverter
+from espnet_onnx_plugin.runtime.tts_options import TtsOptions
 from espnet_onnx_plugin.runtime.vocoder import Vocoder
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class TtsOptions:
-    """ESPnet's decoding options of text-to-speech, with its names and defaults."""
-
-    threshold: float = 0.5
-    minlenratio: float = 0.0
-    maxlenratio: float = 10.0
-    use_teacher_forcing: bool = False
-    use_att_constraint: bool = False
-    backward_window: int = 1
-    forward_window: int = 3
-    speed_control_alpha: float = 1.0
-    noise_scale: float = 0.667
-    noise_scale_dur: float = 0.8
-    seed: int = 777
-    always_fix_seed: bool = False
-    prefer_normalized_feats: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.speed_control_alpha > 0:
-            raise PluginError(
-                f"speed_control_alpha {self.speed_control_alpha} must be above 0"
-            )
-        if self.maxlenratio <= 0 or self.minlenratio > self.maxlenratio:
-            raise PluginError(
-                f"maxlenratio {self.maxlenratio} must be above 0, and minlenratio "
-                f"{self.minlenratio} not above it"
-            )
 
 
 class _Sessions(Dict[str, Session]):
@@ -84,23 +54,6 @@ class _Sessions(Dict[str, Session]):
     def __missing__(self, role: str) -> Session:
         self[role] = Session(self._bundle, role, self._device)
         return self[role]
-
-
-#: Names that ESPnet's models have for an option.
-_IN_MODELS = {"speed_control_alpha": "alpha"}
-
-#: Options that ESPnet gives to some models only.
-_OF_MODELS = (
-    "threshold",
-    "minlenratio",
-    "maxlenratio",
-    "use_att_constraint",
-    "backward_window",
-    "forward_window",
-    "speed_control_alpha",
-    "noise_scale",
-    "noise_scale_dur",
-)
 
 
 class Text2Speech:
@@ -150,7 +103,7 @@ class Text2Speech:
         self.synthesis = bundle.manifest.synthesis
         self.search = bundle.manifest.search
         self.converter = TokenConverter(bundle)
-        self._options(None)
+        self._options()
         self._sessions = _Sessions(bundle, device)
         self.vocoder = Vocoder.open(bundle, device)
         self.noise = self._drawing(self.options.seed)
@@ -194,26 +147,11 @@ class Text2Speech:
     @property
     def espnet_options(self) -> Dict[str, Any]:
         """The options that ESPnet gives to its model, by its names for them."""
-        given = {
-            _IN_MODELS.get(name, name): getattr(self.options, name)
-            for name in self.search["options"]
-        }
-        return dict(use_teacher_forcing=self.options.use_teacher_forcing, **given)
+        return self.options.of_espnet(self.search["options"])
 
-    def _options(self, changed: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
-        """Options by name; ESPnet's defaults where it gives the model none."""
-        options = self.options
-        if changed:
-            names = {old: new for new, old in _IN_MODELS.items()}
-            changed = {names.get(name, name): value for name, value in changed.items()}
-            try:
-                options = dataclasses.replace(options, **changed)
-            except TypeError as e:
-                raise PluginError(f"decode_conf: {e}")
-        values = dataclasses.asdict(options)
-        for name in _OF_MODELS:
-            if name not in self.search["options"]:
-                values[name] = getattr(TtsOptions, name)
+    def _options(self, conf: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+        """The options of a call by name."""
+        values = self.options.changed(conf).of_model(self.search["options"])
         if values["use_teacher_forcing"] and not self.search["taught_by"]:
             raise PluginError(
                 f"use_teacher_forcing: {self.bundle.path} cannot be taught, as ESPnet "

@@ -38,6 +38,10 @@ SCRIPTS = Path(__file__).parents[1]
 
 #: Noise for a model of random weights: as much as ranges need.
 CALIBRATION_UTTERANCES = 3
+
+# Of text to speech, where they lie and how many tokens they have.
+CALIBRATION_TEXTS = "calibration_texts"
+CALIBRATION_TOKENS = (20, 40, 80)
 CALIBRATION_SAMPLES = 32000
 
 #: A model of random weights recognizes and says nothing: there is no quality to hold.
@@ -132,8 +136,11 @@ def make_random_model(model: RandomModel, directory: Path, log: Path) -> Trained
         directory / "model.yaml",
         directory / "model.pth",
         task=model.task,
-        # Texts are made up where none are given.
-        calibration_scp=None if speaks else f"{directory / 'noise.scp'},npy",
+        calibration_scp=(
+            f"{directory / CALIBRATION_TEXTS},text,text_int"
+            if speaks
+            else f"{directory / 'noise.scp'},npy"
+        ),
         quantize_options=NO_SPEECH_BUDGET if speaks else NO_BUDGET,
     )
     if model.vocoder_config is not None:
@@ -147,7 +154,10 @@ def make_random_model(model: RandomModel, directory: Path, log: Path) -> Trained
         directory.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
         _run(log, "benchmarking.random_model", spec, directory)
-        _make_calibration_noise(directory)
+        if speaks:
+            _make_calibration_texts(directory, model.tokens)
+        else:
+            _make_calibration_noise(directory)
         write_atomically(done, spec)
     return files
 
@@ -163,6 +173,16 @@ def _make_calibration_noise(directory: Path) -> None:
             scp.write(f"noise_{number} {path}\n")
 
 
+def _make_calibration_texts(directory: Path, vocabulary: int) -> None:
+    """Write token ids of other texts than those that are spoken, likewise."""
+    random = np.random.default_rng(1)
+    text = ""
+    for number, length in enumerate(CALIBRATION_TOKENS):
+        ids = random.integers(2, vocabulary - 1, length)
+        text += f"text_{number} {' '.join(map(str, ids))}\n"
+    write_atomically(directory / CALIBRATION_TEXTS, text)
+
+
 def make_bundles(
     model: TrainedModel, variants: Collection[str], directory: Path, logs: Path
 ) -> dict[str, Bundle]:
@@ -174,7 +194,10 @@ def make_bundles(
     _run(logs / "export.log", f"{commands}export", *files, "--output_dir", fp32)
     calibration = []
     if model.calibration_scp is not None:
-        calibration = ["--calibration_scp", model.calibration_scp]
+        # Speech to read, or texts to speak.
+        speaks = model.task == "tts"
+        option = "--data_path_and_name_and_type" if speaks else "--calibration_scp"
+        calibration = [option, model.calibration_scp]
     # As stage 15: both from the exported graphs.
     bundles = {"fp32": read_bundle(fp32)}
     for variant, name in {"optimized": "optimize", "int8": "quantize"}.items():
