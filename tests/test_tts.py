@@ -7,6 +7,7 @@ from unittest import mock
 
 import librosa
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
@@ -14,8 +15,8 @@ import yaml
 from conftest import RATE, save_tts, tts_task
 from sweeping.build import randomize
 
-from espnet_onnx_plugin.bin import export, tts_inference
-from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, Text
+from espnet_onnx_plugin.bin import export, optimize, quantize, tts_inference
+from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, Text, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.graph import export_part
@@ -24,6 +25,8 @@ from espnet_onnx_plugin.export.parity import TOLERANCE, difference
 from espnet_onnx_plugin.export.registry import all_archs, find
 from espnet_onnx_plugin.export.tts import compare, dropouts_are_of_mkl
 from espnet_onnx_plugin.export.vocoder import context
+from espnet_onnx_plugin.graph_file import load_graph, save_graph
+from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.griffin_lim import GriffinLim
 from espnet_onnx_plugin.runtime.noise import Noise
@@ -665,3 +668,74 @@ def test_a_vocoder_of_parallel_wavegan(name, normalized, exported, tmp_path):
     ours.noise = Noise(0)
     pieces = list(ours.stream(TEXT, chunk=7))
     assert difference(np.concatenate(pieces), made["wav"]) <= 1e-6
+
+
+def write_ids(root, lengths=(9, 19)):
+    random = np.random.default_rng(4)
+    lines = [
+        f"text{n} {' '.join(map(str, random.integers(2, 25, length)))}\n"
+        for n, length in enumerate(lengths)
+    ]
+    (root / "text").write_text("".join(lines), encoding="utf-8")
+    return f"--data_path_and_name_and_type={root / 'text'},text,text_int"
+
+
+def test_a_voice_is_optimized_and_quantized_within_a_budget(exported, tmp_path, capsys):
+    _, bundle = exported("joint_text2wav/fastspeech2_hifigan")
+    texts = write_ids(tmp_path)
+    files = ["--model_dir", str(bundle.path), "--output_dir"]
+    optimize.main([*files, str(tmp_path / "optimized"), texts])
+    assert "same speech on 2 of 2 utterances (real input)" in capsys.readouterr().out
+    quantize.main([*files, str(tmp_path / "int8"), texts, "--max_mcd", "30"])
+    figures = read_bundle(tmp_path / "int8").manifest.checks["quantize"]
+    assert 0 < figures["mcd"] < 30
+    assert not figures["kept"]
+    # Nothing that is quantized is exact: all of it is taken back.
+    strict = ["--max_mcd", "0", "--max_log_f0_rmse", "0"]
+    quantize.main([*files, str(tmp_path / "strict"), texts, *strict])
+    figures = read_bundle(tmp_path / "strict").manifest.checks["quantize"]
+    assert figures["mcd"] == 0 and figures["kept"]["fp32"]
+
+
+def test_other_speech_is_refused(exported, tmp_path, capsys, monkeypatch):
+    _, bundle = exported("joint_text2wav/fastspeech2_hifigan")
+    monkeypatch.setattr(fuse, "optimize_graph", spoil)
+    command = ["--model_dir", str(bundle.path), "--output_dir", str(tmp_path / "new")]
+    with pytest.raises(SystemExit) as e:
+        optimize.main([*command, write_ids(tmp_path)])
+    assert e.value.code == 1
+    assert "differs from the original" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def spoil(source, target, provider):
+    """Write a graph whose first large weight is another one."""
+    model = load_graph(source)
+    weights = [w for w in model.graph.initializer if len(w.dims) == 3]
+    for weight in weights[:1]:
+        array = onnx.numpy_helper.to_array(weight)
+        weight.CopyFrom(onnx.numpy_helper.from_array(array + 0.1, weight.name))
+    save_graph(model, target)
+    return {}
+
+
+@pytest.mark.parametrize(
+    "command, options, message",
+    [
+        (optimize, ["--calibration_scp", "x,sound"], "a model of task tts speaks"),
+        (quantize, ["--calibration_text", "x"], "not for a model that speaks"),
+        (
+            optimize,
+            ["--data_path_and_name_and_type", "x,audio,sound"],
+            "names and their types",
+        ),
+    ],
+)
+def test_what_is_not_for_speech_is_refused(
+    command, options, message, exported, tmp_path, capsys
+):
+    _, bundle = exported("joint_text2wav/fastspeech2_hifigan")
+    files = ["--model_dir", str(bundle.path), "--output_dir", str(tmp_path / "new")]
+    with pytest.raises(SystemExit):
+        command.main([*files, *options])
+    assert message in capsys.readouterr().err

@@ -1,9 +1,10 @@
 """Speak with a bundle: ``espnet2.bin.tts_inference`` without torch and ESPnet."""
 
 import argparse
+import contextlib
 import logging
 import time
-from typing import Any, Callable, List, Mapping
+from typing import Iterator, List
 
 from espnet_onnx_plugin.bin._common import str2bool, triple
 from espnet_onnx_plugin.bin._inference import SESSION_OPTIONS, Inference
@@ -43,11 +44,14 @@ class Speaking(Inference):
         with speech_writer(args.output_dir) as writer, logging_redirect_tqdm():
             for key in progress(keys, len(keys)):
                 given = texts.of(key)
-                # ESPnet's front end is not part of its inference either.
-                given["text"] = model.ids(given["text"])
-                start = time.perf_counter()
-                made = _spoken(key, model, given)
-                seconds = time.perf_counter() - start
+                if not args.use_teacher_forcing:  # ESPnet gives its model none then
+                    given.pop("durations", None)
+                with _named(key):
+                    # ESPnet's front end is not part of its inference either.
+                    given["text"] = model.ids(given["text"])
+                    start = time.perf_counter()
+                    made = model(**given)
+                    seconds = time.perf_counter() - start
                 size = len(made["feat_gen" if "feat_gen" in made else "wav"])
                 logging.info("%s (size:%d->%d)", key, model.symbols, size)
                 logging.info("inference speed = %.1f / sec.", size / seconds)
@@ -64,9 +68,11 @@ class Speaking(Inference):
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
 
 
-def _spoken(key: str, model: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Name the utterance in what is wrong with it."""
     try:
-        return model(**given)
+        yield
     except (PluginError, RuntimeError) as e:
         raise PluginError(f"utterance '{key}': {e}")
 

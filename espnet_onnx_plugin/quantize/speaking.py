@@ -14,8 +14,14 @@ from espnet_onnx_plugin.quantize.lowering import Feeds
 from espnet_onnx_plugin.quantize.recording import TIMED, Recorder
 from espnet_onnx_plugin.runtime.edits import error_rate
 from espnet_onnx_plugin.runtime.hearing import Listener, plain
+from espnet_onnx_plugin.runtime.packages import import_package
 from espnet_onnx_plugin.runtime.progress import progress
-from espnet_onnx_plugin.runtime.speech_quality import Measures, average, compare
+from espnet_onnx_plugin.runtime.speech_quality import (
+    MEL_CEPSTRA,
+    Measures,
+    average,
+    compare,
+)
 from espnet_onnx_plugin.runtime.tts import Text2Speech
 from espnet_onnx_plugin.runtime.tts_compare import check_options
 from espnet_onnx_plugin.runtime.tts_data import Texts, utterances
@@ -124,6 +130,16 @@ class Spoken:
         return Speaker(model, self)
 
 
+def _measured(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
+    """Measure a waveform; at the next higher rate where its own is not defined."""
+    if rate in MEL_CEPSTRA:
+        return compare(reference, other, rate)
+    higher = min((r for r in MEL_CEPSTRA if r > rate), default=max(MEL_CEPSTRA))
+    soxr = import_package("soxr", f"measures of speech at {rate} Hz", "soxr")
+    waves = [soxr.resample(wave, rate, higher) for wave in (reference, other)]
+    return compare(*waves, higher)
+
+
 class Speaker:
     """Speaks the texts, with the fp32 bundle once and with others as they come.
 
@@ -193,7 +209,7 @@ class Speaker:
             expected = self._reference[key]
             identical += all(np.array_equal(made[n], expected[n]) for n in expected)
             if "wav" in expected:
-                measures.append(compare(expected["wav"], made["wav"], rate))
+                measures.append(_measured(expected["wav"], made["wav"], rate))
         mean = average(measures)
         return SpeechQuality(
             len(self._reference), identical, mean.mcd, mean.log_f0_rmse
