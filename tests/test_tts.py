@@ -27,6 +27,7 @@ from espnet_onnx_plugin.export.tts import compare, dropouts_are_of_mkl
 from espnet_onnx_plugin.export.vocoder import context
 from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize import fuse
+from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.griffin_lim import GriffinLim
 from espnet_onnx_plugin.runtime.noise import Noise
@@ -670,7 +671,7 @@ def test_a_vocoder_of_parallel_wavegan(name, normalized, exported, tmp_path):
     assert difference(np.concatenate(pieces), made["wav"]) <= 1e-6
 
 
-def write_ids(root, lengths=(9, 19)):
+def write_ids(root, lengths=(150, 190)):
     random = np.random.default_rng(4)
     lines = [
         f"text{n} {' '.join(map(str, random.integers(2, 25, length)))}\n"
@@ -680,7 +681,11 @@ def write_ids(root, lengths=(9, 19)):
     return f"--data_path_and_name_and_type={root / 'text'},text,text_int"
 
 
-def test_a_voice_is_optimized_and_quantized_within_a_budget(exported, tmp_path, capsys):
+def test_a_voice_is_optimized_and_quantized_within_a_budget(
+    exported, tmp_path, capsys, monkeypatch
+):
+    # Whether it is says a machine.
+    monkeypatch.setattr(lowering, "is_faster", lambda *_: True)
     _, bundle = exported("joint_text2wav/fastspeech2_hifigan")
     texts = write_ids(tmp_path)
     files = ["--model_dir", str(bundle.path), "--output_dir"]
@@ -695,6 +700,10 @@ def test_a_voice_is_optimized_and_quantized_within_a_budget(exported, tmp_path, 
     quantize.main([*files, str(tmp_path / "strict"), texts, *strict])
     figures = read_bundle(tmp_path / "strict").manifest.checks["quantize"]
     assert figures["mcd"] == 0 and figures["kept"]["fp32"]
+    monkeypatch.setattr(lowering, "is_faster", lambda *_: False)
+    quantize.main([*files, str(tmp_path / "slow"), texts, *strict])
+    figures = read_bundle(tmp_path / "slow").manifest.checks["quantize"]
+    assert figures["mcd"] == 0 and not figures["kept"]
 
 
 def test_other_speech_is_refused(exported, tmp_path, capsys, monkeypatch):

@@ -74,6 +74,7 @@ class Lowering:
         reduce_range: whether integer weights get 7 bits.
         feeds: inputs made from real audio, which tell the ranges of convolutions and
             whether int8 makes these faster; none leave them in fp32.
+        only_faster: whether a graph that is no faster stays in fp32 whole.
 
     Attributes:
         ladders: the forms of each layer, the one to start from first.
@@ -88,6 +89,7 @@ class Lowering:
         precision: str,
         reduce_range: bool,
         feeds: Sequence[Feeds] = (),
+        only_faster: bool = False,
     ):
         self._source = source
         self._reduce_range = reduce_range
@@ -99,18 +101,22 @@ class Lowering:
             elif precision == "int8" and self._pays(editor, layer, bool(feeds)):
                 self.ladders[layer] = ("int8", FP32)
         self._ranges = self._calibrate(editor, feeds)
-        if self._ranges and not self._faster_convolutions(feeds):
+        if self._ranges and not self._faster(feeds, (CONVOLUTION,)):
             logger.info("%s: its convolutions are faster in fp32", source.stem)
             self.ladders = {
                 layer: forms
                 for layer, forms in self.ladders.items()
                 if layer.kind != CONVOLUTION
             }
+        if only_faster and self.ladders and feeds:
+            if not self._faster(feeds, (PRODUCT, RECURRENT, CONVOLUTION)):
+                logger.info("%s: it is faster in fp32", source.stem)
+                self.ladders = {}
 
-    def _faster_convolutions(self, feeds: Sequence[Feeds]) -> bool:
-        """Whether this machine runs the graph faster with its convolutions in int8."""
+    def _faster(self, feeds: Sequence[Feeds], kinds: Sequence[str]) -> bool:
+        """Whether this machine runs the graph faster with such layers lowered."""
         low = {layer.name: forms[0] for layer, forms in self.ladders.items()}
-        high = {x.name: FP32 for x in self.ladders if x.kind == CONVOLUTION}
+        high = {x.name: FP32 for x in self.ladders if x.kind in kinds}
         longest = max(feeds, key=lambda feed: sum(x.size for x in feed.values()))
         with tempfile.TemporaryDirectory() as work:
             paths = [Path(work) / f"{side}.onnx" for side in ("low", "high")]

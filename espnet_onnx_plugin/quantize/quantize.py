@@ -126,6 +126,7 @@ class _Quantizer:
                 self.precision,
                 self.reduce_range,
                 self.reader.feeds.get(role, ()) if real else (),
+                only_faster=self.model.manifest.task == "tts",
             )
             for role, graph in self.model.manifest.graphs.items()
             if self.precision != FP16
