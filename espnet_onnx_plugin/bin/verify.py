@@ -18,6 +18,8 @@ def get_parser() -> ArgumentParser:
     parser.add_argument("--lm_file", type=Path, help="checkpoint of the LM")
     parser.add_argument("--src_lm_train_config", type=Path, help="likewise, source LM")
     parser.add_argument("--src_lm_file", type=Path, help="likewise, source LM")
+    parser.add_argument("--vocoder_config", type=Path, help="of a voice's vocoder")
+    parser.add_argument("--vocoder_file", type=Path, help="its checkpoint")
     parser.add_argument("--parity_scp", help="SCP,TYPE of real audio to check on")
     return parser
 
@@ -47,6 +49,8 @@ def verify(args: argparse.Namespace) -> None:
             args.lm_file,
             src_lm_train_config=args.src_lm_train_config,
             src_lm_file=args.src_lm_file,
+            vocoder_config=args.vocoder_config,
+            vocoder_file=args.vocoder_file,
         )
         source = Source.parse(args.parity_scp) if args.parity_scp else None
         model = task_model(bundle.manifest.task)(checkpoints)

@@ -12,7 +12,6 @@ from espnet_onnx_plugin.runtime.griffin_lim import GriffinLim
 from espnet_onnx_plugin.runtime.noise import Noise
 from espnet_onnx_plugin.runtime.session import Session
 
-
 #: Frames of which a waveform is made at once. A longer one would need more memory (of
 #: HiFi-GAN 0.4 MiB a frame) and would be no faster.
 LONGEST = 384
