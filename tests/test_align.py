@@ -10,7 +10,7 @@ from conftest import RATE, waves
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.export import frame_shift
+from espnet_onnx_plugin.export.checks import frame_shift
 from espnet_onnx_plugin.runtime.align import Span, align, words
 
 

@@ -192,7 +192,7 @@ def lengthen(model) -> None:
         if name.endswith("prob_out"):  # or it stops at once
             layer.bias.data -= 3.0
         elif name.endswith("duration_predictor.linear"):  # or no symbol lasts
-            layer.bias.data += 1.0
+            layer.bias.data += 2.0
 
 
 def why_not_built(architecture: Dict[str, Any]) -> Optional[str]:
