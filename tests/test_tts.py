@@ -401,6 +401,7 @@ def vocoder(tmp_path_factory):
         size = (
             "aux_channels" if arch.startswith(("parallel", "style")) else "in_channels"
         )
+        torch.manual_seed(0)
         generator = classes[arch](**{size: dim, **find("vocoder", arch).tiny[name]})
         generator = generator.eval()
         randomize(torch.nn.ModuleList([generator]))

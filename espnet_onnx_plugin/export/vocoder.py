@@ -3,6 +3,7 @@
 import contextlib
 import math
 from typing import Callable, Dict, Iterator, Optional, Tuple
+from unittest import mock
 
 import torch
 
@@ -99,14 +100,16 @@ def context(vocoder: Vocoder, longest: int = 512) -> Optional[Tuple[int, int]]:
     """
     generator = torch.Generator().manual_seed(0)
     frames = 64
-    with _in_double(vocoder):
+    # A rectifier would hide some of what a change does.
+    through = mock.patch.object(torch.nn.ReLU, "forward", lambda _, x: x)
+    with _in_double(vocoder), through:
         while frames <= longest:
             sizes = {"frames": frames, "blocks": math.ceil(frames / vocoder.block)}
             inputs = vocoder.example(sizes, generator)
             inputs = {name: value.double() for name, value in inputs.items()}
             whole = vocoder(*inputs.values())
             middle, before, after = frames // 2, 0, 0
-            for _ in range(3):  # a rectifier may hide what one change does
+            for _ in range(3):
                 change = torch.randn(inputs["feats"].size(1), generator=generator)
                 feats = inputs["feats"].clone()
                 feats[middle] += change.double()

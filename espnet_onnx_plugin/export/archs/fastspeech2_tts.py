@@ -1,19 +1,10 @@
 """``tts: fastspeech2``."""
 
-from espnet_onnx_plugin.export.archs.fastspeech_tts import wrap
+from espnet_onnx_plugin.export.archs import fastspeech_tts
 from espnet_onnx_plugin.export.registry import Arch, register
 
 SMALL = dict(
-    adim=8,
-    aheads=2,
-    elayers=1,
-    eunits=8,
-    dlayers=1,
-    dunits=8,
-    postnet_layers=2,
-    postnet_chans=8,
-    postnet_filts=3,
-    duration_predictor_chans=8,
+    fastspeech_tts.SMALL,
     pitch_predictor_chans=8,
     pitch_embed_kernel_size=1,
     energy_predictor_chans=8,
@@ -24,7 +15,7 @@ register(
     Arch(
         role="tts",
         name="fastspeech2",
-        wrap=wrap,
+        wrap=fastspeech_tts.wrap,
         tiny={
             "transformer": dict(SMALL, spks=3),
             "conformer": dict(
