@@ -18,13 +18,14 @@ from typing import (
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, read_bundle
+from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.data import prepare
-from espnet_onnx_plugin.runtime.device import Device, check_precision
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.greedy_search import intermediate_tokens
+from espnet_onnx_plugin.runtime.opening import make_options, open_bundle
 from espnet_onnx_plugin.runtime.options import DecodeOptions
 from espnet_onnx_plugin.runtime.results import (
     PLACEHOLDER,
@@ -108,18 +109,9 @@ class SpeechModel:
         session: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ):
-        try:
-            self._options = self.options_class(**options)
-        except TypeError as e:
-            raise PluginError(f"decoding options: {e}")
-        bundle = model_dir if isinstance(model_dir, Bundle) else read_bundle(model_dir)
+        self._options = make_options(self.options_class, options)
         device = Device(provider, threads, **session)
-        if bundle.manifest.task != self.task:
-            raise PluginError(
-                f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "
-                f"{type(self).__name__} takes {self.task}"
-            )
-        check_precision(bundle, device)
+        bundle = open_bundle(model_dir, device, self.task, type(self).__name__)
         self._check_speakers(bundle)
         self.bundle = bundle
         self.device = device

@@ -134,14 +134,14 @@ def speak_frames(
     noise.skip(search["idle"]["encoder"])
     memory = {**pool, **run(sessions["encoder"], pool)}
     decoder = sessions["decoder"]
-    states = decoder.initial_states(
-        {name: memory[name] for name in decoder.graph.inputs if name in memory}
-    )
+    # Of these every step reads all; states may begin with what the encoder says.
+    reads = {name: memory[name] for name in decoder.graph.inputs if name in memory}
+    states = decoder.initial_states(reads)
     states.update({name: memory[name] for name in states if name in memory})
     factor = search["reduction_factor"]
     # What reads the text has an axis of its symbols.
-    first = next(n for n in decoder.graph.inputs if n in memory)
-    symbols = memory[first].shape[decoder.graph.inputs[first].axes.index("symbols")]
+    first = next(iter(reads))
+    symbols = reads[first].shape[decoder.graph.inputs[first].axes.index("symbols")]
     # Of Transformer TTS the limits count steps, of Tacotron 2 frames.
     unit, per = (1, factor) if search.get("limits_steps") else (factor, 1)
     shortest, longest = (
@@ -163,7 +163,7 @@ def speak_frames(
         noise.skip(search["idle"]["decoder"])
     step = 0
     while True:
-        feeds = {name: memory[name] for name in decoder.graph.inputs if name in memory}
+        feeds = dict(reads)
         if "blocked" in decoder.graph.inputs:
             feeds["blocked"] = _blocked(symbols, attended, options, taught is None)
         if kept is not None:

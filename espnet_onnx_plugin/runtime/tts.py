@@ -17,10 +17,11 @@ from typing import (
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, read_bundle
+from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.device import Device, check_precision
+from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.noise import Noise
+from espnet_onnx_plugin.runtime.opening import make_options, open_bundle
 from espnet_onnx_plugin.runtime.session import Session, run
 from espnet_onnx_plugin.runtime.speaking import (
     attention_measures,
@@ -87,18 +88,9 @@ class Text2Speech:
         session: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ):
-        try:
-            self.options = TtsOptions(**options)
-        except TypeError as e:
-            raise PluginError(f"decoding options: {e}")
-        bundle = model_dir if isinstance(model_dir, Bundle) else read_bundle(model_dir)
+        self.options = make_options(self.options_class, options)
         device = Device(provider, threads, **session)
-        if bundle.manifest.task != self.task:
-            raise PluginError(
-                f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "
-                f"{type(self).__name__} takes {self.task}"
-            )
-        check_precision(bundle, device)
+        bundle = open_bundle(model_dir, device, self.task, type(self).__name__)
         self.bundle, self.device = bundle, device
         self.synthesis = bundle.manifest.synthesis
         self.search = bundle.manifest.search
