@@ -194,6 +194,14 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     @property
+    def espnet(self) -> str:
+        """Release of the ESPnet that exported the bundle, e.g. 202511.
+
+        Decoding follows its search, see :mod:`espnet_onnx_plugin.runtime.releases`.
+        """
+        return str(self.source.get("espnet", "202511"))
+
+    @property
     def speakers(self) -> Optional[int]:
         """Number of speakers that the encoder tells apart; None: it has no such axis.
 
