@@ -16,8 +16,11 @@ onnx_template=asr
 [ "${asr_task}" = asr ] ||
     onnx_die "--onnx true is not supported with --asr_task ${asr_task}, only with asr"
 onnx_refuse_options use_k2 use_streaming use_word_lm
-[ "${num_inf}" -eq "${num_ref}" ] ||
-    onnx_die "--num_inf ${num_inf} is not supported with --num_ref ${num_ref}: ESPnet's" \
+# Not every driver knows several speakers.
+onnx_num_ref=${num_ref:-1}
+onnx_num_inf=${num_inf:-${onnx_num_ref}}
+[ "${onnx_num_inf}" -eq "${onnx_num_ref}" ] ||
+    onnx_die "--num_inf ${onnx_num_inf} is not supported with --num_ref ${onnx_num_ref}: ESPnet's" \
         "decoding and scoring take as many speakers as references"
 if "${use_maskctc:-false}" && { "${use_lm}" || "${use_ngram}"; }; then
     onnx_die "Mask-CTC uses no language model, in ESPnet's own stages either: give" \
@@ -26,9 +29,9 @@ fi
 
 onnx_run_espnet
 onnx_describe_model asr "${asr_exp}" "${inference_asr_model}"
-if [ "${num_ref}" -gt 1 ]; then
+if [ "${onnx_num_ref}" -gt 1 ]; then
     # shellcheck disable=SC2034 # the stages read it
-    mapfile -t onnx_speakers < <(printf '_spk%s\n' $(seq "${num_ref}"))
+    mapfile -t onnx_speakers < <(printf '_spk%s\n' $(seq "${onnx_num_ref}"))
 fi
 if "${use_maskctc:-false}"; then
     onnx_inference=asr_inference_maskctc # which takes no weights of other models

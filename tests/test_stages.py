@@ -12,15 +12,19 @@ import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# ESPnet's driver as the adapter sees it: parses options, sets variables, runs stages.
-DRIVER = r"""
-stage=1; stop_stage=100; skip_stages=; skip_upload_hf=true; skip_eval=false
+# Variables of ESPnet's drivers, with the values of the made-up recipes.
+GENERAL = """
+stage=1; stop_stage=100; skip_upload_hf=true; skip_eval=false
 python=python3; inference_nj=3; inference_tag=; inference_config=; inference_args=
-asr_task=asr; use_k2=false; use_streaming=false; use_maskctc=false; use_lm=false
-num_ref=1; num_inf=; batch_size=1; use_ngram=false; eval_valid_set=false; lm_exp=exp/lm
-audio_format=flac
-asr_exp=exp/asr; data_feats=dump/raw; valid_set=valid; test_sets="test_a test_b"
-inference_asr_model=m.pth; inference_lm=lm.pth; decode_cmd=./job; cuda_cmd=./job
+audio_format=flac; data_feats=dump/raw; valid_set=valid; test_sets="test_a test_b"
+decode_cmd=./job; cuda_cmd=./job
+"""
+SEARCH = """
+use_lm=false; lm_exp=exp/lm; inference_lm=lm.pth; use_ngram=false; batch_size=1
+"""
+
+# ESPnet's driver as the adapter sees it: parses options, sets variables, runs stages.
+ACTIONS = r"""
 log() { echo "LOG $*"; }
 printf '%s\n' "$0" "$@" "--" >> driver_calls
 all="$*"
@@ -32,11 +36,43 @@ while [ $# -gt 0 ]; do
     esac
 done
 inference_tag=${inference_tag:-tag}
-num_inf=${num_inf:=${num_ref}}
+[ -z "${num_ref-}" ] || num_inf=${num_inf:=${num_ref}}
 for n in $(seq "${stage}" "$((stop_stage < 15 ? stop_stage : 15))"); do
-    [[ " ${skip_stages} " == *" ${n} "* ]] || echo "RAN ${n}" >> driver_calls
+    [[ " ${skip_stages-} " == *" ${n} "* ]] || echo "RAN ${n}" >> driver_calls
 done
 """
+
+# Made-up drivers; test_drivers.py holds their variables against those of real ones.
+VARIABLES = dict(
+    asr=f"""{GENERAL} {SEARCH}
+    asr_task=asr; asr_exp=exp/asr; inference_asr_model=m.pth; skip_stages=
+    use_k2=false; use_streaming=false; use_maskctc=false; num_ref=1; num_inf=
+    eval_valid_set=false
+    """,
+    st=f"""{GENERAL} {SEARCH}
+    st_exp=exp/st; inference_st_model=m.pth; inference_asr_lm=lm.pth
+    use_src_lm=false; src_lm_exp=; use_src_ngram=false; tgt_case=tc; tgt_lang=en
+    use_k2=false; use_streaming=false
+    """,
+    s2t=f"""{GENERAL} {SEARCH}
+    s2t_exp=exp/s2t; inference_s2t_model=m.pth; s2t_ctc=false; skip_stages=
+    use_streaming=false; num_ref=1; num_inf=1; eval_valid_set=false
+    """,
+    slu=f"""{GENERAL} {SEARCH}
+    slu_exp=exp/slu; inference_slu_model=m.pth; use_transcript=false
+    """,
+    tts=f"""{GENERAL}
+    tts_exp=exp/tts; inference_model=m.pth; train_set=train; dumpdir=dump
+    vocoder_file=none; teacher_dumpdir=; skip_scoring=false; spk_embed_tag=embed
+    use_spk_embed=false; use_sid=false; use_lid=false
+    """,
+)
+
+
+def driver(template):
+    """A made-up driver of a template."""
+    return VARIABLES[template] + ACTIONS
+
 
 # Runs a job as run.pl does, or fails as it does.
 JOB = r"""#!/usr/bin/env bash
@@ -143,13 +179,13 @@ done
 def recipe(tmp_path, monkeypatch):
     """A recipe with the adapter, one test set of four utterances and one of one."""
     monkeypatch.chdir(tmp_path)
-    make_recipe("asr", DRIVER)
+    make_recipe("asr")
     return tmp_path
 
 
-def make_recipe(template, driver):
+def make_recipe(template):
     Path(f"{template}.sh").symlink_to(ROOT / f"egs2_stage/{template}.sh")
-    Path(f"{template}.espnet.sh").write_text(driver)
+    Path(f"{template}.espnet.sh").write_text(driver(template))
     Path("utils").mkdir()
     for name in (f"exp/{template}/m.pth", "exp/lm/lm.pth"):
         Path(name).parent.mkdir(parents=True)
@@ -267,7 +303,9 @@ def test_what_the_driver_said_is_shown_where_it_fails(recipe):
 
 def test_help(recipe):
     for args in (["--help"], ["-h"], ["--onnx", "true", "--stage", "14", "--help"]):
-        Path("asr.espnet.sh").write_text(DRIVER.replace("--help)", "--help | -h)"))
+        Path("asr.espnet.sh").write_text(
+            driver("asr").replace("--help)", "--help | -h)")
+        )
         result = run(*args)
         assert result.returncode == 0
         assert result.stderr.startswith("ESPnet's help")
@@ -626,8 +664,8 @@ def test_a_failing_job_is_shown_and_ends_the_stage(recipe, module):
 
 
 def test_a_failing_scoring_is_shown(recipe):
-    driver = 'echo "no scores today"; [[ $* != *" 13"* ]] || exit 3\n'
-    Path("asr.espnet.sh").write_text(DRIVER.replace('all="$*"', driver))
+    failing = 'echo "no scores today"; [[ $* != *" 13"* ]] || exit 3\n'
+    Path("asr.espnet.sh").write_text(driver("asr").replace('all="$*"\n', failing))
     result = run_onnx("--stage", "14", "--onnx_variants", "fp32")
     assert result.returncode == 1
     assert "no scores today" in result.stderr and "score.log" in result.stderr
@@ -651,23 +689,12 @@ def test_a_missing_model_names_the_stages(recipe, variants):
 
 # Translation
 
-ST_DRIVER = (
-    DRIVER.replace("asr_task=asr;", "use_src_lm=false; use_src_ngram=false;")
-    .replace(
-        "asr_exp=exp/asr;", "st_exp=exp/st; src_lm_exp=; tgt_case=tc; tgt_lang=en;"
-    )
-    .replace("inference_asr_model=", "inference_asr_lm=lm.pth; inference_st_model=")
-    .replace("eval_valid_set=false;", "")
-    .replace("skip_stages=;", "")
-    .replace("${skip_stages}", "")
-)
-
 
 @pytest.fixture
 def st_recipe(tmp_path, monkeypatch):
     """The same of st.sh, with the commands that its scoring needs."""
     monkeypatch.chdir(tmp_path)
-    make_recipe("st", ST_DRIVER)
+    make_recipe("st")
     for name in ("sacrebleu", "detokenizer.perl"):
         Path("bin").mkdir(exist_ok=True)
         Path("bin", name).write_text("#!/bin/sh\n")
@@ -740,18 +767,12 @@ def test_a_source_n_gram_model_is_refused(st_recipe):
 
 # Whisper-style models
 
-S2T_DRIVER = (
-    DRIVER.replace("asr_task=asr;", "s2t_ctc=false;")
-    .replace("asr_exp=exp/asr;", "s2t_exp=exp/s2t;")
-    .replace("inference_asr_model=", "inference_s2t_model=")
-)
-
 
 @pytest.fixture
 def s2t_recipe(tmp_path, monkeypatch):
     """The same of s2t.sh."""
     monkeypatch.chdir(tmp_path)
-    make_recipe("s2t", S2T_DRIVER)
+    make_recipe("s2t")
     return tmp_path
 
 
@@ -808,19 +829,13 @@ def test_streaming_and_speakers_of_whisper_style_models_are_refused(s2t_recipe, 
 
 # Spoken language understanding
 
-SLU_DRIVER = (
-    DRIVER.replace("asr_task=asr;", "use_transcript=false;")
-    .replace("asr_exp=exp/asr;", "slu_exp=exp/slu;")
-    .replace("inference_asr_model=", "inference_slu_model=")
-)
-
 
 @pytest.mark.parametrize("transcript", [False, True])
 def test_a_transcript_is_read_where_the_recipe_says_so(
     tmp_path, monkeypatch, transcript
 ):
     monkeypatch.chdir(tmp_path)
-    make_recipe("slu", SLU_DRIVER)
+    make_recipe("slu")
     result = run(
         *("--onnx", "true", "--python", "./mypython", "--stage", "14"),
         *("--onnx_variants", "fp32 int8", "--use_transcript", str(transcript).lower()),
@@ -843,17 +858,6 @@ def test_a_transcript_is_read_where_the_recipe_says_so(
 
 # Speech synthesis
 
-TTS_DRIVER = (
-    DRIVER.replace("asr_task=asr;", "vocoder_file=none; teacher_dumpdir=;")
-    .replace(
-        "asr_exp=exp/asr;",
-        "tts_exp=exp/tts; train_set=train; dumpdir=dump; skip_scoring=false;",
-    )
-    .replace("inference_asr_model=", "spk_embed_tag=embed; inference_model=")
-    .replace("batch_size=1;", "use_spk_embed=false; use_sid=false; use_lid=false;")
-    .replace("eval_valid_set=false;", "")
-)
-
 
 def make_torch_speech(name, keys):
     """At a rate at which nothing is measured."""
@@ -869,7 +873,7 @@ def make_torch_speech(name, keys):
 def tts_recipe(tmp_path, monkeypatch):
     """The same of tts.sh, decoded by PyTorch."""
     monkeypatch.chdir(tmp_path)
-    make_recipe("tts", TTS_DRIVER)
+    make_recipe("tts")
     make_torch_speech("test_a", ["u1", "u2", "u3", "u4"])
     make_torch_speech("test_b", ["u1"])
     Path("v.pkl").touch()
