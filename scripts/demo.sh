@@ -18,4 +18,9 @@ fi
 if ! compgen -G "exp/asr_*/decode_asr_lm_*_asr_model_valid.acc.ave/test_noisy/score_ter/result.txt" > /dev/null; then
     ./run.sh --stage 12 --stop_stage 13 --onnx true
 fi
-./run.sh --stage 14 --onnx true
+tables=(exp/asr_*/onnx/RESULTS.md)
+if [ -f "${tables[0]}" ]; then
+    cat "${tables[0]}"
+else
+    ./run.sh --stage 14 --onnx true
+fi

@@ -3,20 +3,30 @@
 # setup.cfg, and where it is root the Debian packages that this, the demo and the tests
 # call. Instant when nothing has changed. Afterwards: . .venv/bin/activate
 #
-# Usage: scripts/setup_env.sh [EXTRAS [DEBIAN_PACKAGE ...]]
+# Usage: scripts/setup_env.sh [--espnet RELEASE] [EXTRAS [DEBIAN_PACKAGE ...]]
+#   --espnet: 202611 or 202511, in .venv-RELEASE; without it the newest release that
+#       some Python on this machine can have, in .venv
 #   EXTRAS: default export,report
-#   DEBIAN_PACKAGE: wanted besides espeak-ng and sctk, named like the command in it
+#   DEBIAN_PACKAGE: wanted besides espeak-ng and sctk, named like the command in it, or
+#       COMMAND=PACKAGE
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-extras=${1:-export,report}
-# Where Debian puts sclite
-export PATH="${PATH}:/usr/lib/sctk/bin"
 
 fail() {
     echo "Error: setup_env.sh: $*" >&2
     exit 1
 }
+
+release=
+venv=.venv
+if [ "${1-}" = --espnet ]; then
+    release=${2-}
+    venv=.venv-${release}
+    shift 2
+fi
+extras=${1:-export,report}
+# Where Debian puts sclite
+export PATH="${PATH}:/usr/lib/sctk/bin"
 
 # debian_packages PACKAGE ...: installs Debian packages where this is root
 debian_packages() {
@@ -26,50 +36,59 @@ debian_packages() {
         DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" > /dev/null
 }
 
-# find_python: prints the Python to use, one that ESPnet 202511 installs on
+# find_python VERSION ...: prints the first Python of these versions, of PATH or pyenv
 find_python() {
-    local name
-    for name in python3 python3.12 python3.11 python3.10 python3.13; do
-        if "${name}" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2> /dev/null; then
-            command -v "${name}"
-            return
-        fi
+    local version python
+    for version in "$@"; do
+        for python in "python${version}" python3 \
+            "${PYENV_ROOT:-${HOME}/.pyenv}/versions/${version}".*/bin/python; do
+            if [ "$("${python}" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null)" = "${version}" ]; then
+                command -v "${python}"
+                return
+            fi
+        done
     done
-    fail "no Python 3.10 to 3.13 on PATH; install one (Debian and Ubuntu: apt-get install python3)"
+    return 1
 }
 
+# Pythons on which pip finds wheels of each release and of what it needs, best first
+declare -A pythons=([202611]="3.12 3.13" [202511]="3.11 3.10")
+[ -z "${release}" ] || [ -n "${pythons[${release}]-}" ] ||
+    fail "--espnet must be one of 202611 and 202511, not '${release}'"
+
 missing=()
-for command in espeak-ng "${@:2}"; do
-    command -v "${command}" > /dev/null || missing+=("${command}")
+for wanted in espeak-ng sclite=sctk "${@:2}"; do
+    command -v "${wanted%%=*}" > /dev/null || missing+=("${wanted##*=}")
 done
-command -v sclite > /dev/null || missing+=(sctk)
 if [ "${#missing[@]}" -gt 0 ] && ! debian_packages "${missing[@]}"; then
     echo "Note: not installed: ${missing[*]}; as root: apt-get install ${missing[*]}" >&2
 fi
 
-stamp=.venv/.installed-${extras//,/-}
+# One that is there keeps its Python.
+stamp=${venv}/.installed-${extras//,/-}
 wanted=$(sha256sum setup.cfg pyproject.toml)
-if [ -x .venv/bin/python ] && [ "$(cat "${stamp}" 2> /dev/null)" = "${wanted}" ]; then
+if [ -x "${venv}"/bin/python ] && [ "$(cat "${stamp}" 2> /dev/null)" = "${wanted}" ]; then
     exit 0
 fi
-
-python=$(find_python)
-# ESPnet needs packages that pip compiles: pyworld, and sentencepiece on Python 3.13
+if [ -x "${venv}"/bin/pip ]; then
+    python=$(readlink -f "${venv}"/bin/python)
+else
+    read -ra versions <<< "${pythons[${release:-202611}]} ${release:-${pythons[202511]}}"
+    python=$(find_python "${versions[@]}") ||
+        fail "ESPnet ${release:-202611 or 202511} needs one of the Pythons ${versions[*]}, and none is" \
+            "on PATH or in pyenv; install one (Debian and Ubuntu: apt-get install python3)"
+fi
+# Some packages are compiled by pip: kenlm, pyworld
 missing=()
 "${python}" -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
 "${python}" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null || missing+=(python3-dev)
 command -v g++ > /dev/null || missing+=(g++)
-if "${python}" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
-    command -v make > /dev/null || missing+=(make)
-    command -v cmake > /dev/null || missing+=(cmake)
-    command -v pkg-config > /dev/null || missing+=(pkg-config)
-fi
 if [ "${#missing[@]}" -gt 0 ] && ! debian_packages "${missing[@]}"; then
     fail "missing: ${missing[*]}; as root: apt-get install ${missing[*]}"
 fi
 
-echo "Setting up .venv with ${python} and the extras ${extras} (minutes, the first time)"
-[ -x .venv/bin/pip ] || "${python}" -m venv --clear .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[${extras}]" ||
+echo "Setting up ${venv} with ${python} and the extras ${extras} (minutes, the first time)"
+[ -x "${venv}"/bin/pip ] || "${python}" -m venv --clear "${venv}"
+"${venv}"/bin/python -m pip install --quiet --disable-pip-version-check -e ".[${extras}]" ${release:+"espnet==${release}"} ||
     fail "pip could not install the packages that setup.cfg names; its message stands above"
 echo "${wanted}" > "${stamp}"

@@ -2,13 +2,22 @@
 # Runs every test, the linters and shellcheck. Does its own set-up, see setup_env.sh.
 # Tests of real recipes need an ESPnet checkout: ESPNET_ROOT=DIR scripts/test.sh
 #
-# Usage: scripts/test.sh [PYTEST_ARGS]
+# Usage: scripts/test.sh [--espnet RELEASE] [PYTEST_ARGS]
+#   --espnet: with this release of ESPnet, see setup_env.sh
+#   PYTEST_ARGS: -m espnet for what is compared with ESPnet's own results alone
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/setup_env.sh export,ngram,optimize,report,s4,test,tts shellcheck
+venv=.venv
+release=()
+if [ "${1-}" = --espnet ]; then
+    release=("${@:1:2}")
+    venv=.venv-${2-}
+    shift 2
+fi
+scripts/setup_env.sh "${release[@]}" export,ngram,optimize,report,s4,test,tts shellcheck
 # shellcheck source=/dev/null
-. .venv/bin/activate
+. "${venv}"/bin/activate
 export PATH="${PATH}:/usr/lib/sctk/bin"
 
 echo "== linters"

@@ -12,6 +12,17 @@ from sweeping.build import randomize
 
 pytest_plugins = ["shared_graphs"]
 
+#: Modules in which ESPnet itself says what is expected, as they run.
+COMPARED = "asr ctc_prefix s2t search slu st tts".split()
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark what every supported release of ESPnet is to be tried with."""
+    for item in items:
+        if item.module.__name__.removeprefix("test_") in COMPARED:
+            item.add_marker("espnet")
+
+
 #: Those of the sweep, so that its graphs are shared.
 TOKENS = SWEPT["default"]
 

@@ -61,12 +61,16 @@ MIXES_BATCHES = {
 
 
 def cases(*roles):
-    return [
-        pytest.param(arch, name, id=f"{arch.role}-{arch.name}-{name}")
-        for arch in ARCHS.values()
-        if arch.role in roles
-        for name in arch.tiny
-    ]
+    """Each architecture in each tiny configuration; the first of a role is marked."""
+    seen = set()
+    params = []
+    for arch in ARCHS.values():
+        for name in arch.tiny if arch.role in roles else ():
+            marks = () if arch.role in seen else (pytest.mark.espnet,)
+            seen.add(arch.role)
+            label = f"{arch.role}-{arch.name}-{name}"
+            params.append(pytest.param(arch, name, id=label, marks=marks))
+    return params
 
 
 def as_bundle(path, graphs, speech=None):

@@ -4,7 +4,74 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+
+#: Where each command of the README is run, and by which words.
+RUN_BY = {
+    "./run.sh --stage 14 --onnx true": ("scripts/demo.sh", "./run.sh --stage 14"),
+    "scripts/demo.sh": (".ci/run", "step scripts/demo.sh"),
+    "scripts/test.sh": (".ci/run", "step scripts/test.sh"),
+    "scripts/test.sh --espnet 202511 -m espnet": (
+        ".ci/run",
+        "step scripts/test.sh --espnet 202511 -m espnet",
+    ),
+    "scripts/install_recipe.sh ESPNET/egs2/CORPUS/asr1": (
+        "tests/test_install_recipe.py",
+        "install_recipe.sh",
+    ),
+    "cd ESPNET/egs2/CORPUS/asr1": ("tests/test_install_recipe.py", "egs2"),
+    "python -m pip install onnx onnxruntime onnxscript": (
+        "egs2_stage/onnx_adapter.sh",
+        "onnx_need_modules onnx onnxruntime onnxscript",
+    ),
+    "python -m espnet_onnx_plugin.bin.asr_inference": (
+        ".ci/run",
+        "python -m espnet_onnx_plugin.bin.asr_inference",
+    ),
+    "python -m espnet_onnx_plugin.bin.tts_inference": (
+        "tests/test_tts.py",
+        "bin.tts_inference",
+    ),
+    "scripts/setup_env.sh export,optimize,report && . .venv/bin/activate": (
+        ".ci/run",
+        "step scripts/setup_env.sh export,optimize,report",
+    ),
+    "python scripts/benchmark.py": (".ci/run", "python scripts/benchmark.py --config"),
+}
+
+
+def commands(text):
+    """The shell commands that stand in a text's indented blocks."""
+    outside = re.sub(r"(?s)```.*?```", "", text)
+    for line in re.findall(r"(?m)^    (\S.*)$", outside):
+        if line.startswith(("scripts/", "./", "cd ", "python ")):
+            yield re.sub(r"\s{2,}#.*", "", line).removesuffix("\\").strip()
+
+
+def test_every_command_of_the_readme_is_run():
+    found = list(commands((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert len(found) > 8
+    for command in found:
+        known = [known for known in RUN_BY if (command + " ").startswith(known + " ")]
+        assert known, command
+    for command, (file, words) in RUN_BY.items():
+        assert any(c.startswith(command) for c in found), f"{command}: not in README"
+        assert words in (ROOT / file).read_text(encoding="utf-8"), command
+
+
+@pytest.mark.parametrize("name", ["README.md", "espnet_onnx_plugin/optimize/README.md"])
+def test_extras_that_are_named_exist(name):
+    from configparser import ConfigParser
+
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = re.findall(r'"?\.\[([a-z_,0-9]+)\]"?', text)
+    named += re.findall(r"setup_env\.sh ([a-z_,0-9]+)", text)
+    for extra in ",".join(named).split(","):
+        assert not extra or extra in setup["options.extras_require"], extra
 
 
 def test_the_support_table_is_the_registrys():
