@@ -252,3 +252,23 @@ def digits() -> Path:
     if not path.is_dir():
         pytest.skip("no trained digits recipe: set DIGITS_ROOT to its directory")
     return path
+
+
+def run_readme(containing: str, bundles: Dict[str, Path], **given: Any) -> Dict:
+    """Run a block of Python of the README, and give the names that it has set.
+
+    Args:
+        containing: what the block contains.
+        bundles: paths by what stands for them in the block.
+        given: names that it takes for granted.
+    """
+    import re
+
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?s)```python\n(.*?)```", readme)
+    [block] = [block for block in blocks if containing in block]
+    for name, path in bundles.items():
+        assert f'"{name}"' in block
+        block = block.replace(f'"{name}"', repr(str(path)))
+    exec(compile(block, "README.md", "exec"), given)
+    return given

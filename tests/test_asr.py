@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from conftest import RATE, TOKENS, asr_config, build_asr, save, sharpen, waves
+from conftest import (
+    RATE,
+    TOKENS,
+    asr_config,
+    build_asr,
+    run_readme,
+    save,
+    sharpen,
+    waves,
+)
 
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import asr_inference
@@ -502,3 +511,11 @@ def test_ngram_scores_are_espnets(tiny, tmp_path):
         assert result[:3] == expected[:3]
         assert result[3].score == pytest.approx(float(expected[3].score), abs=1e-3)
         assert result[3].scores["ngram"] != 0.0
+
+
+def test_the_readmes_example(tiny):
+    speech = waves()["utt0"]
+    got = run_readme("beam_size=10", {"BUNDLE": tiny["bundle"]}, speech=speech)
+    options = dict(beam_size=10, ctc_weight=0.3, lm_weight=0.3)
+    assert got["text"] == espnet(tiny, **options)(speech.astype(np.float32))[0][0]
+    assert set(got["hypothesis"].scores) == {"decoder", "ctc", "lm"}
