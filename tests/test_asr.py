@@ -1,5 +1,8 @@
 """ASR end to end at tiny size: ESPnet's own inference against ours."""
 
+import dataclasses
+import importlib
+import inspect
 import json
 
 import kaldiio
@@ -20,9 +23,13 @@ from conftest import (
 
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import asr_inference
+from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.runtime import asr
+from espnet_onnx_plugin.runtime.opening import make_options
+from espnet_onnx_plugin.runtime.releases import conventions
 
 OPTIONS = {
     "greedy": dict(beam_size=1, ctc_weight=0.0, lm_weight=0.0),
@@ -88,6 +95,95 @@ def test_primers_of_unequal_lengths_are_espnets(tiny):
         for hyp, (*_, other) in zip(hypotheses, theirs(speech)):
             assert list(hyp.yseq) == [int(i) for i in other.yseq]
             assert hyp.score == pytest.approx(float(other.score), abs=1e-3)
+
+
+def read_with(tiny, espnet=None, **search):
+    """The tiny bundle as a release of ESPnet would have exported it."""
+    bundle = read_bundle(tiny["bundle"])
+    manifest = bundle.manifest
+    source = dict(manifest.source, **({} if espnet is None else {"espnet": espnet}))
+    search = {**manifest.search, **search}
+    manifest = dataclasses.replace(manifest, source=source, search=search)
+    return Bundle(bundle.path, manifest)
+
+
+def windowed(bundle, **options):
+    """Results for a noise of several seconds, which a CTC window changes."""
+    options = dict(OPTIONS["joint"], ctc_weight=0.7, maxlenratio=-12, nbest=4) | options
+    wave = np.random.default_rng(1).standard_normal(6 * RATE)
+    if not isinstance(bundle, dict):
+        return espnet_onnx_plugin.Speech2Text(bundle, **options)(wave)
+    return espnet(bundle, **options)(wave.astype(np.float32))
+
+
+def scored(results):
+    return [(token_int, round(hyp.score, 3)) for *_, token_int, hyp in results]
+
+
+def test_results_with_a_ctc_window_are_espnets(tiny):
+    import espnet2
+    from espnet2.bin.asr_inference import Speech2Text
+
+    if "ctc_window_margin" not in inspect.signature(Speech2Text).parameters:
+        pytest.skip(f"ESPnet {espnet2.__version__} has no CTC window")
+    for options in ({}, dict(ctc_window_margin=2), dict(ctc_window_margin=0)):
+        ours, theirs = windowed(tiny["bundle"], **options), windowed(tiny, **options)
+        assert [r[2] for r in ours] == [r[2] for r in theirs]
+        for mine, other in zip(ours, theirs):
+            assert mine[3].score == pytest.approx(float(other[3].score), abs=1e-3)
+
+
+def test_the_ctc_window_is_by_default_that_of_the_release_of_the_export(
+    tiny, monkeypatch
+):
+    margins = [conventions(e).ctc_window_margin for e in ("202511", "202604", "202611")]
+    assert margins == [0, 0, 100]
+
+    def narrow(espnet):  # such that seconds of noise are enough to see the window
+        taken = conventions(espnet)
+        return dataclasses.replace(
+            taken, ctc_window_margin=taken.ctc_window_margin // 50
+        )
+
+    monkeypatch.setattr(asr, "conventions", narrow)
+    given = {m: scored(windowed(tiny["bundle"], ctc_window_margin=m)) for m in (0, 2)}
+    assert given[0] != given[2]
+    assert scored(windowed(read_with(tiny, "202511"))) == given[0]
+    assert scored(windowed(read_with(tiny, "202611"))) == given[2]
+
+
+def test_the_ctc_window_is_not_for_scorers_of_single_hypotheses(tiny):
+    single = read_with(tiny, single=["decoder"])
+    found = [scored(windowed(single, ctc_window_margin=m)) for m in (0, 2)]
+    assert found[0] == found[1]
+
+
+def test_the_command_takes_the_ctc_window(tiny, tmp_path):
+    (tmp_path / "decode.yaml").write_text("ctc_window_margin: 1\nlm_weight: 0.0\n")
+    args = ("--beam_size", 4, "--ctc_weight", 0.7)
+    found = []
+    for more in (("--lm_weight", 0.0), ("--config", tmp_path / "decode.yaml")):
+        out = decode(tiny, tmp_path, *args, *more) / "1best_recog"
+        found.append(read(out / "score"))
+        ours = espnet_onnx_plugin.Speech2Text(
+            tiny["bundle"],
+            beam_size=4,
+            ctc_weight=0.7,
+            lm_weight=0.0,
+            ctc_window_margin=1 if "--config" in more else None,
+        )
+        for key, wave in sound_waves(tiny).items():
+            assert float(found[-1][key]) == pytest.approx(ours(wave)[0][3].score)
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("task", ["slu", "st", "s2t", "s2t_ctc", "mask_ctc"])
+def test_the_ctc_window_is_an_option_of_asr_alone(task):
+    module = importlib.import_module(f"espnet_onnx_plugin.runtime.{task}")
+    names = {"mask_ctc": "MaskCTCOptions"}
+    options_class = getattr(module, names.get(task, "DecodeOptions"))
+    with pytest.raises(PluginError, match="ctc_window_margin"):
+        make_options(options_class, dict(ctc_window_margin=100))
 
 
 def decode(tiny, tmp_path, *args, bundle=None, data=None, kind="sound"):

@@ -1,10 +1,13 @@
 """CTC prefix scores against ESPnet's own."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
 from espnet_onnx_plugin.export.espnet_compat import import_nets
+from espnet_onnx_plugin.runtime import ctc_prefix
 from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer
 
 BLANK = 0
@@ -84,3 +87,36 @@ def test_a_vanishing_product_is_worked_out_in_the_log_domain():
     psi = scorer.score(scorer.start(), None)
     assert np.isfinite(psi).all()
     assert -1000 < psi[0, 1] < -800
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_no_more_than_one_copy_of_the_log_probabilities_is_kept(everything):
+    # As many frames as in ten minutes, of fewer tokens. ESPnet keeps two copies.
+    logp = log_probs(15000, 700, 4.0, seed=0).numpy()
+    candidates = None if everything else np.tile(np.arange(1, 31), (5, 1))
+    tracemalloc.start()
+    try:
+        scorer = CTCPrefixScorer(logp, BLANK, 699)
+        state = scorer.start()
+        for _ in range(3):
+            rows = len(state.tokens)
+            ids = None if everything else candidates[:rows]
+            psi = scorer.score(state, ids)
+            parents, tokens = np.arange(5) % rows, np.arange(1, 6)
+            columns = tokens if everything else tokens - 1
+            state = scorer.extend(state, parents, tokens, psi[parents, columns])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * logp.nbytes
+
+
+def test_blocks_of_the_vocabulary_give_what_all_of_it_gives(monkeypatch):
+    logp = log_probs(40, 20, 4.0, seed=0).numpy()
+    whole = CTCPrefixScorer(logp, BLANK, 19)
+    monkeypatch.setattr(ctc_prefix, "KEPT_BYTES", 0)
+    monkeypatch.setattr(ctc_prefix, "BLOCK_BYTES", 8 * 40 * 7)
+    blocks = CTCPrefixScorer(logp, BLANK, 19)
+    np.testing.assert_allclose(
+        blocks.score(blocks.start(), None), whole.score(whole.start(), None), rtol=1e-12
+    )

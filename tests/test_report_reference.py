@@ -166,6 +166,29 @@ def test_timings(espnet, tmp_path, keys):
     assert espnet.Speech2Text is Speech2Text  # given back
 
 
+def test_a_batch_is_timed_one_by_one(espnet, tmp_path, monkeypatch, capsys):
+    # Batches of ESPnet do not go through the call that is timed.
+    get_parser, inference = espnet.get_parser, espnet.inference
+    taken = []
+
+    def with_batches():
+        parser = get_parser()
+        parser.add_argument("--batch_size", type=int, default=1)
+        return parser
+
+    def batched(batch_size, **options):
+        taken.append(batch_size)
+        inference(**options)
+
+    monkeypatch.setattr(espnet, "get_parser", with_batches)
+    monkeypatch.setattr(espnet, "inference", batched)
+    args = ["--output_dir", str(tmp_path / "out"), "--beam_size", "5"]
+    args += ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
+    reference.main([*args, "--batch_size", "8"])
+    assert taken == [1]
+    assert "batch_size is 1 here" in capsys.readouterr().out
+
+
 def test_no_utterance_is_one_line(espnet, tmp_path, capsys):
     (tmp_path / "wav.scp").write_text("")
     with pytest.raises(SystemExit) as error:

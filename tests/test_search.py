@@ -1,8 +1,11 @@
 """The searches against ESPnet's own, with the same random scorers."""
 
+import dataclasses
 import hashlib
+import inspect
 import itertools
 
+import espnet2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
 from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.releases import conventions
 from espnet_onnx_plugin.runtime.scorers import LengthBonus
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 from espnet_onnx_plugin.runtime.utterance_search import (
@@ -18,6 +22,9 @@ from espnet_onnx_plugin.runtime.utterance_search import (
 )
 
 BLANK = 0
+
+#: The search has to be that of the release that is installed.
+CONVENTIONS = conventions(espnet2.__version__)
 
 
 class Table:
@@ -108,6 +115,7 @@ def make_case(seed, vocabularies=(8, 19, 60, 200), single=False):
             ngram=float(random.choice([0.0, 0.0, 0.4])),
         ),
         # With more steps than frames ESPnet's CTC scorer ends in an IndexError.
+        ctc_window_margin=0,
         maxlenratio=max(-frames, float(random.choice([0.0, 0.0, 0.5, 0.01, -4, -9]))),
         minlenratio=float(random.choice([0.0, 0.0, 0.25, -3])),
         normalize_length=bool(random.integers(2)),
@@ -128,9 +136,14 @@ def espnet_search(case, primer=None):
     prefix_scorer = import_nets("scorers.ctc").CTCPrefixScorer
     bonus = import_nets("scorers.length_bonus").LengthBonus
     eos = case["vocabulary"] - 1
+    window = {}
+    if case["ctc_window_margin"]:
+        if "window_margin" not in inspect.signature(prefix_scorer).parameters:
+            pytest.skip(f"ESPnet {espnet2.__version__} has no CTC window")
+        window["window_margin"] = case["ctc_window_margin"]
     scorers = dict(
         decoder=their_scorer(case["tables"]["decoder"]),
-        ctc=prefix_scorer(TheirCTC(case["logp"]), eos),
+        ctc=prefix_scorer(TheirCTC(case["logp"]), eos, **window),
         length_bonus=bonus(case["vocabulary"]),
         lm=their_scorer(case["tables"]["lm"]),
         ngram=their_scorer(case["tables"]["ngram"]),
@@ -160,6 +173,8 @@ def config_of(case):
         sos=eos,
         eos=eos,
         weights=case["weights"],
+        conventions=CONVENTIONS,
+        ctc_window_margin=case["ctc_window_margin"],
         pre_beam=case["weights"]["ctc"] != 1.0,
         maxlenratio=case["maxlenratio"],
         minlenratio=case["minlenratio"],
@@ -288,6 +303,84 @@ def test_primed_hypotheses_are_espnets(seed):
     for mine, primer in zip(ours, primers):
         assert_same(mine, espnet_search(case, primer), primer)
         assert all(h.yseq[: len(primer)] == primer for h in mine)
+
+
+def make_spoken_case(seed, margin):
+    """A case whose CTC hears tokens one after the other, with silences in between."""
+    case = make_case(seed, vocabularies=[8, 19, 60])
+    random = np.random.default_rng(seed)
+    case["frames"] = frames = int(random.integers(60, 160))
+    logits = random.standard_normal((frames, case["vocabulary"]))
+    logits[:, BLANK] += 5.0
+    frame = int(random.integers(0, 20))
+    while frame < frames:
+        logits[frame, random.integers(1, case["vocabulary"] - 1)] += 9.0
+        frame += int(random.choice([1, 2, 4, 25]))
+    case["logp"] = torch.log_softmax(torch.tensor(logits, dtype=torch.float32), dim=-1)
+    ctc = float(random.choice([0.5, 0.8, 1.0]))
+    case["weights"] = dict(case["weights"], decoder=1.0 - ctc, ctc=ctc, ngram=0.0)
+    case["ctc_window_margin"] = margin
+    case["minlenratio"], case["maxlenratio"] = 0.0, -16
+    return case
+
+
+@pytest.mark.parametrize("margin", [1, 3, 10, 100])
+@pytest.mark.parametrize("seed", range(3000, 3015))
+def test_searches_with_a_ctc_window_are_espnets(seed, margin):
+    case = make_spoken_case(seed, margin)
+    theirs = espnet_search(case)
+    [ours] = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
+    assert_same(ours, theirs, seed)
+
+
+def test_the_ctc_window_changes_results():
+    # If the cases stopped needing the window, the test above would prove less.
+    different = 0
+    for seed in range(3000, 3015):
+        found = []
+        for margin in (0, 1):
+            case = make_spoken_case(seed, margin)
+            [ours] = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
+            found.append([(h.yseq, round(h.score, 2)) for h in ours])
+        different += found[0] != found[1]
+    assert different >= 5
+
+
+def test_a_batch_with_a_ctc_window_gives_what_one_at_a_time_gives():
+    case = make_spoken_case(3000, margin=3)
+    frames = np.array([60, 90, 33, 60])
+    logp = np.zeros((4, 90, case["vocabulary"]), np.float32)
+    for i, count in enumerate(frames):
+        logits = np.random.default_rng(i).standard_normal((count, case["vocabulary"]))
+        logits[:, BLANK] += 2.0
+        logp[i, :count] = torch.log_softmax(torch.tensor(logits), dim=-1).numpy()
+    search = BeamSearch(config_of(case), our_scorers(case))
+    together = search(Encoded(encoder_out_lens=frames, ctc_log_probs=logp))
+    for i, count in enumerate(frames):
+        alone = Encoded(encoder_out_lens=frames[[i]], ctc_log_probs=logp[[i], :count])
+        assert together[i] == search(alone)[0]
+
+
+def test_ends_are_detected_with_primers_as_in_espnet():
+    # Without a limit of length, how long a search goes on is up to end detection.
+    told_apart = 0
+    for seed in range(60):
+        case = make_case(seed + 5000, vocabularies=[8, 19])
+        case["weights"] = dict(case["weights"], decoder=1.0, ctc=0.0)
+        case["maxlenratio"], case["minlenratio"] = 0.0, 0.0
+        case["tables"]["decoder"].end_bias = 4.0
+        eos = case["vocabulary"] - 1
+        primer = [eos, 1, 2, 3]
+        search = BeamSearch(config_of(case), our_scorers(case))
+        [ours] = search(encoded_of(case), [primer])
+        assert_same(ours, espnet_search(case, primer), seed)
+        other = dataclasses.replace(
+            CONVENTIONS, end_counts_primer=not CONVENTIONS.end_counts_primer
+        )
+        config = dataclasses.replace(config_of(case), conventions=other)
+        [others] = BeamSearch(config, our_scorers(case))(encoded_of(case), [primer])
+        told_apart += len(others) != len(ours)
+    assert told_apart >= 5
 
 
 @pytest.mark.parametrize("seed", range(60))

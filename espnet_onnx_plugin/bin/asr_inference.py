@@ -43,6 +43,12 @@ COMMAND = Inference(
         "nlp_prompt_token": dict(
             type=str_or_none, help="text in place of Whisper's task"
         ),
+        "ctc_window_margin": dict(
+            type=int,
+            help="frames of the encoder, before and behind the hypotheses, that the "
+            "CTC looks at in a step; 0: all; default: that of the release of ESPnet "
+            "that exported the bundle (100 from 202611 on, 0 before)",
+        ),
     },
     unsupported={
         **UNSUPPORTED,

@@ -14,6 +14,7 @@ from espnet_onnx_plugin.runtime.hub_search import (
     HubSearch,
 )
 from espnet_onnx_plugin.runtime.model import SpeechModel
+from espnet_onnx_plugin.runtime.releases import conventions
 from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 
@@ -22,7 +23,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults."""
+    """ESPnet's decoding options, with its names and defaults.
+
+    Attributes:
+        ctc_window_margin: frames before and behind the hypotheses of a step that the
+            CTC prefix score looks at; 0: all frames; None: what is default in the
+            release of ESPnet that exported the bundle.
+    """
 
     time_sync: bool = False
     multi_asr: bool = False
@@ -31,6 +38,7 @@ class DecodeOptions(options.DecodeOptions):
     nlp_prompt_token: Optional[str] = None
     hugging_face_decoder: bool = False
     hugging_face_decoder_conf: Mapping[str, Any] = field(default_factory=dict)
+    ctc_window_margin: Optional[int] = None
 
 
 class Speech2Text(SpeechModel):
@@ -102,6 +110,13 @@ class Speech2Text(SpeechModel):
     @property
     def _search_class(self) -> type:
         return TimeSyncSearch if self._options.time_sync else BeamSearch
+
+    @property
+    def _ctc_window_margin(self) -> int:
+        margin = self._options.ctc_window_margin
+        if margin is None:
+            return conventions(self.bundle.manifest.espnet).ctc_window_margin
+        return margin
 
     def _build_hub_search(self, settings: Mapping[str, Any]) -> HubSearch:
         """The search for a decoder of Hugging Face's hub."""

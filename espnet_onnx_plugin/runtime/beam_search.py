@@ -149,7 +149,10 @@ class BeamSearch:
         start = time.perf_counter()
         frames = encoded.lengths[utterance]
         log_probs = encoded["ctc_log_probs"][utterance, :frames]
-        scorer = CTCPrefixScorer(log_probs, self._config.blank, self._config.eos)
+        config = self._config
+        scorer = CTCPrefixScorer(
+            log_probs, config.blank, config.eos, config.ctc_window_margin
+        )
         self.seconds["ctc"] += time.perf_counter() - start
         return scorer
 

@@ -27,6 +27,7 @@ from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.greedy_search import intermediate_tokens
 from espnet_onnx_plugin.runtime.opening import make_options, open_bundle
 from espnet_onnx_plugin.runtime.options import DecodeOptions
+from espnet_onnx_plugin.runtime.releases import conventions
 from espnet_onnx_plugin.runtime.results import (
     PLACEHOLDER,
     Lines,
@@ -168,6 +169,7 @@ class SpeechModel:
         if options.ctm and self.bundle.manifest.speech.frame_shift is None:
             raise PluginError("the model has no CTC to align by: leave ctm out")
         scorers = self._build_scorers(tokens)
+        single = bool(set(scorers).intersection(search.get("single", ())))
         config = BeamSearchConfig(
             beam_size=options.beam_size,
             vocabulary=len(tokens),
@@ -175,6 +177,7 @@ class SpeechModel:
             eos=search["eos"],
             blank=search["blank"],
             weights=options.weights,
+            conventions=conventions(self.bundle.manifest.espnet),
             pre_beam=self._pre_beam(scorers),
             maxlenratio=options.maxlenratio,
             minlenratio=options.minlenratio,
@@ -182,7 +185,9 @@ class SpeechModel:
             primer=self._primer(),
             max_tokens=search.get("max_tokens"),
             return_hs=self.return_hs,
-            end_is_candidate=not set(scorers).intersection(search.get("single", ())),
+            end_is_candidate=not single,
+            # ESPnet's search of one hypothesis at a time has no window.
+            ctc_window_margin=0 if single else self._ctc_window_margin,
             token_list=tokens,
         )
         if not any(options.weights[name] for name in (*scorers, "ctc")):
@@ -195,6 +200,11 @@ class SpeechModel:
     @property
     def _search_class(self) -> type:
         return BeamSearch
+
+    @property
+    def _ctc_window_margin(self) -> int:
+        """Frames around the hypotheses that the CTC looks at; 0: all of them."""
+        return 0
 
     def _primer(self) -> Optional[List[int]]:
         """What hypotheses begin with; None: the start symbol."""

@@ -1,4 +1,4 @@
-"""Where ESPnet's releases decode differently: a bundle follows the one that exported it.
+"""Where ESPnet's releases decode differently: a bundle follows its exporter.
 
 Nothing else compares versions: what depends on a release is a field of
 :class:`Conventions`, with the file of ESPnet that it was read in.
@@ -17,10 +17,14 @@ class Conventions:
             prefix score has no window (espnet2/bin/asr_inference.py).
         ctc_counts_primer: whether the CTC prefix score takes a frame for each token
             that hypotheses begin with (nets/batch_beam_search.py).
+        end_counts_primer: whether end detection knows that hypotheses are longer by
+            what they begin with; else it comes that many steps late
+            (nets/beam_search.py).
     """
 
     ctc_window_margin: int
     ctc_counts_primer: bool
+    end_counts_primer: bool
 
 
 def conventions(espnet: str) -> Conventions:
@@ -34,4 +38,5 @@ def conventions(espnet: str) -> Conventions:
     return Conventions(
         ctc_window_margin=100 if since_202611 else 0,
         ctc_counts_primer=not since_202611,
+        end_counts_primer=since_202611,
     )

@@ -1,5 +1,6 @@
 """Speech to meaning with a bundle: the counterpart of ``espnet2.bin.slu_inference``."""
 
+from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -11,6 +12,14 @@ from espnet_onnx_plugin.runtime.results import Results
 from espnet_onnx_plugin.runtime.text import read_tokens
 
 UNKNOWN = "<unk>"
+
+
+@dataclass(frozen=True)
+class DecodeOptions(asr.DecodeOptions):
+    """ESPnet's decoding options, with its names and defaults."""
+
+    # ESPnet has a window in asr_inference alone.
+    ctc_window_margin: int = field(default=0, init=False)
 
 
 class Speech2Understand(asr.Speech2Text):
@@ -25,6 +34,7 @@ class Speech2Understand(asr.Speech2Text):
     """
 
     task = "slu"
+    options_class = DecodeOptions
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)

@@ -14,6 +14,7 @@ import numpy as np
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.align import Span
 from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer, CTCPrefixState
+from espnet_onnx_plugin.runtime.releases import Conventions
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class BeamSearchConfig:
 
     Attributes:
         weights: by scorer: decoder, ctc, length_bonus, lm, ngram.
+        conventions: those of the release of ESPnet that the search follows.
         maxlenratio: 0: up to the number of frames, with end detection; positive: that
             share of the frames; negative: a constant.
         minlenratio: likewise, without end detection.
@@ -57,6 +59,8 @@ class BeamSearchConfig:
         primer: the tokens that hypotheses begin with, start symbol included, where a
             call names none; None: the start symbol.
         max_tokens: how many tokens the decoder can read; None: any number.
+        ctc_window_margin: frames that the CTC prefix score looks at before and behind
+            where the hypotheses of a step are; 0: all frames.
     """
 
     beam_size: int
@@ -64,6 +68,7 @@ class BeamSearchConfig:
     sos: int
     eos: int
     weights: Dict[str, float]
+    conventions: Conventions
     blank: int = 0
     pre_beam: bool = True
     maxlenratio: float = 0.0
@@ -73,6 +78,7 @@ class BeamSearchConfig:
     end_is_candidate: bool = True
     primer: Optional[Sequence[int]] = None
     max_tokens: Optional[int] = None
+    ctc_window_margin: int = 0
     token_list: Optional[List[str]] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -194,12 +200,15 @@ class UtteranceSearch:
         logger.info("max output length: %d", self._maxlen)
         logger.info("min output length: %d", self._minlen)
         self._step = 0
+        counted = primer[1:] if config.conventions.ctc_counts_primer else ()
+        #: Tokens by which end detection knows hypotheses to be longer than their steps.
+        self._primed = len(primer) - 1 if config.conventions.end_counts_primer else 0
         self.beam = Beam(
             yseq=np.array([primer], dtype=np.int64),
             score=np.zeros(1, np.float32),
             scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
             parents=np.zeros(1, np.int64),
-            ctc=ctc.start(primer[1:]) if ctc is not None else None,
+            ctc=ctc.start(counted) if ctc is not None else None,
             rows=np.zeros((1, 0), np.int64),
         )
         self._hidden: List[np.ndarray] = []
@@ -224,7 +233,8 @@ class UtteranceSearch:
         if self._step >= self._minlen:
             self.ended += [self._hypothesis(beam, i) for i in np.flatnonzero(is_end)]
         self.beam = beam.keep(np.flatnonzero(~is_end))
-        if config.maxlenratio == 0.0 and end_detected(self.ended, self._step):
+        step = self._step + self._primed
+        if config.maxlenratio == 0.0 and end_detected(self.ended, step):
             logger.info("end detected at %d", self._step)
             self.done = True
         elif len(self.beam) == 0:
