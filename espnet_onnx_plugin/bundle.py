@@ -334,12 +334,11 @@ def _parse(content: Any) -> Manifest:
     return Manifest(**fields)
 
 
-def read_bundle(path: Union[str, Path]) -> Bundle:
-    """Open a bundle and check that its files are the ones that were written.
+def read_manifest(path: Union[str, Path]) -> Manifest:
+    """Read what a bundle says of itself, without a look at its other files.
 
     Raises:
-        PluginError: if the directory is no bundle, is of another format, or a file is
-            missing, truncated or changed.
+        PluginError: if the directory is no bundle, or is of another format.
     """
     path = Path(path)
     manifest_file = path / MANIFEST
@@ -360,6 +359,18 @@ def read_bundle(path: Union[str, Path]) -> Bundle:
             f"{manifest_file} has format {version}, this version reads "
             f"{FORMAT_VERSION}; export the bundle again"
         )
+    return manifest
+
+
+def read_bundle(path: Union[str, Path]) -> Bundle:
+    """Open a bundle and check that its files are the ones that were written.
+
+    Raises:
+        PluginError: if the directory is no bundle, is of another format, or a file is
+            missing, truncated or changed.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
     for graph in manifest.graphs.values():
         for expected in (graph.file, graph.weights):
             if expected is not None:

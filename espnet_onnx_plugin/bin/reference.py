@@ -11,7 +11,7 @@ import argparse
 import importlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,7 +19,7 @@ from unittest import mock
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.tables import write_atomically
-from espnet_onnx_plugin.runtime.data import read_keys
+from espnet_onnx_plugin.runtime.data import Audio, Source, read_keys
 from espnet_onnx_plugin.runtime.memory import peak_memory_mb
 from espnet_onnx_plugin.runtime.tasks import class_name
 
@@ -40,19 +40,19 @@ def get_parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _heard_seconds(model: Any, inputs: Mapping[str, Any], made: Any) -> float:
-    """Length of the speech that a model is given."""
+def _heard_seconds(model: Any, audio: Audio) -> float:
+    """Length of the speech that a model is given, before ESPnet pads it."""
     import humanfriendly
 
-    speech = inputs["speech"]
     [args] = [v for k, v in vars(model).items() if k.endswith("_train_args")]
-    if speech.ndim == 2 and args.input_size is not None:
-        return len(speech) * FEATURE_FRAME_SECONDS
+    if audio.array.ndim == 2 and args.input_size is not None:
+        return len(audio.array) * FEATURE_FRAME_SECONDS
     conf = getattr(args, "frontend_conf", None) or {}
-    return len(speech) / humanfriendly.parse_size(str(conf.get("fs", 16000)))
+    rate = audio.rate or humanfriendly.parse_size(str(conf.get("fs", 16000)))
+    return len(audio.array) / rate
 
 
-def _spoken_seconds(model: Any, inputs: Mapping[str, Any], made: Any) -> float:
+def _spoken_seconds(model: Any, made: Any) -> float:
     """Length of the waveform that a model has made."""
     return len(made["wav"]) / model.fs if made else 0.0
 
@@ -76,36 +76,48 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     decoder = class_name(command)
     torch.set_num_threads(num_threads)
     spoken = decoder == "Text2Speech"
-    seconds_of_audio = _spoken_seconds if spoken else _heard_seconds
-    keys = read_keys(
-        options["key_file"] or options["data_path_and_name_and_type"][0][0]
-    )
+    data = options["data_path_and_name_and_type"]
+    keys = read_keys(options["key_file"] or data[0][0])
     if not keys:
         raise PluginError("no utterance to decode")
+    if not spoken:
+        [source] = [Source(Path(p), kind) for p, name, kind in data if name == "speech"]
+        entries = source.entries()
     timings: list[dict] = []
 
-    class Timed(getattr(module, decoder)):
-        """ESPnet's class, which ESPnet's loop calls once for each key."""
+    def timed(cls: type) -> type:
+        class Timed(cls):
+            """ESPnet's class, which ESPnet's loop calls once for each key."""
 
-        def __call__(self, **inputs):
-            made = None
-            start = time.perf_counter()
-            try:
-                made = super().__call__(**inputs)
-                return made
-            finally:
-                seconds = time.perf_counter() - start
-                timing = {
-                    "key": keys[len(timings)],
-                    "audio_seconds": seconds_of_audio(self, inputs, made),
-                    "total_seconds": seconds,
-                    "peak_memory_mb": peak_memory_mb(),
-                }
-                if spoken:
-                    timing["first_audio_seconds"] = seconds
-                timings.append(timing)
+            def __call__(self, **inputs):
+                made = None
+                start = time.perf_counter()
+                try:
+                    made = super().__call__(**inputs)
+                    return made
+                finally:
+                    seconds = time.perf_counter() - start
+                    memory, key = peak_memory_mb(), keys[len(timings)]
+                    if spoken:
+                        length = _spoken_seconds(self, made)
+                    else:
+                        length = _heard_seconds(self, source.read(key, entries[key]))
+                    timing = {
+                        "key": key,
+                        "audio_seconds": length,
+                        "total_seconds": seconds,
+                        "peak_memory_mb": memory,
+                    }
+                    if spoken:
+                        timing["first_audio_seconds"] = seconds
+                    timings.append(timing)
 
-    with mock.patch.object(module, decoder, Timed):
+        return Timed
+
+    # s2t_inference_ctc decodes with one class at beam 1, else with the other.
+    names = {decoder, "Speech2Text"}
+    classes = {n: timed(getattr(module, n)) for n in names if hasattr(module, n)}
+    with mock.patch.multiple(module, **classes):
         module.inference(**options)
     if len(timings) != len(keys):
         raise PluginError(f"{len(keys)} utterances, but {len(timings)} were decoded")

@@ -21,11 +21,14 @@ from espnet_onnx_plugin.bundle import (
 )
 from espnet_onnx_plugin.derive import is_current
 from espnet_onnx_plugin.export.graph import OPSET
-from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.export.model import Checkpoints, read_config
 from espnet_onnx_plugin.export.task import ExportedModel, task_model
 from espnet_onnx_plugin.runtime.data import Source
 
 logger = logging.getLogger(__name__)
+
+#: ``model`` in the configuration of a model that s2t.sh trains with ``--s2t_ctc true``.
+CTC_MODEL = "espnet_ctc"
 
 
 def fingerprint(task: str, checkpoints: Checkpoints) -> Dict[str, Any]:
@@ -52,7 +55,7 @@ def export_bundle(
     """Write a bundle from ESPnet's checkpoints, and check it.
 
     Args:
-        task: the task that trained them.
+        task: the task that trained them; s2t also stands for s2t_ctc.
         checkpoints: the files.
         output_dir: the bundle; left alone when it is up to date.
         parity_source: real audio, of which a few utterances check the encoder.
@@ -61,6 +64,7 @@ def export_bundle(
         PluginError: if something is not supported, cannot be read, or a graph differs
             from PyTorch; ``output_dir`` is then as it was.
     """
+    task = _recognized(task, checkpoints)
     source = fingerprint(task, checkpoints)
     if is_current(output_dir, source):
         logger.info("%s is up to date", output_dir)
@@ -68,6 +72,16 @@ def export_bundle(
     with new_bundle(output_dir) as work:
         _export(task, checkpoints, work, source, parity_source)
     return read_bundle(output_dir)
+
+
+def _recognized(task: str, checkpoints: Checkpoints) -> str:
+    """The task of a model: ESPnet's s2t_inference tells the CTC ones of s2t.sh too."""
+    if (
+        task == "s2t"
+        and read_config(checkpoints.train_config).get("model") == CTC_MODEL
+    ):
+        return "s2t_ctc"
+    return task
 
 
 def _export(

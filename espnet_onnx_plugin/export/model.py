@@ -73,8 +73,9 @@ def from_tag(task: str, tag: str, **others: Optional[Path]) -> Iterator[Checkpoi
                 raise PluginError(f"{tag} is not a model packed by ESPnet: {e}")
         else:
             files = _download(tag)
-        # ESPnet packs models of tts under shorter names than those of other tasks.
-        prefix = "" if task == "tts" else f"{task}_"
+        # ESPnet packs models of tts under shorter names than those of other tasks, and
+        # the CTC models of s2t.sh under those of its other models.
+        prefix = {"tts": "", "s2t_ctc": "s2t_"}.get(task, f"{task}_")
         names = [f"{prefix}train_config", f"{prefix}model_file"]
         if not set(names) <= set(files):
             raise PluginError(

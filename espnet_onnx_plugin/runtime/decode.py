@@ -27,7 +27,8 @@ class Decoded:
         key: the utterance's id.
         results: what the model gives for it.
         audio_seconds: how long it lasts.
-        total_seconds: what it took; in a batch, its share by duration.
+        total_seconds: what it took; in a batch, its share by the duration of what the
+            model reads, which may be padded.
         timing: likewise, by part.
     """
 
@@ -69,26 +70,30 @@ def _decode_window(
 ) -> List[Decoded]:
     decoded: Dict[str, Decoded] = {}
     prepared: Dict[str, Utterance] = {}
+    seconds: Dict[str, float] = {}
     expected = speech2text.bundle.manifest.speech
     for key, audio in window:
         check_rate(key, audio, expected)
+        # Of the audio itself: what is prepared of it may be padded.
+        seconds[key] = expected.seconds(len(audio.array))
         try:
             prepared[key] = speech2text.prepare(
                 audio.array, **of_utterance(key, others)
             )
         except TooShortUttError as e:
             logger.warning("Utterance %s %s", key, e)
-            seconds = expected.seconds(len(audio.array))
-            decoded[key] = Decoded(key, speech2text.placeholder(), seconds)
+            decoded[key] = Decoded(key, speech2text.placeholder(), seconds[key])
     by_length = sorted(prepared, key=lambda key: len(prepared[key]), reverse=True)
     for first in range(0, len(by_length), batch_size):
         batch = {key: prepared[key] for key in by_length[first : first + batch_size]}
-        decoded.update(_decode_batch(speech2text, batch))
+        decoded.update(_decode_batch(speech2text, batch, seconds))
     return [decoded[key] for key, _ in window]
 
 
 def _decode_batch(
-    speech2text: SpeechModel, batch: Dict[str, Utterance]
+    speech2text: SpeechModel,
+    batch: Dict[str, Utterance],
+    seconds: Mapping[str, float],
 ) -> Dict[str, Decoded]:
     logger.info("utterance: %s", ", ".join(batch))
     start = time.perf_counter()
@@ -101,8 +106,8 @@ def _decode_batch(
         decoded[key] = Decoded(
             key,
             results,
-            speech2text.bundle.manifest.speech.seconds(len(audio)),
+            seconds[key],
             total * share,
-            Timing(*(seconds * share for seconds in speech2text.timing)),
+            Timing(*(part * share for part in speech2text.timing)),
         )
     return decoded

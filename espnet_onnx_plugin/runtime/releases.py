@@ -13,6 +13,15 @@ class Conventions:
     """How a release of ESPnet decodes.
 
     Attributes:
+        s2t_times_span_window: whether timestamps of long speech are as far apart as
+            the window divided by their number, which their names may not contradict,
+            and not speech_resolution; and whether an utterance counts as cut off in the
+            window's last second, not behind <29.00> (espnet2/bin/s2t_inference.py).
+        s2t_ctc_beam_size: default of the class that searches over a CTC model
+            (espnet2/bin/s2t_inference_ctc.py).
+        s2t_ctc_keeps_whole_frames: whether long speech keeps the frames of each chunk
+            alone, without those of the prefix and of padding, and samples are rounded,
+            not cut (espnet2/bin/s2t_inference.py, before in s2t_inference_ctc.py).
         ctc_window_margin: default of asr_inference's option of that name; 0: the CTC
             prefix score has no window (espnet2/bin/asr_inference.py).
         ctc_counts_primer: whether the CTC prefix score takes a frame for each token
@@ -22,6 +31,9 @@ class Conventions:
             (nets/beam_search.py).
     """
 
+    s2t_times_span_window: bool
+    s2t_ctc_beam_size: int
+    s2t_ctc_keeps_whole_frames: bool
     ctc_window_margin: int
     ctc_counts_primer: bool
     end_counts_primer: bool
@@ -36,6 +48,9 @@ def conventions(espnet: str) -> Conventions:
     dated = re.match(r"\d{6}", espnet)
     since_202611 = dated is None or int(dated.group()) >= 202611
     return Conventions(
+        s2t_times_span_window=since_202611,
+        s2t_ctc_beam_size=5 if since_202611 else 20,
+        s2t_ctc_keeps_whole_frames=since_202611,
         ctc_window_margin=100 if since_202611 else 0,
         ctc_counts_primer=not since_202611,
         end_counts_primer=since_202611,

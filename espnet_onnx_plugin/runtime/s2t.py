@@ -6,16 +6,26 @@ All speech is brought to one length, as in training. A hypothesis begins with a 
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import Bundle, read_manifest
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import options
+from espnet_onnx_plugin.runtime import options, s2t_ctc
 from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
+from espnet_onnx_plugin.runtime.long_form import (
+    Audio,
+    Segment,
+    Timestamps,
+    fixed_length,
+    read_speech,
+)
 from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.releases import conventions
 from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
 from espnet_onnx_plugin.runtime.text import TokenConverter, without_special
@@ -24,11 +34,9 @@ from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
 logger = logging.getLogger(__name__)
 
-Result = Tuple[Optional[str], List[str], List[int], Optional[str], Hypothesis]
+Result = s2t_ctc.Result
+TextPrev = s2t_ctc.TextPrev
 Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
-
-#: Start and end in seconds, and text.
-Segment = Tuple[float, float, str]
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,11 @@ class DecodeOptions(options.DecodeOptions):
         return {**super().weights, "scorefilter": 1.0}
 
 
-def fixed_length(speech: np.ndarray, length: int) -> np.ndarray:
-    """Speech (samples,) with zeros behind it, or cut, to a length in samples."""
-    speech = speech[:length]
-    return np.pad(speech, (0, length - len(speech)))
-
-
 class Speech2Text(SpeechModel):
     """Transcribe or translate speech; a drop-in for ESPnet's class of the same name.
+
+    For a bundle of task ``s2t_ctc`` it makes a :class:`CTCSpeech2Text`, as ESPnet's
+    takes models of either kind since 202611.
 
     Args:
         model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
@@ -80,6 +85,15 @@ class Speech2Text(SpeechModel):
 
     task = "s2t"
     options_class: type = DecodeOptions
+
+    def __new__(cls, model_dir: Union[str, Path, Bundle], *args: Any, **named: Any):
+        """See the class."""
+        if cls is Speech2Text:
+            given = isinstance(model_dir, Bundle)
+            manifest = model_dir.manifest if given else read_manifest(model_dir)
+            if manifest.task == CTCSpeech2Text.task:
+                return CTCSpeech2Text(model_dir, *args, **named)
+        return super().__new__(cls)
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
@@ -116,7 +130,7 @@ class Speech2Text(SpeechModel):
 
     def primer(
         self,
-        text_prev: Union[str, Sequence[int], np.ndarray, None] = None,
+        text_prev: Optional[TextPrev] = None,
         lang_sym: Optional[str] = None,
         task_sym: Optional[str] = None,
         predict_time: Optional[bool] = None,
@@ -149,7 +163,7 @@ class Speech2Text(SpeechModel):
     def __call__(
         self,
         speech: np.ndarray,
-        text_prev: Union[str, Sequence[int], np.ndarray, None] = None,
+        text_prev: Optional[TextPrev] = None,
         lang_sym: Optional[str] = None,
         task_sym: Optional[str] = None,
         predict_time: Optional[bool] = None,
@@ -195,43 +209,79 @@ class Speech2Text(SpeechModel):
             lines["text_nospecial"] = plain
         return lines
 
-    def decode_long(
+    def best_path(
         self,
         speech: np.ndarray,
+        text_prev: Optional[TextPrev] = None,
+        lang_sym: Optional[str] = None,
+        task_sym: Optional[str] = None,
+    ) -> List[Result]:
+        """Read the CTC's best token of each frame off, without a search.
+
+        Args:
+            speech: (samples,) or (samples, channels).
+            text_prev, lang_sym, task_sym: taken as by ESPnet, which reads them where
+                the encoder has a prompt; that of this model has none.
+
+        Returns:
+            One tuple as of :meth:`__call__`, whose hypothesis is None.
+        """
+        if not self._has_ctc:
+            raise PluginError("the model has no CTC: call it in the place of best_path")
+        ids = self.bundle.manifest.search
+        [[best]] = GreedySearch(ids)(self.encode([self.prepare(speech)]))
+        return [(*self._result(best)[:-1], None)]
+
+    def decode_long(self, speech: Audio, **how: Any) -> List[Segment]:
+        """Recognize speech of any length; arguments as in :meth:`iter_long`."""
+        return list(self.iter_long(speech, **how))
+
+    def iter_long(
+        self,
+        speech: Audio,
+        *,
+        batch_size: int = 1,
+        context_len_in_secs: Optional[float] = None,
         condition_on_prev_text: bool = False,
         init_text: Optional[str] = None,
-        end_time_threshold: str = "<29.00>",
+        end_time_threshold: Optional[str] = None,
         lang_sym: Optional[str] = None,
         task_sym: Optional[str] = None,
         skip_last_chunk_threshold: float = 0.2,
-    ) -> List[Segment]:
+    ) -> Iterator[Segment]:
         """Recognize speech of any length, window by window.
 
         A window begins where the timestamps say that the last whole utterance ended.
+        The releases of ESPnet order these arguments differently, so give their names.
 
         Args:
-            speech: (samples,) or (samples, 1).
+            speech: a file, or (samples,) or (samples, channels).
+            batch_size, context_len_in_secs: taken as by ESPnet, where they are for
+                models that are all CTC.
             condition_on_prev_text: whether a window's text is ``text_prev`` of the
                 next.
             init_text: ``text_prev`` of the first.
             end_time_threshold: a last utterance that ends behind it is taken for
-                incomplete.
+                incomplete; default: that of the ESPnet that exported the model.
             lang_sym, task_sym: see :meth:`__call__`.
             skip_last_chunk_threshold: seconds; a shorter rest is left out.
 
-        Returns:
+        Yields:
             (start, end, text) of each utterance, seconds.
         """
-        ids = self.bundle.manifest.search
-        fs = ids["fs"]
-        threshold = self.converter.token2id(end_time_threshold)
-        speech = np.asarray(speech)
-        if speech.ndim == 2 and speech.shape[1] == 1:
-            speech = speech[:, 0]
-        segments: List[Segment] = []
+        manifest = self.bundle.manifest
+        fs = manifest.search["fs"]
+        times = Timestamps.of(
+            manifest.search,
+            self.converter,
+            conventions(manifest.espnet),
+            end_time_threshold,
+        )
+        speech = read_speech(speech, manifest.speech)
         offset, previous = 0, init_text
         while offset < len(speech):
-            logger.info("Current start time in seconds: %.2f", offset / fs)
+            begin = offset / fs
+            logger.info("Current start time in seconds: %.2f", begin)
             window = speech[offset : offset + self.speech_length]
             if len(window) / fs < skip_last_chunk_threshold:
                 logger.warning(
@@ -246,47 +296,65 @@ class Speech2Text(SpeechModel):
                 predict_time=True,
             )
             best = (results[0] if isinstance(results, tuple) else results)[0]
-            tokens = best[2][2:]  # behind language and task
-            spans, end = self._spans(tokens, threshold)
+            # Behind language and task.
+            utterances, next_begin = times.utterances(best[2][2:])
             previous = ""
-            for start, stop in spans:
-                text = self.converter.tokens2text(
-                    self.converter.ids2tokens(tokens[start + 1 : stop])
-                )
+            for start, *tokens, stop in utterances:
+                text = self.converter.tokens2text(self.converter.ids2tokens(tokens))
                 previous += text
-                segments.append(
-                    (
-                        self._time(tokens[start], offset),
-                        self._time(tokens[stop], offset),
-                        text,
-                    )
+                yield (
+                    round(times.seconds(start) + begin, 2),
+                    round(times.seconds(stop) + begin, 2),
+                    text,
                 )
-            offset += round((end - ids["first_time"]) * ids["speech_resolution"] * fs)
-        return segments
+            advance = round(times.seconds(next_begin) * fs)
+            if advance <= 0:  # ESPnet before 202611 goes on for ever
+                logger.warning("Skip to the end of the window, which begins its rest")
+                advance = self.speech_length
+            offset += advance
 
-    def _time(self, token: int, offset: int) -> float:
-        """Time of a timestamp in a window that begins at a sample."""
-        ids = self.bundle.manifest.search
-        seconds = (token - ids["first_time"]) * ids["speech_resolution"]
-        return round(seconds + offset / ids["fs"], 2)
 
-    def _spans(
-        self, tokens: List[int], threshold: int
-    ) -> Tuple[List[Tuple[int, int]], int]:
-        """Positions of the whole utterances' timestamps, and that of the next window.
+@dataclass(frozen=True)
+class CTCDecodeOptions(DecodeOptions):
+    """The same options for a model that is all CTC, whatever ``ctc_weight`` says."""
 
-        Closes an only utterance that has no end.
+    @property
+    def weights(self) -> Dict[str, float]:
+        """See :class:`.options.DecodeOptions`."""
+        return {**super().weights, "decoder": 0.0, "ctc": 1.0}
+
+
+class CTCSpeech2Text(s2t_ctc.Speech2Text):
+    """A model that is all CTC under the class that takes models of either kind."""
+
+    options_class = CTCDecodeOptions
+
+    def decode_long(self, speech: Audio, **how: Any) -> List[Segment]:
+        """Recognize speech of any length; arguments as in :meth:`iter_long`."""
+        return list(self.iter_long(speech, **how))
+
+    def iter_long(
+        self,
+        speech: Audio,
+        *,
+        batch_size: int = 1,
+        context_len_in_secs: Optional[float] = None,
+        condition_on_prev_text: bool = False,
+        init_text: Optional[str] = None,
+        end_time_threshold: Optional[str] = None,
+        lang_sym: Optional[str] = None,
+        task_sym: Optional[str] = None,
+        skip_last_chunk_threshold: float = 0.2,
+    ) -> Iterator[Segment]:
+        """Recognize speech of any length in windows that overlap, as one utterance.
+
+        Args:
+            speech, batch_size, context_len_in_secs, lang_sym, task_sym: see
+                :meth:`~espnet_onnx_plugin.runtime.s2t_ctc.Speech2Text.decode_long`.
+            condition_on_prev_text, init_text, end_time_threshold,
+                skip_last_chunk_threshold: taken as by ESPnet, where they are for models
+                with a decoder.
         """
-        ids = self.bundle.manifest.search
-        first, last = ids["first_time"], ids["last_time"]
-        times = [i for i, token in enumerate(tokens) if first <= token <= last]
-        if len(times) == 1:
-            tokens.append(last)
-            times.append(len(tokens) - 1)
-        end = tokens[times[-1]]
-        if len(times) % 2:  # the last utterance only has a start
-            times = times[:-1]
-        elif len(times) > 2 and end > threshold:  # it is incomplete
-            end = tokens[times[-2]]
-            times = times[:-2]
-        return list(zip(times[::2], times[1::2])), end
+        yield from super().decode_long(
+            speech, batch_size, context_len_in_secs, lang_sym, task_sym
+        )

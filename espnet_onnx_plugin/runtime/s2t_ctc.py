@@ -1,30 +1,33 @@
 """OWSM-CTC: the counterpart of ``espnet2.bin.s2t_inference_ctc``."""
 
-import logging
+import dataclasses
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
-from espnet_onnx_plugin.runtime.data import READERS, check_rate, prepare
+from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.encoder import Accompanied, Encoded, Utterance
 from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
+from espnet_onnx_plugin.runtime.long_form import (
+    Audio,
+    Buffers,
+    Segment,
+    fixed_length,
+    read_speech,
+)
 from espnet_onnx_plugin.runtime.model import SpeechModel
+from espnet_onnx_plugin.runtime.releases import Conventions, conventions
 from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines
-from espnet_onnx_plugin.runtime.s2t import fixed_length
+from espnet_onnx_plugin.runtime.scorers import FullScorer
 from espnet_onnx_plugin.runtime.text import without_special
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
-logger = logging.getLogger(__name__)
-
 Result = Tuple[Optional[str], List[str], List[int], Optional[str], Optional[Hypothesis]]
-Audio = Union[str, Path, np.ndarray]
 TextPrev = Union[str, Sequence[int], np.ndarray]
 
 
@@ -36,11 +39,11 @@ Prompt = Mapping[str, np.ndarray]
 class DecodeOptions(options.DecodeOptions):
     """ESPnet's decoding options, with its names and defaults.
 
-    A beam of 1 is the best token of each frame; a larger one searches with the CTC and
-    language models.
+    Attributes:
+        beam_size: default: that of the ESPnet that exported the model.
     """
 
-    beam_size: int = 1
+    beam_size: Optional[int] = None  # type: ignore[assignment]
     ctc_weight: float = field(default=1.0, init=False)
     lm_weight: float = 0.0
     ngram_weight: float = 0.0
@@ -51,6 +54,13 @@ class DecodeOptions(options.DecodeOptions):
     task_sym: str = "<asr>"
 
 
+@dataclass(frozen=True)
+class GreedyOptions(DecodeOptions):
+    """The same; a beam of 1 is the best token of each frame, a larger one searches."""
+
+    beam_size: int = 1
+
+
 def frame_tokens(encoded: Encoded) -> List[np.ndarray]:
     """The best token of each frame, of each utterance, (frames,)."""
     return [
@@ -59,10 +69,10 @@ def frame_tokens(encoded: Encoded) -> List[np.ndarray]:
     ]
 
 
-class Speech2TextGreedySearch(SpeechModel):
+class Speech2Text(SpeechModel):
     """Transcribe or translate speech; a drop-in for ESPnet's class of that name.
 
-    With ``beam_size`` above 1, for ESPnet's ``s2t_inference_ctc.Speech2Text``.
+    The search is over what the CTC and language models say.
 
     Args:
         model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
@@ -70,7 +80,7 @@ class Speech2TextGreedySearch(SpeechModel):
     """
 
     task = "s2t_ctc"
-    options_class = DecodeOptions
+    options_class: type = DecodeOptions
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
@@ -78,13 +88,17 @@ class Speech2TextGreedySearch(SpeechModel):
         return {}
 
     def _build_search(self) -> Union[GreedySearch, BeamSearch]:
-        if self._options.beam_size == 1:
-            return GreedySearch(self.bundle.manifest.search)
+        if self._options.beam_size is None:
+            size = self._conventions.s2t_ctc_beam_size
+            self._options = dataclasses.replace(self._options, beam_size=size)
         return super()._build_search()
 
+    def _pre_beam(self, scorers: Mapping[str, FullScorer]) -> bool:
+        return False
+
     @property
-    def _greedy(self) -> bool:
-        return isinstance(self.search, GreedySearch)
+    def _conventions(self) -> Conventions:
+        return conventions(self.bundle.manifest.espnet)
 
     def prepare(self, speech: np.ndarray) -> np.ndarray:
         """What the command gives the graphs of an utterance: the length of training.
@@ -92,28 +106,14 @@ class Speech2TextGreedySearch(SpeechModel):
         Args:
             speech: (samples,) or (samples, channels).
         """
-        speech = prepare(np.asarray(speech), self.bundle.manifest.speech)
-        return fixed_length(speech, self._samples(self._buffer_seconds))
-
-    @property
-    def _buffer_seconds(self) -> float:
-        return self.bundle.manifest.search["speech_length"]
-
-    def _samples(self, seconds: float) -> int:
-        return int(self.bundle.manifest.speech.sampling_rate * seconds)
-
-    def _frames(self, seconds: float) -> int:
-        rate = self.bundle.manifest.search["frames_per_second"]
-        if rate is None:
-            raise PluginError(
-                "long speech needs an input_layer of which ESPnet knows the rate "
-                "(conv2d, conv2d1, conv2d2, conv2d6 or conv2d8)"
-            )
-        return int(rate * seconds)
+        expected = self.bundle.manifest.speech
+        seconds = self.bundle.manifest.search["speech_length"]
+        speech = prepare(np.asarray(speech), expected)
+        return fixed_length(speech, int(expected.sampling_rate * seconds))
 
     def prompt(
         self,
-        text_prev: TextPrev = "<na>",
+        text_prev: Optional[TextPrev] = None,
         lang_sym: Optional[str] = None,
         task_sym: Optional[str] = None,
     ) -> Prompt:
@@ -121,6 +121,8 @@ class Speech2TextGreedySearch(SpeechModel):
         lang_sym = self._options.lang_sym if lang_sym is None else lang_sym
         task_sym = self._options.task_sym if task_sym is None else task_sym
         prefix = [self.converter.token2id(symbol) for symbol in (lang_sym, task_sym)]
+        if text_prev is None:
+            text_prev = "<na>"
         if isinstance(text_prev, str):
             ids = self.converter.text2ids(text_prev)
         else:
@@ -146,17 +148,19 @@ class Speech2TextGreedySearch(SpeechModel):
     def __call__(
         self,
         speech: np.ndarray,
-        text_prev: TextPrev = "<na>",
+        text_prev: Optional[TextPrev] = None,
         lang_sym: Optional[str] = None,
         task_sym: Optional[str] = None,
+        predict_time: Optional[bool] = None,
     ) -> List[Result]:
         """Recognize one utterance, as long as it is.
 
         Args:
-            speech: (samples,) in the model's sampling rate.
+            speech: (samples,) or (samples, channels) in the model's sampling rate.
             text_prev: text before it, or its token ids.
             lang_sym, task_sym: symbols of the language and the task; default: those of
                 the options.
+            predict_time: taken as by ESPnet; a CTC predicts none.
 
         Returns:
             Tuples (text, token, token_int, text_nospecial, hypothesis), best first; the
@@ -165,8 +169,40 @@ class Speech2TextGreedySearch(SpeechModel):
         Raises:
             TooShortUttError: where ESPnet raises it.
         """
+        return self.batch([self._accompanied(speech, text_prev, lang_sym, task_sym)])[0]
+
+    def best_path(
+        self,
+        speech: np.ndarray,
+        text_prev: Optional[TextPrev] = None,
+        lang_sym: Optional[str] = None,
+        task_sym: Optional[str] = None,
+    ) -> List[Result]:
+        """Read the best token of each frame off, without a search.
+
+        Args:
+            speech, text_prev, lang_sym, task_sym: see :meth:`__call__`.
+
+        Returns:
+            One tuple as of :meth:`__call__`, whose hypothesis is None.
+
+        Raises:
+            TooShortUttError: where ESPnet raises it.
+        """
+        given = self._accompanied(speech, text_prev, lang_sym, task_sym)
+        [[best]] = GreedySearch(self.bundle.manifest.search)(self.encode([given]))
+        return [(*self._result(best)[:-1], None)]
+
+    def _accompanied(
+        self,
+        speech: np.ndarray,
+        text_prev: Optional[TextPrev],
+        lang_sym: Optional[str],
+        task_sym: Optional[str],
+    ) -> Accompanied:
+        """An utterance as long as it is, with its prompt."""
         prompt = self.prompt(text_prev, lang_sym, task_sym)
-        return self.batch([Accompanied(super().prepare(speech), prompt)])[0]
+        return Accompanied(super().prepare(speech), prompt)
 
     def _result(self, hypothesis: Hypothesis) -> Result:  # type: ignore[override]
         ids = self.bundle.manifest.search
@@ -174,7 +210,7 @@ class Speech2TextGreedySearch(SpeechModel):
         token = self.converter.ids2tokens(token_int)
         text = self.converter.tokens2text(token)
         plain = self.converter.tokens2text(without_special(token))
-        return text, token, token_int, plain, None if self._greedy else hypothesis
+        return text, token, token_int, plain, hypothesis
 
     def placeholder(self) -> List[Result]:  # type: ignore[override]
         """See :class:`.model.SpeechModel`."""
@@ -192,22 +228,47 @@ class Speech2TextGreedySearch(SpeechModel):
             lines["text_nospecial"] = plain
         return lines
 
-    def _windows(self, speech: np.ndarray, context: float) -> List[np.ndarray]:
-        """Windows of the length of training, which overlap by twice a context."""
-        size = self._samples(self._buffer_seconds)
-        step = self._samples(self._buffer_seconds - 2 * context)
-        speech = np.pad(speech, self._samples(context))
-        windows = []
-        for first in range(0, len(speech), step):
-            windows.append(fixed_length(speech[first : first + size], size))
-            if len(speech) - first < size:
-                break
-        return windows
+    def decode_long(
+        self,
+        speech: Audio,
+        batch_size: int = 1,
+        context_len_in_secs: Optional[float] = None,
+        lang_sym: Optional[str] = None,
+        task_sym: Optional[str] = None,
+    ) -> List[Segment]:
+        """Recognize speech of any length in windows that overlap.
 
-    def _inner(self, windows: Sequence[np.ndarray], context: float) -> np.ndarray:
-        """Tokens of the frames of windows, their contexts cut off, in a row."""
-        size, edge = self._frames(self._buffer_seconds), self._frames(context)
-        return np.concatenate([tokens[:size][edge:-edge] for tokens in windows])
+        Args:
+            speech: a file, or (samples,) or (samples, channels).
+            batch_size: windows that are decoded together.
+            context_len_in_secs: seconds that are cut off a window's ends; default: 2,
+                or the nearest whole number of frames where the ESPnet that exported the
+                model needs one.
+            lang_sym, task_sym: see :meth:`__call__`.
+
+        Returns:
+            Start and end in seconds of it all, and the text without special tokens.
+        """
+        expected = self.bundle.manifest.speech
+        buffers, speech = self._buffers(context_len_in_secs, 2), self._read(speech)
+        windows = buffers.split(speech)
+        prompts = [self._long_prompt(lang_sym, task_sym)] * len(windows)
+        tokens = self._encode_all(windows, prompts, batch_size)
+        seconds = expected.seconds(len(speech))
+        return [(0.0, seconds, self._plain(buffers.join(tokens, seconds)))]
+
+    def _buffers(self, context: Optional[float], default: float) -> Buffers:
+        manifest = self.bundle.manifest
+        fs = manifest.speech.sampling_rate
+        return Buffers.of(manifest.search, fs, self._conventions, context, default)
+
+    def _read(self, speech: Audio) -> np.ndarray:
+        return read_speech(speech, self.bundle.manifest.speech)
+
+    def _long_prompt(self, lang_sym: Optional[str], task_sym: Optional[str]) -> Prompt:
+        """That of a window, which has no text before it."""
+        na = [self.bundle.manifest.search["na"]]
+        return self.prompt(na, lang_sym, task_sym)
 
     def _plain(self, frames: np.ndarray) -> str:
         """Text of the tokens of frames."""
@@ -223,51 +284,64 @@ class Speech2TextGreedySearch(SpeechModel):
         tokens: List[np.ndarray] = []
         for i in range(0, len(speech), batch_size):
             batch = zip(speech[i : i + batch_size], prompts[i : i + batch_size])
-            tokens += frame_tokens(
-                self.encode([Accompanied(s.astype(np.float32), p) for s, p in batch])
-            )
+            tokens += frame_tokens(self.encode([Accompanied(s, p) for s, p in batch]))
         return tokens
+
+
+class Speech2TextGreedySearch(Speech2Text):
+    """Transcribe or translate speech; a drop-in for ESPnet's class of that name.
+
+    With ``beam_size`` above 1 it searches, as :class:`Speech2Text`: the class of
+    ESPnet's command ``s2t_inference_ctc`` for either.
+
+    Args:
+        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
+        options: ESPnet's decoding options, see :class:`GreedyOptions`.
+    """
+
+    options_class = GreedyOptions
+
+    def _build_search(self) -> Union[GreedySearch, BeamSearch]:
+        if self._options.beam_size == 1:
+            return GreedySearch(self.bundle.manifest.search)
+        return super()._build_search()
+
+    def _result(self, hypothesis: Hypothesis) -> Result:  # type: ignore[override]
+        result = super()._result(hypothesis)
+        greedy = isinstance(self.search, GreedySearch)
+        return (*result[:-1], None) if greedy else result
 
     def decode_long_batched_buffered(
         self,
         speech: np.ndarray,
         batch_size: int = 1,
-        context_len_in_secs: float = 2,
+        context_len_in_secs: Optional[float] = None,
         lang_sym: Optional[str] = None,
         task_sym: Optional[str] = None,
     ) -> str:
-        """Recognize speech of any length in windows that overlap.
-
-        Args:
-            speech: (samples,).
-            batch_size: windows that are decoded together.
-            context_len_in_secs: what is cut off a window's ends, seconds.
-            lang_sym, task_sym: see :meth:`__call__`.
-
-        Returns:
-            The text, without special tokens.
-        """
-        windows = self._windows(np.asarray(speech), context_len_in_secs)
-        na = [self.bundle.manifest.search["na"]]
-        prompts = [self.prompt(na, lang_sym, task_sym)] * len(windows)
-        tokens = self._encode_all(windows, prompts, batch_size)
-        return self._plain(self._inner(tokens, context_len_in_secs))
+        """Text of speech of any length; arguments as in :meth:`decode_long`."""
+        [(_, _, text)] = self.decode_long(
+            speech, batch_size, context_len_in_secs, lang_sym, task_sym
+        )
+        return text
 
     def batch_decode(
         self,
         speech: Union[Audio, List[Audio]],
         batch_size: int = 16,
-        context_len_in_secs: float = 4,
+        context_len_in_secs: Optional[float] = None,
         text_prev: Union[str, List[str]] = "<na>",
         lang_sym: Union[str, List[str], None] = None,
         task_sym: Union[str, List[str], None] = None,
     ) -> Union[str, List[str]]:
         """Recognize utterances of any length; long ones are cut into windows.
 
+        Models exported by ESPnet 202611 cut short ones too, and read no text before.
+
         Args:
             speech: (samples,) or a file in the model's sampling rate, or several.
             batch_size: windows that are decoded together.
-            context_len_in_secs: what is cut off a window's ends, seconds.
+            context_len_in_secs: see :meth:`decode_long`; the default is 4 here.
             text_prev, lang_sym, task_sym: see :meth:`__call__`; one, or one for each.
 
         Returns:
@@ -279,36 +353,25 @@ class Speech2TextGreedySearch(SpeechModel):
             )[0]
         given = (text_prev, lang_sym, task_sym)
         each = [g if isinstance(g, list) else [g] * len(speech) for g in given]
-        na = [self.bundle.manifest.search["na"]]
-        size = self._samples(self._buffer_seconds)
+        arrays = [self._read(audio) for audio in speech]
+        buffers = self._buffers(context_len_in_secs, 4)
+        cuts_all = self._conventions.s2t_ctc_keeps_whole_frames
         windows: List[np.ndarray] = []
         prompts: List[Prompt] = []
         counts = []
-        for audio, previous, *symbols in zip(speech, *each):
-            array = self._load(audio)
-            if len(array) <= size:
-                cut = [fixed_length(array, size)]
-            else:
-                cut = self._windows(array, context_len_in_secs)
-            windows += cut
-            prompts.append(self.prompt(previous, *symbols))
-            prompts += [self.prompt(na, *symbols)] * (len(cut) - 1)
-            counts.append(len(cut))
+        for array, previous, *symbols in zip(arrays, *each):
+            whole = not cuts_all and len(array) <= buffers.size
+            own = [self.prepare(array)] if whole else buffers.split(array)
+            windows += own
+            counts.append(len(own))
+            prompts += [self._long_prompt(*symbols)] * len(own)
+            if not cuts_all:
+                prompts[-len(own)] = self.prompt(previous, *symbols)
         tokens = self._encode_all(windows, prompts, batch_size)
         texts = []
-        for count in counts:
+        for array, count in zip(arrays, counts):
             own, tokens = tokens[:count], tokens[count:]
-            texts.append(
-                self._plain(
-                    own[0] if count == 1 else self._inner(own, context_len_in_secs)
-                )
-            )
+            seconds = self.bundle.manifest.speech.seconds(len(array))
+            whole = not cuts_all and count == 1
+            texts.append(self._plain(own[0] if whole else buffers.join(own, seconds)))
         return texts
-
-    def _load(self, audio: Audio) -> np.ndarray:
-        """Speech (samples,) of a file or an array."""
-        if isinstance(audio, np.ndarray):
-            return audio
-        read = READERS["sound"](str(audio))
-        check_rate(str(audio), read, self.bundle.manifest.speech)
-        return read.array.mean(axis=1) if read.array.ndim == 2 else read.array
