@@ -13,7 +13,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import options
-from espnet_onnx_plugin.runtime.data import prepare
+from espnet_onnx_plugin.runtime.data import check_values, prepare
 from espnet_onnx_plugin.runtime.encoder import Encoded
 from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines
@@ -225,7 +225,7 @@ class Speech2Text(SpeechModel):
         ids = self.bundle.manifest.search
         fs = ids["fs"]
         threshold = self.converter.token2id(end_time_threshold)
-        speech = np.asarray(speech)
+        speech = check_values(speech, self.bundle.manifest.speech)
         if speech.ndim == 2 and speech.shape[1] == 1:
             speech = speech[:, 0]
         segments: List[Segment] = []

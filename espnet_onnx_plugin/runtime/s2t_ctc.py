@@ -12,7 +12,7 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
-from espnet_onnx_plugin.runtime.data import READERS, check_rate, prepare
+from espnet_onnx_plugin.runtime.data import READERS, check_rate, check_values, prepare
 from espnet_onnx_plugin.runtime.encoder import Accompanied, Encoded, Utterance
 from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
 from espnet_onnx_plugin.runtime.model import SpeechModel
@@ -247,7 +247,7 @@ class Speech2TextGreedySearch(SpeechModel):
         Returns:
             The text, without special tokens.
         """
-        windows = self._windows(np.asarray(speech), context_len_in_secs)
+        windows = self._windows(self._load(speech), context_len_in_secs)
         na = [self.bundle.manifest.search["na"]]
         prompts = [self.prompt(na, lang_sym, task_sym)] * len(windows)
         tokens = self._encode_all(windows, prompts, batch_size)
@@ -307,8 +307,10 @@ class Speech2TextGreedySearch(SpeechModel):
 
     def _load(self, audio: Audio) -> np.ndarray:
         """Speech (samples,) of a file or an array."""
-        if isinstance(audio, np.ndarray):
-            return audio
+        expected = self.bundle.manifest.speech
+        if not isinstance(audio, (str, Path)):
+            return check_values(audio, expected)
         read = READERS["sound"](str(audio))
-        check_rate(str(audio), read, self.bundle.manifest.speech)
-        return read.array.mean(axis=1) if read.array.ndim == 2 else read.array
+        check_rate(str(audio), read, expected)
+        speech = check_values(read.array, expected)
+        return speech.mean(axis=1) if speech.ndim == 2 else speech
