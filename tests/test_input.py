@@ -163,8 +163,8 @@ def test_what_is_no_number_is_named_with_its_second(capsys, tiny, tmp_path, valu
     speech2text = espnet_onnx_plugin.Speech2Text(tiny["bundle"], beam_size=1)
     with pytest.raises(PluginError, match="at 0.250 s"):
         speech2text(wave)
-    with pytest.raises(PluginError, match="at 0.250 s"):
-        speech2text(np.where(np.isfinite(wave), wave, 1e300))  # none in float32
+    with pytest.raises(PluginError, match="at 0.250 s"):  # none in float32
+        speech2text(np.where(np.isfinite(wave), wave.astype(np.float64), 1e300))
 
 
 FEATURES = Speech("features", 100, 3, 7)
@@ -306,15 +306,21 @@ def test_a_flac_that_claims_too_much_is_named(capsys, tiny, tmp_path, samples):
     assert f"says {samples / RATE:.3f} s, 1.000 s are there" in line
 
 
-@pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3", "AIFF"])
-def test_long_files_are_read_in_blocks(tmp_path, monkeypatch, form):
-    from espnet_onnx_plugin.runtime import data
+def test_a_flac_that_does_not_know_its_length_is_named(tmp_path):
+    (tmp_path / "a.flac").write_bytes(flac_of(0, np.zeros(RATE)))
+    with pytest.raises(PluginError, match="its header does not say how long it is"):
+        READERS["sound"](str(tmp_path / "a.flac"))
 
+
+@pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3", "AIFF"])
+def test_other_files_are_read_as_by_soundfile(tmp_path, form):
     path = tmp_path / f"a.{form.lower()}"
-    soundfile.write(path, 0.5 * waves()["utt3"], RATE, format=form)
+    soundfile.write(path, 0.1 * waves()["utt3"], RATE, format=form)
     theirs, _ = soundfile.read(path)
-    monkeypatch.setattr(data, "_BLOCK", 1000)
-    assert np.array_equal(READERS["sound"](str(path)).array, theirs)
+    ours = READERS["sound"](str(path)).array
+    assert len(ours) == len(theirs)
+    # mpg123's last digit depends on where its buffers lie.
+    assert np.abs(ours - theirs).max() <= (1e-6 if form == "MP3" else 0)
 
 
 # Graphs that fail
@@ -402,6 +408,25 @@ def test_a_pool_of_processes_decodes(tiny):
     assert [r[:3] for r in there] == [r[:3] for r in speech2text(wave)]
 
 
+WITHOUT_CACHE = """
+import numpy as np
+from numba.core import caching
+# Neither the package nor the home of the user can be written to.
+classes = caching.CacheImpl._locator_classes
+caching.CacheImpl._locator_classes = [c for c in classes if "Provided" in c.__name__]
+from espnet_onnx_plugin.runtime.griffin_lim import GriffinLim
+settings = dict(n_fft=64, n_shift=16, win_length=64, window="hann", n_iter=2)
+print(len(GriffinLim(settings)(np.zeros((30, 33)), 0)))
+"""
+
+
+def test_griffin_lim_needs_no_place_to_write_to():
+    args = [sys.executable, "-c", WITHOUT_CACHE]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(args, capture_output=True, text=True, env=env)
+    assert result.stdout.strip() == str(29 * 16), result.stderr
+
+
 WITHOUT_MEMORY = """
 import builtins, sys
 sys.modules["resource"] = None  # "cannot be imported", as on Windows
@@ -437,5 +462,6 @@ def test_where_the_system_does_not_tell_the_memory_there_is_none(tiny, tmp_path)
 def test_tables_do_without_the_memory(tmp_path):
     row = write_decode(tmp_path, "utt1 3\n", peak_memory_mb=None)
     table = to_markdown("", {}, [row])
-    assert "RTF" in table and "memory" not in table
+    assert "| RTF |" in table and "memory MiB" not in table
+    assert "memory MiB" in to_markdown("", {}, [write_decode(tmp_path / "b", "utt1 3")])
     assert "peak_memory_mb" in to_csv([row])

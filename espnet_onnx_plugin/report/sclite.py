@@ -134,21 +134,21 @@ def _readings(text: str) -> list[Words]:
 def _alternation(text: str, position: int) -> tuple[list[Words], int]:
     """Return the parts of an alternation and where it ends, 0 if it does not."""
     parts: list[Words] = []
-    part: list[Words] = [()]
+    part: list[Words] = []  # the readings of the current one, none before its words
     while match := PART.search(text, position):
         position = match.end()
+        if match[0] in "/}":
+            parts += part
+            part = []
+            if match[0] == "}":
+                return parts or [()], position
+            continue
+        inner = [_word(match[0])]
         if match[0] == "{":
             inner, position = _alternation(text, position)
             if not position:
                 break
-            part = _joined(part, inner)
-        elif match[0] in "/}":
-            parts += part if part != [()] or match[0] == "/" else []
-            if match[0] == "}":
-                return parts or [()], position
-            part = [()]
-        else:
-            part = _joined(part, [_word(match[0])])
+        part = _joined(part or [()], inner)
     return [], 0
 
 

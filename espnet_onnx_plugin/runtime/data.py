@@ -26,10 +26,6 @@ class Audio:
     rate: Optional[int]
 
 
-#: Frames that are read at once: what a header claims is not allocated before it is
-#: there. Long enough for nearly every utterance to be one block.
-_BLOCK = 2**22
-
 #: From here on a count of frames, 36 bits in FLAC, means that it is not known.
 _UNKNOWN_FRAMES = 2**36
 
@@ -68,27 +64,52 @@ def _wav_seconds(value: str) -> Optional[Tuple[float, float]]:
     return None
 
 
+def _frames_there(value: str) -> int:
+    """Frames that can be read of a file that says it has more.
+
+    Behind its end libsndfile fails for good: nearer to it in smaller steps, each time
+    from the start.
+    """
+    import soundfile
+
+    there = 0
+    for step in (2**16, 2**8, 1):
+        with contextlib.suppress(RuntimeError, OSError):
+            with soundfile.SoundFile(value) as file:
+                file.read(there)
+                while read := len(file.read(step)):
+                    there += read
+    return there
+
+
 def _read_sound(value: str, always_2d: bool = False) -> Audio:
     import soundfile
 
-    blocks: List[np.ndarray] = []
+    claimed = 0
+    reason = ""
     try:
         with soundfile.SoundFile(value) as file:
-            while not blocks or len(blocks[-1]) == _BLOCK:
-                blocks.append(file.read(_BLOCK, always_2d=always_2d))
             rate, claimed = file.samplerate, file.frames
+            if claimed >= _UNKNOWN_FRAMES:
+                raise RuntimeError("its header does not say how long it is")
+            array = file.read(always_2d=always_2d)
         lengths = _wav_seconds(value)
-    except (RuntimeError, OSError) as e:
+        there = len(array)
+    except (RuntimeError, OSError, MemoryError) as e:
         reason = str(e).partition("\n")[0] or type(e).__name__
-        raise PluginError(f"cannot read audio file {value}: {reason}")
-    array = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    if lengths is None and len(array) < claimed < _UNKNOWN_FRAMES:
-        lengths = claimed / rate, len(array) / rate
+        lengths = None
+        there = claimed
+        if 0 < claimed < _UNKNOWN_FRAMES:
+            there = _frames_there(value)
+    if lengths is None and there < claimed:
+        lengths = claimed / rate, there / rate
     if lengths is not None:
         raise PluginError(
             f"{value} is cut off: its header says {lengths[0]:.3f} s, "
             f"{lengths[1]:.3f} s are there; make it again"
         )
+    if reason:
+        raise PluginError(f"cannot read audio file {value}: {reason}")
     return Audio(array, rate)
 
 
