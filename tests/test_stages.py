@@ -627,8 +627,8 @@ def test_lists_are_read_as_the_decoding_commands_read_them(recipe):
     result = run_onnx(*args, "--onnx_nj", "8")
     assert "holds other utterances" not in result.stderr, result.stderr
     logdir = Path("exp/asr/tag_onnx_fp32/test_a/logdir")
-    keys = sorted(logdir.glob("keys.*.scp"))
-    assert [path.read_text() for path in keys] == ["u1\n", "u2\n", "u3\n"]
+    keys = logdir.glob("keys.*.scp")
+    assert sorted(path.read_text() for path in keys) == ["u1\n", "u2\n", "u3\n"]
     text = Path("exp/asr/tag_onnx_fp32/test_a/text").read_text()
     assert [line.split()[0] for line in text.splitlines()] == ["u1", "u2", "u3"]
 
