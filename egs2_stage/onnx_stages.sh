@@ -203,21 +203,28 @@ onnx_optimize() {
     done
 }
 
+# onnx_list_keys FILE: the first word of each line, as the decoding commands read them:
+# without a byte order mark, and with the last line where no newline ends it
+onnx_list_keys() {
+    LC_ALL=C awk 'NR == 1 { sub(/^\357\273\277/, "") } { sub(/\r$/, "") } NF { print $1 }' "$1"
+}
+
 # onnx_decode VARIANT DSET
 onnx_decode() {
     local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
     local logdir=${dir}/${onnx_logdir} count n f split_scps=()
     onnx_find_inputs "${data}"
-    count=$(wc -l < "${onnx_keys}")
-    [ "${count}" -gt 0 ] || onnx_die "${onnx_keys} is empty: prepare the data again"
-    [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
     # What an earlier run with more jobs left must not be counted with this one's.
     rm -rf "${logdir}"
     mkdir -p "${logdir}"
+    onnx_list_keys "${onnx_keys}" > "${logdir}"/keys.scp
+    count=$(wc -l < "${logdir}"/keys.scp)
+    [ "${count}" -gt 0 ] || onnx_die "${onnx_keys} is empty: prepare the data again"
+    [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
     for n in $(seq "${count}"); do
         split_scps+=("${logdir}/keys.${n}.scp")
     done
-    utils/split_scp.pl "${onnx_keys}" "${split_scps[@]}"
+    utils/split_scp.pl "${logdir}"/keys.scp "${split_scps[@]}"
     log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/${onnx_inference}.*.log'"
     ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
@@ -230,7 +237,7 @@ onnx_decode() {
     onnx_collect "${data}" "${dir}"
     # Nothing that is compared or scored line by line may be missing.
     for f in "${onnx_speakers[@]/#/${onnx_found}}"; do
-        cmp -s <(awk '{print $1}' "${onnx_keys}" | sort) <(awk '{print $1}' "${dir}/${f}" | sort) ||
+        cmp -s <(sort "${logdir}"/keys.scp) <(onnx_list_keys "${dir}/${f}" | sort) ||
             onnx_die "${dir}/${f} holds other utterances than ${onnx_keys}"
     done
 }

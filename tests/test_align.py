@@ -62,6 +62,34 @@ def test_words_of_tokens():
     assert words(spans(["AA", "B"]), "phn") == spans(["AA", "B"])
 
 
+@pytest.mark.parametrize("token_type", ["bpe", "char"])
+def test_chinese_and_japanese_have_a_word_for_each_character(token_type):
+    found = words(spans(["今", "日", "は", "、", "コ", "a", "b", "。"]), token_type)
+    assert found == [
+        *spans(["今", "日", "は", "、", "コ"]),
+        Span("ab", 5, 7),
+        Span("。", 7, 8),
+    ]
+    korean = words(spans(["안", "녕"]), token_type)
+    assert korean == [Span("안녕", 0, 2)]
+
+
+def test_characters_of_one_token_divide_its_time():
+    found = words([Span("▁今日ab", 1.0, 3.0), Span("c", 3.0, 4.0)], "bpe")
+    assert found == [Span("今", 1, 1.5), Span("日", 1.5, 2), Span("abc", 2, 4)]
+
+
+def test_bytes_are_joined_into_characters():
+    seven = ["<0xE8>", "<0xAA>", "<0x9E>", "<0xC3>", "<0xA9>", "t", "<0xC3>"]
+    tokens = ["▁", *seven, "▁a", "<0x0A>", "b", "<0xFF>", "<0x41>"]
+    assert words(spans(tokens), "bpe") == [
+        Span("語", 1, 4),
+        Span("ét\ufffd", 4, 8),
+        Span("a", 8, 9),
+        Span("b\ufffdA", 10, 13),
+    ]
+
+
 def test_the_shift_of_a_frame_is_the_subsampling():
     class Encoder:
         def __call__(self, utterances):

@@ -650,8 +650,25 @@ def test_fewer_jobs_leave_nothing_of_an_earlier_run(recipe):
     assert sorted(path.name for path in logdir.iterdir()) == [
         "asr_inference.1.log",
         "keys.1.scp",
+        "keys.scp",
         "output.1",
     ]
+
+
+def test_lists_are_read_as_the_decoding_commands_read_them(recipe):
+    make_data("test_a", [])
+    lines = "\ufeffu1\tu1.flac\r\n\r\nu2 u2.flac\nu3\t\u2028.flac"
+    Path("dump/raw/test_a/wav.scp").write_bytes(lines.encode("utf-8"))
+    make_torch = Path("exp/asr/tag/test_a")
+    shutil.rmtree(make_torch, ignore_errors=True)
+    args = ["--stage", "14", "--onnx_variants", "fp32", "--test_sets", "test_a"]
+    result = run_onnx(*args, "--onnx_nj", "8")
+    assert "holds other utterances" not in result.stderr, result.stderr
+    logdir = Path("exp/asr/tag_onnx_fp32/test_a/logdir")
+    keys = logdir.glob("keys.*.scp")
+    assert sorted(path.read_text() for path in keys) == ["u1\n", "u2\n", "u3\n"]
+    text = Path("exp/asr/tag_onnx_fp32/test_a/text").read_text()
+    assert [line.split()[0] for line in text.splitlines()] == ["u1", "u2", "u3"]
 
 
 @pytest.mark.parametrize("module", ["export", "quantize", "asr_inference", "report"])

@@ -78,8 +78,6 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     spoken = decoder == "Text2Speech"
     data = options["data_path_and_name_and_type"]
     keys = read_keys(options["key_file"] or data[0][0])
-    if not keys:
-        raise PluginError("no utterance to decode")
     if not spoken:
         [source] = [Source(Path(p), kind) for p, name, kind in data if name == "speech"]
         entries = source.entries()

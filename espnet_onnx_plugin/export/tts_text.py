@@ -3,12 +3,13 @@
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any, List, Mapping, Tuple
+from typing import Any, Mapping, Tuple
 
 from espnet_onnx_plugin.bundle import Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.task import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.cleaner import CLEANERS
+from espnet_onnx_plugin.runtime.data import read_lines
 from espnet_onnx_plugin.runtime.phonemes import G2PS
 
 
@@ -66,5 +67,4 @@ def _read_symbols(path: Path) -> Tuple[str, ...]:
             f"the training configuration names non_linguistic_symbols {path}, which "
             "does not exist; run this in the recipe's directory"
         )
-    lines: List[str] = path.read_text(encoding="utf-8").split("\n")
-    return tuple(sorted({line.rstrip() for line in lines} - {""}))
+    return tuple(sorted({line.rstrip() for line in read_lines(path)} - {""}))

@@ -24,6 +24,7 @@ from espnet_onnx_plugin.report.timing import (
     speed_up,
     summarize,
 )
+from espnet_onnx_plugin.runtime.data import read_scp
 
 # Where ESPnet's recipes score, by the name of the rate.
 SCORES = {"WER": "score_wer", "CER": "score_cer", "TER": "score_ter"}
@@ -161,13 +162,7 @@ class _Decode:
 def _read_table(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise PluginError(f"{path} is missing: decode this test set first")
-    table: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        key, *values = line.split()
-        if key in table:
-            raise PluginError(f"{path}:{number}: a second line for '{key}'")
-        table[key] = " ".join(values)
-    return table
+    return read_scp(path)
 
 
 def _read_speakers(directory: Path) -> tuple[_Hypotheses, ...]:

@@ -35,8 +35,6 @@ def choose_keys(lengths: Mapping[str, int], num_utts: int) -> list[str]:
 def read_lengths(source: Source) -> dict[str, int]:
     """Return each utterance's length: as prepared data says, or of what is read."""
     entries = source.entries()
-    if not entries:
-        raise PluginError(f"{source.path}: no utterance")
     for path in map(Path(source.path).with_name, LENGTH_FILES):
         if path.is_file():
             known = read_scp(path)

@@ -1,8 +1,9 @@
 """A stand-in for NIST's sclite where it is not installed: jiwer in sclite's clothes.
 
 It reads the same ``trn`` files, aligns them with jiwer, and prints the tables that
-ESPnet's scoring stage and ``show_asr_result.sh`` read. What it does not know
-(alternations, optional words, tags, other options) it refuses.
+ESPnet's scoring stage and ``show_asr_result.sh`` read. What has a meaning of its own to
+sclite has the same here, for a model may well say a brace: see :func:`_readings`.
+Other options are refused.
 
 jiwer counts the least number of errors (Levenshtein). sclite finds the cheapest
 alignment at a cost of 4 for a substitution and 3 for a deletion or an insertion, so
@@ -14,28 +15,40 @@ them; in a worse one sclite may count more.
 from __future__ import annotations
 
 import argparse
+import re
 import string
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, product, zip_longest
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts
+from espnet_onnx_plugin.runtime.data import read_lines
 
-# Tokens that sclite reads as more than a word: alternations, tags and their escape.
-SPECIAL_CHARACTERS = "{;\\"
+# Of the ways to read a line with alternations, how many are tried.
+MOST_READINGS = 64
+# Only ASCII white space separates words, as in C's isspace.
+BLANKS = " \t\v\f\r"
+# In an alternation braces and slashes are words wherever they stand.
+PART = re.compile(rf"[{{}}/]|[^{{}}/{BLANKS}]+")
+WORD = re.compile(rf"[^{BLANKS}]+")
+# Stands for a word without a letter, which jiwer cannot align.
+EMPTY = "\0"
 ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+Words = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """A line of a trn file: ``words (speaker-utterance)``."""
+    """A line of a trn file: ``words (speaker-utterance)``, and the ways to read it."""
 
     utterance_id: str
     speaker: str
-    words: tuple[str, ...]
+    readings: tuple[Words, ...]
 
 
 @dataclass(frozen=True)
@@ -74,44 +87,83 @@ def read_trn(path: Path, fold: Callable[[str], str]) -> dict[str, Utterance]:
         Utterances by their id, in the file's order.
 
     Raises:
-        PluginError: Where a line means more, or less, than words and an id.
+        PluginError: Where a line is no words and an id.
     """
     utterances = {}
-    with open(path, encoding="utf-8") as f:
-        for number, line in enumerate(f, 1):
-            where = f"{path}:{number}"
-            text, left, utterance_id = fold(line).rstrip("\n").rpartition("(")
-            if not left or not utterance_id.endswith(")"):
-                raise PluginError(
-                    f"{where}: no '(speaker-utterance)' at the line's end"
-                )
-            utterance_id = utterance_id[:-1]
-            separator = "-" if "-" in utterance_id else "_"
-            if separator not in utterance_id:
-                raise PluginError(f"{where}: no speaker in the id '{utterance_id}'")
-            if utterance_id in utterances:
-                raise PluginError(f"{where}: a second line for '{utterance_id}'")
-            words = tuple(_words(text, where))
-            speaker = utterance_id.partition(separator)[0]
-            utterances[utterance_id] = Utterance(utterance_id, speaker, words)
+    for number, line in enumerate(read_lines(path), 1):
+        if line.startswith(";;"):  # a comment, to sclite
+            continue
+        where = f"{path}:{number}"
+        text, left, utterance_id = fold(line).rstrip(BLANKS).rpartition("(")
+        if not left or not utterance_id.endswith(")"):
+            raise PluginError(f"{where}: no '(speaker-utterance)' at the line's end")
+        utterance_id = utterance_id[:-1]
+        separator = "-" if "-" in utterance_id else "_"
+        if separator not in utterance_id:
+            raise PluginError(f"{where}: no speaker in the id '{utterance_id}'")
+        if utterance_id in utterances:
+            raise PluginError(f"{where}: a second line for '{utterance_id}'")
+        readings = tuple(_readings(text))
+        speaker = utterance_id.partition(separator)[0]
+        utterances[utterance_id] = Utterance(utterance_id, speaker, readings)
     if not utterances:
         raise PluginError(f"{path}: no utterance")
     return utterances
 
 
-def _words(text: str, where: str) -> Iterator[str]:
-    # Only ASCII white space separates words, as in C's isspace.
-    for character in "\t\v\f\r":
-        text = text.replace(character, " ")
-    for word in filter(None, text.split(" ")):
-        if word == "@" or any(c in word for c in SPECIAL_CHARACTERS):
-            raise PluginError(
-                f"{where}: '{word}' has a meaning of its own to sclite "
-                "(alternation, null word, tag) that this stand-in does not know: "
-                "install sclite (Debian package sctk)"
-            )
-        # sclite takes a closing asterisk off ("mispronounced").
-        yield word[:-1] if len(word) > 1 and word.endswith("*") else word
+def _readings(text: str) -> list[Words]:
+    """Return the ways in which sclite reads a text.
+
+    A word that begins with a brace opens an alternation, ``{ a / b c }``, of which the
+    part with the fewest errors counts; what follows a brace that is never closed is
+    lost. ``@`` is no word, what follows ``;`` in one is a tag, ``\\`` escapes.
+    """
+    readings: list[Words] = [()]
+    position = 0
+    while match := WORD.search(text, position):
+        if match[0].startswith("{"):
+            parts, position = _alternation(text, match.start() + 1)
+            if not position:
+                break
+        else:
+            parts, position = [_word(match[0])], match.end()
+        readings = _joined(readings, parts)
+    return readings
+
+
+def _alternation(text: str, position: int) -> tuple[list[Words], int]:
+    """Return the parts of an alternation and where it ends, 0 if it does not."""
+    parts: list[Words] = []
+    part: list[Words] = []  # the readings of the current one, none before its words
+    while match := PART.search(text, position):
+        position = match.end()
+        if match[0] in "/}":
+            parts += part
+            part = []
+            if match[0] == "}":
+                return parts or [()], position
+            continue
+        inner = [_word(match[0])]
+        if match[0] == "{":
+            inner, position = _alternation(text, position)
+            if not position:
+                break
+        part = _joined(part or [()], inner)
+    return [], 0
+
+
+def _joined(firsts: list[Words], seconds: list[Words]) -> list[Words]:
+    pairs = islice(product(firsts, seconds), MOST_READINGS)
+    return [first + second for first, second in pairs]
+
+
+def _word(word: str) -> Words:
+    if word == "@":
+        return ()
+    untagged = re.match(r"(?:\\.|[^;])*", word)[0]
+    word = re.sub(r"\\(.?)", lambda m: m[1].strip("{}"), untagged)
+    # sclite takes a closing asterisk off ("mispronounced").
+    return (word[:-1] if len(word) > 1 and word.endswith("*") else word,)
 
 
 def score(ref: Path, hyp: Path, case_sensitive: bool) -> list[Alignment]:
@@ -132,25 +184,35 @@ def score(ref: Path, hyp: Path, case_sensitive: bool) -> list[Alignment]:
         raise PluginError(f"{ref}: no reference for '{min(missing)}'")
     # jiwer's default transform takes other white space than ASCII's away, too.
     split = jiwer.ReduceToListOfListOfWords()
+    tried = [
+        (utterance, ref_words, hyp_words)
+        for name, utterance in hypotheses.items()
+        for ref_words, hyp_words in islice(
+            product(references[name].readings, utterance.readings), MOST_READINGS
+        )
+    ]
     output = jiwer.process_words(
-        [" ".join(references[utterance_id].words) for utterance_id in hypotheses],
-        [" ".join(utterance.words) for utterance in hypotheses.values()],
+        [" ".join(word or EMPTY for word in words) for _, words, _ in tried],
+        [" ".join(word or EMPTY for word in words) for _, _, words in tried],
         split,
         split,
     )
-    alignments = []
-    for utterance, chunks in zip(hypotheses.values(), output.alignments, strict=True):
-        words = references[utterance.utterance_id].words
+    best: dict[str, Alignment] = {}
+    for reading, chunks in zip(tried, output.alignments, strict=True):
+        utterance, ref_words, hyp_words = reading
         pairs = [
             pair
             for chunk in chunks
             for pair in zip_longest(
-                words[chunk.ref_start_idx : chunk.ref_end_idx],
-                utterance.words[chunk.hyp_start_idx : chunk.hyp_end_idx],
+                ref_words[chunk.ref_start_idx : chunk.ref_end_idx],
+                hyp_words[chunk.hyp_start_idx : chunk.hyp_end_idx],
             )
         ]
-        alignments.append(Alignment(utterance, tuple(pairs)))
-    return alignments
+        found = Alignment(utterance, tuple(pairs))
+        known = best.setdefault(utterance.utterance_id, found)
+        if found.counts.errors < known.counts.errors:
+            best[utterance.utterance_id] = found
+    return list(best.values())
 
 
 def format_report(alignments: list[Alignment], title: str) -> str:

@@ -108,7 +108,9 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
             MISSING if r.model_bytes is None else f"{r.model_bytes / MIB:.1f}"
         ),
         "peak memory MiB": lambda r: (
-            f"{r.timing.peak_memory_mb:.0f}" if r.timing else MISSING
+            f"{r.timing.peak_memory_mb:.0f}"
+            if r.timing and r.timing.peak_memory_mb is not None
+            else MISSING
         ),
     }
     return {
@@ -242,7 +244,7 @@ def _csv_row(result: Result, distances: Iterable[str]) -> dict[str, object]:
     row["first_audio_seconds"] = _decimal(first, 4)
     row["speed_up"] = f"{result.speed_up:.4f}" if result.speed_up else None
     row["model_bytes"] = result.model_bytes
-    row["peak_memory_mb"] = f"{timing.peak_memory_mb:.1f}" if timing else None
+    row["peak_memory_mb"] = _decimal(timing.peak_memory_mb if timing else None, 1)
     return row
 
 

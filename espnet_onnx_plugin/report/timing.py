@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.data import read_lines
 
 # Where a decode directory's sample was timed, in one process.
 TIMING = "onnx_timing/output/timing.jsonl"
@@ -17,14 +18,15 @@ TIMING = "onnx_timing/output/timing.jsonl"
 
 @dataclass(frozen=True)
 class UtteranceTiming:
-    """What one utterance took. Seconds; peak memory of the process in MiB.
+    """What one utterance took. Seconds; peak memory of the process in MiB, None where
+    the system does not tell.
 
     The time to the first audio is that of speech that is synthesized.
     """
 
     audio_seconds: float
     total_seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     first_audio_seconds: float | None = None
 
 
@@ -35,7 +37,7 @@ class Timing:
     utterances: int
     audio_seconds: float
     total_seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     first_audio_seconds: float | None = None
 
     @property
@@ -53,7 +55,7 @@ def read_timings(path: Path) -> dict[str, UtteranceTiming]:
     timings: dict[str, UtteranceTiming] = {}
     if not path.is_file():
         return timings
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             row = json.loads(line)
             key = row["key"]
@@ -77,11 +79,12 @@ def summarize(timings: Mapping[str, UtteranceTiming]) -> Timing | None:
     if not rows:
         return None
     first = [t.first_audio_seconds for t in rows]
+    memory = [t.peak_memory_mb for t in rows]
     return Timing(
         utterances=len(rows),
         audio_seconds=math.fsum(t.audio_seconds for t in rows),
         total_seconds=math.fsum(t.total_seconds for t in rows),
-        peak_memory_mb=max(t.peak_memory_mb for t in rows),
+        peak_memory_mb=None if None in memory else max(memory),
         first_audio_seconds=None if None in first else statistics.median(first),
     )
 

@@ -1,10 +1,25 @@
 """When the tokens and words of a hypothesis were spoken, by the CTC."""
 
-from typing import List, NamedTuple, Optional, Sequence
+import contextlib
+import re
+from itertools import groupby
+from typing import Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from espnet_onnx_plugin.runtime.text import SPACE
+
+#: A byte of a character that is no token, as sentencepiece calls such tokens.
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+#: What is a word without blanks around it: an ideograph, a kana or a sign of bopomofo,
+#: and the punctuation between them.
+_ALONE = (
+    "\u3001-\u3030\u303c-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff9f"
+    "\U00020000-\U0003ffff"
+)
+_UNIT = re.compile(f"(?P<alone>[{_ALONE}])|[^{_ALONE}]+")
 
 
 class Span(NamedTuple):
@@ -66,6 +81,9 @@ def align(
 def words(tokens: Sequence[Span], token_type: Optional[str]) -> List[Span]:
     """The words that tokens make up, from the first one's start to the last one's end.
 
+    Chinese and Japanese, which are written without blanks, have a word for each
+    character; those of one token divide its time evenly.
+
     Args:
         tokens: in order.
         token_type: as in the bundle: bpe and char make words of several tokens.
@@ -74,15 +92,43 @@ def words(tokens: Sequence[Span], token_type: Optional[str]) -> List[Span]:
         return list(tokens)
     found: List[Span] = []
     inside = False
-    for text, start, end in tokens:
+    for text, start, end in _characters(tokens) if token_type == "bpe" else tokens:
         if token_type == "bpe":
             inside &= not text.startswith("▁")
             text = text.lstrip("▁")
-        if text in ("", SPACE):
+        if text == SPACE or not text.strip():
             inside = False
             continue
-        if inside:
-            text, start = found[-1].text + text, found.pop().start
-        found.append(Span(text, start, end))
-        inside = True
+        edges = np.linspace(start, end, len(text) + 1).tolist()
+        for unit in _UNIT.finditer(text):
+            word = Span(unit[0], edges[unit.start()], edges[unit.end()])
+            alone = unit["alone"] is not None
+            if inside and not alone:
+                before = found.pop()
+                word = Span(before.text + word.text, before.start, word.end)
+            found.append(word)
+            inside = not alone
     return found
+
+
+def _characters(tokens: Sequence[Span]) -> Iterator[Span]:
+    """Tokens, the bytes among them joined into the characters that they make up.
+
+    What is no UTF-8 becomes the character for that, as in sentencepiece.
+    """
+    for is_byte, run in groupby(tokens, key=lambda t: bool(_BYTE.fullmatch(t.text))):
+        if not is_byte:
+            yield from run
+            continue
+        spans = list(run)
+        content = bytes(int(_BYTE.fullmatch(span.text)[1], 16) for span in spans)
+        first = 0
+        while first < len(content):
+            text, size = "�", 1
+            for more in range(1, 5):
+                with contextlib.suppress(UnicodeDecodeError):
+                    text, size = content[first : first + more].decode("utf-8"), more
+                    break
+            last = spans[first + size - 1]
+            yield Span(text, spans[first].start, last.end)
+            first += size

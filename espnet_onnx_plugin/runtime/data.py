@@ -1,6 +1,8 @@
 """Reading the recipe's data: scp files and the input types of ESPnet's inference."""
 
-import io
+import contextlib
+import os
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
@@ -24,13 +26,89 @@ class Audio:
     rate: Optional[int]
 
 
+#: From here on a count of frames, 36 bits in FLAC, means that it is not known.
+_UNKNOWN_FRAMES = 2**36
+
+#: Sizes from here on stand in the WAV headers of programs that write into a pipe and do
+#: not know them yet (sox 0x7FFFF000, ffmpeg 0xFFFFFFFF; others 0).
+_STREAMED_BYTES = 0x7FFFF000
+
+
+def _wav_seconds(value: str) -> Optional[Tuple[float, float]]:
+    """Seconds that a WAV file's header claims, and those that are there.
+
+    libsndfile, as ESPnet reads by it, says nothing where they differ.
+
+    Returns:
+        None for other files, and where the header does not know.
+    """
+    with open(value, "rb") as f:
+        head = f.read(12)
+        if head[:4] not in (b"RIFF", b"RIFX") or head[8:] != b"WAVE":
+            return None
+        order = "<" if head[:4] == b"RIFF" else ">"
+        block, byte_rate = 0, 0
+        while len(chunk := f.read(8)) == 8:
+            name, size = struct.unpack(f"{order}4sI", chunk)
+            if name == b"data":
+                there = os.fstat(f.fileno()).st_size - f.tell()
+                known = 0 < size < _STREAMED_BYTES and block and byte_rate
+                # Less than a frame is missing where a padding byte was counted.
+                if not known or size - there < block:
+                    return None
+                return size / byte_rate, there / byte_rate
+            start = f.tell()
+            if name == b"fmt " and len(form := f.read(14)) == 14:
+                byte_rate, block = struct.unpack(f"{order}8xIH", form)
+            f.seek(start + size + size % 2)
+    return None
+
+
+def _frames_there(value: str) -> int:
+    """Frames that can be read of a file that says it has more.
+
+    Behind its end libsndfile fails for good: nearer to it in smaller steps, each time
+    from the start.
+    """
+    import soundfile
+
+    there = 0
+    for step in (2**16, 2**8, 1):
+        with contextlib.suppress(RuntimeError, OSError):
+            with soundfile.SoundFile(value) as file:
+                file.read(there)
+                while read := len(file.read(step)):
+                    there += read
+    return there
+
+
 def _read_sound(value: str, always_2d: bool = False) -> Audio:
     import soundfile
 
+    claimed = 0
+    reason = ""
     try:
-        array, rate = soundfile.read(value, always_2d=always_2d)
-    except (RuntimeError, OSError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        with soundfile.SoundFile(value) as file:
+            rate, claimed = file.samplerate, file.frames
+            if claimed >= _UNKNOWN_FRAMES:
+                raise RuntimeError("its header does not say how long it is")
+            array = file.read(always_2d=always_2d)
+        lengths = _wav_seconds(value)
+        there = len(array)
+    except (RuntimeError, OSError, MemoryError) as e:
+        reason = str(e).partition("\n")[0] or type(e).__name__
+        lengths = None
+        there = claimed
+        if 0 < claimed < _UNKNOWN_FRAMES:
+            there = _frames_there(value)
+    if lengths is None and there < claimed:
+        lengths = claimed / rate, there / rate
+    if lengths is not None:
+        raise PluginError(
+            f"{value} is cut off: its header says {lengths[0]:.3f} s, "
+            f"{lengths[1]:.3f} s are there; make it again"
+        )
+    if reason:
         raise PluginError(f"cannot read audio file {value}: {reason}")
     return Audio(array, rate)
 
@@ -105,8 +183,12 @@ class Source:
         return Source(Path(path), kind, limit)
 
     def entries(self) -> Dict[str, str]:
-        """Utterance id to what follows it in the scp file, in the file's order."""
-        return read_scp(self.path)
+        """Utterance id to what follows it in the scp file, in the file's order.
+
+        Raises:
+            PluginError: if the file cannot be read or names no utterance.
+        """
+        return _some(self.path, read_scp(self.path))
 
     def read(self, key: str, value: str) -> Audio:
         """Read one entry.
@@ -116,10 +198,12 @@ class Source:
         """
         if not value:
             raise PluginError(f"{self.path} names no file for utterance '{key}'")
-        try:
+        with named(key):
             audio = READERS[self.type](value)
-        except PluginError as e:
-            raise PluginError(f"utterance '{key}': {e}")
+        if audio.array.dtype.kind in "iu":
+            # An archive's integers are taken as they are, in ESPnet too: that is how
+            # a model has seen them in training.
+            audio = Audio(audio.array.astype(np.float32), audio.rate)
         if audio.array.size == 0:
             raise PluginError(
                 f"utterance '{key}': {value} is empty; remove it from {self.path}"
@@ -127,37 +211,132 @@ class Source:
         return audio
 
 
-def read_scp(path: Union[str, Path]) -> Dict[str, str]:
-    """Read a two-column file; the second column may be missing or hold spaces."""
-    entries: Dict[str, str] = {}
+@contextlib.contextmanager
+def named(key: str) -> Iterator[None]:
+    """Name the utterance in what is wrong with it.
+
+    Raises:
+        PluginError: as the block does.
+    """
     try:
-        lines = io.open(path, encoding="utf-8").read().splitlines()
+        yield
+    except PluginError as e:
+        raise PluginError(f"utterance '{key}': {e}")
+
+
+def read_lines(path: Union[str, Path]) -> List[str]:
+    """Read a text file in UTF-8.
+
+    Lines end at a newline and nowhere else, for a text may hold what Unicode calls a
+    line separator; the last one may go without. A byte order mark is dropped.
+
+    Raises:
+        PluginError: if the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise PluginError(f"cannot read {path}: {e}")
-    for line in lines:
-        key, _, value = line.strip().partition(" ")
+    return lines if lines[-1] else lines[:-1]
+
+
+def read_scp(path: Union[str, Path]) -> Dict[str, str]:
+    """Read a file of lines ``KEY VALUE``, Kaldi's format of nearly everything.
+
+    As in ESPnet the value begins behind the first blanks, spaces or tabs, and may be
+    missing or hold blanks. Empty lines are left out.
+
+    Raises:
+        PluginError: if the file cannot be read or has two lines of one key.
+    """
+    entries: Dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        key, *value = line.split(maxsplit=1) or [""]
         if not key:
             continue
         if key in entries:
-            raise PluginError(f"{path} names utterance '{key}' twice")
-        entries[key] = value.strip()
+            raise PluginError(f"{path}:{number} names utterance '{key}' twice")
+        entries[key] = value[0].rstrip() if value else ""
     return entries
 
 
 def read_keys(path: Union[str, Path]) -> List[str]:
-    """The first column of a key file."""
-    return list(read_scp(path))
+    """The first column of a key file.
+
+    Raises:
+        PluginError: if the file cannot be read or names no utterance.
+    """
+    return list(_some(path, read_scp(path)))
+
+
+def _some(path: Union[str, Path], entries: Dict[str, str]) -> Dict[str, str]:
+    if not entries:
+        raise PluginError(f"{path} names no utterance: prepare the data again")
+    return entries
 
 
 def iterate(
     source: Source, keys: Optional[List[str]] = None
 ) -> Iterator[Tuple[str, Audio]]:
-    """Yield the utterances of a source, those of ``keys`` in their order if given."""
+    """Yield the utterances of a source, those of ``keys`` in their order if given.
+
+    Raises:
+        PluginError: before the first one, if the source lacks one of the keys.
+    """
     entries = source.entries()
-    for key in entries if keys is None else keys:
-        if key not in entries:
-            raise PluginError(f"utterance '{key}' is not in {source.path}")
+    keys = list(entries) if keys is None else keys
+    if missing := [key for key in keys if key not in entries]:
+        others = f" and {len(missing) - 1} more are" if missing[1:] else " is"
+        raise PluginError(f"utterance '{missing[0]}'{others} not in {source.path}")
+    for key in keys:
         yield key, source.read(key, entries[key])
+
+
+def check_values(speech: np.ndarray, expected: Speech) -> np.ndarray:
+    """Refuse what no decoder can make anything of.
+
+    Args:
+        speech: as a user gives it.
+        expected: the bundle's description of its input.
+
+    Returns:
+        ``speech`` as an array.
+
+    Raises:
+        PluginError: naming a shape or a type and the one that is expected, or the
+            second of a value that is not a number.
+    """
+    speech = np.asarray(speech)
+    if expected.kind == "waveform":
+        axes, shape = (1, 2), "(samples,) or (samples, channels)"
+    else:
+        axes, shape = (2,), f"(frames, {expected.feature_dim})"
+    wrong = speech.ndim not in axes
+    if expected.kind != "waveform":
+        wrong = wrong or speech.shape[1] != expected.feature_dim
+    elif speech.ndim == 2:
+        # Channels first. What is too short either way is left to ESPnet's answer.
+        samples, channels = speech.shape
+        wrong = channels > samples and channels >= expected.min_length
+    if wrong:
+        raise PluginError(
+            f"the model takes input of shape {shape}, this one is {speech.shape}"
+        )
+    if speech.dtype.kind != "f":
+        raise PluginError(
+            f"the model takes numbers of type float, this input is of {speech.dtype}: "
+            "scale integers as soundfile.read does, int16 by 1 / 32768"
+        )
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(speech.astype(np.float32))
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.reshape(len(speech), -1).all(axis=1))[0])
+        value = speech[row][~finite[row]][0] if speech.ndim == 2 else speech[row]
+        raise PluginError(
+            f"the input is {value} at {expected.seconds(row):.3f} s, which is no "
+            "number that a model can take"
+        )
+    return speech
 
 
 def prepare(speech: np.ndarray, expected: Speech) -> np.ndarray:
@@ -171,23 +350,16 @@ def prepare(speech: np.ndarray, expected: Speech) -> np.ndarray:
         (samples,) or (frames, dim) float32.
 
     Raises:
-        PluginError: if the shape is not what the model takes.
+        PluginError: see :func:`check_values`.
     """
+    speech = check_values(speech, expected)
     if expected.volume_normalize is not None:
-        peak = np.abs(speech).max()
+        peak = np.abs(speech).max(initial=0)
         if peak != 0:
             speech = speech * expected.volume_normalize / peak
-    if expected.kind == "waveform":
-        if speech.ndim == 2:
-            average = expected.average_channels
-            speech = speech.mean(axis=1) if average else speech[:, 0]
-        if speech.ndim != 1:
-            raise PluginError(f"a waveform has 1 or 2 axes, this one {speech.ndim}")
-    elif speech.ndim != 2 or speech.shape[1] != expected.feature_dim:
-        raise PluginError(
-            f"the model takes features of shape (frames, {expected.feature_dim}), "
-            f"this input is {speech.shape}"
-        )
+    if expected.kind == "waveform" and speech.ndim == 2:
+        average = expected.average_channels
+        speech = speech.mean(axis=1) if average else speech[:, 0]
     return np.ascontiguousarray(speech, dtype=np.float32)
 
 
@@ -235,7 +407,8 @@ def usable(
     count = 0
     for key, audio in iterate(source, keys):
         check_rate(key, audio, expected)
-        speech = prepare(audio.array, expected)
+        with named(key):
+            speech = prepare(audio.array, expected)
         if len(speech) >= expected.min_length:
             count += 1
             yield key, speech, of_utterance(key, tables)

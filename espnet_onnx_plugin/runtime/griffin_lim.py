@@ -1,5 +1,10 @@
 """Griffin and Lim's reconstruction of a waveform from its spectrogram, as ESPnet's."""
 
+import atexit
+import functools
+import importlib
+import shutil
+import tempfile
 from typing import Any, Mapping, Optional
 
 import numpy as np
@@ -8,6 +13,33 @@ from espnet_onnx_plugin.errors import PluginError
 
 #: The smallest amplitude.
 EPS = 1e-10
+
+
+@functools.lru_cache(maxsize=None)
+def _import_librosa() -> Any:
+    """The package librosa, of which numba compiles functions as it is imported.
+
+    Where neither the package nor the user's home can be written to, numba has no place
+    for what it compiles, and gives up: then that is a directory of this process.
+
+    Raises:
+        PluginError: if librosa is not installed.
+    """
+    try:
+        import librosa
+    except ImportError:
+        raise PluginError(
+            "a model without a vocoder makes its waveform by Griffin-Lim, which "
+            "needs librosa: pip install 'espnet_onnx_plugin[tts]'"
+        )
+    try:
+        importlib.import_module("librosa.core.spectrum")  # imported only when used
+    except RuntimeError:
+        import numba
+
+        numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="numba.")
+        atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
+    return librosa
 
 
 class GriffinLim:
@@ -25,13 +57,7 @@ class GriffinLim:
     """
 
     def __init__(self, settings: Mapping[str, Any]):
-        try:
-            import librosa
-        except ImportError:
-            raise PluginError(
-                "a model without a vocoder makes its waveform by Griffin-Lim, which "
-                "needs librosa: pip install 'espnet_onnx_plugin[tts]'"
-            )
+        librosa = _import_librosa()
         self._settings = settings
         self._to_linear: Optional[np.ndarray] = None
         if settings.get("n_mels") is not None:
@@ -56,8 +82,7 @@ class GriffinLim:
         Returns:
             (samples,), float32.
         """
-        import librosa
-
+        librosa = _import_librosa()
         if self._to_linear is not None:
             feats = np.maximum(EPS, np.power(10.0, feats) @ self._to_linear.T)
         spectrogram = np.abs(feats.T)

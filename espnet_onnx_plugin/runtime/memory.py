@@ -1,12 +1,14 @@
 """Memory of this process."""
 
 import re
-import resource
 import sys
+from typing import Optional
 
 
-def peak_memory_mb() -> float:
-    """Largest resident set of this process so far, in MiB."""
+def peak_memory_mb() -> Optional[float]:
+    """Largest resident set of this process so far, in MiB; None where the system does
+    not tell, as Windows.
+    """
     try:
         # Where a large process starts this one, getrusage gives that one's peak.
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
@@ -15,5 +17,9 @@ def peak_memory_mb() -> float:
         match = None
     if match:
         return int(match[1]) / 2**10
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

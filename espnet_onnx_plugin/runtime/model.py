@@ -25,7 +25,7 @@ from espnet_onnx_plugin.runtime.data import prepare
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.greedy_search import intermediate_tokens
-from espnet_onnx_plugin.runtime.opening import make_options, open_bundle
+from espnet_onnx_plugin.runtime.opening import Reopened, make_options, open_bundle
 from espnet_onnx_plugin.runtime.options import DecodeOptions
 from espnet_onnx_plugin.runtime.releases import conventions
 from espnet_onnx_plugin.runtime.results import (
@@ -78,7 +78,7 @@ class TooShortUttError(Exception):
     """The input is shorter than the encoder's layers can take, as in ESPnet."""
 
 
-class SpeechModel:
+class SpeechModel(Reopened):
     """A bundle's model and its search. A task's class makes it a drop-in for ESPnet's.
 
     Args:

@@ -1,11 +1,31 @@
 """Opening a bundle for one of the classes that decode or speak with it."""
 
+import functools
 from pathlib import Path
-from typing import Any, Mapping, Union
+from typing import Any, Callable, Mapping, Tuple, Union
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import Device, check_precision
+
+
+class Reopened:
+    """Base of what opens a bundle: copied and pickled as the arguments that opened it.
+
+    Sessions of onnxruntime cannot be pickled, and need not be: the process that
+    receives one opens the bundle again.
+    """
+
+    _arguments: Tuple[Tuple[Any, ...], Mapping[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Reopened":
+        self = super().__new__(cls)
+        self._arguments = args, kwargs
+        return self
+
+    def __reduce__(self) -> Tuple[Callable[..., Any], Tuple[Any, ...]]:
+        args, kwargs = self._arguments
+        return functools.partial(type(self), **kwargs), args
 
 
 def make_options(options_class: Any, options: Mapping[str, Any]) -> Any:

@@ -1,7 +1,8 @@
 """A graph of a bundle, ready to run."""
 
 import functools
-from typing import Dict, Iterable, Mapping, Union
+import re
+from typing import Dict, Iterable, Mapping, Set, Union
 
 import numpy as np
 import onnxruntime as ort
@@ -11,6 +12,27 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import PROVIDERS, Device
 
 Value = Union[np.ndarray, ort.OrtValue]
+
+#: Colours of a terminal, of which onnxruntime's messages are full.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class GraphError(PluginError):
+    """A graph failed on an input; those of other utterances may be fine."""
+
+
+def _reason(error: Exception) -> str:
+    """An exception of onnxruntime as one line."""
+    text = " ".join(_COLOUR.sub("", str(error)).split())
+    return text[:400] or type(error).__name__
+
+
+@functools.lru_cache(maxsize=None)
+def _run_options() -> ort.RunOptions:
+    """Options of a run: what fails is told by the exception, not logged besides."""
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    return options
 
 
 @functools.lru_cache(maxsize=None)
@@ -70,10 +92,9 @@ class Session:
                 str(path), session_options(device), providers=[provider]
             )
         except Exception as e:  # onnxruntime's exceptions have no common base
-            reason = str(e).splitlines()[0]
             raise PluginError(
-                f"onnxruntime {ort.__version__} cannot load {path} ({reason}); export "
-                "the bundle again, with this onnxruntime installed"
+                f"onnxruntime {ort.__version__} cannot load {path} ({_reason(e)}); "
+                "export the bundle again, with this onnxruntime installed"
             )
         if provider not in self._session.get_providers():
             raise PluginError(
@@ -92,10 +113,18 @@ class Session:
 
         Returns:
             Every output by name; those not in ``fetch`` stay on the device.
+
+        Raises:
+            GraphError: if onnxruntime fails.
         """
         if self._device.watch is not None:
             self._device.watch(self.graph, feeds)
-        fetch = set(fetch)
+        try:
+            return self._run(feeds, set(fetch))
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            raise GraphError(f"{self.graph.file.name} failed: {_reason(e)}") from e
+
+    def _run(self, feeds: Mapping[str, Value], fetch: Set[str]) -> Dict[str, Value]:
         binding = self._session.io_binding()
         for name, value in feeds.items():
             if name not in self._inputs:
@@ -107,7 +136,7 @@ class Session:
         names = [output.name for output in self._session.get_outputs()]
         for name in names:
             binding.bind_output(name, "cpu" if name in fetch else self._device.provider)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, _run_options())
         return {
             name: value.numpy() if name in fetch else value
             for name, value in zip(names, binding.get_outputs())

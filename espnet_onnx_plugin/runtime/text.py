@@ -8,6 +8,7 @@ from typing import Iterable, List, Optional, Sequence
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.cleaner import Cleaner, make_cleaner
+from espnet_onnx_plugin.runtime.data import read_lines
 from espnet_onnx_plugin.runtime.hub_text import HubTokenizer, WhisperTokenizer
 from espnet_onnx_plugin.runtime.phonemes import SPACE, G2p, make_g2p
 
@@ -21,7 +22,7 @@ def without_special(tokens: Sequence[str]) -> List[str]:
 
 def read_tokens(path: Path) -> List[str]:
     """The tokens of a token list's file."""
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+    return read_lines(path)
 
 
 class TokenConverter:

@@ -21,7 +21,7 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.noise import Noise
-from espnet_onnx_plugin.runtime.opening import make_options, open_bundle
+from espnet_onnx_plugin.runtime.opening import Reopened, make_options, open_bundle
 from espnet_onnx_plugin.runtime.session import Session, run
 from espnet_onnx_plugin.runtime.speaking import (
     attention_measures,
@@ -57,7 +57,7 @@ class _Sessions(Dict[str, Session]):
         return self[role]
 
 
-class Text2Speech:
+class Text2Speech(Reopened):
     """A bundle's model and vocoder, as ``espnet2.bin.tts_inference.Text2Speech``.
 
     Args:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,6 +11,12 @@ from typing import Callable, Dict, Iterator, Mapping, Sequence, TextIO, Union
 from espnet_onnx_plugin.errors import PluginError
 
 TIMING = "timing.jsonl"
+
+
+class IncompleteError(PluginError):
+    """Some utterances have no result; those of the others are kept, under a name that
+    says so.
+    """
 
 
 class ResultWriter:
@@ -32,13 +39,15 @@ class ResultWriter:
     def results(self, key: str, files: Mapping[str, Union[str, Sequence[str]]]) -> None:
         """Write the results of an utterance.
 
+        A token may hold a line break; in a file it is a space.
+
         Args:
             key: the utterance's id.
             files: the line or lines of each file, by its path.
         """
         for name, content in files.items():
             for line in [content] if isinstance(content, str) else content:
-                self._line(name, f"{key} {line}")
+                self._line(name, re.sub(r"[\r\n]+", " ", f"{key} {line}"))
 
     def timing(self, **values: Union[str, float]) -> None:
         """Write one line of ``timing.jsonl``."""
@@ -56,7 +65,8 @@ def written_aside(
 ) -> Iterator[Path]:
     """A directory that becomes ``output_dir`` once the block has ended well.
 
-    On an exception nothing is left of it; results of an earlier run are removed first,
+    On an exception nothing is left of it, but for :class:`IncompleteError`, after which
+    it lies in ``{output_dir}.incomplete``. Results of an earlier run are removed first,
     so that they cannot be taken for this one's.
 
     Args:
@@ -68,20 +78,26 @@ def written_aside(
         PluginError: if ``output_dir`` holds something else.
     """
     output_dir = Path(output_dir)
-    if output_dir.exists():
-        for entry in output_dir.iterdir():
+    incomplete = output_dir.with_name(f"{output_dir.name}.incomplete")
+    for earlier in filter(Path.exists, (output_dir, incomplete)):
+        for entry in earlier.iterdir():
             if entry.name != TIMING and not ours(entry.name):
                 raise PluginError(
-                    f"{output_dir} holds {entry.name}, which no decoding job wrote; "
+                    f"{earlier} holds {entry.name}, which no decoding job wrote; "
                     "give another --output_dir"
                 )
-        shutil.rmtree(output_dir)
+        shutil.rmtree(earlier)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
+    work.chmod(0o755)  # mkdtemp's is private; ESPnet's are not
     try:
         yield work
-        work.chmod(0o755)  # mkdtemp's is private; ESPnet's are not
         work.rename(output_dir)
+    except IncompleteError as e:
+        if not any(work.iterdir()):
+            raise
+        work.rename(incomplete)
+        raise PluginError(f"{e}; the results of the others are in {incomplete}")
     finally:
         if work.exists():
             shutil.rmtree(work)
