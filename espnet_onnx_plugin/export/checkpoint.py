@@ -41,7 +41,6 @@ _COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|num_updates|global_step)$")
 #: What ESPnet's trainer reports in a checkpoint besides weights; it runs no code.
 _SCALAR = np.float64(0).__reduce__()[0]
 _HARMLESS: List[Any] = [
-    collections.defaultdict,
     datetime.timedelta,
     np.dtype,
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -58,25 +57,25 @@ def read_checkpoint(path: Path) -> Any:
     Raises:
         PluginError: if it is not such a file, is damaged, or would run code.
     """
-    remedy = "copy it again, or take another epoch's"
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as e:
+        raise PluginError(f"cannot read {path}: {e.strerror}")
     try:
         if zipfile.is_zipfile(path):  # torch compares no checksums
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
-                raise PluginError(f"{path} is damaged at {damaged}; {remedy}")
+                raise zipfile.BadZipFile(damaged)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except PluginError:
-        raise
-    except OSError as e:
-        raise PluginError(f"cannot read {path}: {e.strerror or e}")
     except Exception as e:  # of pickle, zipfile and torch, for whatever they met
         unsafe = re.search(r"GLOBAL ([\w.]+\w)", str(e))
         if unsafe is None:
             raise PluginError(
                 f"{path} is no checkpoint of torch, or is cut short or damaged; "
-                f"{remedy}"
+                "copy it again, or take another epoch's"
             )
     if not unsafe_allowed():
         raise PluginError(
