@@ -35,6 +35,9 @@ _ENTRIES = ("model", "module", "state_dict")
 #: Modules that only training runs, as the last parts of their names.
 _TRAINING_ONLY = re.compile(r"(^|\.)(discriminator|criterion\w*|\w+_loss)\.")
 
+#: Buffers that training changes, which begin alike in every build.
+_STATISTICS = (".running_mean", ".running_var")
+
 #: Buffers that count training's steps.
 _COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|num_updates|global_step)$")
 
@@ -176,17 +179,13 @@ def load_weights(
     weights = _renamed(read_weights(path), model)
     missing, unexpected = _load(model, weights, path, config)
     lost = [name for name in missing if not _dispensable(name)]
-    faults: List[str] = []
-    if lost:
+    kept = _untrained(model, settings)
+    faults = [name for name in lost if name not in kept]
+    if lost and not faults:
         given = _load_init_params(model, config, settings)
         _load(model, weights, path, config)
-        kept = _untrained(model, settings)
-        if settings.get("save_strategy") == "adapter_only":
-            kept |= given  # running statistics too
-        faults = [name for name in lost if name not in kept]
-        rest = [name for name in lost if name in kept - given]
-        if rest and not faults:
-            faults = _drawn(rest, model, again)
+        rest = [name for name in lost if name not in given]
+        faults = _drawn(rest, model, again) if rest else []
     surplus = [name for name in unexpected if not _superfluous(name, model)]
     if faults or surplus:
         parts = []
@@ -276,7 +275,10 @@ def _load_init_params(
             weights = {k: v for k, v in weights.items() if not k.startswith(excluded)}
         if source:
             weights = _below(f"{source}.", weights)
-        part = model.get_submodule(target)
+        try:
+            part = model.get_submodule(target)
+        except AttributeError:
+            raise PluginError(f"init_param {init} in {config}: no part '{target}'")
         if settings.get("ignore_init_mismatch"):
             ours = part.state_dict()
             weights = {
@@ -301,7 +303,11 @@ def _drawn(
         torch.seed()
         other = again().state_dict()
     built = model.state_dict()
-    return [name for name in names if not torch.equal(built[name], other[name])]
+    return [
+        name
+        for name in names
+        if name.endswith(_STATISTICS) or not torch.equal(built[name], other[name])
+    ]
 
 
 def _dispensable(name: str) -> bool:
@@ -313,7 +319,7 @@ def _untrained(model: torch.nn.Module, settings: Mapping[str, Any]) -> Set[str]:
     """Names of what training leaves as it was, or says it does by what it saves.
 
     These are frozen parameters, and buffers but for running statistics; of adapters
-    that are saved alone, every other parameter.
+    that are saved alone, everything else.
     """
     frozen = tuple(settings.get("freeze_param") or [])
     below = tuple(f"{name}." for name in frozen)
@@ -326,10 +332,11 @@ def _untrained(model: torch.nn.Module, settings: Mapping[str, Any]) -> Set[str]:
         or name in frozen
         or name.startswith(below)
     }
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        if not isinstance(module, torch.nn.modules.batchnorm._NormBase):
-            buffers = module.named_buffers(prefix, recurse=False)
-            names |= {name for name, _ in buffers}
+    names |= {
+        name
+        for name, _ in model.named_buffers(remove_duplicate=False)
+        if alone or not name.endswith(_STATISTICS)
+    }
     if settings.get("use_adapter"):  # made after parameters are frozen
         mark = ".lora_" if settings.get("adapter") == "lora" else "adapter"
         names = {name for name in names if mark not in name}
