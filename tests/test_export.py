@@ -108,7 +108,8 @@ def test_bad_models_are_named(capsys, tiny, tmp_path):
     assert "exclude each other" in line(**good, model_tag="x")
 
     (tmp_path / "junk.pth").write_bytes(b"not a checkpoint")
-    assert "does not fit" in line(**{**good, "model_file": tmp_path / "junk.pth"})
+    message = line(**{**good, "model_file": tmp_path / "junk.pth"})
+    assert "junk.pth is no checkpoint of torch" in message
     other = save(
         build_asr(asr_config(encoder_conf=dict(output_size=16, num_blocks=1))),
         {},

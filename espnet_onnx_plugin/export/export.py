@@ -20,6 +20,7 @@ from espnet_onnx_plugin.bundle import (
     write_manifest,
 )
 from espnet_onnx_plugin.derive import is_current
+from espnet_onnx_plugin.export.checkpoint import refuse_ngram
 from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.model import Checkpoints, read_config
 from espnet_onnx_plugin.export.task import ExportedModel, task_model
@@ -91,15 +92,16 @@ def _export(
     source: Dict[str, Any],
     parity_source: Optional[Source],
 ) -> None:
-    model = task_model(task)(checkpoints)
-    texts = model.write_texts(work)
-    graphs = model.export(work)
     ngrams = {}
     for name in ("ngram", "src_ngram"):
         file = getattr(checkpoints, f"{name}_file")
         if file is not None:
+            refuse_ngram(file)
             ngrams[name] = f"{name}{file.suffix}"
             shutil.copyfile(file, work / ngrams[name])
+    model = task_model(task)(checkpoints)
+    texts = model.write_texts(work)
+    graphs = model.export(work)
     manifest = Manifest(
         task=task,
         graphs=graphs,

@@ -13,6 +13,8 @@ import torch
 import yaml
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoint import load_weights
+from espnet_onnx_plugin.runtime.packages import import_package
 
 
 @dataclass(frozen=True)
@@ -178,17 +180,30 @@ def build(task: type, config: Path, checkpoint: Path) -> Tuple[torch.nn.Module, 
     Raises:
         PluginError: if the configuration or the checkpoint cannot be used.
     """
-    try:
-        with losses_left_out():
-            model, args = task.build_model_from_file(
-                str(config), str(checkpoint), "cpu"
-            )
-    except FileNotFoundError as e:
-        raise PluginError(
-            f"{config} names {e.filename}, which does not exist; run this in the "
-            "recipe's directory"
-        )
-    except Exception as e:  # whatever the modules that a configuration names raise
-        reason = " ".join(str(e).split())[:300] or type(e).__name__
-        raise PluginError(f"{checkpoint} does not fit {config}: {reason}")
+    settings = read_config(config)
+    if settings.get("use_adapter") and settings.get("adapter", "lora") == "lora":
+        import_package("loralib", f"the adapter of {config}", "loralib")
+    model, args = _build(task, config)
+    load_weights(
+        model, checkpoint, config, settings, again=lambda: _build(task, config)[0]
+    )
     return model.eval(), args
+
+
+def _build(task: type, config: Path) -> Tuple[torch.nn.Module, object]:
+    """Build a model with the weights that ESPnet begins with."""
+    with tempfile.TemporaryDirectory() as work:
+        # ESPnet initializes a model in another way where it has no checkpoint to load.
+        empty = Path(work) / "empty.pth"
+        torch.save({}, empty)
+        try:
+            with losses_left_out():
+                return task.build_model_from_file(str(config), str(empty), "cpu")
+        except FileNotFoundError as e:
+            raise PluginError(
+                f"{config} names {e.filename}, which does not exist; run this in the "
+                "recipe's directory"
+            )
+        except Exception as e:  # whatever the modules that a configuration names raise
+            reason = " ".join(str(e).split())[:300] or type(e).__name__
+            raise PluginError(f"ESPnet cannot build the model of {config}: {reason}")

@@ -1,14 +1,21 @@
 """Models of the task tts, and of gan_tts, whose models decode as those of tts do."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
+from unittest import mock
 
 import numpy as np
 import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Graph, Manifest, Speech, Synthesis, Text
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoint import (
+    read_generator,
+    refuse_no_numbers,
+    unsafe_allowed,
+)
 from espnet_onnx_plugin.export.draws import (
     OF_LOADER,
     drawn_since,
@@ -89,8 +96,13 @@ class Model:
                 )
             return None
         files = (checkpoints.vocoder_config, checkpoints.vocoder_file)
+        # parallel_wavegan loads it once more, as safely.
+        trusted = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if unsafe_allowed() else {}
+        if files[1] is not None and files[1].suffix == ".pkl":
+            read_generator(files[1])
         try:
-            vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
+            with mock.patch.dict(os.environ, trusted):
+                vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
         except ModuleNotFoundError as e:
             raise PluginError(
                 f"--vocoder_file {files[1]} needs the package {e.name}: pip install "
@@ -99,7 +111,10 @@ class Model:
         except Exception as e:  # of yaml, pickle and whatever the modules raise
             reason = " ".join(str(e).split())[:300] or type(e).__name__
             raise PluginError(f"--vocoder_file {files[1]} cannot be used: {reason}")
-        return vocoder.eval() if isinstance(vocoder, torch.nn.Module) else vocoder
+        if isinstance(vocoder, torch.nn.Module):
+            refuse_no_numbers(vocoder, files[1])
+            vocoder.eval()
+        return vocoder
 
     @property
     def speech(self) -> Optional[Speech]:
