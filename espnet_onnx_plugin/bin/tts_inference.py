@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Iterator, List
 
-from espnet_onnx_plugin.bin._common import str2bool, triple
+from espnet_onnx_plugin.bin._common import str2bool
 from espnet_onnx_plugin.bin._inference import SESSION_OPTIONS, Inference
 from espnet_onnx_plugin.errors import PluginError
 
@@ -35,10 +35,7 @@ class Speaking(Inference):
             {name: getattr(args, name) for name in SESSION_OPTIONS},
             **self.decoding_options(args),
         )
-        data = args.data_path_and_name_and_type
-        if isinstance(data[0], str):  # from a YAML file, where types are not applied
-            data = [triple(value) for value in data]
-        texts = Texts(data).read(model.use_speech)
+        texts = Texts(args.data_path_and_name_and_type).read(model.use_speech)
         keys: List[str] = read_keys(args.key_file) if args.key_file else texts.keys
         model.begin_job()
         with speech_writer(args.output_dir) as writer, logging_redirect_tqdm():
