@@ -248,6 +248,12 @@ def show(outcome: Outcome) -> None:
 
 def check_results(outcomes: Sequence[Outcome]) -> None:
     """Refuse bundles in full precision with hypotheses or waveforms of their own."""
+    for outcome in outcomes:
+        if outcome.reference is None:
+            logging.warning(
+                "%s: nothing is compared with PyTorch, which is not among its variants",
+                outcome.setting.name,
+            )
     wrong = [
         f"{m.system} in '{outcome.setting.name}'"
         for outcome in outcomes

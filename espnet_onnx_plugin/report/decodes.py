@@ -163,10 +163,14 @@ def _read_table(path: Path) -> dict[str, str]:
         raise PluginError(f"{path} is missing: decode this test set first")
     table: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            raise PluginError(f"{path}:{number}: an empty line: decode it again")
         key, *values = line.split()
         if key in table:
             raise PluginError(f"{path}:{number}: a second line for '{key}'")
         table[key] = " ".join(values)
+    if not table:
+        raise PluginError(f"{path} is empty: decode this test set again")
     return table
 
 
