@@ -134,7 +134,7 @@ class ArgumentParser(argparse.ArgumentParser):
         ]
 
     def _once(self, action: argparse.Action, value: Any) -> Any:
-        """What an option makes of being given once, where it may take several values."""
+        """What an option makes of being given once, with one value or several."""
         wanted = action.nargs
         if wanted is None:
             return self._one(action, value)
