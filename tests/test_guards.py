@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from conftest import save_tts
 
 from espnet_onnx_plugin.bin import export, optimize, tts_inference, verify
@@ -13,12 +15,13 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.export.tts import Model
+from espnet_onnx_plugin.export.tts import _TOO_SHORT, Model
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.quantize.budget import Budget, Quality
 from espnet_onnx_plugin.runtime import compare
 from espnet_onnx_plugin.runtime.compare import Comparison
 from espnet_onnx_plugin.runtime.encoder import Encoded
+from espnet_onnx_plugin.runtime.scorers import GraphScorer
 from espnet_onnx_plugin.runtime.session import Session
 
 
@@ -72,6 +75,42 @@ def test_an_encoder_that_gives_no_numbers_is_refused():
 def test_an_encoder_that_is_compared_on_nothing_is_refused():
     with pytest.raises(PluginError, match="no utterance to compare the encoder on"):
         parity.check_encoder(lambda _: encoding(1.0), Graphs(1.0), [])
+
+
+# Parity of decoders
+
+
+def test_a_step_that_is_another_is_refused(tiny, tmp_path, monkeypatch):
+    score = GraphScorer.score
+
+    def louder(self, *args):
+        scores, state = score(self, *args)
+        return scores * np.float32(1.001), state
+
+    monkeypatch.setattr(GraphScorer, "score", louder)
+    with pytest.raises(PluginError, match="decoder differs from PyTorch.* on step 1"):
+        export_bundle("asr", tiny["checkpoints"], tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
+def test_a_sequence_that_is_another_is_refused(value):
+    size, decoder, memory, session = 4, mock.Mock(), mock.Mock(), mock.Mock()
+    decoder.reference = lambda out, lens, ids, count: (
+        torch.zeros(1, int(count), size),
+        None,
+    )
+    memory.run.return_value = {}
+    session.run.return_value = {"scores": np.full((3, 9, size), value, np.float32)}
+
+    def check():
+        return parity.check_sequence(decoder, session, memory, 2, size, "mlm")
+
+    if value == 0:
+        assert check() == 0
+    else:
+        with pytest.raises(PluginError, match="mlm differs from PyTorch.* on 6 tokens"):
+            check()
 
 
 # The check of an optimized bundle
@@ -174,6 +213,29 @@ def test_a_text_that_is_too_short_is_written_down_as_skipped(
     capsys.readouterr()
     verify.main([*map(str, ("--model_dir", output, *files))])
     assert "2 cases skipped: a text of 4 tokens: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("frames", [0, 2])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.Conv1d(4, 4, 7),
+        torch.nn.ReflectionPad1d(3),
+        torch.nn.ConvTranspose1d(4, 4, 4),
+        torch.nn.Upsample(scale_factor=2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_are_given_too_few_frames_are_known(layer, frames):
+    try:
+        layer(torch.zeros(1, 4, frames))
+    except RuntimeError as e:
+        assert _TOO_SHORT.search(" ".join(str(e).split()))
+    else:
+        assert frames
+    with pytest.raises(RuntimeError) as e:
+        layer(torch.zeros(1, 4, 9, dtype=torch.int64) @ torch.zeros(8))
+    assert not _TOO_SHORT.search(str(e.value))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from espnet_onnx_plugin.runtime.hearing import Listener, plain
 from espnet_onnx_plugin.runtime.tts import Text2Speech
 from espnet_onnx_plugin.runtime.tts_data import Texts
 
-TEXTS = {"one": "abc " * 40, "two": "a lot of tokens " * 12}
+TEXTS = {"one": "abc " * 40 + "abc", "two": "a lot of tokens " * 12 + "a"}
 
 
 @pytest.fixture(scope="module")

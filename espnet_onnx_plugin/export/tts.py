@@ -31,11 +31,14 @@ from espnet_onnx_plugin.runtime.tts_data import made_up
 
 logger = logging.getLogger(__name__)
 
-#: How torch says that layers are given fewer frames than they need: a made-up text may
-#: be short for a vocoder.
+#: How torch's layers say that they are given fewer frames than they need, or none: a
+#: made-up text may be short for a vocoder.
 _TOO_SHORT = re.compile(
     r"Padding size should be less than the corresponding input dimension"
     r"|Kernel size can't be greater than actual input size"
+    r"|possibly 0 batch size and other non-zero dimensions for input, but got"
+    r"|Only zero batch or zero channel inputs are supported, but got"
+    r"|Input and output sizes should be greater than 0, but got"
 )
 
 #: Keys of a training configuration that choose an architecture.
