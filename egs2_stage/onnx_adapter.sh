@@ -94,6 +94,7 @@ onnx_describe_model() {
     onnx_needed=()
     onnx_quantize_args=()
     onnx_report_args=()
+    onnx_timing_args=()
     onnx_search_args=()
     if [ -n "${inference_config}" ]; then
         onnx_search_args+=(--config "${inference_config}")

@@ -290,7 +290,9 @@ onnx_time() {
     else
         tag+=_onnx_$1
         module=${onnx_inference}
-        args=(--model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}")
+        args=(
+            --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" "${onnx_timing_args[@]}"
+        )
         files=("${onnx_dir}/$1"/manifest.yaml)
         # The time to compare with must not be of another day than this one.
         [ ! -f "${reference}" ] || files+=("${reference}")

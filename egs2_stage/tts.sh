@@ -90,6 +90,7 @@ onnx_found=wav/wav.scp
 onnx_export_args+=("${onnx_vocoder_args[@]}")
 onnx_reference_args=("${onnx_export_args[@]}")
 onnx_quantize_args=(${onnx_asr_model_dir:+--asr_model_dir "${onnx_asr_model_dir}"})
+onnx_timing_args=(--time_first_audio true)
 onnx_report_args=(--data_dir "${data_feats}" "${onnx_quantize_args[@]}")
 if [ "${vocoder_file}" != none ]; then
     onnx_checkpoints+=("${vocoder_file}")

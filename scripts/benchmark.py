@@ -25,7 +25,7 @@ from benchmarking import drive, models, waveforms
 from benchmarking.config import Config, RandomModel, read_config
 
 import espnet_onnx_plugin
-from espnet_onnx_plugin.bin._common import run, str2bool
+from espnet_onnx_plugin.bin._common import add_log_level, run, str2bool
 from espnet_onnx_plugin.bundle import MANIFEST, sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.benchmark import (
@@ -73,7 +73,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=True,
         help="keep the settings that an earlier run has finished (default: true)",
     )
-    parser.add_argument("--log_level", default="INFO", help="of what is printed")
+    add_log_level(parser)
     return parser
 
 
@@ -248,6 +248,12 @@ def show(outcome: Outcome) -> None:
 
 def check_results(outcomes: Sequence[Outcome]) -> None:
     """Refuse bundles in full precision with hypotheses or waveforms of their own."""
+    for outcome in outcomes:
+        if outcome.reference is None:
+            logging.warning(
+                "%s: nothing is compared with PyTorch, which is not among its variants",
+                outcome.setting.name,
+            )
     wrong = [
         f"{m.system} in '{outcome.setting.name}'"
         for outcome in outcomes
@@ -267,7 +273,7 @@ def is_different(outcome: Outcome, measurement: Measurement) -> bool:
     distance = measurement.distance
     if distance is not None:
         figure = distance.difference
-        return figure is None or figure > WAVEFORM_TOLERANCE
+        return figure is None or not figure <= WAVEFORM_TOLERANCE
     agreement = outcome.agreement(measurement)
     return agreement is not None and agreement.different > 0
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -128,7 +129,7 @@ def test_smoke_of_speech(monkeypatch, tmp_path):
         assert word in page
 
 
-@pytest.mark.parametrize("difference", [None, 2e-3])
+@pytest.mark.parametrize("difference", [None, 2e-3, math.nan, math.inf])
 def test_other_waveforms_are_refused(monkeypatch, difference):
     module = load(monkeypatch)
     parts = dict.fromkeys(Synthesis.PARTS, 1.0)
@@ -274,6 +275,11 @@ def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
     [
         ({"settings": [{"beam": 4}]}, "setting 1: unknown key 'beam'"),
         ({"settings": [{"beam_size": "4"}]}, "beam_size is not a whole number"),
+        ({"settings": [{"beam_size": 2.5}]}, "beam_size is not a whole number: 2.5"),
+        ({"settings": [{"beam_size": None}]}, "beam_size is not a whole number: None"),
+        ({"settings": [{"ctc_weight": [1]}]}, "ctc_weight is not a number: [1]"),
+        ({"settings": [{"audio_seconds": math.nan}]}, "audio_seconds is not a number"),
+        ({"settings": [{"lm_weight": math.inf}]}, "lm_weight is not a number: inf"),
         ({"settings": [{"beam_size": 0}]}, "beam_size 0 must be 1 or more"),
         ({"settings": [{"variants": ["fp64"]}]}, "variants fp64"),
         ({"settings": [{}]}, "neither audio_seconds nor test data"),
@@ -306,6 +312,32 @@ def test_errors_in_a_configuration(monkeypatch, tmp_path, capsys, change, messag
     assert error.value.code == 1
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+
+
+def test_options_of_bin_quantize_may_stand_in_a_configuration(monkeypatch, tmp_path):
+    module = load(monkeypatch)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {train_config: a, model_file: b, quantize_options: [--max_mcd, 2]}\n"
+        "settings: [{audio_seconds: 1}]\n"
+    )
+    assert module.read_config(config).model.quantize_options == ("--max_mcd", "2")
+
+
+def test_bundles_without_pytorch_beside_them_are_not_said_to_be_right(
+    monkeypatch, caplog
+):
+    module = load(monkeypatch)
+    only = measurement("fp32", [decode(1.0, [1])])
+    module.check_results([Outcome(Setting("name"), "2026-01-01", None, [only])])
+    assert "name: nothing is compared with PyTorch" in caplog.text
+
+
+def test_an_unknown_log_level_is_refused(monkeypatch, tmp_path, capsys):
+    module = load(monkeypatch)
+    with pytest.raises(SystemExit):
+        module.main(["--config", "c", "--output_dir", "o", "--log_level", "LOUD"])
+    assert "invalid choice: 'LOUD'" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path, capsys):

@@ -207,6 +207,21 @@ def test_missing_decode_names_the_file(decodes):
 
 
 @pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "token_int is empty: decode this test set again"),
+        ("a 1 2 3\n\nb\nc 4\n", "token_int:2: an empty line"),
+        ("a 1 2 3\nb\nb\nc 4\n", "token_int:3: a second line for 'b'"),
+    ],
+)
+def test_a_decode_without_an_utterance_or_a_key_is_an_error(decodes, content, message):
+    for system in ("torch", "fp32"):
+        (decodes / system / "test_clean/token_int").write_text(content)
+    with pytest.raises(PluginError, match=message):
+        run_compare(decodes)
+
+
+@pytest.mark.parametrize(
     "line", ["{", '{"key": "a"}', '{"key": "a", "audio_seconds": 1}', "[]"]
 )
 def test_damaged_timing_names_file_and_line(decodes, line):

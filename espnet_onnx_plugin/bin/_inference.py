@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from espnet_onnx_plugin.bin._common import (
     ArgumentParser,
+    anything,
+    at_least_one,
     run,
     str2bool,
     str_or_none,
@@ -53,7 +55,7 @@ def _base_parser(name: str) -> ArgumentParser:
     group.add_argument("--key_file", type=str_or_none, help="utterances to decode")
     group.add_argument(
         "--batch_size",
-        type=int,
+        type=at_least_one,
         default=1,
         help="utterances of similar length that are decoded together; the results are "
         "those of one at a time",
@@ -92,6 +94,9 @@ UNSUPPORTED: Mapping[str, Tuple[Any, str]] = {
     "quantize_lm": (False, "use the int8 bundle"),
     "word_lm_train_config": (None, "word language models are not supported"),
 }
+
+#: How those are read, by the type of the supported value.
+_TYPES = {bool: str2bool, int: int, str: str, type(None): anything}
 
 #: Options of ESPnet's commands that change nothing here: they choose what an
 #: unsupported feature does, or how torch loads data.
@@ -137,9 +142,16 @@ class Inference:
         for name, argument in self.options.items():
             group.add_argument(f"--{name}", **argument)
         for name, (default, _) in self.unsupported.items():
-            parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
+            parser.add_argument(
+                f"--{name}",
+                type=_TYPES[type(default)],
+                default=default,
+                help=argparse.SUPPRESS,
+            )
         for name in self.without_effect:
-            parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
+            parser.add_argument(
+                f"--{name}", type=anything, nargs="*", help=argparse.SUPPRESS
+            )
         return parser
 
     def decoding_options(self, args: argparse.Namespace) -> Dict[str, Any]:
@@ -154,12 +166,6 @@ class Inference:
         """
         for name, (supported, remedy) in self.unsupported.items():
             value: Any = getattr(args, name)
-            if isinstance(supported, bool):
-                value = str2bool(value)
-            elif isinstance(supported, int):
-                value = int(value)
-            elif isinstance(value, str) and supported is None:
-                value = str_or_none(value)
             if value != supported:
                 raise PluginError(f"--{name} {value} is not supported: {remedy}")
 
@@ -177,8 +183,6 @@ class Inference:
         from espnet_onnx_plugin.runtime.tasks import model_class
         from espnet_onnx_plugin.runtime.writer import result_writer
 
-        if args.batch_size < 1:
-            raise PluginError(f"--batch_size {args.batch_size} must be 1 or more")
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
         keys = read_keys(args.key_file) if args.key_file else list(source.entries())
         model = model_class(self.decoder or self.task)(
@@ -213,8 +217,6 @@ class Inference:
         from espnet_onnx_plugin.runtime.data import Source, read_scp
 
         data = args.data_path_and_name_and_type
-        if isinstance(data[0], str):  # from a YAML file, where types are not applied
-            data = [triple(value) for value in data]
         files = {name: (path, kind) for path, name, kind in data}
         speech = files.pop("speech", None)
         if speech is None or len(files) + 1 < len(data) or set(files) - set(self.texts):

@@ -1,26 +1,12 @@
 """Decode with a bundle: ``espnet2.bin.asr_inference`` without torch and ESPnet."""
 
-import argparse
-from typing import Any, Dict
-
-import yaml
-
-from espnet_onnx_plugin.bin._common import str2bool, str_or_none
+from espnet_onnx_plugin.bin._common import settings, str2bool, str_or_none
 from espnet_onnx_plugin.bin._inference import (
     SEARCH,
     UNSUPPORTED,
     WITHOUT_EFFECT,
     Inference,
 )
-
-
-def settings(value: str) -> Dict[str, Any]:
-    """``NAME=VALUE,NAME=VALUE``, with values as in YAML."""
-    pairs = [pair.partition("=") for pair in value.split(",")]
-    if not all(separator for _, separator, _ in pairs):
-        raise argparse.ArgumentTypeError(f"'{value}' is not NAME=VALUE,NAME=VALUE")
-    return {name: yaml.safe_load(content) for name, _, content in pairs}
-
 
 COMMAND = Inference(
     name="asr_inference",

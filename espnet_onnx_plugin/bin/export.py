@@ -4,7 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, run, str_or_none
+from espnet_onnx_plugin.bin._common import (
+    ArgumentParser,
+    at_least_one,
+    run,
+    str_or_none,
+)
 from espnet_onnx_plugin.errors import PluginError
 
 #: The tasks that can be exported, by the name of the recipe's driver.
@@ -57,7 +62,10 @@ def get_parser() -> ArgumentParser:
         help="SCP,TYPE of real audio to check on, e.g. dump/raw/dev/wav.scp,sound",
     )
     parser.add_argument(
-        "--parity_utterances", type=int, default=5, help="how many of them to check on"
+        "--parity_utterances",
+        type=at_least_one,
+        default=5,
+        help="how many of them to check on",
     )
     return parser
 

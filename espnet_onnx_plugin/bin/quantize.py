@@ -110,6 +110,10 @@ def quantize(args: argparse.Namespace) -> None:
     if model.manifest.task == "tts":
         if args.calibration_text:
             raise PluginError("--calibration_text is not for a model that speaks")
+        if args.asr_model_dir is not None and source is None:
+            raise PluginError(
+                "--asr_model_dir needs texts: --data_path_and_name_and_type"
+            )
         utterances = Spoken(source, options, args.asr_model_dir)
         budget = SpeechBudget(args.max_mcd, args.max_log_f0_rmse, args.max_cer_increase)
     else:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, run
+from espnet_onnx_plugin.bin._common import ArgumentParser, at_least_one, run
 
 
 def get_parser() -> ArgumentParser:
@@ -53,7 +53,7 @@ def get_parser() -> ArgumentParser:
     )
     group.add_argument(
         "--num_utts",
-        type=int,
+        type=at_least_one,
         default=20,
         help="how many utterances of each test set to measure, spread over it",
     )

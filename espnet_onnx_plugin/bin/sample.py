@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, run
+from espnet_onnx_plugin.bin._common import ArgumentParser, at_least_one, run
 
 
 def get_parser() -> ArgumentParser:
@@ -17,7 +17,7 @@ def get_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--num_utts",
-        type=int,
+        type=at_least_one,
         default=20,
         help="the size of the sample, evenly spread and with the longest utterance",
     )

@@ -6,13 +6,24 @@ import logging
 import time
 from typing import Iterator, List
 
-from espnet_onnx_plugin.bin._common import str2bool, triple
+from espnet_onnx_plugin.bin._common import ArgumentParser, str2bool
 from espnet_onnx_plugin.bin._inference import SESSION_OPTIONS, Inference
 from espnet_onnx_plugin.errors import PluginError
 
 
 class Speaking(Inference):
     """The command, which makes speech where the others read it."""
+
+    def get_parser(self) -> ArgumentParser:
+        """See :class:`Inference`."""
+        parser = super().get_parser()
+        parser.add_argument(
+            "--time_first_audio",
+            type=str2bool,
+            default=False,
+            help="begin every utterance once more, to time the first piece of a stream",
+        )
+        return parser
 
     def run(self, args: argparse.Namespace) -> None:
         """Speak every text and write the results."""
@@ -35,10 +46,7 @@ class Speaking(Inference):
             {name: getattr(args, name) for name in SESSION_OPTIONS},
             **self.decoding_options(args),
         )
-        data = args.data_path_and_name_and_type
-        if isinstance(data[0], str):  # from a YAML file, where types are not applied
-            data = [triple(value) for value in data]
-        texts = Texts(data).read(model.use_speech)
+        texts = Texts(args.data_path_and_name_and_type).read(model.use_speech)
         keys: List[str] = read_keys(args.key_file) if args.key_file else texts.keys
         model.begin_job()
         with speech_writer(args.output_dir) as writer, logging_redirect_tqdm():
@@ -52,6 +60,11 @@ class Speaking(Inference):
                     start = time.perf_counter()
                     made = model(**given)
                     seconds = time.perf_counter() - start
+                    first = {}
+                    if args.time_first_audio and model.vocoder is not None:
+                        first["first_audio_seconds"] = model.first_audio_seconds(
+                            **given
+                        )
                 size = len(made["feat_gen" if "feat_gen" in made else "wav"])
                 logging.info("%s (size:%d->%d)", key, model.symbols, size)
                 logging.info("inference speed = %.1f / sec.", size / seconds)
@@ -61,7 +74,7 @@ class Speaking(Inference):
                     audio_seconds=model.audio_seconds(made),
                     acoustic_seconds=model.seconds["acoustic"],
                     vocoder_seconds=model.seconds["vocoder"],
-                    first_audio_seconds=model.first_audio_seconds(),
+                    **first,
                     total_seconds=seconds,
                     peak_memory_mb=peak_memory_mb(),
                 )

@@ -54,9 +54,11 @@ def verify(args: argparse.Namespace) -> None:
         )
         source = Source.parse(args.parity_scp) if args.parity_scp else None
         model = task_model(bundle.manifest.task)(checkpoints)
-        figures = check_parity(bundle, model, source)
+        figures, skipped = check_parity(bundle, model, source)
         worst = max(figures, key=figures.__getitem__)
         report += f"; largest difference from PyTorch {figures[worst]:.1e} ({worst})"
+        if skipped:
+            report += f", {len(skipped)} cases skipped: {'; '.join(skipped)}"
     print(f"{bundle.path}: {report}")
 
 

@@ -353,11 +353,11 @@ class Model(TaskModel):
                 expected = {"encoder_out": out, "md_out": out}
                 if self.md_encoder.ctc is not None:
                     expected["ctc_log_probs"] = self.model.st_ctc.log_softmax(out)
-            for name, value in encoder([hidden]).items():
-                if name in expected:
-                    figure = difference(to_numpy(value), expected[name].numpy())
-                    what = f"{len(hidden)} tokens ({name})"
-                    worst = max(worst, require(MD_ENCODER, what, figure))
+            made = encoder([hidden])
+            for name, value in expected.items():
+                figure = difference(to_numpy(made[name]), value.numpy())
+                what = f"{len(hidden)} tokens ({name})"
+                worst = max(worst, require(MD_ENCODER, what, figure))
         return {MD_ENCODER: worst}
 
     def mixed(self, bundle: Bundle) -> List[str]:

@@ -79,7 +79,7 @@ class ExportedModel(Protocol):
 
     def check_parity(
         self, bundle: Bundle, source: Optional[Source] = None
-    ) -> Dict[str, float]:
+    ) -> parity.Parity:
         """The largest relative differences from PyTorch, by component."""
 
     def measured(self, bundle: Bundle) -> Manifest:
@@ -249,17 +249,14 @@ class TaskModel:
 
     def check_parity(
         self, bundle: Bundle, source: Optional[Source] = None
-    ) -> Dict[str, float]:
+    ) -> parity.Parity:
         """Compare every graph with PyTorch, on noise and on real audio if given.
-
-        Returns:
-            The largest relative difference by component.
 
         Raises:
             PluginError: if one is above the tolerance.
         """
         figures = check_speech_model(self, bundle, source)
-        return {**figures, **self.check_others(bundle)}
+        return parity.Parity({**figures, **self.check_others(bundle)})
 
     def check_others(self, bundle: Bundle) -> Dict[str, float]:
         """Compare graphs that are neither frontend and encoder nor steps, likewise."""

@@ -2,8 +2,9 @@
 
 import logging
 import os
+import re
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional
 from unittest import mock
 
 import numpy as np
@@ -23,7 +24,7 @@ from espnet_onnx_plugin.export.draws import (
 )
 from espnet_onnx_plugin.export.graph import export_part
 from espnet_onnx_plugin.export.model import Checkpoints, build, read_config
-from espnet_onnx_plugin.export.parity import TOLERANCE, require
+from espnet_onnx_plugin.export.parity import TOLERANCE, Parity, require
 from espnet_onnx_plugin.export.parts import Part, TextToSpeech
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.teaching import teaching
@@ -36,6 +37,16 @@ from espnet_onnx_plugin.runtime.tts import Text2Speech
 from espnet_onnx_plugin.runtime.tts_data import made_up
 
 logger = logging.getLogger(__name__)
+
+#: How torch's layers say that they are given fewer frames than they need, or none: a
+#: made-up text may be short for a vocoder.
+_TOO_SHORT = re.compile(
+    r"Padding size should be less than the corresponding input dimension"
+    r"|Kernel size can't be greater than actual input size"
+    r"|possibly 0 batch size and other non-zero dimensions for input, but got"
+    r"|Only zero batch or zero channel inputs are supported, but got"
+    r"|Input and output sizes should be greater than 0, but got"
+)
 
 #: Keys of a training configuration that choose an architecture.
 _ROLES = ("tts", "feats_extract")
@@ -187,21 +198,20 @@ class Model:
         """The manifest: there is nothing to measure that the check does not."""
         return bundle.manifest
 
-    def check_parity(
-        self, bundle: Bundle, source: Optional[Source] = None
-    ) -> Dict[str, float]:
+    def check_parity(self, bundle: Bundle, source: Optional[Source] = None) -> Parity:
         """Compare what the bundle makes with what ESPnet makes, of made-up texts.
 
-        Both draw the same noise.
-
-        Returns:
-            The largest relative difference by output.
+        Both draw the same noise. Figures are by output. A text is skipped that ESPnet
+        itself makes too few frames of for its vocoder.
 
         Raises:
-            PluginError: if one is above the tolerance.
+            PluginError: if a difference is above the tolerance, ESPnet cannot speak, or
+                every text of a way to speak was skipped.
         """
         ours = Text2Speech(bundle, maxlenratio=2.5)
         figures: Dict[str, float] = {}
+        skipped: List[str] = []
+        compared = {taught: 0 for taught in (False, bool(self.taught["taught_by"]))}
         spoken = list(made_up(bundle))
         ways = [(what, inputs, False) for what, inputs in spoken]
         if self.taught["taught_by"]:
@@ -213,19 +223,27 @@ class Model:
             conf = dict(use_teacher_forcing=taught)
             try:
                 reference = self.infer(inputs, {**ours.espnet_options, **conf}, number)
-            except RuntimeError as e:  # a vocoder that is given too few frames
-                logger.info("ESPnet cannot speak %s: %s", what, e)
+            except RuntimeError as e:
+                reason = " ".join(str(e).split())[:300]
+                if not _TOO_SHORT.search(reason):
+                    raise PluginError(
+                        f"parity check failed: ESPnet cannot speak {what}: {reason}"
+                    )
+                skipped.append(f"{what}: ESPnet cannot speak it: {reason}")
                 continue
+            compared[taught] += 1
             ours.noise = Noise(number, mkl=bundle.manifest.search["mkl"])
             made = ours(**inputs, decode_conf=conf)
             for name, figure in compare(made, reference, what).items():
                 figures[name] = max(figures.get(name, 0.0), figure)
-        if not figures:
-            raise PluginError(
-                "parity check failed: ESPnet itself cannot speak any made-up text; "
-                "train the model for longer"
-            )
-        return figures
+        for taught, count in compared.items():
+            if not count:
+                way = " that is taught" if taught else ""
+                raise PluginError(
+                    f"parity check failed: ESPnet itself cannot speak any made-up text"
+                    f"{way}: {skipped[-1]}; train the model for longer"
+                )
+        return Parity(figures, skipped)
 
     @torch.no_grad()
     def lesson(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ on any machine; onnxruntime adds those when it loads a graph. For CUDA it stops 
 every provider runs, and the provider fuses the rest when it loads.
 """
 
+import logging
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,8 @@ from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import session_options
 from espnet_onnx_plugin.runtime.tts_compare import compare_speech
 from espnet_onnx_plugin.runtime.tts_data import Texts
+
+logger = logging.getLogger(__name__)
 
 #: Largest difference of an output relative to its scale that fusion may cause.
 TOLERANCE = 1e-4
@@ -112,6 +115,16 @@ def optimize(
     def check(bundle: Bundle) -> Mapping[str, Any]:
         speaks = model.manifest.task == "tts"
         comparison = (compare_speech if speaks else compare)(model, bundle, source)
+        if not comparison.utterances:
+            raise PluginError(
+                "there is no utterance to compare the optimized model on; nothing was "
+                "written"
+            )
+        if comparison.not_compared:
+            logger.warning(
+                "not compared with the original, for nothing here uses them: %s",
+                ", ".join(comparison.not_compared),
+            )
         for component, figure in comparison.differences.items():
             if not figure <= TOLERANCE:
                 raise PluginError(

@@ -73,11 +73,14 @@ class Quality:
             **rates,
         )
 
+    #: Tokens can always be compared.
+    measured = True
+
     def within(self, budget: Budget) -> bool:
         """Whether a budget holds."""
         if self.wer is not None and self.wer_fp32 is not None:
             # An allowance of 0.1 is not exceeded by 0.1, whatever the rounding.
-            if self.wer - self.wer_fp32 > budget.max_wer_increase + 1e-9:
+            if not self.wer - self.wer_fp32 <= budget.max_wer_increase + 1e-9:
                 return False
         return self.token_agreement >= budget.min_token_agreement
 

@@ -167,6 +167,10 @@ class _Quantizer:
             return self.reader.quality(bundle)
 
         quality = measured()
+        if real and not quality.utterances:
+            raise PluginError("there is no utterance to measure the budget on")
+        if real and not quality.measured:
+            logger.warning("the budget is not measured: %s", quality)
         raises: List[Raise] = []
         if real and not quality.within(self.budget):
             logger.info("%s misses the budget: %s", self.precision, quality)
@@ -228,9 +232,11 @@ class _Quantizer:
         """Largest difference of each graph's outputs, on the same inputs."""
         figures = {}
         for role, graph in self.model.manifest.graphs.items():
+            if not self.reader.feeds.get(role):  # a graph that nothing here uses
+                continue
             sides = [Session(b, role, Device()) for b in (self.model, bundle)]
             worst = 0.0
-            for feeds in self.reader.feeds.get(role, ()):
+            for feeds in self.reader.feeds[role]:
                 expected, ours = (s.run(feeds, graph.outputs) for s in sides)
                 worst = max(
                     worst,

@@ -78,7 +78,8 @@ def _assigned(
     def rates(order: Sequence[Sequence[str]]) -> float:
         return sum(
             edits.edit_distance(hypothesis, reference) / max(len(reference), 1)
-            for hypothesis, reference in zip(order, references)
+            for hypothesis, reference in zip(order, references, strict=True)
         )
 
-    return list(zip(min(permutations(hypotheses), key=rates), references))
+    best = min(permutations(hypotheses), key=rates)
+    return list(zip(best, references, strict=True))

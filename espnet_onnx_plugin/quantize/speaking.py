@@ -1,8 +1,9 @@
 """The speech that a bundle makes of texts, and how far it is from another's."""
 
 import logging
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
@@ -18,6 +19,7 @@ from espnet_onnx_plugin.runtime.packages import import_package
 from espnet_onnx_plugin.runtime.progress import progress
 from espnet_onnx_plugin.runtime.speech_quality import (
     MEL_CEPSTRA,
+    WINDOW,
     Measures,
     average,
     compare,
@@ -60,6 +62,11 @@ class SpeechQuality:
     log_f0_rmse: Optional[float] = None
     cer_fp32: Optional[float] = None
     cer: Optional[float] = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a figure that a budget limits."""
+        return any(f is not None for f in (self.mcd, self.log_f0_rmse, self.cer))
 
     def within(self, budget: SpeechBudget) -> bool:
         """Whether a budget holds."""
@@ -130,14 +137,33 @@ class Spoken:
         return Speaker(model, self)
 
 
+#: Of a waveform that is no speech any more.
+LOST = Measures(math.inf, math.inf)
+
+
 def _measured(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
-    """Measure a waveform; at the next higher rate where its own is not defined."""
-    if rate in MEL_CEPSTRA:
-        return compare(reference, other, rate)
-    higher = min((r for r in MEL_CEPSTRA if r > rate), default=max(MEL_CEPSTRA))
-    soxr = import_package("soxr", f"measures of speech at {rate} Hz", "soxr")
-    waves = [soxr.resample(wave, rate, higher) for wave in (reference, other)]
-    return compare(*waves, higher)
+    """Measure a waveform; at the next higher rate where its own is not defined.
+
+    A waveform that is lost, or its voice, is infinitely far, where a comparison of
+    recordings leaves it out.
+    """
+    if not np.isfinite(other).all():
+        return LOST
+    if rate not in MEL_CEPSTRA:
+        higher = min((r for r in MEL_CEPSTRA if r > rate), default=max(MEL_CEPSTRA))
+        soxr = import_package("soxr", f"measures of speech at {rate} Hz", "soxr")
+        waves = [soxr.resample(wave, rate, higher) for wave in (reference, other)]
+        return _measured(*waves, higher)
+    if (len(other) < WINDOW) != (len(reference) < WINDOW):
+        return LOST
+    measures = compare(reference, other, rate)
+    if measures.log_f0_rmse is None and _is_voiced(reference, rate):
+        return replace(measures, log_f0_rmse=math.inf)
+    return measures
+
+
+def _is_voiced(wave: np.ndarray, rate: int) -> bool:
+    return compare(wave, wave, rate).log_f0_rmse is not None
 
 
 class Speaker:
@@ -146,6 +172,9 @@ class Speaker:
     Args:
         model: the fp32 bundle.
         spoken: what to speak.
+
+    Raises:
+        PluginError: if a model is to listen to what it cannot be held to.
 
     Attributes:
         feeds: inputs of each graph, by role.
@@ -160,6 +189,11 @@ class Speaker:
             self._listener = Listener(spoken.asr_model_dir)
         said = {key: inputs["text"] for key, inputs in self._inputs.items()}
         self._said = {key: text for key, text in said.items() if isinstance(text, str)}
+        if self._listener is not None and not any(map(plain, self._said.values())):
+            raise PluginError(
+                f"--asr_model_dir {spoken.asr_model_dir} needs texts that it can hear: "
+                "give --data_path_and_name_and_type PATH,text,text"
+            )
         ids = self._open(model).ids  # once: the texts' phonemes are not what is timed
         for inputs in self._inputs.values():
             inputs["text"] = ids(inputs["text"])
@@ -170,13 +204,24 @@ class Speaker:
 
     def _heard(self, made: Mapping[str, Mapping[str, np.ndarray]]) -> Optional[float]:
         """Character error rate in percent of what was spoken, if a model listens."""
-        if self._listener is None or not self._said:
+        if self._listener is None:
             return None
-        rate = self._model.manifest.synthesis.sampling_rate
         return error_rate(
-            (plain(self._listener.hear(made[key]["wav"], rate)), plain(text))
+            (plain(self._hear(made[key])), plain(text))
             for key, text in self._said.items()
         )
+
+    def _hear(self, made: Mapping[str, np.ndarray]) -> str:
+        """The text that a model hears; nothing in what is no sound."""
+        if "wav" not in made:
+            raise PluginError(
+                f"--asr_model_dir {self._spoken.asr_model_dir} listens to waveforms, "
+                f"{self._model.path} makes features"
+            )
+        if not np.isfinite(made["wav"]).all():
+            return ""
+        rate = self._model.manifest.synthesis.sampling_rate
+        return self._listener.hear(made["wav"], rate)
 
     def _open(self, bundle: Bundle, **session: Any) -> Text2Speech:
         return Text2Speech(bundle, session=session, **self._options)
@@ -212,7 +257,12 @@ class Speaker:
                 measures.append(_measured(expected["wav"], made["wav"], rate))
         mean = average(measures)
         return SpeechQuality(
-            len(self._reference), identical, mean.mcd, mean.log_f0_rmse
+            utterances=len(self._reference),
+            identical=identical,
+            mcd=mean.mcd,
+            log_f0_rmse=mean.log_f0_rmse,
+            cer_fp32=self._cer_fp32,
+            cer=self._heard(spoken),
         )
 
     def speed(self, bundle: Bundle) -> Dict[str, Dict[str, float]]:

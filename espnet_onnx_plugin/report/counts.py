@@ -41,7 +41,7 @@ class ErrorCounts:
     def rate(self) -> float:
         """Return the error rate in percent of the reference's words."""
         if not self.words:
-            raise ValueError("no error rate: the references hold no words")
+            raise PluginError("no error rate: the references hold no words")
         return 100 * self.errors / self.words
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -30,12 +30,14 @@ class Comparison:
         identical: of these, how many got the same tokens.
         differences: by component, the largest difference of an output relative to its
             scale.
+        not_compared: roles of the graphs that nothing used.
     """
 
     utterances: int
     audio: str
     identical: int
     differences: Dict[str, float]
+    not_compared: Sequence[str] = ()
 
     def as_dict(self) -> Dict[str, Any]:
         """For the manifest."""
@@ -43,7 +45,9 @@ class Comparison:
             name: float(np.format_float_scientific(value, 2))
             for name, value in self.differences.items()
         }
-        return {**vars(self), "differences": differences}
+        lists = {"not_compared": list(self.not_compared)} if self.not_compared else {}
+        figures = {k: v for k, v in vars(self).items() if k != "not_compared"}
+        return {**figures, "differences": differences, **lists}
 
 
 def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray, Dict[str, str]]]:
@@ -79,6 +83,12 @@ def search_options(bundle: Bundle) -> Dict[str, Any]:
     return model_class(use(bundle)).check_options(bundle, BEAM_SIZE)
 
 
+def not_used(bundle: Bundle, used: Set[str]) -> List[str]:
+    """Roles of the graphs whose files are not among those that were used."""
+    graphs = bundle.manifest.graphs
+    return [role for role, graph in graphs.items() if graph.file.name not in used]
+
+
 def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Comparison:
     """Run two bundles on the same audio, on the CPU.
 
@@ -87,7 +97,14 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         other: with the same graphs.
         source: audio; noise stands in where it is None.
     """
-    left, right = (open_model(b, **search_options(b)) for b in (reference, other))
+    used: Set[str] = set()
+    left, right = (
+        open_model(b, session={"watch": watch}, **search_options(b))
+        for b, watch in (
+            (reference, lambda graph, feeds: used.add(graph.file.name)),
+            (other, None),
+        )
+    )
     speech = reference.manifest.speech
     count = identical = 0
     differences: Dict[str, float] = {}
@@ -102,14 +119,15 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         prepared = [left.prepare(audio, **others)]
         same = True
         sides = (side.stages(side.encode(prepared)) for side in (right, left))
-        for ours, expected in zip(*sides):
+        for ours, expected in zip(*sides, strict=True):
             for role, made in expected.made.items():
                 for name, value in made.items():
                     if not name.endswith(LENS):
                         note(role, to_numpy(ours.made[role][name]), to_numpy(value))
             # One, or one for each speaker.
-            for i, best in enumerate(expected.hypotheses):
-                found = [h.yseq for h in ours.hypotheses[i][:1]]
+            pairs = zip(ours.hypotheses, expected.hypotheses, strict=True)
+            for i, (made, best) in enumerate(pairs):
+                found = [h.yseq for h in made[:1]]
                 same &= [h.yseq for h in best[:1]] == found
                 tokens = best[0].yseq[:-1] if best else [0]
                 tokens = tokens[: reference.manifest.search.get("max_tokens")]
@@ -126,4 +144,5 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
         count += 1
         identical += same
     kind = "noise" if source is None else "real"
-    return Comparison(count, kind, identical, differences)
+    left_out = not_used(reference, used)
+    return Comparison(count, kind, identical, differences, left_out)

@@ -5,6 +5,7 @@ from typing import Any, Callable, Mapping, Optional
 
 from espnet_onnx_plugin.bundle import Bundle, Graph
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.options import check_types
 
 #: onnxruntime's names.
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -39,6 +40,8 @@ class Device:
     watch: Optional[Callable[[Graph, Mapping[str, Any]], None]] = None
 
     def __post_init__(self) -> None:
+        plain = {name: v for name, v in vars(self).items() if name != "watch"}
+        check_types(Device, plain)
         if self.provider not in PROVIDERS:
             raise PluginError(
                 f"provider '{self.provider}' is unknown; use one of "

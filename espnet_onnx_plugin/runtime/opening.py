@@ -7,6 +7,7 @@ from typing import Any, Callable, Mapping, Tuple, Union
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import Device, check_precision
+from espnet_onnx_plugin.runtime.options import check_types
 
 
 class Reopened:
@@ -32,8 +33,9 @@ def make_options(options_class: Any, options: Mapping[str, Any]) -> Any:
     """The decoding options of a call, by name.
 
     Raises:
-        PluginError: if one is unknown or cannot be met.
+        PluginError: if one is unknown, of another type or cannot be met.
     """
+    check_types(options_class, options)
     try:
         return options_class(**options)
     except TypeError as e:

@@ -1,9 +1,41 @@
 """ESPnet's decoding options."""
 
+import numbers
+from collections import abc
 from dataclasses import dataclass
-from typing import Dict
+from typing import Any, Dict, Mapping, get_args, get_origin, get_type_hints
 
 from espnet_onnx_plugin.errors import PluginError
+
+#: How a value is told to be of a type, by the type; numpy's numbers are numbers.
+_ABSTRACT = {int: numbers.Integral, float: numbers.Real}
+
+
+def check_types(options_class: type, options: Mapping[str, Any]) -> None:
+    """Refuse options of another type than the class says.
+
+    Args:
+        options_class: a data class.
+        options: values by name; names that are not the class's are passed over.
+
+    Raises:
+        PluginError: naming the option, its value and what it has to be.
+    """
+    hints = get_type_hints(options_class)
+    for name in hints.keys() & options.keys():
+        value, known = options[name], get_args(hints[name]) or (hints[name],)
+        if get_origin(hints[name]) is abc.Mapping:
+            known = (abc.Mapping,)
+        if Any in known or any(_is_of(value, one) for one in known):
+            continue
+        names = " or ".join(one.__name__.replace("NoneType", "None") for one in known)
+        raise PluginError(f"{name} {value!r} must be of type {names}")
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    if isinstance(value, bool):  # no number
+        return wanted is bool
+    return isinstance(value, _ABSTRACT.get(wanted, wanted))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Text to speech: what synthesizes with the bundles of task tts."""
 
+import copy
 import logging
 import time
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
-    Tuple,
     Union,
 )
 
@@ -101,7 +101,6 @@ class Text2Speech(Reopened):
         self.noise = self._drawing(self.options.seed)
         self.seconds: Dict[str, float] = {}
         self.symbols = 0
-        self._vocoded: Optional[Tuple[np.ndarray, Optional[np.ndarray]]] = None
 
     def _drawing(self, seed: int) -> Noise:
         return Noise(seed, mkl=self.search["mkl"])
@@ -234,16 +233,20 @@ class Text2Speech(Reopened):
             return len(made["wav"]) / self.fs
         return len(made["feat_gen"]) * self.synthesis.frame_shift / self.fs
 
-    def first_audio_seconds(self, chunk: int = 50) -> float:
-        """How long the newest text took to the first piece of :meth:`stream`.
+    def first_audio_seconds(self, *args: Any, **kwargs: Any) -> float:
+        """How long the first piece of :meth:`stream` takes, which is made for that.
 
-        Measured on that piece alone, made again.
+        What the next call draws stays as it was.
+
+        Args:
+            args, kwargs: as of :meth:`stream`.
         """
+        noise = copy.deepcopy(self.noise)
         start = time.perf_counter()
-        if self.vocoder is not None:
-            feats, condition = self._vocoded
-            next(self.vocoder.stream(feats, Noise(0), condition, chunk))
-        return self.seconds["acoustic"] + time.perf_counter() - start
+        next(self.stream(*args, **kwargs))
+        seconds = time.perf_counter() - start
+        self.noise = noise
+        return seconds
 
     def _for_vocoder(self, made: Dict[str, np.ndarray]):
         """The features that become the waveform, and what conditions all of it.
@@ -253,9 +256,9 @@ class Text2Speech(Reopened):
         reads = self.synthesis.vocoder_reads
         if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
             reads = "feat_gen"
-        self._vocoded = (made[reads], made.pop("condition", None))
+        read = (made[reads], made.pop("condition", None))
         made.pop("feats", None)
-        return self._vocoded
+        return read
 
     def _acoustic(
         self,

@@ -36,7 +36,7 @@ class _Graphs:
             role: [Session(bundle, role, Device()) for bundle in (reference, other)]
             for role in reference.manifest.graphs
         }
-        self.differences = {role: 0.0 for role in self._sessions}
+        self.differences: Dict[str, float] = {}
         self.calls: Dict[str, int] = {}
 
     def watch(self, graph: Graph, feeds: Mapping[str, Value]) -> None:
@@ -48,7 +48,7 @@ class _Graphs:
         expected, made = (s.run(feeds, graph.outputs) for s in self._sessions[role])
         for name in graph.outputs:
             figure = difference(made[name], expected[name])
-            self.differences[role] = max(self.differences[role], figure)
+            self.differences[role] = max(self.differences.get(role, 0.0), figure)
 
 
 def compare_speech(
@@ -74,4 +74,7 @@ def compare_speech(
         count += 1
         identical += all(difference(made[n], expected[n]) <= SAME for n in names)
     kind = "made-up" if texts is None else "real"
-    return Comparison(count, kind, identical, graphs.differences)
+    left_out = [
+        role for role in reference.manifest.graphs if role not in graphs.differences
+    ]
+    return Comparison(count, kind, identical, graphs.differences, left_out)

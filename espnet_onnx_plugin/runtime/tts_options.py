@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.options import check_types
 
 #: Names that ESPnet's models have for an option.
 _IN_MODELS = {"speed_control_alpha": "alpha"}
@@ -55,10 +56,11 @@ class TtsOptions:
         """These with others for a call, by ESPnet's models' names or the command's.
 
         Raises:
-            PluginError: if one is unknown.
+            PluginError: if one is unknown or of another type.
         """
         names = {theirs: ours for ours, theirs in _IN_MODELS.items()}
         named = {names.get(name, name): value for name, value in (conf or {}).items()}
+        check_types(type(self), named)
         try:
             return dataclasses.replace(self, **named)
         except TypeError as e:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class TrainedModel:
     vocoder_file: Path | None = None
     task: str = "asr"
     calibration_scp: str | None = None
-    quantize_options: Sequence[str] = ()
+    quantize_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -246,7 +247,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         hint = alternatives[0]
-    if hint is float and type(value) in (int, float):
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)

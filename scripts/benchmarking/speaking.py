@@ -23,15 +23,15 @@ class Speaker(NamedTuple):
         seed: Makes the next call draw what every system draws.
         speak: From token ids to a waveform (samples,).
         seconds: Of the newest call, by part.
-        first_audio: Seconds of the newest call to the first audio, None where that is
-            the whole.
+        first_audio: Seconds from token ids to the first audio, which is made again for
+            that; None where it is the whole.
     """
 
     fs: int
     seed: Callable[[], object]
     speak: Callable[[np.ndarray], np.ndarray]
     seconds: Callable[[], dict[str, float]]
-    first_audio: Callable[[], float] | None = None
+    first_audio: Callable[[np.ndarray], float] | None = None
 
 
 def open_bundle(spec: dict[str, Any]) -> Speaker:
@@ -82,11 +82,15 @@ def measure(speaker: Speaker, ids: np.ndarray) -> dict[str, Any]:
     start = time.perf_counter()
     wav = speaker.speak(ids)
     total = time.perf_counter() - start
-    parts = {name: speaker.seconds().get(name, 0.0) for name in Synthesis.PARTS[:-1]}
+    seconds, first = speaker.seconds(), total
+    if speaker.first_audio is not None:
+        speaker.seed()
+        first = speaker.first_audio(ids)
+    parts = {name: seconds.get(name, 0.0) for name in Synthesis.PARTS[:-1]}
     return {
         "seconds": total,
         "parts": {**parts, "rest": total - sum(parts.values())},
         "audio_seconds": len(wav) / speaker.fs,
-        "first_audio_seconds": speaker.first_audio() if speaker.first_audio else total,
+        "first_audio_seconds": first,
         "wav": wav,
     }

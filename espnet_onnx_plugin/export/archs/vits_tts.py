@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
 from espnet_onnx_plugin.export.parts import (
     Part,
@@ -45,7 +46,8 @@ def inverse_spline(
     Returns:
         Outputs (...,), and no logarithm of the determinant: a constant.
     """
-    assert inverse and tails == "linear"
+    if not inverse or tails != "linear":
+        raise PluginError("vits: only inverse splines with linear tails are supported")
     smallest = 1e-3
     bins = widths.size(-1)
     edge = math.log(math.exp(1 - smallest) - 1)

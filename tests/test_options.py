@@ -1,0 +1,200 @@
+"""Options from a YAML file and from Python are held to what the command line takes."""
+
+import importlib
+
+import pytest
+import yaml
+
+import espnet_onnx_plugin
+from espnet_onnx_plugin import Text2Speech
+from espnet_onnx_plugin.bin import asr_inference, quantize, report, tts_inference
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.opening import make_options
+from espnet_onnx_plugin.runtime.tts_options import TtsOptions
+
+INFERENCE = ("asr", "asr_maskctc", "st", "slu", "s2t", "s2t_ctc", "s2t_language", "tts")
+
+
+def parser_of(name):
+    task, _, kind = name.partition("_")
+    suffix = f"_{kind}" if kind else ""
+    module = importlib.import_module(f"espnet_onnx_plugin.bin.{task}_inference{suffix}")
+    return module.COMMAND.get_parser()
+
+
+def parse(parser, tmp_path, content, *args):
+    config = tmp_path / "options.yaml"
+    text = content if isinstance(content, str) else yaml.safe_dump(content)
+    config.write_text(text, encoding="utf-8")
+    return parser.parse_args(["--config", str(config), *args])
+
+
+NEEDED = ["--model_dir", "m", "--output_dir", "o"]
+NEEDED += ["--data_path_and_name_and_type", "wav.scp,speech,sound"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("beam_size: 2.5", "--beam_size: invalid int value: '2.5'"),
+        ("beam_size: 2.0", "--beam_size: invalid int value: '2.0'"),
+        ("beam_size: null", "--beam_size: invalid int value: 'null'"),
+        ("beam_size: true", "--beam_size: invalid int value: 'true'"),
+        ("nbest: 1.5", "--nbest: invalid int value: '1.5'"),
+        ("ctc_weight: [1]", "--ctc_weight: invalid value: [1]"),
+        ("ctc_weight: {a: 1}", "--ctc_weight: invalid value: {'a': 1}"),
+        ("ctc_weight: half", "--ctc_weight: invalid float value: 'half'"),
+        ("log_level: LOUD", "--log_level: invalid choice: 'LOUD'"),
+        ("provider: tpu", "--provider: invalid choice: 'tpu'"),
+        ("normalize_length: 2", "--normalize_length: '2' is neither true nor false"),
+        ("streaming: maybe", "--streaming: 'maybe' is neither true nor false"),
+        ("batch_size: 0", "--batch_size: '0' must be 1 or more"),
+        ("model_dir: null", "--model_dir: invalid value: null"),
+        ("output_dir: [o]", "--output_dir: invalid value: ['o']"),
+        ("data_path_and_name_and_type: [wav.scp]", "'wav.scp' is not PATH,NAME,TYPE"),
+        ("data_path_and_name_and_type: [[a, b, c]]", "invalid value: ['a', 'b', 'c']"),
+        ("hugging_face_decoder_conf: top", "'top' is not NAME=VALUE,NAME=VALUE"),
+        ("hugging_face_decoder_conf: [1]", "is not NAME=VALUE,NAME=VALUE"),
+        ("help: true", "unknown option 'help'"),
+    ],
+)
+def test_a_value_that_the_command_line_refuses_is_refused(
+    content, message, tmp_path, capsys
+):
+    with pytest.raises(SystemExit) as e:
+        parse(asr_inference.COMMAND.get_parser(), tmp_path, content, *NEEDED)
+    assert e.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "options.yaml" in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "option, value, expected",
+    [
+        ("beam_size", 7, 7),
+        ("beam_size", "7", 7),
+        ("ctc_weight", 1, 1.0),
+        ("ctc_weight", "0.3", 0.3),
+        ("penalty", "1e-3", 0.001),  # no number in YAML 1.1
+        ("normalize_length", True, True),
+        ("normalize_length", "yes", True),
+        ("log_level", "debug", "DEBUG"),
+        ("provider", None, None),
+        ("key_file", None, None),
+        ("key_file", "none", None),
+        ("lang_prompt_token", None, None),
+        ("hugging_face_decoder_conf", {"num_beams": 2}, {"num_beams": 2}),
+        (
+            "hugging_face_decoder_conf",
+            "num_beams=2,x=true",
+            {"num_beams": 2, "x": True},
+        ),
+        ("transducer_conf", None, None),
+        ("streaming", False, False),
+        ("dtype", "float32", "float32"),
+        ("quantize_modules", ["Linear"], ["Linear"]),
+        ("seed", 3, 3),
+    ],
+)
+def test_a_value_that_espnet_takes_is_taken(option, value, expected, tmp_path):
+    parser = asr_inference.COMMAND.get_parser()
+    given = getattr(parse(parser, tmp_path, {option: value}, *NEEDED), option)
+    assert given == expected and type(given) is type(expected)
+
+
+def test_required_options_and_lists_may_stand_in_the_file(tmp_path):
+    data = ["wav.scp,speech,sound", "text,text_prev,text"]
+    content = dict(model_dir="m", output_dir="o", data_path_and_name_and_type=data)
+    args = parse(asr_inference.COMMAND.get_parser(), tmp_path, content)
+    triples = [("wav.scp", "speech", "sound"), ("text", "text_prev", "text")]
+    assert args.data_path_and_name_and_type == triples
+    content["data_path_and_name_and_type"] = data[0]
+    args = parse(asr_inference.COMMAND.get_parser(), tmp_path, content)
+    assert args.data_path_and_name_and_type == triples[:1]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"test_sets": []}, "--test_sets: invalid number of values: []"),
+        ({"test_sets": [["a"]]}, "--test_sets: invalid value: ['a']"),
+        ({"fact": [["threads"]]}, "--fact: invalid number of values: ['threads']"),
+        ({"fact": "threads"}, "--fact: invalid number of values: threads"),
+    ],
+)
+def test_numbers_of_values_are_those_of_the_command_line(
+    content, message, tmp_path, capsys
+):
+    with pytest.raises(SystemExit):
+        parse(report.get_parser(), tmp_path, content)
+    assert message in capsys.readouterr().err
+
+
+def test_several_values_of_an_option(tmp_path):
+    content = dict(
+        system=[["fp32", "decode", "model"], ["int8", "decode"]],
+        test_sets="test",
+        fact=[["threads", 1]],
+        output_dir="o",
+    )
+    args = parse(report.get_parser(), tmp_path, content)
+    assert args.system == content["system"] and args.test_sets == ["test"]
+    assert args.fact == [["threads", "1"]]
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+def test_every_command_takes_its_own_defaults_from_a_file(name, tmp_path):
+    """What --help calls the default can be written down."""
+    parser = parser_of(name)
+    args = parser.parse_args(NEEDED)
+    left = ("config", "model_dir", "output_dir", "data_path_and_name_and_type")
+    content = {k: v for k, v in vars(args).items() if k not in left}
+    again = parse(parser_of(name), tmp_path, content, *NEEDED)
+    assert {k: getattr(again, k) for k in content} == content
+
+
+def test_a_check_of_no_utterance_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        quantize.main([*NEEDED[:4], "--calibration_utterances", "0"])
+    assert "--calibration_utterances: '0' must be 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(beam_size=2.5), "beam_size 2.5 must be of type int"),
+        (dict(beam_size=True), "beam_size True must be of type int"),
+        (dict(nbest=None), "nbest None must be of type int"),
+        (dict(ctc_weight="0.3"), "ctc_weight '0.3' must be of type float"),
+        (dict(ctc_weight=[1]), r"ctc_weight \[1\] must be of type float"),
+        (dict(normalize_length=1), "normalize_length 1 must be of type bool"),
+        (dict(lang_prompt_token=1), "lang_prompt_token 1 must be of type str or None"),
+        (dict(hugging_face_decoder_conf=3), "must be of type Mapping"),
+        (dict(beam=3), "unexpected keyword argument 'beam'"),
+        (dict(threads=1.5), "threads 1.5 must be of type int"),
+    ],
+)
+def test_options_of_the_classes_have_types(options, message, tiny):
+    with pytest.raises(PluginError, match=message):
+        espnet_onnx_plugin.Speech2Text(tiny["bundle"], **options)
+
+
+def test_options_of_a_call_have_types():
+    options = make_options(Text2Speech.options_class, dict(threshold=1))
+    with pytest.raises(PluginError, match="threshold '0.5' must be of type float"):
+        options.changed(dict(threshold="0.5"))
+    with pytest.raises(PluginError, match="speed_control_alpha None must be of type"):
+        options.changed(dict(alpha=None))
+    assert isinstance(options.changed(dict(alpha=2)), TtsOptions)
+    assert tts_inference.COMMAND.options.keys() <= vars(options).keys()
+
+
+def test_numbers_of_numpy_are_numbers():
+    import numpy as np
+
+    options = dict(beam_size=np.int64(3), ctc_weight=np.float32(0.5), lm_weight=1)
+    made = make_options(espnet_onnx_plugin.Speech2Text.options_class, options)
+    assert (made.beam_size, made.ctc_weight) == (3, 0.5)
+    assert Device(threads=np.int64(2)).threads == 2

@@ -1,0 +1,191 @@
+"""The budget of a voice can be missed: by what it sounds like and by what is heard."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import RATE, save_tts
+
+from espnet_onnx_plugin.bin import quantize
+from espnet_onnx_plugin.bundle import read_bundle
+from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.model import Checkpoints
+from espnet_onnx_plugin.quantize import lowering, speaking
+from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.quantize.speaking import (
+    LOST,
+    Speaker,
+    SpeechBudget,
+    SpeechQuality,
+    Spoken,
+    _measured,
+)
+from espnet_onnx_plugin.runtime.edits import error_rate
+from espnet_onnx_plugin.runtime.hearing import Listener, plain
+from espnet_onnx_plugin.runtime.tts import Text2Speech
+from espnet_onnx_plugin.runtime.tts_data import Texts
+
+TEXTS = {"one": "abc " * 40 + "abc", "two": "a lot of tokens " * 12 + "a"}
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory):
+    files = save_tts(
+        "joint_text2wav", "fastspeech2_hifigan", tmp_path_factory.mktemp("tts")
+    )
+    checkpoints = Checkpoints(files["config"], files["file"])
+    return export_bundle("tts", checkpoints, files["file"].parent / "onnx")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "text"
+    path.write_text("".join(f"{key} {text}\n" for key, text in TEXTS.items()))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def int8_is_faster(monkeypatch):
+    """At these sizes chance would tell."""
+    monkeypatch.setattr(lowering, "is_faster", lambda *args: True)
+
+
+LENIENT = ["--max_mcd", "1e9", "--max_log_f0_rmse", "1e9"]
+
+
+def run(voice, texts, output, *options, kind="text"):
+    data = (
+        [] if texts is None else [f"--data_path_and_name_and_type={texts},text,{kind}"]
+    )
+    files = ["--model_dir", str(voice.path), "--output_dir", str(output)]
+    quantize.main([*files, *data, *LENIENT, *map(str, options)])
+    return read_bundle(output).manifest.checks["quantize"]
+
+
+def refused(capsys, *arguments, **options):
+    with pytest.raises(SystemExit) as e:
+        run(*arguments, **options)
+    assert e.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_an_asr_model_listens(voice, texts, tiny, tmp_path):
+    figures = run(
+        voice,
+        texts,
+        tmp_path / "int8",
+        *("--asr_model_dir", tiny["bundle"], "--max_cer_increase", 1e9),
+    )
+    listener = Listener(tiny["bundle"])
+    for name, bundle in (("cer_fp32", voice), ("cer", read_bundle(tmp_path / "int8"))):
+        model = Text2Speech(bundle, always_fix_seed=True)
+        heard = [
+            (plain(listener.hear(model(text)["wav"], model.fs)), plain(text))
+            for text in TEXTS.values()
+        ]
+        assert figures[name] == pytest.approx(error_rate(heard), abs=1e-4)
+
+
+class Ear:
+    """Understands the speech of the exported model, and nothing else."""
+
+    speech = {}
+
+    def __init__(self, model_dir):
+        pass
+
+    def hear(self, wave, rate):
+        return self.speech.get(wave.tobytes(), "")
+
+
+@pytest.fixture
+def ear(voice, monkeypatch):
+    model = Text2Speech(voice, always_fix_seed=True)
+    made = {model(text)["wav"].tobytes(): text.upper() for text in TEXTS.values()}
+    monkeypatch.setattr(Ear, "speech", made)
+    monkeypatch.setattr(speaking, "Listener", Ear)
+    return ["--asr_model_dir", "ear"]
+
+
+def test_characters_that_are_not_understood_cost_layers(voice, texts, tmp_path, ear):
+    figures = run(voice, texts, tmp_path / "any", *ear, "--max_cer_increase", 100)
+    assert (figures["cer_fp32"], figures["cer"]) == (0, 100) and not figures["kept"]
+    figures = run(voice, texts, tmp_path / "strict", *ear, "--max_cer_increase", 0.5)
+    assert (figures["cer_fp32"], figures["cer"]) == (0, 0) and figures["kept"]["fp32"]
+
+
+def test_speech_that_is_not_understood_is_not_written(
+    voice, texts, tmp_path, ear, monkeypatch, capsys
+):
+    write = Lowering.write
+
+    def always_low(self, forms, target):
+        write(self, {layer.name: f[0] for layer, f in self.ladders.items()}, target)
+
+    monkeypatch.setattr(Lowering, "write", always_low)
+    line = refused(capsys, voice, texts, tmp_path / "int8", *ear)
+    assert "the budget does not hold even with every layer in fp32" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_listens_needs_texts_in_letters(voice, texts, tiny, tmp_path, capsys):
+    listens = ("--asr_model_dir", tiny["bundle"])
+    line = refused(capsys, voice, None, tmp_path / "int8", *listens)
+    assert "--asr_model_dir needs texts" in line
+    ids = tmp_path / "ids"
+    ids.write_text("one " + "3 4 5 " * 50 + "\n")
+    line = refused(capsys, voice, ids, tmp_path / "int8", *listens, kind="text_int")
+    assert "needs texts that it can hear" in line
+    assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize(
+    "figures, holds",
+    [
+        (dict(), True),
+        (dict(mcd=1.0, log_f0_rmse=0.1, cer_fp32=3.0, cer=3.5), True),
+        (dict(mcd=1.01), False),
+        (dict(log_f0_rmse=0.11), False),
+        (dict(cer_fp32=3.0, cer=3.51), False),
+        (dict(mcd=math.nan), False),
+        (dict(log_f0_rmse=math.nan), False),
+        (dict(cer_fp32=math.nan, cer=3.0), False),
+        (dict(mcd=math.inf), False),
+    ],
+)
+def test_every_figure_is_held(figures, holds):
+    quality = SpeechQuality(2, 0, **figures)
+    assert quality.within(SpeechBudget(1.0, 0.1, 0.5)) == holds
+    assert quality.measured == bool(figures)
+
+
+def hum(rate, seconds=0.5):
+    time = np.arange(int(rate * seconds)) / rate
+    return 0.1 * sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 9))
+
+
+@pytest.mark.parametrize("rate", [RATE, 16000])
+def test_a_voice_that_is_lost_is_infinitely_far(rate):
+    wave = hum(rate)
+    assert _measured(wave, wave, rate).mcd == 0
+    assert _measured(wave, wave[:9], rate) == LOST
+    assert _measured(wave, wave[:0], rate) == LOST
+    assert _measured(wave, wave * np.nan, rate) == LOST
+    whispered = 0.1 * np.random.default_rng(0).standard_normal(len(wave))
+    assert _measured(wave, whispered, rate).log_f0_rmse == math.inf
+    assert _measured(whispered, whispered, rate).log_f0_rmse is None
+    assert _measured(wave[:9], wave[:9], rate).mcd is None
+
+
+def test_a_bundle_that_says_nothing_misses_the_budget(voice, texts, monkeypatch):
+    spoken = Spoken(Texts([(str(texts), "text", "text")]))
+    speaker = Speaker(voice, spoken)
+    assert speaker.quality(voice).within(SpeechBudget())
+    speak = Text2Speech.__call__
+
+    def mute(self, *args, **kwargs):
+        made = speak(self, *args, **kwargs)
+        return {**made, "wav": made["wav"][:9]}
+
+    monkeypatch.setattr(Text2Speech, "__call__", mute)
+    assert not speaker.quality(voice).within(SpeechBudget())
