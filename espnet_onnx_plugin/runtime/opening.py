@@ -5,6 +5,7 @@ from typing import Any, Mapping, Union
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.arithmetic import tell_arithmetic
 from espnet_onnx_plugin.runtime.device import Device, check_precision
 
 
@@ -41,4 +42,5 @@ def open_bundle(
             f"{taker} takes {task}"
         )
     check_precision(bundle, device)
+    tell_arithmetic(bundle.manifest)
     return bundle
