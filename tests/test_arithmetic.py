@@ -78,21 +78,21 @@ def weight(*shape):
 
 
 def products(*names):
-    """Products one after the other, each scaled down to what the next one can take."""
+    """Products one after the other, each with a Relu."""
     nodes, last = [], "x"
     for i, name in enumerate(names):
         output = "y" if i + 1 == len(names) else f"h{i}"
         nodes += [
             make_node("MatMul", [last, name], [f"p{i}"]),
-            make_node("Mul", [f"p{i}", "small"], [output]),
+            make_node("Relu", [f"p{i}"], [output]),
         ]
         last = output
     weights = {name: weight(SIZE, SIZE) for name in names}
-    return model_of(nodes, [None, SIZE], small=np.float32(1 / SIZE), **weights)
+    return model_of(nodes, [None, SIZE], **weights)
 
 
 def convolutions(*names):
-    """Likewise convolutions, each with a Relu."""
+    """Likewise convolutions."""
     nodes, last = [], "x"
     for i, name in enumerate(names):
         output = "y" if i + 1 == len(names) else f"h{i}"
@@ -101,12 +101,12 @@ def convolutions(*names):
             make_node("Relu", [f"c{i}"], [output]),
         ]
         last = output
-    weights = {name: weight(SIZE, SIZE, 5) for name in names}
-    return model_of(nodes, [1, SIZE, None], **weights)
+    weights = {name: weight(SIZE, SIZE, 3, 3) for name in names}
+    return model_of(nodes, [1, SIZE, None, 9], **weights)
 
 
 def recurrent(*names):
-    """Likewise LSTM layers, of one direction; the second takes the first one's state."""
+    """Likewise LSTM layers, of one direction, with one recurrent weight."""
     nodes, last = [], "x"
     for i, name in enumerate(names):
         output = "y" if i + 1 == len(names) else f"h{i}"
@@ -120,7 +120,7 @@ def recurrent(*names):
     return model_of(nodes, [None, 1, SIZE], **weights)
 
 
-SHAPES = {products: (3, SIZE), convolutions: (1, SIZE, 20), recurrent: (4, 1, SIZE)}
+SHAPES = {products: (3, SIZE), convolutions: (1, SIZE, 9, 9), recurrent: (4, 1, SIZE)}
 
 
 @pytest.mark.parametrize("names", [("w", "v"), ("w", "w")], ids=["own", "shared"])
