@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/setup_env.sh export,ngram,optimize,report,s4,test,tts shellcheck
+scripts/setup_env.sh export,ngram,optimize,report,s4,test,tts shellcheck qemu-x86_64:qemu-user
 # shellcheck source=/dev/null
 . .venv/bin/activate
 export PATH="${PATH}:/usr/lib/sctk/bin"
