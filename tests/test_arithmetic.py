@@ -201,8 +201,11 @@ print(json.dumps([products_saturate(), [float(r[3].score) for r in results]]))
 """
 
 
+QEMU = shutil.which("qemu-x86_64")
+
+
 @pytest.mark.skipif(
-    shutil.which("qemu-x86_64") is None or platform.machine() != "x86_64",
+    QEMU is None or platform.machine() != "x86_64",
     reason="needs an x86-64 machine and qemu-x86_64 (Debian: apt-get install qemu-user)",
 )
 def test_an_int8_bundle_scores_alike_on_other_processors(tiny, tmp_path, eight_bits):
@@ -213,7 +216,7 @@ def test_an_int8_bundle_scores_alike_on_other_processors(tiny, tmp_path, eight_b
     )
     found = {}
     for processor in ("Haswell", "Nehalem"):
-        command = ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", DECODE]
+        command = [QEMU, "-cpu", processor, sys.executable, "-c", DECODE]
         ran = subprocess.run(
             [*command, str(bundle.path)],
             capture_output=True,
