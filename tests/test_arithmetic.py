@@ -33,6 +33,7 @@ from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import open_graph
 
+ROOT = Path(__file__).parents[1]
 SIZE = 16
 FREE = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
 
@@ -149,7 +150,9 @@ def test_no_product_saturates(tmp_path, make, names):
 
 def test_weights_have_seven_bits_where_products_saturate(tiny, tmp_path, monkeypatch):
     for saturate in (False, True):
-        monkeypatch.setattr(quantization, "products_saturate", lambda: saturate)
+        monkeypatch.setattr(
+            quantization, "products_saturate", lambda found=saturate: found
+        )
         bundle = quantization.quantize(
             read_bundle(tiny["bundle"]), tmp_path / str(saturate)
         )
@@ -169,7 +172,9 @@ def test_a_bundle_that_runs_slower_says_so_once(
 
     int8 = quantization.quantize(read_bundle(tiny["bundle"]), tmp_path / "int8")
     for saturate in (False, True):
-        monkeypatch.setattr(arithmetic, "products_saturate", lambda: saturate)
+        monkeypatch.setattr(
+            arithmetic, "products_saturate", lambda found=saturate: found
+        )
         arithmetic._tell_wide.cache_clear()
         caplog.clear()
         with caplog.at_level(logging.WARNING):
@@ -221,7 +226,7 @@ def test_an_int8_bundle_scores_alike_on_other_processors(tiny, tmp_path, eight_b
             [*command, str(bundle.path)],
             capture_output=True,
             text=True,
-            env={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+            env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         )
         assert ran.returncode == 0, ran.stderr
         found[processor] = json.loads(ran.stdout)
