@@ -211,7 +211,7 @@ QEMU = shutil.which("qemu-x86_64")
 
 @pytest.mark.skipif(
     QEMU is None or platform.machine() != "x86_64",
-    reason="needs an x86-64 machine and qemu-x86_64 (Debian: apt-get install qemu-user)",
+    reason="needs an x86-64 machine and qemu-x86_64: apt-get install qemu-user",
 )
 def test_an_int8_bundle_scores_alike_on_other_processors(tiny, tmp_path, eight_bits):
     """Haswell has AVX2 and no VNNI; onnxruntime's kernels for Nehalem are exact."""
