@@ -12,7 +12,17 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    Literal,
+    Mapping,
+    Optional,
+    Tuple,
+    Union,
+    get_args,
+)
 
 import yaml
 
@@ -20,6 +30,10 @@ from espnet_onnx_plugin.errors import PluginError
 
 FORMAT_VERSION = 4
 MANIFEST = "manifest.yaml"
+
+#: Of a bundle: as exported, products and convolutions in 8-bit integers, weights in
+#: blocks of 8 or 4 bits, half floats.
+Precision = Literal["fp32", "int8", "weight8", "weight4", "fp16"]
 
 #: An axis of a tensor: its size, or the name of a size that varies.
 Axis = Union[int, str]
@@ -175,6 +189,8 @@ class Manifest:
         ngram: file of a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
             recognizes before it translates.
+        precision: of the arithmetic that its graphs are made for; some of their layers
+            may be in a higher one.
         source: what the bundle was made from: checkpoint, versions, parent.
         checks: the figures that its checks measured.
     """
@@ -189,6 +205,7 @@ class Manifest:
     transcript: Optional[Text] = None
     src_text: Optional[Text] = None
     src_ngram: Optional[str] = None
+    precision: Precision = "fp32"
     source: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -200,6 +217,11 @@ class Manifest:
         Decoding follows its search, see :mod:`espnet_onnx_plugin.runtime.releases`.
         """
         return str(self.source.get("espnet", "202511"))
+
+    @property
+    def reduced_range(self) -> bool:
+        """Whether int8 weights have 7 bits, whose products saturate nowhere."""
+        return bool(self.source.get("made_by", {}).get("reduce_range", False))
 
     @property
     def speakers(self) -> Optional[int]:
@@ -331,6 +353,11 @@ def _parse(content: Any) -> Manifest:
         fields["synthesis"] = Synthesis(**synthesis)
     for name in ("text", "src_text", "transcript"):
         fields[name] = text(fields[name]) if fields.get(name) else None
+    # Older bundles have it among the figures of the quantization alone.
+    figures = fields.get("checks", {}).get("quantize", {})
+    fields.setdefault("precision", figures.get("precision", "fp32"))
+    if fields["precision"] not in get_args(Precision):
+        raise KeyError(fields["precision"])
     return Manifest(**fields)
 
 

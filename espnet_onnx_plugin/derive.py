@@ -3,13 +3,14 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Optional
 
 from espnet_onnx_plugin.bundle import (
     MANIFEST,
     Bundle,
     Graph,
     Manifest,
+    Precision,
     new_bundle,
     read_bundle,
     redescribe,
@@ -33,6 +34,7 @@ def derive(
     made_by: Mapping[str, Any],
     rewrite: Rewrite,
     check: Check,
+    precision: Optional[Precision] = None,
 ) -> Bundle:
     """Write the bundle that ``rewrite`` makes of ``parent``.
 
@@ -42,6 +44,7 @@ def derive(
         made_by: what decides the result besides the parent: versions, options.
         rewrite: called for each graph.
         check: called with the new bundle before it takes its place.
+        precision: of the new bundle, where it is not the parent's.
 
     Raises:
         PluginError: if ``output_dir`` is the parent, or the check refuses; an older
@@ -72,7 +75,11 @@ def derive(
             k: v for k, v in parent.manifest.source.items() if k not in origin
         } | origin
         manifest: Manifest = dataclasses.replace(
-            parent.manifest, graphs=graphs, source=source, checks={}
+            parent.manifest,
+            graphs=graphs,
+            precision=precision or parent.manifest.precision,
+            source=source,
+            checks={},
         )
         checks = {**parent.manifest.checks, **check(Bundle(work, manifest))}
         graphs = {  # a check may mend what it measures

@@ -24,7 +24,7 @@ from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import session_options
+from espnet_onnx_plugin.runtime.session import open_graph
 
 #: Sizes of free axes; the others are hypotheses.
 HYPOTHESES = 10
@@ -44,7 +44,7 @@ LENGTHS = dict(
 
 def open_session(path):
     """A session as the runtime makes them."""
-    return ort.InferenceSession(str(path), session_options(Device()))
+    return open_graph(path, Device())
 
 
 def make_feeds(session):

@@ -15,7 +15,7 @@ if [ "${1-}" = --espnet ]; then
     venv=.venv-${2-}
     shift 2
 fi
-scripts/setup_env.sh "${release[@]}" export,ngram,optimize,report,s4,test,tts shellcheck
+scripts/setup_env.sh "${release[@]}" export,ngram,optimize,report,s4,test,tts shellcheck qemu-x86_64=qemu-user
 # shellcheck source=/dev/null
 . "${venv}"/bin/activate
 export PATH="${PATH}:/usr/lib/sctk/bin"

@@ -249,6 +249,7 @@ def test_files_are_laid_out_as_espnets(tiny, tmp_path):
         parts = timing["encoder_seconds"] + timing["search_seconds"]
         assert 0 < parts <= timing["total_seconds"]
         assert timing["peak_memory_mb"] > 10
+        assert timing["arithmetic"] == "fp32"
 
 
 @pytest.mark.parametrize("lm_weight", [0.0, 0.4])

@@ -156,6 +156,39 @@ def test_derive_refused_by_its_check_leaves_the_older_bundle(tmp_path):
         derive(parent, tmp_path / "a", {}, Counter(), lambda b: {})
 
 
+def test_precision_is_written_and_carried_over(tmp_path):
+    parent = read_bundle(write(tmp_path / "a"))
+    assert parent.manifest.precision == "fp32"
+    seen = []
+
+    def check(bundle):
+        seen.append(bundle.manifest.precision)  # while the bundle is made, too
+        return {}
+
+    half = derive(parent, tmp_path / "b", {"step": 1}, Counter(), check, "fp16")
+    same = derive(half, tmp_path / "c", {"step": 2}, Counter(), check)
+    assert seen == ["fp16", "fp16"]
+    assert read_bundle(half.path).manifest.precision == "fp16"
+    assert same.manifest.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    "checks, precision",
+    [("{}", "fp32"), ("{quantize: {precision: weight4}}", "weight4")],
+)
+def test_older_bundles_have_their_precision_among_the_figures(
+    tmp_path, checks, precision
+):
+    manifest = write(tmp_path / "b") / MANIFEST
+    lines = manifest.read_text().split("checks:")[0].splitlines()
+    lines = [line for line in lines if not line.startswith("precision: ")]
+    manifest.write_text("\n".join([*lines, f"checks: {checks}", "format_version: 4"]))
+    assert read_bundle(tmp_path / "b").manifest.precision == precision
+    manifest.write_text("\n".join([*lines, "precision: int3", "format_version: 4"]))
+    with pytest.raises(PluginError, match="is damaged"):
+        read_bundle(tmp_path / "b")
+
+
 def test_manifests_are_immutable(tmp_path):
     bundle = read_bundle(write(tmp_path / "b"))
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -12,7 +12,6 @@ from conftest import asr_config, build_asr, build_lm, save, waves
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import export, optimize, quantize, verify
 from espnet_onnx_plugin.bundle import read_bundle
-from espnet_onnx_plugin.quantize.quantize import needs_reduced_range
 
 
 def args(**options):
@@ -249,15 +248,6 @@ def test_what_is_quantized_is_not_quantized_again(capsys, tiny, tmp_path):
         *args(model_dir=tmp_path / "int8", output_dir=tmp_path / "again"),
     )
     assert "quantized already" in line
-
-
-def test_reduced_range_follows_the_processor(tmp_path):
-    info = tmp_path / "cpuinfo"
-    info.write_text("flags : fpu avx2 avx512_vnni")
-    assert not needs_reduced_range(str(info))
-    info.write_text("flags : fpu avx2")
-    assert needs_reduced_range(str(info))
-    assert needs_reduced_range(str(tmp_path / "nowhere"))
 
 
 def test_verify_measures_parity_and_notices_another_model(capsys, tiny, tmp_path):

@@ -117,9 +117,14 @@ def test_each_precision_decodes(
     model = read_bundle(tiny["bundle"])
     bundle = quantize(model, tmp_path / "q", precision, utterances, budget)
     assert operators <= set(nodes(bundle, "encoder"))
-    assert figures(bundle)["precision"] == precision
+    assert bundle.manifest.precision == precision
     assert 0 < figures(bundle)["differences"]["decoder"] < 0.2
-    assert figures(bundle)["slower"] == (figures(bundle)["speed_ratio"] < 1)
+    told = {"seconds", "speed_ratio", "slower", "emulated"} & figures(bundle).keys()
+    if precision == "fp16":
+        assert told == {"emulated"}  # the CPU's speed is not a GPU's
+    else:
+        assert told == {"seconds", "speed_ratio", "slower"}
+        assert figures(bundle)["slower"] == (figures(bundle)["speed_ratio"] < 1)
     types = {
         tensor.data_type
         for tensor in onnx.load(bundle.file("decoder.onnx")).graph.initializer

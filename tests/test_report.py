@@ -20,7 +20,8 @@ from espnet_onnx_plugin.report.tables import (
     to_markdown,
     write_atomically,
 )
-from espnet_onnx_plugin.report.timing import TIMING
+from espnet_onnx_plugin.report.timing import TIMING, Timing
+from espnet_onnx_plugin.runtime.arithmetic import WIDE
 
 # What "sclite -o all" prints above its alignments, percentages first.
 RESULT = """
@@ -369,6 +370,32 @@ def test_what_a_quantized_variant_kept_of_its_budget(decodes):
     assert quantized_markdown(decodes) == (
         "- int8: validation set, 50 utterances; WER 5.00 % in fp32, 5.06 % here "
         "(budget +0.10); 99.88 % of fp32's tokens (budget 99.00 %); no layer kept back."
+    )
+
+
+def test_half_floats_measured_on_a_cpu_have_no_speed(decodes):
+    note = quantized_markdown(decodes, emulated=True, slower=None, speed_ratio=None)
+    assert note.endswith(
+        "measured in arithmetic that a CPU emulates, its speed was not."
+    )
+
+
+def test_arithmetic_that_was_timed_is_named():
+    def found(**systems):
+        rows = [
+            Result("test", name, 3, timing=Timing(3, 1.0, 1.0, 1.0, arithmetic=kind))
+            for name, kind in systems.items()
+        ]
+        return [note for note in notes(rows) if "Products" in note]
+
+    assert found(PyTorch=None, fp32="fp32", optimized="fp32") == []
+    assert found(PyTorch=None, fp32="fp32", optimized="fp32", int8="int8") == [
+        "Products were computed in: fp32 (fp32, optimized), int8 (int8)."
+    ]
+    [note] = found(fp32="fp32", int8=WIDE)
+    assert note.startswith(
+        "Products were computed in: fp32 (fp32), int8 in 16 bits (int8). 8-bit ones "
+        "saturate on the processor that was timed"
     )
 
 

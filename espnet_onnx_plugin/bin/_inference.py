@@ -176,6 +176,7 @@ class Inference:
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
+        from espnet_onnx_plugin.runtime.arithmetic import arithmetic
         from espnet_onnx_plugin.runtime.data import iterate, read_keys
         from espnet_onnx_plugin.runtime.decode import decode
         from espnet_onnx_plugin.runtime.memory import peak_memory_mb
@@ -207,6 +208,7 @@ class Inference:
                     + timing.rest,
                     total_seconds=decoded.total_seconds,
                     peak_memory_mb=peak_memory_mb(),
+                    arithmetic=arithmetic(model.bundle.manifest),
                 )
         logging.info("decoded %d utterances into %s", len(keys), args.output_dir)
 

@@ -127,9 +127,12 @@ def quantize(args: argparse.Namespace) -> None:
         budget = Budget(args.max_wer_increase, args.min_token_agreement)
     bundle = quantize(model, args.output_dir, args.precision, utterances, budget)
     figures = bundle.manifest.checks["quantize"]
+    speed = "emulated on the CPU, no speed measured"
+    if "speed_ratio" in figures:
+        speed = f"{figures['speed_ratio']:.2f} x the speed"
     print(
         f"{bundle.path}: {model.size / 2**20:.1f} -> {bundle.size / 2**20:.1f} MiB, "
-        f"{figures['speed_ratio']:.2f} x the speed, "
+        f"{speed}, "
         f"{sum(map(len, figures['kept'].values()))} layers kept in higher precision, "
         f"same {given(model)} on {figures['identical']} of {figures['utterances']} "
         f"utterances ({figures['audio']} input)"

@@ -31,6 +31,7 @@ class Speaking(Inference):
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
+        from espnet_onnx_plugin.runtime.arithmetic import arithmetic
         from espnet_onnx_plugin.runtime.data import read_keys
         from espnet_onnx_plugin.runtime.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.progress import progress
@@ -77,6 +78,7 @@ class Speaking(Inference):
                     **first,
                     total_seconds=seconds,
                     peak_memory_mb=peak_memory_mb(),
+                    arithmetic=arithmetic(model.bundle.manifest),
                 )
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
 

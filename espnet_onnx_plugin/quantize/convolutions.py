@@ -83,10 +83,11 @@ def static_int8(
         )
     x = quantized[source]
     value, scale = per_channel(editor.array(weight), 0, reduce_range)
+    name = editor.own_name(weight, node)
     w = [
-        editor.constant(f"{weight}.int8", value),
+        editor.constant(f"{name}.int8", value),
         editor.constant(f"{weight}.int8.scale", scale),
-        editor.constant(f"{weight}.int8.zero", np.zeros(len(scale), np.int8)),
+        editor.constant(f"{name}.int8.zero", np.zeros(len(scale), np.int8)),
     ]
     y_scale_zero = _parameters(editor, output, ranges[output])
     quantized[output] = y = [f"{output}.uint8", *y_scale_zero]

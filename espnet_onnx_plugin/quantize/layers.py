@@ -78,6 +78,16 @@ class Editor:
             self.model.graph.initializer.append(tensor)
         return name
 
+    def own_name(self, name: str, node: onnx.NodeProto) -> str:
+        """Name for what is made of a constant for a node that may not be its only one.
+
+        Integer weights that several nodes read are as many copies, because onnxruntime
+        refuses to load others where it makes them unsigned, see
+        :mod:`espnet_onnx_plugin.runtime.arithmetic`.
+        """
+        alone = len(self.consumers[name]) == 1
+        return name if alone else f"{name}.{node.output[0]}"
+
     def only_consumer(self, name: str) -> Optional[onnx.NodeProto]:
         """The node that alone takes a tensor, None where there are more or others."""
         nodes = self.consumers.get(name, [])
@@ -98,13 +108,37 @@ class Editor:
             switches: a tensor of bool (switches,).
         """
         result = list(nodes)[-1]
-        on = _branch(sum(nodes.values(), []), result, f"{i}.on")
-        off = _branch([self.node(output) for output in nodes], result, f"{i}.off")
+        on = self._branch(sum(nodes.values(), []), result, f"{i}.on")
+        off = self._branch([self.node(output) for output in nodes], result, f"{i}.off")
         index = self.constant(f"{switches}.{i}", np.array(i))
         switch = f"{switches}.is_on.{i}"
         condition = make_node("Gather", [switches, index], [switch])
         choice = make_node("If", [switch], [result], then_branch=on, else_branch=off)
         return {output: [] for output in nodes} | {result: [condition, choice]}
+
+    def _branch(
+        self, nodes: Iterable[onnx.NodeProto], result: str, suffix: str
+    ) -> onnx.GraphProto:
+        """Copies of nodes as a graph; names of its own, as ONNX asks of a subgraph.
+
+        Integer weights lie in it, where onnxruntime can make them unsigned.
+        """
+        copies, names, weights = [], {}, {}
+        for node in nodes:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            names.update({name: f"{name}.{suffix}" for name in node.output})
+            for name in node.input:
+                tensor = self.constants.get(name)
+                if tensor is not None and tensor.data_type == onnx.TensorProto.INT8:
+                    weights[name] = tensor
+            copy.input[:] = [names.get(name, name) for name in node.input]
+            copy.output[:] = [names[name] for name in node.output]
+            copies.append(copy)
+        output = make_tensor_value_info(names[result], onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph(
+            copies, suffix, [], [output], list(weights.values())
+        )
 
     def replace(self, nodes: Replacement) -> None:
         """Put nodes in the place of others, and drop what nobody needs any more.
@@ -130,27 +164,12 @@ class Editor:
         self.__post_init__()
 
 
-def _branch(
-    nodes: Iterable[onnx.NodeProto], result: str, suffix: str
-) -> onnx.GraphProto:
-    """Copies of nodes as a graph; names of its own, as ONNX asks of a subgraph."""
-    copies, names = [], {}
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        names.update({name: f"{name}.{suffix}" for name in node.output})
-        copy.input[:] = [names.get(name, name) for name in node.input]
-        copy.output[:] = [names[name] for name in node.output]
-        copies.append(copy)
-    output = make_tensor_value_info(names[result], onnx.TensorProto.FLOAT, None)
-    return onnx.helper.make_graph(copies, suffix, [], [output])
-
-
 def _reads(node: onnx.NodeProto) -> Iterable[str]:
     yield from node.input
     for attribute in node.attribute:
+        own = {tensor.name for tensor in attribute.g.initializer}
         for inner in attribute.g.node:
-            yield from _reads(inner)
+            yield from (name for name in _reads(inner) if name not in own)
 
 
 def bias_of(editor: Editor, add: onnx.NodeProto) -> Optional[str]:

@@ -26,7 +26,9 @@ from espnet_onnx_plugin.quantize.layers import (
     find_layers,
     gemms_to_products,
 )
-from espnet_onnx_plugin.quantize.speed import is_faster, open_session
+from espnet_onnx_plugin.quantize.speed import is_faster
+from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.session import open_graph
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +152,7 @@ class Lowering:
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / self._source.name
             save_graph(editor.model, path)
-            session = open_session(path)
+            session = open_graph(path, Device())
         known = {entry.name for entry in session.get_inputs()}
         ranges: Dict[str, Range] = {}
         for feed in feeds:

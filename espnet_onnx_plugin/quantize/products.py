@@ -96,7 +96,7 @@ def dynamic_int8(
     array = editor.array(weight)
     columns = array.shape[1]
     value, scale = per_channel(array, 1, reduce_range)
-    value = editor.constant(f"{weight}.int8", value)
+    value = editor.constant(f"{editor.own_name(weight, node)}.int8", value)
     scale = editor.constant(f"{weight}.int8.scale", scale)
     nodes = []
     if source not in quantized_inputs:

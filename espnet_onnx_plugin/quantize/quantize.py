@@ -31,6 +31,7 @@ from espnet_onnx_plugin.quantize.speaking import (
     SpeechQuality,
     Spoken,
 )
+from espnet_onnx_plugin.runtime.arithmetic import products_saturate
 from espnet_onnx_plugin.runtime.compare import difference
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import Session
@@ -42,21 +43,6 @@ PRECISIONS = (*LADDERS, FP16)
 
 NO_UTTERANCES = Utterances()
 DEFAULT_BUDGET = Budget()
-
-#: Processors with one of these multiply unsigned by signed bytes without saturating.
-_DOT_PRODUCT_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
-
-
-def needs_reduced_range(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this machine's int8 products saturate, so that weights get 7 bits.
-
-    An unknown processor counts as one whose products do: 7 bits are right everywhere.
-    """
-    try:
-        flags = set(Path(cpuinfo).read_text(encoding="utf-8").split())
-    except OSError:
-        return True
-    return not flags & _DOT_PRODUCT_FLAGS
 
 
 def quantize(
@@ -98,7 +84,9 @@ def quantize(
         calibration=utterances.as_dict(),
         onnxruntime=ort.__version__,
     )
-    return derive(model, output_dir, made_by, quantizer.rewrite, quantizer.check)
+    return derive(
+        model, output_dir, made_by, quantizer.rewrite, quantizer.check, precision
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,8 @@ class _Quantizer:
 
     @cached_property
     def reduce_range(self) -> bool:
-        return needs_reduced_range()
+        """Whether weights get 7 bits: fast here, and no product saturates."""
+        return products_saturate()
 
     @cached_property
     def reader(self) -> Union[Reader, Speaker]:
@@ -180,11 +169,7 @@ class _Quantizer:
                 )
             quality, raises = self._raised(bundle, measured)
         logger.info("%s: %s", self.precision, quality)
-        speed = self.reader.speed(bundle)
-        ratio = sum(speed["fp32"].values()) / sum(speed["quantized"].values())
-        ratio = round(ratio, 3)  # what the manifest says is what is warned of
-        if ratio < 1:
-            logger.warning("%s is slower than fp32 on this machine", self.precision)
+        speed = self._speed(bundle)
         kept: Dict[str, List[str]] = {}
         for role, forms in self.forms(raises).items():
             for layer, form in forms.items():
@@ -192,17 +177,26 @@ class _Quantizer:
                     kept.setdefault(form, []).append(f"{role}: {layer}")
         return {
             "quantize": {
-                "precision": self.precision,
                 "audio": self.utterances.kind,
                 **quality.as_dict(),
                 "budget": asdict(self.budget) if real else None,
                 "kept": kept,
                 "differences": self._differences(bundle),
-                "seconds": speed,
-                "speed_ratio": ratio,
-                "slower": ratio < 1,
+                **speed,
             }
         }
+
+    def _speed(self, bundle: Bundle) -> Dict[str, Any]:
+        """Figures of the speed next to fp32, where this machine can tell them."""
+        if self.precision == FP16:
+            logger.info("fp16 was measured on the CPU, emulated: its speed is not told")
+            return {"emulated": True}
+        seconds = self.reader.speed(bundle)
+        ratio = sum(seconds["fp32"].values()) / sum(seconds["quantized"].values())
+        ratio = round(ratio, 3)  # what the manifest says is what is warned of
+        if ratio < 1:
+            logger.warning("%s is slower than fp32 on this machine", self.precision)
+        return {"seconds": seconds, "speed_ratio": ratio, "slower": ratio < 1}
 
     def _raised(self, bundle: Bundle, measured: Any) -> Tuple[Any, List[Raise]]:
         """Rewrite a bundle's graphs with as few raises as hold the budget."""

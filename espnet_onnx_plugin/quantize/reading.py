@@ -151,7 +151,7 @@ class Reader:
         return Quality.of(self._decode(bundle), self.reference, self._transcripts)
 
     def _open(self, bundle: Bundle, **session: Any) -> SpeechModel:
-        return open_model(bundle, session=session, **self._options)
+        return open_model(bundle, session={"emulate": True, **session}, **self._options)
 
     def _decode(
         self,

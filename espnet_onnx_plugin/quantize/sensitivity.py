@@ -14,7 +14,8 @@ from espnet_onnx_plugin.quantize.lowering import (
     Feeds,
     Lowering,
 )
-from espnet_onnx_plugin.quantize.speed import open_session
+from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.session import open_graph
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _costs(
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / f"{role}.onnx"
             layers = lowering.write_probe(form, path)
-            session = open_session(path)
+            session = open_graph(path, Device())
         known = {entry.name for entry in session.get_inputs()}
         start = time.monotonic()
         total = np.zeros(len(layers))

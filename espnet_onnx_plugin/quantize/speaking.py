@@ -224,7 +224,9 @@ class Speaker:
         return self._listener.hear(made["wav"], rate)
 
     def _open(self, bundle: Bundle, **session: Any) -> Text2Speech:
-        return Text2Speech(bundle, session=session, **self._options)
+        return Text2Speech(
+            bundle, session={"emulate": True, **session}, **self._options
+        )
 
     def _speak(
         self, bundle: Bundle, recorder: Optional[Recorder] = None

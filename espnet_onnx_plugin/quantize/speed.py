@@ -6,20 +6,12 @@ from statistics import median
 from typing import List, Mapping
 
 import numpy as np
-import onnxruntime as ort
 
 from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import session_options
+from espnet_onnx_plugin.runtime.session import open_graph
 
 #: Runs of each graph, after one for warming up.
 TURNS = 5
-
-
-def open_session(path: Path) -> ort.InferenceSession:
-    """A graph outside of a bundle, on the CPU."""
-    return ort.InferenceSession(
-        str(path), session_options(Device()), providers=["CPUExecutionProvider"]
-    )
 
 
 def is_faster(path: Path, other: Path, feeds: Mapping[str, np.ndarray]) -> bool:
@@ -27,7 +19,7 @@ def is_faster(path: Path, other: Path, feeds: Mapping[str, np.ndarray]) -> bool:
 
     They take turns, so that what else the machine does meets both.
     """
-    sessions = [open_session(path), open_session(other)]
+    sessions = [open_graph(graph, Device()) for graph in (path, other)]
     seconds: List[List[float]] = []
     for _ in range(1 + TURNS):
         seconds.append([])

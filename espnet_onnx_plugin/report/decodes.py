@@ -162,7 +162,10 @@ class _Decode:
 def _read_table(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise PluginError(f"{path} is missing: decode this test set first")
-    return read_scp(path)
+    table = read_scp(path)
+    if not table:
+        raise PluginError(f"{path} is empty: decode this test set again")
+    return table
 
 
 def _read_speakers(directory: Path) -> tuple[_Hypotheses, ...]:

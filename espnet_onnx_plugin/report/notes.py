@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from espnet_onnx_plugin.report.results import TIE, Result, compared_with
+from espnet_onnx_plugin.runtime.arithmetic import WIDE
 
 # Layers kept in higher precision that are named; the manifest names all.
 KEPT_NAMED = 5
@@ -68,9 +69,29 @@ def notes(results: list[Result]) -> Iterator[str]:
             "First audio: median time to the first piece of a waveform; PyTorch gives "
             "it in one piece."
         )
+    yield from _arithmetic(results)
     for system, figures in {r.system: r.quantization for r in results}.items():
         if figures is not None:
             yield f"{system}: {_quantization(figures)}"
+
+
+def _arithmetic(results: list[Result]) -> Iterator[str]:
+    """Yield what the timed products were computed in, where any was not fp32."""
+    systems: dict[str, list[str]] = {}
+    known = {r.system: r.timing.arithmetic for r in results if r.timing}
+    for system, arithmetic in known.items():
+        if arithmetic is not None:
+            systems.setdefault(arithmetic, []).append(system)
+    if systems.keys() <= {"fp32"}:
+        return
+    named = [f"{name} ({', '.join(who)})" for name, who in systems.items()]
+    note = f"Products were computed in: {', '.join(named)}."
+    if WIDE in systems:
+        note += (
+            " 8-bit ones saturate on the processor that was timed; in 16 bits they are "
+            "slower, with the same result."
+        )
+    yield note
 
 
 def _quantization(figures: Mapping[str, Any]) -> str:
@@ -109,7 +130,9 @@ def _quantization(figures: Mapping[str, Any]) -> str:
         for form, layers in figures["kept"].items()
     ]
     parts.append(f"kept: {' and '.join(kept)}" if kept else "no layer kept back")
-    if figures["slower"]:
+    if figures.get("emulated"):
+        parts.append("measured in arithmetic that a CPU emulates, its speed was not")
+    if figures.get("slower"):
         parts.append(
             "slower than fp32 on the machine that made it "
             f"({figures['speed_ratio']:.2f}x)"

@@ -21,13 +21,15 @@ class UtteranceTiming:
     """What one utterance took. Seconds; peak memory of the process in MiB, None where
     the system does not tell.
 
-    The time to the first audio is that of speech that is synthesized.
+    The time to the first audio is that of speech that is synthesized. The arithmetic is
+    a bundle's, as :func:`~espnet_onnx_plugin.runtime.arithmetic.arithmetic` calls it.
     """
 
     audio_seconds: float
     total_seconds: float
     peak_memory_mb: float | None
     first_audio_seconds: float | None = None
+    arithmetic: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Timing:
     total_seconds: float
     peak_memory_mb: float | None
     first_audio_seconds: float | None = None
+    arithmetic: str | None = None
 
     @property
     def rtf(self) -> float:
@@ -64,6 +67,7 @@ def read_timings(path: Path) -> dict[str, UtteranceTiming]:
                 row["total_seconds"],
                 row["peak_memory_mb"],
                 row.get("first_audio_seconds"),
+                row.get("arithmetic"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PluginError(f"{path}:{number}: not a timing: {error!r}") from error
@@ -86,6 +90,7 @@ def summarize(timings: Mapping[str, UtteranceTiming]) -> Timing | None:
         total_seconds=math.fsum(t.total_seconds for t in rows),
         peak_memory_mb=None if None in memory else max(memory),
         first_audio_seconds=None if None in first else statistics.median(first),
+        arithmetic=rows[0].arithmetic,  # one process decoded them all
     )
 
 

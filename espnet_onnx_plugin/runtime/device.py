@@ -28,6 +28,8 @@ class Device:
             third less (499 MiB for 756 of 8 s of speech).
         memory_pattern: whether memory is planned for the shapes of a run (no faster,
             and 40 to 85 MiB more: the next utterance has other shapes).
+        emulate: whether it may run what is made for another one: with the same result,
+            however slowly.
         watch: is told of every run of a graph, and of its inputs by name.
     """
 
@@ -37,6 +39,7 @@ class Device:
     arena: bool = True
     shared: bool = True
     memory_pattern: bool = False
+    emulate: bool = False
     watch: Optional[Callable[[Graph, Mapping[str, Any]], None]] = None
 
     def __post_init__(self) -> None:
@@ -65,16 +68,13 @@ def check_precision(bundle: Bundle, device: Device) -> None:
     Raises:
         PluginError: naming the bundle that is.
     """
-    quantized = bundle.manifest.checks.get("quantize")
-    if quantized is None:
-        return
-    half = quantized["precision"] == "fp16"
-    if half and device.provider == "cpu":
+    precision = bundle.manifest.precision
+    if precision == "fp16" and device.provider == "cpu" and not device.emulate:
         raise PluginError(
             f"{bundle.path} is in fp16, which is for cuda and slower than fp32 on the "
             "CPU; use the int8 or optimized bundle with cpu"
         )
-    if not half and device.provider == "cuda":
+    if precision not in ("fp16", "fp32") and device.provider == "cuda":
         raise PluginError(
             f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
             "operators; use the fp16, fp32 or optimized bundle with cuda"

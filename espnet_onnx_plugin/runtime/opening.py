@@ -6,6 +6,7 @@ from typing import Any, Callable, Mapping, Tuple, Union
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.arithmetic import tell_arithmetic
 from espnet_onnx_plugin.runtime.device import Device, check_precision
 from espnet_onnx_plugin.runtime.options import check_types
 
@@ -63,4 +64,5 @@ def open_bundle(
             f"{taker} takes {task}"
         )
     check_precision(bundle, device)
+    tell_arithmetic(bundle.manifest)
     return bundle

@@ -2,13 +2,15 @@
 
 import functools
 import re
+from pathlib import Path
 from typing import Dict, Iterable, Mapping, Set, Union
 
 import numpy as np
 import onnxruntime as ort
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import Bundle, Precision
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.arithmetic import keep_exact
 from espnet_onnx_plugin.runtime.device import PROVIDERS, Device
 
 Value = Union[np.ndarray, ort.OrtValue]
@@ -74,6 +76,24 @@ def session_options(device: Device) -> ort.SessionOptions:
     return options
 
 
+def open_graph(
+    path: Path, device: Device, precision: Precision = "int8"
+) -> ort.InferenceSession:
+    """A graph on a device, with the same result on every processor.
+
+    Args:
+        path: the graph.
+        device: where it runs.
+        precision: that of the bundle; one of unknown precision may hold 8-bit products.
+    """
+    options = session_options(device)
+    if precision == "int8":
+        keep_exact(options)
+    return ort.InferenceSession(
+        str(path), options, providers=[PROVIDERS[device.provider]]
+    )
+
+
 class Session:
     """One graph; inputs, outputs and states are addressed by name.
 
@@ -86,17 +106,16 @@ class Session:
     def __init__(self, bundle: Bundle, role: str, device: Device):
         self.graph = bundle.manifest.graphs[role]
         path = bundle.file(self.graph.file.name)
-        provider = PROVIDERS[device.provider]
         try:
-            self._session = ort.InferenceSession(
-                str(path), session_options(device), providers=[provider]
-            )
+            self._session = open_graph(path, device, bundle.manifest.precision)
+        except PluginError:
+            raise
         except Exception as e:  # onnxruntime's exceptions have no common base
             raise PluginError(
                 f"onnxruntime {ort.__version__} cannot load {path} ({_reason(e)}); "
                 "export the bundle again, with this onnxruntime installed"
             )
-        if provider not in self._session.get_providers():
+        if PROVIDERS[device.provider] not in self._session.get_providers():
             raise PluginError(
                 "onnxruntime could not start CUDA and would run on the CPU; check the "
                 "driver and the CUDA and cuDNN libraries, or use provider cpu"
