@@ -152,6 +152,8 @@ class Inference:
         Raises:
             PluginError: naming an option and its remedy.
         """
+        if args.batch_size < 1:
+            raise PluginError(f"--batch_size {args.batch_size} must be 1 or more")
         for name, (supported, remedy) in self.unsupported.items():
             value: Any = getattr(args, name)
             if isinstance(supported, bool):
@@ -177,8 +179,6 @@ class Inference:
         from espnet_onnx_plugin.runtime.tasks import model_class
         from espnet_onnx_plugin.runtime.writer import result_writer
 
-        if args.batch_size < 1:
-            raise PluginError(f"--batch_size {args.batch_size} must be 1 or more")
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
         keys = read_keys(args.key_file) if args.key_file else list(source.entries())
         model = model_class(self.decoder or self.task)(

@@ -17,10 +17,14 @@ class Conventions:
             prefix score has no window (espnet2/bin/asr_inference.py).
         ctc_counts_primer: whether the CTC prefix score takes a frame for each token
             that hypotheses begin with (nets/batch_beam_search.py).
+        fastspeech2_gives_zeros: whether FastSpeech2 gives the durations that it
+            predicted where all are 0, not the ones that it speaks with
+            (espnet2/tts/fastspeech2/fastspeech2.py).
     """
 
     ctc_window_margin: int
     ctc_counts_primer: bool
+    fastspeech2_gives_zeros: bool
 
 
 def conventions(espnet: str) -> Conventions:
@@ -34,4 +38,5 @@ def conventions(espnet: str) -> Conventions:
     return Conventions(
         ctc_window_margin=100 if since_202611 else 0,
         ctc_counts_primer=not since_202611,
+        fastspeech2_gives_zeros=since_202611,
     )
