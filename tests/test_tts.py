@@ -348,16 +348,6 @@ def test_keys_of_fastspeech2_that_change_nothing_for_one_text(tmp_path):
     agree(*speak(Text2Speech(bundle), espnet(files), inputs(bundle)))
 
 
-def test_padding_to_buckets_is_refused(tmp_path):
-    tts_task()
-    from espnet2.tts.fastspeech2 import FastSpeech2
-
-    tts = FastSpeech2(4, 4, **find("tts", "fastspeech2").tiny["transformer"])
-    tts._bucket_infer = True  # from release 202611 on, by that option
-    with pytest.raises(PluginError, match="bucket_infer.*ESPNET_BUCKET_INFER"):
-        find("tts", "fastspeech2").wrap(tts, None)
-
-
 def test_a_package_of_the_pitch_that_is_missing_is_named(
     exported, tmp_path, monkeypatch
 ):
