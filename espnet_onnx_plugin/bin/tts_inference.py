@@ -44,7 +44,7 @@ class Speaking(Inference):
             # A package that is missing here is the fault of no text.
             model.converter.text2ids("")
         if args.batch_size > 1:
-            logging.info("--batch_size: speech of a text is that of the text alone")
+            logging.info("--batch_size has no effect: texts are spoken one by one")
         failures: List[str] = []
         model.begin_job()
         with speech_writer(args.output_dir, keys) as writer, logging_redirect_tqdm():
