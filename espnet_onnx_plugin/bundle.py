@@ -162,6 +162,8 @@ class Synthesis:
         griffin_lim: settings of the spectrogram (n_fft, n_shift, win_length, window,
             fs, n_mels, fmin, fmax), where no graph makes the waveform.
         reads: of spembs, sids, lids and speech, those that the model needs.
+        speakers, languages: how many ids of each it knows, from 0 on; None where it
+            reads none, or in bundles of before this was noted.
     """
 
     sampling_rate: Optional[int]
@@ -170,6 +172,8 @@ class Synthesis:
     vocoder_context: Optional[Tuple[int, int]] = None
     griffin_lim: Optional[Mapping[str, Any]] = None
     reads: Tuple[str, ...] = ()
+    speakers: Optional[int] = None
+    languages: Optional[int] = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,12 @@
 """Text to speech: every model and option against ESPnet's own inference."""
 
+import dataclasses
 import functools
+import inspect
+import json
 import math
+import re
+import shutil
 import sys
 from unittest import mock
 
@@ -320,7 +325,38 @@ def test_durations_that_are_all_zero_count_as_ones(exported, tmp_path):
     bundle = export_bundle("tts", checkpoints, tmp_path / "onnx")
     made, reference = speak(Text2Speech(bundle), espnet(short), inputs(bundle))
     agree(made, reference)
-    assert (made["duration"] == 1).all()
+    assert len(made["feat_gen"]) == len(made["duration"])
+    source = bundle.manifest.source
+    for espnet_release, given in (("202511", 1), ("202604", 1), ("202611", 0)):
+        source = {**source, "espnet": espnet_release}
+        manifest = dataclasses.replace(bundle.manifest, source=source)
+        made = Text2Speech(Bundle(bundle.path, manifest))(**inputs(bundle))
+        assert (made["duration"] == given).all()
+        assert len(made["feat_gen"]) == len(made["duration"])
+
+
+def test_keys_of_fastspeech2_that_change_nothing_for_one_text(tmp_path):
+    from espnet2.tts.fastspeech2 import FastSpeech2
+
+    known = inspect.signature(FastSpeech2).parameters
+    keys = dict(apply_ff_mask=True, bucket_infer=False, enc_buckets=[8, 64])
+    conf = {name: value for name, value in keys.items() if name in known}
+    conf.update(find("tts", "fastspeech2").tiny["transformer"])
+    files = save_tts("fastspeech2", "transformer", tmp_path / "tts", tts_conf=conf)
+    checkpoints = Checkpoints(files["config"], files["file"])
+    bundle = export_bundle("tts", checkpoints, tmp_path / "onnx")
+    agree(*speak(Text2Speech(bundle), espnet(files), inputs(bundle)))
+
+
+def test_a_package_of_the_pitch_that_is_missing_is_named(
+    exported, tmp_path, monkeypatch
+):
+    files, _ = exported("fastspeech2/transformer")
+    monkeypatch.setitem(sys.modules, "pyworld", None)
+    checkpoints = Checkpoints(files["config"], files["file"])
+    with pytest.raises(PluginError, match="^pitch_extract 'dio'.*pip install pyworld$"):
+        export_bundle("tts", checkpoints, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_durations_can_be_given_to_vits(exported):
@@ -367,6 +403,68 @@ def test_what_a_model_reads_has_to_be_given(what, missing, exported):
             model(**given)
         messages.add(str(e.value))
     assert messages == {f"Missing required argument: '{missing}'"}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(sids=-1), "sids has to be one id from 0 to 2, not '-1'"),
+        (dict(sids=np.array([3])), "sids has to be one id from 0 to 2, not '3'"),
+        (dict(sids=[1, 2]), "sids has to be one id from 0 to 2, not '1 2'"),
+        (dict(sids=[]), "sids has to be one id from 0 to 2, not ''"),
+        (dict(sids=1.7), "sids has to be integers, not 1.7"),
+        (dict(sids="one"), "sids has to be integers, not one"),
+        (dict(sids=np.nan), "sids has to be integers, not nan"),
+        (dict(lids=-1), "lids has to be one id from 0 to 1, not '-1'"),
+        (dict(lids=2), "lids has to be one id from 0 to 1, not '2'"),
+        (dict(spembs=np.ones(4)), "spembs of 4 numbers: the model takes 5"),
+        (dict(spembs=np.ones((2, 5))), "spembs of 10 numbers: the model takes 5"),
+        (dict(spembs=np.zeros(5)), "spembs are all 0"),
+        (dict(spembs=[1, 1, np.nan, 1, 1]), "spembs holds NaN or infinity"),
+        (dict(text=[1, -1]), "text has token id -1, not one from 0 to 29"),
+        (dict(text=[1, 30]), "text has token id 30, not one from 0 to 29"),
+        (dict(text=[1.5]), "text has to be integers"),
+        (dict(text=""), "the text has no token"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
+)
+def test_what_a_model_cannot_take_is_refused(change, message, exported):
+    bundle = exported("fastspeech/conformer")[1]
+    with pytest.raises(PluginError, match=f"^{re.escape(message)}"):
+        Text2Speech(bundle)(**{**inputs(bundle), **change})
+
+
+def test_speech_with_nan_is_refused(exported):
+    bundle = exported("fastspeech/style")[1]
+    speech = OTHERS["speech"].copy()
+    speech[7] = np.nan
+    with pytest.raises(PluginError, match="speech holds NaN or infinity"):
+        Text2Speech(bundle)(**{**inputs(bundle), "speech": speech})
+
+
+def test_what_a_model_does_not_read_is_not_looked_at(exported):
+    bundle = exported("fastspeech/transformer")[1]
+    usual = Text2Speech(bundle)(TEXT)
+    made = Text2Speech(bundle)(TEXT, sids=-1, spembs=np.zeros(3))
+    assert np.array_equal(made["feat_gen"], usual["feat_gen"])
+
+
+def test_a_bundle_that_does_not_say_how_many_speakers_is_read(exported, tmp_path):
+    bundle = exported("fastspeech/conformer")[1]
+    assert bundle.manifest.synthesis.speakers == 3
+    assert bundle.manifest.synthesis.languages == 2
+    shutil.copytree(bundle.path, tmp_path / "old")
+    manifest = tmp_path / "old/manifest.yaml"
+    lines = manifest.read_text().splitlines(keepends=True)
+    new = ("speakers:", "languages:")
+    kept = [line for line in lines if not line.strip().startswith(new)]
+    assert len(kept) == len(lines) - 2
+    manifest.write_text("".join(kept))
+    old = Text2Speech(tmp_path / "old")
+    made, usual = old(**inputs(bundle)), Text2Speech(bundle)(**inputs(bundle))
+    assert np.array_equal(made["feat_gen"], usual["feat_gen"])
+    with pytest.raises(PluginError, match="^sids has to be one id 0 or above"):
+        old(**{**inputs(bundle), "sids": -1})
 
 
 def test_the_seed_decides(exported):
@@ -542,6 +640,124 @@ def test_the_command_leaves_espnets_files(what, exported, tmp_path):
         elif not name.endswith(".png"):
             there = other.read_text().replace(str(tmp_path / "espnet"), "DIR")
             assert mine.read_text().replace(str(tmp_path / "ours"), "DIR") == there
+
+
+def write_lines(path, lines):
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def command(bundle, output_dir, data, *options):
+    """Speak all of a directory's texts, by the command."""
+    kinds = dict(text="text", sids="text_int", lids="text_int")
+    names = ["text", *bundle.manifest.synthesis.reads]
+    inputs = [f"--data_path_and_name_and_type={data / n},{n},{kinds[n]}" for n in names]
+    files = ["--model_dir", str(bundle.path), "--output_dir", str(output_dir)]
+    tts_inference.main([*files, *inputs, *options])
+
+
+def waves(output_dir):
+    return {f.stem: f.read_bytes() for f in (output_dir / "wav").glob("*.wav")}
+
+
+def test_an_utterance_that_cannot_be_spoken_leaves_the_others_alone(
+    exported, tmp_path, capsys, monkeypatch
+):
+    bundle = exported("vits/speakers_and_languages")[1]
+    good = ["a", "b", "c"]
+    texts = dict(a="abc", empty="", far="a b", b="a lot", odd="ab", broken="bcd")
+    texts.update(lost="abc", c="a")
+    write_lines(tmp_path / "text", [f"{key} {text}" for key, text in texts.items()])
+    sids = dict.fromkeys(texts, "1") | dict(far="3", odd="1.5")
+    del sids["lost"]
+    write_lines(tmp_path / "sids", [f"{key} {sid}" for key, sid in sids.items()])
+    write_lines(tmp_path / "lids", [f"{key} 0" for key in texts])
+    write_lines(tmp_path / "keys", good)
+    alone = ["--key_file", str(tmp_path / "keys")]
+    command(bundle, tmp_path / "alone", tmp_path, *alone)
+    assert not (tmp_path / "alone/failed").exists()
+
+    usual, calls = Vocoder.__call__, []
+
+    def fail(self, *args):  # after the noise of the features is drawn
+        calls.append(args)
+        if len(calls) == 3:
+            raise PluginError("graph vocoder: no memory")
+        return usual(self, *args)
+
+    monkeypatch.setattr(Vocoder, "__call__", fail)
+    with pytest.raises(SystemExit) as e:
+        command(bundle, tmp_path / "all", tmp_path)
+    assert e.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "tts_inference: error: 5 of 8 utterances could not be spoken, see "
+        f"{tmp_path}/all/failed; the first: utterance 'empty': the text has no token; "
+        "give one that has"
+    )
+    assert (tmp_path / "all/failed").read_text().splitlines() == [
+        "empty the text has no token; give one that has",
+        "far sids has to be one id from 0 to 2, not '3'",
+        "odd '1.5' is not integers",
+        "broken graph vocoder: no memory",
+        "lost there is no sids",
+    ]
+    spoken = waves(tmp_path / "all")
+    assert sorted(spoken) == good
+    assert spoken == waves(tmp_path / "alone")
+    timings = (tmp_path / "all/timing.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in timings] == good
+    command(bundle, tmp_path / "all", tmp_path, *alone)
+    assert not (tmp_path / "all/failed").exists()
+
+
+@pytest.mark.parametrize("key", ["a/b", "../../x", "{root}/x"])
+def test_an_id_that_is_a_path_is_refused_before_anything_is_spoken(
+    key, exported, tmp_path, capsys
+):
+    bundle = exported("fastspeech/transformer")[1]
+    key = key.format(root=tmp_path)
+    output_dir = tmp_path / "out/1"
+    write_lines(tmp_path / "text", ["one abc"])
+    command(bundle, output_dir, tmp_path)
+    before = waves(output_dir)
+    write_lines(tmp_path / "text", ["two abc", f"{key} abc"])
+    (tmp_path / "x.wav").write_text("precious")
+    with pytest.raises(SystemExit) as e:
+        command(bundle, output_dir, tmp_path)
+    assert e.value.code == 1
+    assert f"utterance id '{key}' cannot be the name" in capsys.readouterr().err
+    assert (tmp_path / "x.wav").read_text() == "precious"
+    assert waves(output_dir) == before
+    assert len(list(tmp_path.rglob("*.wav"))) == 2
+
+
+def test_a_batch_has_the_speech_of_each_text_alone(exported, tmp_path, capsys):
+    bundle = exported("vits/one_speaker")[1]
+    write_lines(tmp_path / "text", ["one abc", "two a lot", "three a"])
+    for size in ("1", "2"):
+        command(bundle, tmp_path / size, tmp_path, "--batch_size", size)
+    assert waves(tmp_path / "1") == waves(tmp_path / "2") != {}
+    with pytest.raises(SystemExit):
+        command(bundle, tmp_path / "0", tmp_path, "--batch_size", "0")
+    assert "--batch_size 0 must be 1 or more" in capsys.readouterr().err
+
+
+def test_a_missing_package_of_the_text_is_named_once(
+    exported, tmp_path, capsys, monkeypatch
+):
+    bundle = exported("fastspeech/transformer")[1]
+    shutil.copytree(bundle.path, tmp_path / "onnx")
+    manifest = tmp_path / "onnx/manifest.yaml"
+    content = manifest.read_text()
+    manifest.write_text(content.replace("  cleaner: []", "  cleaner: [jaconv]"))
+    assert manifest.read_text() != content
+    monkeypatch.setitem(sys.modules, "jaconv", None)
+    write_lines(tmp_path / "text", ["one abc", "two a lot"])
+    with pytest.raises(SystemExit):
+        command(read_bundle(tmp_path / "onnx"), tmp_path / "out", tmp_path)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("tts_inference: error: cleaner 'jaconv'")
+    assert error.endswith("pip install jaconv")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("frames", [1, 2, 40])

@@ -1,10 +1,10 @@
 """Speak with a bundle: ``espnet2.bin.tts_inference`` without torch and ESPnet."""
 
 import argparse
-import contextlib
+import copy
 import logging
 import time
-from typing import Iterator, List
+from typing import List
 
 from espnet_onnx_plugin.bin._common import ArgumentParser, str2bool
 from espnet_onnx_plugin.bin._inference import SESSION_OPTIONS, Inference
@@ -35,7 +35,7 @@ class Speaking(Inference):
         from espnet_onnx_plugin.runtime.data import read_keys
         from espnet_onnx_plugin.runtime.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.progress import progress
-        from espnet_onnx_plugin.runtime.speech_writer import speech_writer
+        from espnet_onnx_plugin.runtime.speech_writer import FAILED, speech_writer
         from espnet_onnx_plugin.runtime.tts import Text2Speech
         from espnet_onnx_plugin.runtime.tts_data import Texts
 
@@ -49,13 +49,21 @@ class Speaking(Inference):
         )
         texts = Texts(args.data_path_and_name_and_type).read(model.use_speech)
         keys: List[str] = read_keys(args.key_file) if args.key_file else texts.keys
+        if texts.kinds["text"] == "text":
+            # A package that is missing here is the fault of no text.
+            model.converter.text2ids("")
+        if args.batch_size > 1:
+            logging.info("--batch_size has no effect: texts are spoken one by one")
+        failures: List[str] = []
         model.begin_job()
-        with speech_writer(args.output_dir) as writer, logging_redirect_tqdm():
+        with speech_writer(args.output_dir, keys) as writer, logging_redirect_tqdm():
             for key in progress(keys, len(keys)):
-                given = texts.of(key)
-                if not args.use_teacher_forcing:  # ESPnet gives its model none then
-                    given.pop("durations", None)
-                with _named(key):
+                noise = copy.deepcopy(model.noise)
+                start = time.perf_counter()
+                try:
+                    given = texts.of(key)
+                    if not args.use_teacher_forcing:  # ESPnet gives its model none then
+                        given.pop("durations", None)
                     # ESPnet's front end is not part of its inference either.
                     given["text"] = model.ids(given["text"])
                     start = time.perf_counter()
@@ -66,6 +74,13 @@ class Speaking(Inference):
                         first["first_audio_seconds"] = model.first_audio_seconds(
                             **given
                         )
+                except (PluginError, RuntimeError) as e:
+                    reason = " ".join(str(e).split())
+                    logging.error("utterance '%s' is not spoken: %s", key, reason)
+                    writer.failure(key, reason)
+                    failures.append(f"utterance '{key}': {reason}")
+                    model.noise = noise  # the others have theirs
+                    continue
                 size = len(made["feat_gen" if "feat_gen" in made else "wav"])
                 logging.info("%s (size:%d->%d)", key, model.symbols, size)
                 logging.info("inference speed = %.1f / sec.", size / seconds)
@@ -80,16 +95,12 @@ class Speaking(Inference):
                     peak_memory_mb=peak_memory_mb(),
                     arithmetic=arithmetic(model.bundle.manifest),
                 )
+        if failures:
+            raise PluginError(
+                f"{len(failures)} of {len(keys)} utterances could not be spoken, see "
+                f"{args.output_dir}/{FAILED}; the first: {failures[0]}"
+            )
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
-
-
-@contextlib.contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Name the utterance in what is wrong with it."""
-    try:
-        yield
-    except (PluginError, RuntimeError) as e:
-        raise PluginError(f"utterance '{key}': {e}")
 
 
 COMMAND = Speaking(

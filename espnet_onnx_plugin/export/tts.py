@@ -33,6 +33,7 @@ from espnet_onnx_plugin.export.vocoder import context, find_vocoder
 from espnet_onnx_plugin.runtime.compare import WAVEFORM_TOLERANCE, difference
 from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.noise import Noise
+from espnet_onnx_plugin.runtime.packages import import_package
 from espnet_onnx_plugin.runtime.tts import Text2Speech
 from espnet_onnx_plugin.runtime.tts_data import made_up
 
@@ -70,6 +71,8 @@ class Model:
             if config.get(role) is not None:
                 find(role, config[role]).needs()
         refuse_text(config)
+        if config.get("pitch_extract") == "dio":
+            import_package("pyworld", "pitch_extract 'dio'", "pyworld")
         # ESPnet's job seeds, builds the model and the vocoder, and then loads the data:
         # all of that draws, whatever the seed, and what is drawn next is noise.
         torch.manual_seed(0)
@@ -165,6 +168,8 @@ class Model:
             vocoder_context=None if vocoder is None else context(vocoder),
             griffin_lim=griffin_lim,
             reads=tuple(name for name, needed in reads.items() if needed),
+            speakers=tts.spks,
+            languages=tts.langs,
         )
 
     @property

@@ -29,6 +29,9 @@ class Conventions:
         end_counts_primer: whether end detection knows that hypotheses are longer by
             what they begin with; else it comes that many steps late
             (nets/beam_search.py).
+        fastspeech2_gives_zeros: whether FastSpeech2 gives the durations that it
+            predicted where all are 0, not the ones that it speaks with
+            (espnet2/tts/fastspeech2/fastspeech2.py).
     """
 
     s2t_times_span_window: bool
@@ -37,6 +40,7 @@ class Conventions:
     ctc_window_margin: int
     ctc_counts_primer: bool
     end_counts_primer: bool
+    fastspeech2_gives_zeros: bool
 
 
 def conventions(espnet: str) -> Conventions:
@@ -54,4 +58,5 @@ def conventions(espnet: str) -> Conventions:
         ctc_window_margin=100 if since_202611 else 0,
         ctc_counts_primer=not since_202611,
         end_counts_primer=since_202611,
+        fastspeech2_gives_zeros=since_202611,
     )

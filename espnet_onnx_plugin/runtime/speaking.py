@@ -28,6 +28,7 @@ def speak_durations(
     options: Mapping[str, Any],
     noise: Noise,
     given: Optional[np.ndarray] = None,
+    gives_zeros: bool = False,
 ) -> Arrays:
     """Synthesize with a model that predicts how long each symbol lasts.
 
@@ -38,6 +39,7 @@ def speak_durations(
         options: ESPnet's decoding options by name.
         noise: what is drawn.
         given: durations in the place of the predicted ones.
+        gives_zeros: give predicted durations as they are where all are 0.
 
     Returns:
         ESPnet's outputs by name, and what the vocoder reads.
@@ -83,7 +85,9 @@ def speak_durations(
                 logger.warning("predicted durations are all 0, they count as all 1")
                 frames = np.ones_like(frames)
             if speed == 1.0:  # ESPnet gives those before the speed
-                pool["duration"] = made["duration"] = frames
+                pool["duration"] = frames
+                if not gives_zeros:
+                    made["duration"] = frames
         pool["symbol_of_frame"] = np.repeat(np.arange(len(frames)), frames)
         noise.skip(search["idle"]["decoder"])
         pool.update(_decoder_noise(decoder, pool, options, noise))

@@ -4,10 +4,11 @@ import contextlib
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, TextIO, Union
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, TextIO, Union
 
 import numpy as np
 
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.writer import TIMING, written_aside
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,10 @@ _DIRECTORIES = (
     "att_ws",
     "probs",
 )
+
+
+#: Utterances that could not be spoken, and why; there only where there is one.
+FAILED = "failed"
 
 
 class SpeechWriter:
@@ -93,6 +98,10 @@ class SpeechWriter:
         figure = plot(Figure, key, values)
         figure.savefig(path)
 
+    def failure(self, key: str, reason: str) -> None:
+        """Write down that an utterance has no results."""
+        self._line(FAILED, f"{key} {reason}")
+
     def timing(self, **values: Union[str, float]) -> None:
         """Write one line of ``timing.jsonl``."""
         self._line(TIMING, json.dumps(values))
@@ -133,9 +142,25 @@ def _plot_stop(figure_class: type, key: str, prob: np.ndarray) -> Any:
 
 
 @contextlib.contextmanager
-def speech_writer(output_dir: Union[str, Path]) -> Iterator[SpeechWriter]:
-    """A writer whose files lie in ``output_dir`` once the block has ended well."""
-    with written_aside(output_dir, lambda name: name in _DIRECTORIES) as work:
+def speech_writer(
+    output_dir: Union[str, Path], keys: Iterable[str]
+) -> Iterator[SpeechWriter]:
+    """A writer whose files lie in ``output_dir`` once the block has ended well.
+
+    Args:
+        output_dir: where they will lie.
+        keys: the ids of the utterances that will be written.
+
+    Raises:
+        PluginError: if an id cannot be the name of a file.
+    """
+    for key in keys:
+        if "/" in key or "\0" in key:
+            raise PluginError(
+                f"utterance id '{key}' cannot be the name of a file: rename the "
+                "utterance; nothing was spoken"
+            )
+    with written_aside(output_dir, lambda n: n in (*_DIRECTORIES, FAILED)) as work:
         writer = SpeechWriter(work, Path(output_dir))
         try:
             yield writer

@@ -7,6 +7,7 @@ import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.session import Session, run
+from espnet_onnx_plugin.runtime.tts_data import whole_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ def checked_durations(durations: np.ndarray, symbols: int) -> np.ndarray:
     Raises:
         PluginError: if they are not what durations can be.
     """
-    durations = np.asarray(durations).reshape(-1).astype(np.int64)
+    durations = whole_numbers("durations", durations)
     if len(durations) != symbols:
         raise PluginError(
             f"{len(durations)} durations are given for {symbols} symbols; give one for "

@@ -22,6 +22,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.noise import Noise
 from espnet_onnx_plugin.runtime.opening import Reopened, make_options, open_bundle
+from espnet_onnx_plugin.runtime.releases import conventions
 from espnet_onnx_plugin.runtime.session import Session, run
 from espnet_onnx_plugin.runtime.speaking import (
     attention_measures,
@@ -29,6 +30,7 @@ from espnet_onnx_plugin.runtime.speaking import (
     speak_frames,
 )
 from espnet_onnx_plugin.runtime.text import TokenConverter
+from espnet_onnx_plugin.runtime.tts_data import condition, finite, whole_numbers
 from espnet_onnx_plugin.runtime.tts_options import TtsOptions
 from espnet_onnx_plugin.runtime.vocoder import Vocoder
 
@@ -98,6 +100,10 @@ class Text2Speech(Reopened):
         self._options()
         self._sessions = _Sessions(bundle, device)
         self.vocoder = Vocoder.open(bundle, device)
+        self._gives_zeros = (
+            self.search.get("model") == "FastSpeech2"
+            and conventions(bundle.manifest.espnet).fastspeech2_gives_zeros
+        )
         self.noise = self._drawing(self.options.seed)
         self.seconds: Dict[str, float] = {}
         self.symbols = 0
@@ -157,9 +163,12 @@ class Text2Speech(Reopened):
             PluginError: if there is no token, or the text cannot be turned into tokens.
         """
         ids = self.converter.text2ids(text) if isinstance(text, str) else text
-        ids = np.asarray(ids, np.int64).reshape(-1)
+        ids = whole_numbers("text", ids)
         if not len(ids):
             raise PluginError("the text has no token; give one that has")
+        last = len(self.converter.token_list) - 1
+        for strange in ids[(ids < 0) | (ids > last)][:1]:
+            raise PluginError(f"text has token id {strange}, not one from 0 to {last}")
         return ids
 
     def __call__(
@@ -283,7 +292,13 @@ class Text2Speech(Reopened):
             )
         else:
             made = speak_durations(
-                self._sessions, pool, self.search, options, self.noise, durations
+                self._sessions,
+                pool,
+                self.search,
+                options,
+                self.noise,
+                durations,
+                self._gives_zeros,
             )
         if "att_w" in made:
             duration, focus_rate = attention_measures(made["att_w"])
@@ -304,13 +319,11 @@ class Text2Speech(Reopened):
             if name in needed and given[name] is None:
                 raise RuntimeError(f"Missing required argument: '{name}'")
         pool = {"text": self.ids(text)}
-        if spembs is not None:
-            pool["spembs"] = np.asarray(spembs, np.float32).reshape(-1)
-        for name in ("sids", "lids"):
-            if given[name] is not None:
-                pool[name] = np.asarray(given[name], np.int64).reshape(1)
+        for name in ("spembs", "sids", "lids"):
+            if name in needed:
+                pool[name] = condition(self.bundle.manifest, name, given[name])
         if "speech" in needed:
-            pool.update(self._features(np.asarray(speech, np.float32)))
+            pool.update(self._features(finite("speech", speech)))
         return pool
 
     def _features(self, speech: np.ndarray) -> Dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from espnet_onnx_plugin.runtime.compare import Comparison, difference
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import Session, Value
 from espnet_onnx_plugin.runtime.tts import Text2Speech
-from espnet_onnx_plugin.runtime.tts_data import Texts, utterances
+from espnet_onnx_plugin.runtime.tts_data import Texts, named, utterances
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ def compare_speech(
     for key, inputs in utterances(reference, texts):
         logger.info("comparing on %s", key)
         graphs.calls.clear()
-        expected, made = left(**inputs), right(**inputs)
+        with named(key):
+            expected, made = left(**inputs), right(**inputs)
         names = [name for name in ("wav", "feat_gen") if name in expected]
         count += 1
         identical += all(difference(made[n], expected[n]) <= SAME for n in names)

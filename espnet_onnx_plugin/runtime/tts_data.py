@@ -1,11 +1,12 @@
 """What a text-to-speech model is given, from a recipe's files or made up."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.data import READERS, read_scp
 from espnet_onnx_plugin.runtime.text import read_tokens
@@ -32,8 +33,66 @@ def _read(kind: str, value: str) -> Any:
         return READERS[kind](value).array
     try:
         return np.array(value.split(), dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise PluginError(f"'{value}' is not integers")
+
+
+def whole_numbers(name: str, value: Any) -> np.ndarray:
+    """Integers (n,) of what was given as ``name``.
+
+    Raises:
+        PluginError: if it is something else.
+    """
+    array = np.asarray(value).reshape(-1)
+    whole = array.dtype.kind in "iuf" and (array == np.trunc(array)).all()
+    if not whole or not np.isfinite(array).all():
+        raise PluginError(f"{name} has to be integers, not {value}")
+    return array.astype(np.int64)
+
+
+def finite(name: str, value: Any) -> np.ndarray:
+    """Float32 of what was given as ``name``.
+
+    Raises:
+        PluginError: if NaN or infinity is among it.
+    """
+    array = np.asarray(value, np.float32)
+    if not np.isfinite(array).all():
+        raise PluginError(f"{name} holds NaN or infinity; make it again")
+    return array
+
+
+def condition(manifest: Manifest, name: str, value: Any) -> np.ndarray:
+    """A speaker's or a language's id (1,), or a speaker's embedding (dim,).
+
+    Args:
+        manifest: of the model that reads it.
+        name: sids, lids or spembs.
+        value: what was given.
+
+    Raises:
+        PluginError: if the model knows no such speaker or language, or cannot read the
+            embedding.
+    """
+    if name == "spembs":
+        (size,) = manifest.graphs["encoder"].inputs[name].axes
+        embedding = finite(name, value).reshape(-1)
+        if len(embedding) != size:
+            raise PluginError(
+                f"spembs of {len(embedding)} numbers: the model takes {size}; extract "
+                "them as for its training"
+            )
+        if not embedding.any():
+            raise PluginError("spembs are all 0, which is no speaker; extract them")
+        return embedding
+    synthesis = manifest.synthesis
+    known = synthesis.speakers if name == "sids" else synthesis.languages
+    ids = whole_numbers(name, value)
+    if len(ids) != 1 or ids[0] < 0 or known is not None and ids[0] >= known:
+        wanted = "0 or above" if known is None else f"from 0 to {known - 1}"
+        given = " ".join(map(str, ids))
+        raise PluginError(f"{name} has to be one id {wanted}, not '{given}'")
+    return ids
 
 
 @dataclass(frozen=True)
@@ -103,17 +162,24 @@ class OpenTexts:
         """The inputs of an utterance, by name.
 
         Raises:
-            PluginError: naming it, if one is missing or cannot be read.
+            PluginError: if one is missing or cannot be read.
         """
-        inputs = {}
         for name, table in self.tables.items():
             if key not in table:
-                raise PluginError(f"utterance '{key}' has no {name}")
-            try:
-                inputs[name] = _read(self.kinds[name], table[key])
-            except PluginError as e:
-                raise PluginError(f"utterance '{key}': {e}")
-        return inputs
+                raise PluginError(f"there is no {name}")
+        return {
+            name: _read(self.kinds[name], table[key])
+            for name, table in self.tables.items()
+        }
+
+
+@contextlib.contextmanager
+def named(key: str) -> Iterator[None]:
+    """Name the utterance in what is wrong with it."""
+    try:
+        yield
+    except (PluginError, RuntimeError) as e:
+        raise PluginError(f"utterance '{key}': {e}")
 
 
 def made_up(bundle: Bundle) -> Iterator[Tuple[str, Dict[str, np.ndarray]]]:
@@ -147,4 +213,6 @@ def utterances(
         return
     opened = texts.read("speech" in bundle.manifest.synthesis.reads)
     for key in opened.keys:
-        yield key, opened.of(key)
+        with named(key):
+            inputs = opened.of(key)
+        yield key, inputs

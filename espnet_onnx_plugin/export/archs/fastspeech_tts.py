@@ -16,13 +16,14 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         raise PluginError(
             f"{type(tts).__name__} with bucket_infer: true, where padding changes the "
             "features, is not supported: take it out of the model's config.yaml, and "
-            "decode without it"
+            "ESPNET_BUCKET_INFER out of the environment"
         )
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
     return TextToSpeech(
         {"encoder": encoder, "decoder": FeatureDecoder(tts, encoder, normalize)},
         dict(
             kind="durations",
+            model=type(tts).__name__,
             rounding="round",
             taught_by=["speech", "durations", *encoder.variances],
             options=["speed_control_alpha"],
