@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, build, save, sharpen, task_config, waves, write_data
+from conftest import (
+    RATE,
+    build,
+    run_readme,
+    save,
+    sharpen,
+    task_config,
+    waves,
+    write_data,
+)
 
 from espnet_onnx_plugin.bin import (
     export,
@@ -732,3 +741,17 @@ def test_text_becomes_espnets_tokens():
     )
     with pytest.raises(PluginError, match="'None' cannot turn text into tokens"):
         untold.text2ids("one")
+
+
+@pytest.mark.parametrize("tiny", ["transformer"], indirect=True)
+def test_the_readmes_example(tiny, tiny_ctc):
+    wave = waves()["utt0"]
+    got = run_readme(
+        "decode_long",
+        {"BUNDLE": tiny["bundle"], "CTC_BUNDLE": tiny_ctc["bundle"]},
+        speech=wave,
+        hours=np.tile(wave, 5),
+    )
+    options = dict(beam_size=5, lang_sym="<eng>", task_sym="<asr>")
+    theirs = espnet(tiny, **options)(wave.astype(np.float32))[0]
+    assert (got["text"], got["text_nospecial"]) == (theirs[0], theirs[3])

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import RATE, save_tts, tts_task
+from conftest import RATE, run_readme, save_tts, tts_task
 from sweeping.build import randomize
 
 from espnet_onnx_plugin.bin import export, optimize, quantize, tts_inference
@@ -965,3 +965,21 @@ def test_what_is_not_for_speech_is_refused(
     with pytest.raises(SystemExit):
         command.main([*files, *options])
     assert message in capsys.readouterr().err
+
+
+def test_the_readmes_example(tmp_path):
+    vits = find("tts", "vits").tiny["speakers_and_languages"]
+    params = {k: v for k, v in vits["generator_params"].items() if k != "langs"}
+    conf = {**vits, "generator_params": params}
+    files = save_tts("vits", "speakers_and_languages", tmp_path, tts_conf=conf)
+    checkpoints = Checkpoints(files["config"], files["file"])
+    bundle = export_bundle("tts", checkpoints, tmp_path / "onnx")
+    pieces = []
+    got = run_readme(
+        "Text2Speech",
+        {"BUNDLE": bundle.path},
+        play=lambda piece, rate: pieces.append((piece, rate)),
+    )
+    assert {rate for _, rate in pieces} == {got["text2speech"].fs}
+    played = np.concatenate([piece for piece, _ in pieces])
+    np.testing.assert_allclose(played, got["made"]["wav"], atol=1e-6)
