@@ -8,6 +8,7 @@ import pickle
 import struct
 import subprocess
 import sys
+from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +26,7 @@ from espnet_onnx_plugin.report.decodes import compare
 from espnet_onnx_plugin.report.results import System
 from espnet_onnx_plugin.report.tables import to_csv, to_markdown
 from espnet_onnx_plugin.report.timing import read_timings, summarize
-from espnet_onnx_plugin.runtime import memory, model
+from espnet_onnx_plugin.runtime import memory, model, s2t
 from espnet_onnx_plugin.runtime.data import READERS, prepare, read_keys, read_scp
 from espnet_onnx_plugin.runtime.tasks import CLASSES, model_class
 from espnet_onnx_plugin.runtime.text import read_tokens
@@ -394,6 +395,8 @@ def test_what_opens_a_bundle_is_pickled_as_its_arguments(task, monkeypatch):
         self.session = lambda: "cannot be pickled"
 
     monkeypatch.setattr(cls, "__init__", opened)
+    # The class of OWSM is chosen by the bundle.
+    monkeypatch.setattr(s2t, "read_manifest", lambda path: Namespace(task=task))
     one = cls("bundle", "cpu", threads=2, nbest=3)
     other = pickle.loads(pickle.dumps(one))
     assert type(other) is cls

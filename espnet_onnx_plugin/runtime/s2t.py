@@ -93,7 +93,7 @@ class Speech2Text(SpeechModel):
             manifest = model_dir.manifest if given else read_manifest(model_dir)
             if manifest.task == CTCSpeech2Text.task:
                 return CTCSpeech2Text(model_dir, *args, **named)
-        return super().__new__(cls)
+        return super().__new__(cls, model_dir, *args, **named)
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
