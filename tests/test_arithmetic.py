@@ -52,11 +52,15 @@ def eight_bits(monkeypatch):
 
 def test_the_probe_is_what_onnx_makes():
     graph = make_graph(
-        [make_node("MatMulInteger", ["a", "b"], ["c"])],
+        [make_node("MatMulInteger", ["a", "b", "za", "zb"], ["c"])],
         "",
         [make_tensor_value_info("a", onnx.TensorProto.UINT8, ["m", 2])],
         [make_tensor_value_info("c", onnx.TensorProto.INT32, ["m", 1])],
-        [numpy_helper.from_array(np.full((2, 1), 127, np.int8), "b")],
+        [
+            numpy_helper.from_array(np.full((2, 1), 127, np.int8), "b"),
+            numpy_helper.from_array(np.array(0, np.uint8), "za"),
+            numpy_helper.from_array(np.array(0, np.int8), "zb"),
+        ],
     )
     opsets = [make_opsetid("", 13)]
     model = make_model(graph, opset_imports=opsets, ir_version=7, producer_name="")
