@@ -211,11 +211,12 @@ def test_missing_decode_names_the_file(decodes):
     "content, message",
     [
         ("", "token_int is empty: decode this test set again"),
-        ("a 1 2 3\n\nb\nc 4\n", "token_int:2: an empty line"),
-        ("a 1 2 3\nb\nb\nc 4\n", "token_int:3: a second line for 'b'"),
+        ("a 1 2 3\nb\nb\nc 4\n", "token_int:3 names utterance 'b' twice"),
     ],
 )
-def test_a_decode_without_an_utterance_or_a_key_is_an_error(decodes, content, message):
+def test_a_decode_without_utterances_or_with_one_twice_is_an_error(
+    decodes, content, message
+):
     for system in ("torch", "fp32"):
         (decodes / system / "test_clean/token_int").write_text(content)
     with pytest.raises(PluginError, match=message):

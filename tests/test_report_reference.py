@@ -188,7 +188,7 @@ def test_a_batch_is_timed_one_by_one(espnet, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(espnet, "get_parser", with_batches)
     monkeypatch.setattr(espnet, "inference", batched)
     args = ["--output_dir", str(tmp_path / "out"), "--beam_size", "5"]
-    args += ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
+    args += ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,npy"]
     reference.main([*args, "--batch_size", "8"])
     assert taken == [1]
     assert "batch_size is 1 here" in capsys.readouterr().out
