@@ -350,9 +350,9 @@ def test_every_way_in_looks_at_the_shape_before_it_pads(tiny, tiny_ctc):
             how = {}
             if take == attention.decode_long:
                 how = dict(end_time_threshold="<0.70>")
-            with pytest.raises(PluginError, match="has 1 or 2 axes, this one 3"):
+            with pytest.raises(PluginError, match=r"this one is \(3, 4, 5\)"):
                 take(wrong, **how)
-    with pytest.raises(PluginError, match="has 1 or 2 axes, this one 3"):
+    with pytest.raises(PluginError, match=r"this one is \(3, 4, 5\)"):
         greedy.batch_decode([wrong])
 
 
