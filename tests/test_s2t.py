@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -744,11 +746,17 @@ def test_text_becomes_espnets_tokens():
 
 
 @pytest.mark.parametrize("tiny", ["transformer"], indirect=True)
-def test_the_readmes_example(tiny, tiny_ctc):
+def test_the_readmes_example(tiny, tiny_ctc, tmp_path):
+    # Before 202611 the end of a window is named <29.00>, which tiny windows have not.
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny["bundle"], bundle)
+    manifest = (bundle / "manifest.yaml").read_text()
+    newer = re.sub(r"(\n  espnet: )'\d+'", r"\1'202611'", manifest)
+    (bundle / "manifest.yaml").write_text(newer)
     wave = waves()["utt0"]
     got = run_readme(
         "decode_long",
-        {"BUNDLE": tiny["bundle"], "CTC_BUNDLE": tiny_ctc["bundle"]},
+        {"BUNDLE": bundle, "CTC_BUNDLE": tiny_ctc["bundle"]},
         speech=wave,
         hours=np.tile(wave, 5),
     )
