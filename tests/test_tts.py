@@ -738,7 +738,7 @@ def test_a_batch_has_the_speech_of_each_text_alone(exported, tmp_path, capsys):
     assert waves(tmp_path / "1") == waves(tmp_path / "2") != {}
     with pytest.raises(SystemExit):
         command(bundle, tmp_path / "0", tmp_path, "--batch_size", "0")
-    assert "--batch_size 0 must be 1 or more" in capsys.readouterr().err
+    assert "--batch_size: '0' must be 1 or more" in capsys.readouterr().err
 
 
 def test_a_missing_package_of_the_text_is_named_once(
