@@ -164,8 +164,6 @@ class Inference:
         Raises:
             PluginError: naming an option and its remedy.
         """
-        if args.batch_size < 1:
-            raise PluginError(f"--batch_size {args.batch_size} must be 1 or more")
         for name, (supported, remedy) in self.unsupported.items():
             value: Any = getattr(args, name)
             if value != supported:
