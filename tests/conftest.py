@@ -15,12 +15,20 @@ pytest_plugins = ["shared_graphs"]
 #: Modules in which ESPnet itself says what is expected, as they run.
 COMPARED = "asr ctc_prefix s2t search slu st tts".split()
 
+#: Modules that take seconds.
+FAST = """bundle checkpoints convolutions ctc_prefix drivers edits install_recipe layers
+listening noise options readme report report_reference report_sclite report_speech
+rnn_attention rules search speech_quality tts_text""".split()
+
 
 def pytest_collection_modifyitems(items) -> None:
-    """Mark what every supported release of ESPnet is to be tried with."""
+    """Mark what every release of ESPnet is to be tried with, and what takes seconds."""
     for item in items:
-        if item.module.__name__.removeprefix("test_") in COMPARED:
+        name = item.module.__name__.removeprefix("test_")
+        if name in COMPARED:
             item.add_marker("espnet")
+        if name in FAST:
+            item.add_marker("fast")
 
 
 #: Those of the sweep, so that its graphs are shared.

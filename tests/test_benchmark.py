@@ -44,7 +44,7 @@ def load(monkeypatch):
     return module
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a module's ends where xdist goes to another's test
 def smoke(tmp_path_factory):
     """The output directory of the smoke configuration."""
     output = tmp_path_factory.mktemp("benchmark")

@@ -5,6 +5,7 @@ checkout of ESPnet.
 """
 
 import inspect
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,11 +28,26 @@ ARCHITECTURES = yaml.safe_load(LIST.read_text(encoding="utf-8"))
 
 
 def cases(kind):
-    return [
-        pytest.param(a, id=a["name"])
-        for a in ARCHITECTURES
-        if a.get("excluded", "builds").partition(":")[0] == kind and not spared(a)
-    ]
+    """Architectures that build, or do not for one reason.
+
+    Of those that share task, encoder and decoder, the first is always compared; the
+    others, which differ from it in settings, are ``rare`` where comparing them takes an
+    export. The first of each task is ``fast``.
+    """
+    tasks, combinations, params = set(), set(), []
+    for architecture in ARCHITECTURES:
+        name, task = architecture["name"], architecture["task"]
+        why = architecture.get("excluded", "builds").partition(":")[0]
+        if why != kind or spared(architecture):
+            continue
+        combination = re.sub(r"-\d+$", "", name)
+        again = combination in combinations and kind == "builds"
+        marks = [pytest.mark.rare] if again else []
+        marks += [pytest.mark.fast] if task not in tasks else []
+        tasks.add(task)
+        combinations.add(combination)
+        params.append(pytest.param(architecture, id=name, marks=marks))
+    return params
 
 
 def spared(architecture):
