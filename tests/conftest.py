@@ -18,7 +18,7 @@ COMPARED = "asr ctc_prefix s2t search slu st tts".split()
 #: Modules that take seconds.
 FAST = """bundle checkpoints convolutions ctc_prefix drivers edits install_recipe layers
 listening noise options readme report report_reference report_sclite report_speech
-rnn_attention rules search speech_quality tts_text""".split()
+rnn_attention search speech_quality tts_text""".split()
 
 
 def pytest_collection_modifyitems(items) -> None:
