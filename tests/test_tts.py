@@ -689,24 +689,26 @@ def test_an_utterance_that_cannot_be_spoken_leaves_the_others_alone(
         command(bundle, tmp_path / "all", tmp_path)
     assert e.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "tts_inference: error: 5 of 8 utterances could not be spoken, see "
-        f"{tmp_path}/all/failed; the first: utterance 'empty': the text has no token; "
-        "give one that has"
+        "tts_inference: error: 5 of 8 utterances could not be spoken, failed names "
+        "them; the first: utterance 'empty': the text has no token; give one that has; "
+        f"the results of the others are in {tmp_path}/all.incomplete"
     )
-    assert (tmp_path / "all/failed").read_text().splitlines() == [
+    assert not (tmp_path / "all").exists()
+    incomplete = tmp_path / "all.incomplete"
+    assert (incomplete / "failed").read_text().splitlines() == [
         "empty the text has no token; give one that has",
         "far sids has to be one id from 0 to 2, not '3'",
         "odd '1.5' is not integers",
         "broken graph vocoder: no memory",
         "lost there is no sids",
     ]
-    spoken = waves(tmp_path / "all")
+    spoken = waves(incomplete)
     assert sorted(spoken) == good
     assert spoken == waves(tmp_path / "alone")
-    timings = (tmp_path / "all/timing.jsonl").read_text().splitlines()
+    timings = (incomplete / "timing.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in timings] == good
     command(bundle, tmp_path / "all", tmp_path, *alone)
-    assert not (tmp_path / "all/failed").exists()
+    assert waves(tmp_path / "all") == spoken and not incomplete.exists()
 
 
 @pytest.mark.parametrize("key", ["a/b", "../../x", "{root}/x"])

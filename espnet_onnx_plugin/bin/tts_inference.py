@@ -38,6 +38,7 @@ class Speaking(Inference):
         from espnet_onnx_plugin.runtime.speech_writer import FAILED, speech_writer
         from espnet_onnx_plugin.runtime.tts import Text2Speech
         from espnet_onnx_plugin.runtime.tts_data import Texts
+        from espnet_onnx_plugin.runtime.writer import IncompleteError
 
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
         model = Text2Speech(
@@ -95,11 +96,11 @@ class Speaking(Inference):
                     peak_memory_mb=peak_memory_mb(),
                     arithmetic=arithmetic(model.bundle.manifest),
                 )
-        if failures:
-            raise PluginError(
-                f"{len(failures)} of {len(keys)} utterances could not be spoken, see "
-                f"{args.output_dir}/{FAILED}; the first: {failures[0]}"
-            )
+            if failures:
+                raise IncompleteError(
+                    f"{len(failures)} of {len(keys)} utterances could not be spoken, "
+                    f"{FAILED} names them; the first: {failures[0]}"
+                )
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
 
 
