@@ -280,6 +280,14 @@ def test_a_budget_that_cannot_be_met_is_refused(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_fp16_over_the_budget_is_refused(tiny, tmp_path, utterances, monkeypatch):
+    monkeypatch.setattr(Quality, "within", lambda self, budget: False)
+    model = read_bundle(tiny["bundle"])
+    with pytest.raises(PluginError, match="fp16 misses the budget.*none was written"):
+        quantize(model, tmp_path / "q", "fp16", utterances, Budget())
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_error_rate_over_the_budget_is_mended(
     hostile_bundle, tmp_path, utterances, caplog
 ):
