@@ -17,6 +17,7 @@ from espnet_onnx_plugin.runtime.speech_quality import (
     average,
     compare,
     compare_files,
+    mel_cepstral_distortion,
     wav_files,
 )
 
@@ -38,6 +39,13 @@ def speech(f0=120.0, formants=(700, 1200, 2600), seconds=0.6, rate=RATE, level=0
 def test_identical():
     wave = speech()
     assert compare(wave, wave.copy(), RATE) == Measures(0.0, 0.0)
+
+
+def test_a_missing_package_of_the_pitch_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyworld", None)
+    with pytest.raises(PluginError, match="log-F0 needs pyworld: pip install pyworld"):
+        compare(speech(), speech(), RATE)
+    assert mel_cepstral_distortion(speech(), speech(), RATE) == 0.0
 
 
 @pytest.mark.parametrize("semitones", [1, 3])
