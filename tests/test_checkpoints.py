@@ -3,6 +3,7 @@
 import copy
 import datetime
 import os
+import sys
 import types
 from pathlib import Path
 
@@ -382,7 +383,14 @@ def test_a_vocoder_needs_a_generator(tmp_path, weights):
         checkpoint.read_generator(file)
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"\\data\\\nngram 1=3\n"])
+def test_an_empty_ngram_model_is_refused_also_without_kenlm(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    (tmp_path / "x.arpa").touch()
+    with pytest.raises(PluginError, match="x.arpa is empty; build the n-gram model"):
+        checkpoint.refuse_ngram(tmp_path / "x.arpa")
+
+
+@pytest.mark.parametrize("content", [b"junk", b"\\data\\\nngram 1=3\n"])
 def test_an_ngram_model_that_cannot_be_read_is_refused(content, config, tmp_path):
     pytest.importorskip("kenlm")
     files = save(build_asr(dict(config)), config, tmp_path / "asr", "model.pth")
