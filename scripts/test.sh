@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Runs the tests, the linters and shellcheck. Does its own set-up, see setup_env.sh.
+# Runs every test, the linters and shellcheck. Does its own set-up, see setup_env.sh.
 # Tests of real recipes need an ESPnet checkout: ESPNET_ROOT=DIR scripts/test.sh
 #
-# Usage: scripts/test.sh [--espnet RELEASE] [--fast | --all] [PYTEST_ARGS]
+# Usage: scripts/test.sh [--espnet RELEASE] [--fast] [PYTEST_ARGS]
 #   --espnet: with this release of ESPnet, see setup_env.sh
 #   --fast: what takes seconds, and one model of each task: minutes in all
-#   --all: besides, every other architecture of ESPnet's recipes
 #   PYTEST_ARGS: -m espnet for what is compared with ESPnet's own results alone
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,11 +16,11 @@ if [ "${1-}" = --espnet ]; then
     venv=.venv-${2-}
     shift 2
 fi
-tier=(-m "not rare")
-case "${1-}" in
-    --fast) tier=(-m fast); shift ;;
-    --all) tier=(); shift ;;
-esac
+tier=()
+if [ "${1-}" = --fast ]; then
+    tier=(-m fast)
+    shift
+fi
 scripts/setup_env.sh "${release[@]}" export,ngram,optimize,report,s4,test,tts shellcheck qemu-x86_64=qemu-user
 # shellcheck source=/dev/null
 . "${venv}"/bin/activate

@@ -44,7 +44,7 @@ def load(monkeypatch):
     return module
 
 
-@pytest.fixture(scope="session")  # a module's ends where xdist goes to another's test
+@pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """The output directory of the smoke configuration."""
     output = tmp_path_factory.mktemp("benchmark")
@@ -52,6 +52,12 @@ def smoke(tmp_path_factory):
         command = ["--config", str(CONF / "smoke.yaml"), "--output_dir", str(output)]
         load(monkeypatch).main(command)
     return output
+
+
+def test_one_worker_has_all_tests_of_a_group(request):
+    """Not so with pytest 9.2 and pytest-xdist 3.8."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith("@benchmark")
 
 
 def outcomes(output):

@@ -1,7 +1,6 @@
 """A model trained on human speech: every token of every test set is ESPnet's."""
 
 import json
-from itertools import chain
 
 import pytest
 import soundfile
@@ -10,12 +9,10 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.optimize.fuse import optimize
-from espnet_onnx_plugin.runtime.data import Source, read_scp
+from espnet_onnx_plugin.runtime.data import Audio, Source, read_scp
+from espnet_onnx_plugin.runtime.decode import decode as decode_all
 
 SETS = ("dev", "test", "test_noisy")
-
-#: Utterances that are decoded together, by beam: both ways give ESPnet's tokens.
-BATCH = {1: 1, 5: 10, 10: 10}
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +51,19 @@ def test_tokens_are_espnets(bundles, digits, variant, beam, decode):
         ctc_weight=0.3,
         lm_weight=0.3 if decode == "lm" else 0.0,
     )
-    references, utterances = {}, {}
-    for name in SETS:
-        expected = json.loads((digits / "espnet202511" / f"{name}.json").read_text())
-        audio = read_scp(digits / "dump" / "raw" / name / "wav.scp")
-        for key, reference in expected[f"beam{beam}_{decode}"].items():
-            speech, _ = soundfile.read(digits / audio[key])
-            references[name, key] = reference
-            utterances[name, key] = ours.prepare(speech)
-    keys = sorted(utterances, key=lambda key: len(utterances[key]))
-    size = BATCH[beam]
-    batches = [keys[first : first + size] for first in range(0, len(keys), size)]
-    results = chain.from_iterable(
-        ours.batch([utterances[key] for key in batch]) for batch in batches
-    )
     count = 0
-    for key, nbest in zip(keys, results, strict=True):
-        text, _, token_int, hypothesis = nbest[0]
-        reference = references[key]
-        assert token_int == reference["token_int"], key
-        assert text == reference["text"], key
-        assert hypothesis.score == pytest.approx(reference["score"], abs=1e-3), key
-        count += 1
+    for name in SETS:
+        file = digits / "espnet202511" / f"{name}.json"
+        expected = json.loads(file.read_text())[f"beam{beam}_{decode}"]
+        paths = read_scp(digits / "dump" / "raw" / name / "wav.scp")
+        utterances = (
+            (key, Audio(*soundfile.read(digits / paths[key]))) for key in expected
+        )
+        for decoded in decode_all(ours, utterances, batch_size=1 if beam == 1 else 10):
+            key, reference = decoded.key, expected[decoded.key]
+            text, _, token_int, hypothesis = decoded.results[0]
+            assert token_int == reference["token_int"], key
+            assert text == reference["text"], key
+            assert hypothesis.score == pytest.approx(reference["score"], abs=1e-3), key
+            count += 1
     assert count == 500

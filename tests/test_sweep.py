@@ -5,7 +5,6 @@ checkout of ESPnet.
 """
 
 import inspect
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,25 +27,15 @@ ARCHITECTURES = yaml.safe_load(LIST.read_text(encoding="utf-8"))
 
 
 def cases(kind):
-    """Architectures that build, or do not for one reason.
-
-    Of those that share task, encoder and decoder, the first is always compared; the
-    others, which differ from it in settings, are ``rare`` where comparing them takes an
-    export. The first of each task is ``fast``.
-    """
-    tasks, combinations, params = set(), set(), []
+    """Architectures that build, or do not for one reason; a task's first is fast."""
+    tasks, params = set(), []
     for architecture in ARCHITECTURES:
-        name, task = architecture["name"], architecture["task"]
         why = architecture.get("excluded", "builds").partition(":")[0]
         if why != kind or spared(architecture):
             continue
-        combination = re.sub(r"-\d+$", "", name)
-        again = combination in combinations and kind == "builds"
-        marks = [pytest.mark.rare] if again else []
-        marks += [pytest.mark.fast] if task not in tasks else []
-        tasks.add(task)
-        combinations.add(combination)
-        params.append(pytest.param(architecture, id=name, marks=marks))
+        marks = [] if architecture["task"] in tasks else [pytest.mark.fast]
+        tasks.add(architecture["task"])
+        params.append(pytest.param(architecture, id=architecture["name"], marks=marks))
     return params
 
 

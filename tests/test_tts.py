@@ -689,8 +689,9 @@ def test_an_utterance_that_cannot_be_spoken_leaves_the_others_alone(
         command(bundle, tmp_path / "all", tmp_path)
     assert e.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "tts_inference: error: 5 of 8 utterances could not be spoken, failed names "
-        "them; the first: utterance 'empty': the text has no token; give one that has; "
+        "tts_inference: error: 5 of 8 utterances could not be spoken, the file "
+        "failed names them; the first: utterance 'empty': the text has no token; give "
+        "one that has; "
         f"the results of the others are in {tmp_path}/all.incomplete"
     )
     assert not (tmp_path / "all").exists()
@@ -709,6 +710,7 @@ def test_an_utterance_that_cannot_be_spoken_leaves_the_others_alone(
     assert [json.loads(line)["key"] for line in timings] == good
     command(bundle, tmp_path / "all", tmp_path, *alone)
     assert waves(tmp_path / "all") == spoken and not incomplete.exists()
+    assert not (tmp_path / "all/failed").exists()
 
 
 @pytest.mark.parametrize("key", ["a/b", "../../x", "{root}/x"])

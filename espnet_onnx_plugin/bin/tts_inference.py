@@ -99,7 +99,7 @@ class Speaking(Inference):
             if failures:
                 raise IncompleteError(
                     f"{len(failures)} of {len(keys)} utterances could not be spoken, "
-                    f"{FAILED} names them; the first: {failures[0]}"
+                    f"the file {FAILED} names them; the first: {failures[0]}"
                 )
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
 
