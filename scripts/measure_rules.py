@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime as ort
 
 from espnet_onnx_plugin.bundle import read_bundle
-from espnet_onnx_plugin.graph_file import load_graph, save_graph
+from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.runtime.device import Device

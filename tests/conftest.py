@@ -10,6 +10,9 @@ import yaml
 from sweeping.build import TOKENS as SWEPT
 from sweeping.build import randomize
 
+from espnet_onnx_plugin.bundle import File, Text
+from espnet_onnx_plugin.bundle.search import LabelSynchronous
+
 pytest_plugins = ["shared_graphs"]
 
 #: Modules in which ESPnet itself says what is expected, as they run.
@@ -33,6 +36,10 @@ def pytest_collection_modifyitems(items) -> None:
 
 #: Those of the sweep, so that its graphs are shared.
 TOKENS = SWEPT["default"]
+
+#: For manifests of graphs that are run without a search.
+NO_TEXT = Text(None, File("", 0, ""))
+NO_SEARCH = LabelSynchronous(sos=0, eos=0, blank=0)
 
 #: Of a source language.
 SRC_TOKENS = [*TOKENS[:-2], "'", "-", *TOKENS[-2:]]

@@ -21,8 +21,8 @@ from onnx.helper import (
 )
 
 from espnet_onnx_plugin.bundle import read_bundle
+from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.quantize import quantize as quantization
 from espnet_onnx_plugin.quantize.budget import Budget

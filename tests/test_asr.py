@@ -102,7 +102,7 @@ def read_with(tiny, espnet=None, **search):
     bundle = read_bundle(tiny["bundle"])
     manifest = bundle.manifest
     source = dict(manifest.source, **({} if espnet is None else {"espnet": espnet}))
-    search = {**manifest.search, **search}
+    search = dataclasses.replace(manifest.search, **search)
     manifest = dataclasses.replace(manifest, source=source, search=search)
     return Bundle(bundle.path, manifest)
 
@@ -568,7 +568,7 @@ def test_sentencepiece_tokens(tmp_path):
         token_list=["<blank>", "<unk>", *pieces, "<sos/eos>"],
     )
     (tmp_path / "bpe.model").rename(tmp_path / "gone.model")
-    assert bundle.manifest.text.bpemodel == "bpe.model"
+    assert bundle.manifest.text.bpemodel.name == "bpe.model"
     ours = espnet_onnx_plugin.Speech2Text(bundle.path, beam_size=3)
     (tmp_path / "gone.model").rename(tmp_path / "bpe.model")
     compare(files, bundle, waves().values(), beam_size=3, ctc_weight=0.3)

@@ -2,10 +2,13 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
 from espnet_onnx_plugin.bundle import (
+    FORMAT_VERSION,
     MANIFEST,
     Manifest,
     Speech,
@@ -13,12 +16,25 @@ from espnet_onnx_plugin.bundle import (
     Tensor,
     Text,
     describe,
+    describe_file,
     new_bundle,
     read_bundle,
+    read_manifest,
     write_manifest,
 )
-from espnet_onnx_plugin.derive import derive
+from espnet_onnx_plugin.bundle.derive import derive
+from espnet_onnx_plugin.bundle.search import (
+    Durations,
+    Frames,
+    Generate,
+    LabelSynchronous,
+    MaskCTC,
+    Prompted,
+    PromptedCTC,
+)
 from espnet_onnx_plugin.errors import PluginError
+
+DATA = Path(__file__).parent / "data"
 
 
 def write(directory, content=b"graph"):
@@ -38,8 +54,8 @@ def write(directory, content=b"graph"):
                 task="asr",
                 graphs={"encoder": graph},
                 speech=Speech("waveform", 16000, 0, 400),
-                text=Text("char", "tokens.txt"),
-                search={"sos": 1, "eos": 1, "blank": 0},
+                text=Text("char", describe_file(work / "tokens.txt")),
+                search=LabelSynchronous(sos=1, eos=1, blank=0),
                 source={"torch": "x"},
                 checks={"parity": {"encoder": 1e-6}},
             ),
@@ -125,6 +141,7 @@ class Counter:
     def __call__(self, role, old, new):
         self.calls += 1
         new.write_bytes(old.read_bytes() + b"!")
+        return True
 
 
 def test_derive_carries_everything_over_and_is_idle_when_current(tmp_path):
@@ -172,21 +189,100 @@ def test_precision_is_written_and_carried_over(tmp_path):
     assert same.manifest.precision == "fp16"
 
 
+OWSM = dict(sos=48, eos=49, blank=0, sop=50, na=2, fs=8000, speech_length=1.2)
+OLDER = {
+    "mask_ctc": MaskCTC(blank=0, mask=30),
+    "s2t": Prompted(
+        **OWSM, notime=9, first_time=10, last_time=22, speech_resolution=0.1
+    ),
+    "s2t_ctc": PromptedCTC(**OWSM, frames_per_second=31.25),
+    "st": LabelSynchronous(
+        sos=29,
+        eos=29,
+        blank=0,
+        recognition=LabelSynchronous(sos=29, eos=29, blank=0),
+    ),
+    "durations": Durations(
+        model="FastSpeech2",
+        rounding="round",
+        options=("speed_control_alpha",),
+        drawn=786383,
+        idle=dict(frontend=0, encoder=1, decoder=2),
+    ),
+    "frames": Frames(
+        taught_by=("speech",),
+        reduction_factor=1,
+        dropout=0.5,
+        options=(
+            *("threshold", "minlenratio", "maxlenratio", "use_att_constraint"),
+            *("backward_window", "forward_window"),
+        ),
+        drawn=391869,
+        idle=dict(frontend=0, encoder=0, decoder=0, postnet=0),
+    ),
+}
+
+
+def older(directory, name):
+    """A bundle with a stored manifest of format 4, but for its graphs."""
+    directory.mkdir()
+    shutil.copyfile(DATA / "format_4" / f"{name}.yaml", directory / MANIFEST)
+    for tokens in ("tokens.txt", "src_tokens.txt"):
+        (directory / tokens).write_text("a\n")
+    return directory
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_bundles_of_format_4_are_read(tmp_path, name):
+    path = older(tmp_path / "b", name)
+    manifest = read_manifest(path)
+    assert manifest.search == OLDER[name]
+    assert manifest.text.token_list == describe_file(path / "tokens.txt")
+    assert (manifest.src_text is None) == (name != "st")
+    assert manifest.precision == "fp32"
+    write_manifest(path, manifest)  # in the present format
+    assert f"format_version: {FORMAT_VERSION}" in (path / MANIFEST).read_text()
+    assert read_manifest(path) == manifest
+
+
+def test_what_format_4_has_elsewhere_is_found(tmp_path):
+    path = older(tmp_path / "b", "mask_ctc")
+    content = yaml.safe_load((path / MANIFEST).read_text())
+    (path / "words.json").write_text("{}")
+    words = dict(content["text"], tokenizer="words.json")
+    reading = dict(first=101, last=102, max_tokens=128)
+    search = dict(sos=4, eos=5, blank=0, single=[], transcript=reading)
+    search["generate"] = dict(start=2, eos=[2], early_stopping=True, num_beams=4)
+    content.update(search=search, transcript=words, ngram="words.json")
+    content["checks"]["quantize"] = {"precision": "weight4"}
+    del content["precision"]  # which older ones have among the figures alone
+    (path / MANIFEST).write_text(yaml.safe_dump(content))
+    manifest = read_manifest(path)
+    assert manifest.precision == "weight4"
+    assert manifest.ngram == describe_file(path / "words.json")
+    assert manifest.transcript.tokenizer == manifest.ngram
+    assert (manifest.transcript.first, manifest.transcript.max_tokens) == (101, 128)
+    generate = Generate(start=2, eos=(2,), early_stopping=True, num_beams=4)
+    assert manifest.search == LabelSynchronous(sos=4, eos=5, blank=0, generate=generate)
+
+
 @pytest.mark.parametrize(
-    "checks, precision",
-    [("{}", "fp32"), ("{quantize: {precision: weight4}}", "weight4")],
+    "change, message",
+    [
+        (dict(precision="int3"), "precision 'int3' is none of fp32, int8"),
+        (dict(search=dict(kind="guess")), "kind 'guess', which is none of label_sync"),
+        (dict(search=dict(kind="mask_ctc", blank=0)), "search: mask is missing"),
+        (dict(search=dict(kind="mask_ctc", blank=0, mask=1.5)), "not a whole number"),
+        (dict(colour="red"), "unknown key 'colour'"),
+        (dict(text=None), "text does not hold options: None"),
+    ],
 )
-def test_older_bundles_have_their_precision_among_the_figures(
-    tmp_path, checks, precision
-):
-    manifest = write(tmp_path / "b") / MANIFEST
-    lines = manifest.read_text().split("checks:")[0].splitlines()
-    lines = [line for line in lines if not line.startswith("precision: ")]
-    manifest.write_text("\n".join([*lines, f"checks: {checks}", "format_version: 4"]))
-    assert read_bundle(tmp_path / "b").manifest.precision == precision
-    manifest.write_text("\n".join([*lines, "precision: int3", "format_version: 4"]))
-    with pytest.raises(PluginError, match="is damaged"):
-        read_bundle(tmp_path / "b")
+def test_a_manifest_that_is_not_as_it_should_be_is_damaged(tmp_path, change, message):
+    path = write(tmp_path / "b")
+    content = yaml.safe_load((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(yaml.safe_dump({**content, **change}))
+    with pytest.raises(PluginError, match=f"{message}.*is damaged"):
+        read_bundle(path)
 
 
 def test_manifests_are_immutable(tmp_path):

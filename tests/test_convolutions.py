@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_rules import assert_same, parse
 
+from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.export.graph import export_graph
-from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules import minimal_filtering
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules

@@ -132,7 +132,7 @@ def test_whisper_translates_to_espnets_tokens(whisper_translator):
     theirs = espnet(whisper_translator, "st", **options)
     ours = Translator(whisper_translator["bundle"], **options)
     assert ours.converter.hub.tokens2ids(["<|de|>", "<|translate|>"]) == [
-        *ours.bundle.manifest.search["primer"][1:3]
+        *ours.bundle.manifest.search.primer[1:3]
     ]
     lengths = [assert_same_results(ours, theirs, w) for w in waves(3).values()]
     assert max(lengths) > 5
@@ -269,7 +269,7 @@ def test_search_is_that_of_generate(settings):
     model.final_logits_bias[0, 2] -= 3.0  # an end that does not come at once
     settings = {"max_length": 14, **settings}
     memory = np.random.default_rng(0).standard_normal((6, 9, 8)).astype(np.float32)
-    config = GenerateConfig(start=2, eos=[2], max_length=14, forced_eos_token_id=2)
+    config = GenerateConfig(start=2, eos=(2,), max_length=14, forced_eos_token_id=2)
     config = config.overridden(settings)
     search = HubSearch(config, WholePrefixes(model))
     results = search(Encoded(encoder_out=memory, encoder_out_lens=np.full(6, 9)))

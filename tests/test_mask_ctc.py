@@ -76,7 +76,7 @@ def test_silence_gives_nothing(model):
     encoded = ours.encode([ours.prepare(waves()["utt0"])])
     encoded["ctc_log_probs"] = np.full_like(encoded["ctc_log_probs"], -9.0)
     encoded["ctc_log_probs"][..., 0] = 0.0
-    mask = model["bundle"].manifest.search["mask"]
+    mask = model["bundle"].manifest.search.mask
     assert [list(h.yseq) for [h] in ours.search(encoded)] == [[mask, mask]]
 
 

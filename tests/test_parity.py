@@ -8,13 +8,23 @@ import espnet2
 import numpy as np
 import pytest
 import ssl_checkpoints
-from conftest import TOKENS, asr_config, build, build_asr, build_lm, sharpen, st_config
+from conftest import (
+    NO_SEARCH,
+    NO_TEXT,
+    TOKENS,
+    asr_config,
+    build,
+    build_asr,
+    build_lm,
+    sharpen,
+    st_config,
+)
 from espnet2.tasks.asr import decoder_choices, postencoder_choices
 from espnet2.tasks.slu import SLUTask
 from espnet2.tasks.st import STTask
 from hub_models import use_tiny_models
 
-from espnet_onnx_plugin.bundle import Bundle, Manifest, Text
+from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.audio import (
@@ -77,7 +87,7 @@ def cases(*roles):
 
 
 def as_bundle(path, graphs, speech=None):
-    return Bundle(path, Manifest("asr", graphs, speech, Text(None, ""), {}))
+    return Bundle(path, Manifest("asr", graphs, speech, NO_TEXT, NO_SEARCH))
 
 
 def stand_in_for_fairseq(monkeypatch, tmp_path):

@@ -13,9 +13,9 @@ from onnx.helper import make_node
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import quantize as command
 from espnet_onnx_plugin.bundle import read_bundle
-from espnet_onnx_plugin.derive import derive
+from espnet_onnx_plugin.bundle.derive import derive
+from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.quantize import lowering, products, reading
 from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
 from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products

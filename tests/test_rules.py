@@ -10,6 +10,7 @@ import torch
 from conftest import TOKENS, asr_config, build_asr, sharpen
 from torchaudio.models.wav2vec2.components import SelfAttention
 
+from espnet_onnx_plugin.bundle.graph_file import load_graph
 from espnet_onnx_plugin.export.audio import (
     describe_speech,
     export_audio,
@@ -19,7 +20,6 @@ from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.graph import export_graph, export_step
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.ssl_layers import attend
-from espnet_onnx_plugin.graph_file import load_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 

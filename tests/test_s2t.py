@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import (
+    NO_SEARCH,
     RATE,
     build,
     run_readme,
@@ -31,6 +32,7 @@ from espnet_onnx_plugin.bundle import (
     Manifest,
     Speech,
     Text,
+    describe_file,
     read_bundle,
     read_manifest,
 )
@@ -208,7 +210,8 @@ def release(tiny):
 def changed(tiny, **search):
     """The bundle with other settings of preprocessor_conf."""
     bundle = read_bundle(tiny["bundle"])
-    search = {**bundle.manifest.search, **search}
+    known = {k: v for k, v in search.items() if not k.endswith("_symbol")}
+    search = dataclasses.replace(bundle.manifest.search, **known)
     return Bundle(bundle.path, dataclasses.replace(bundle.manifest, search=search))
 
 
@@ -728,18 +731,19 @@ def test_text_becomes_espnets_tokens():
     from espnet2.text.token_id_converter import TokenIDConverter
 
     lists = ROOT / "egs2_stage/demo/asr1/pretrained/data/en_token_list/bpe_unigram80"
-    kinds = {"bpe": Text("bpe", "tokens.txt", "bpe.model")}
-    kinds |= {kind: Text(kind, "tokens.txt") for kind in ("char", "word")}
+    tokens = describe_file(lists / "tokens.txt")
+    kinds = {"bpe": Text("bpe", tokens, describe_file(lists / "bpe.model"))}
+    kinds |= {kind: Text(kind, tokens) for kind in ("char", "word")}
     theirs = TokenIDConverter(lists / "tokens.txt")
     for kind, text in kinds.items():
-        manifest = Manifest("s2t", {}, Speech("waveform", RATE, 0, 1), text, {})
+        manifest = Manifest("s2t", {}, Speech("waveform", RATE, 0, 1), text, NO_SEARCH)
         ours = TokenConverter(Bundle(lists, manifest))
         tokenizer = build_tokenizer(kind, bpemodel=str(lists / "bpe.model"))
         for line in ("seven two  nine", " ÜX", "", "<unk> one"):
             expected = theirs.tokens2ids(tokenizer.text2tokens(line))
             assert ours.text2ids(line) == expected
     untold = TokenConverter(
-        Bundle(lists, dataclasses.replace(manifest, text=Text(None, "tokens.txt")))
+        Bundle(lists, dataclasses.replace(manifest, text=Text(None, tokens)))
     )
     with pytest.raises(PluginError, match="'None' cannot turn text into tokens"):
         untold.text2ids("one")

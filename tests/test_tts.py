@@ -17,11 +17,13 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import RATE, run_readme, save_tts, tts_task
+from conftest import NO_SEARCH, NO_TEXT, RATE, run_readme, save_tts, tts_task
 from sweeping.build import randomize
 
 from espnet_onnx_plugin.bin import export, optimize, quantize, tts_inference
-from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, Text, read_bundle
+from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, read_bundle
+from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.graph import export_part
@@ -30,7 +32,6 @@ from espnet_onnx_plugin.export.parity import TOLERANCE, difference
 from espnet_onnx_plugin.export.registry import all_archs, find
 from espnet_onnx_plugin.export.tts import compare, dropouts_are_of_mkl
 from espnet_onnx_plugin.export.vocoder import context
-from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.device import Device
@@ -134,9 +135,9 @@ NOT_TAUGHT = ("jets/conformer", "joint_text2wav/fastspeech2_hifigan")
 
 def lesson(bundle):
     given = {**inputs(bundle), "speech": OTHERS["speech"]}
-    if "durations" in bundle.manifest.search["taught_by"]:
+    if "durations" in bundle.manifest.search.taught_by:
         frames = 1 + len(given["speech"]) // 8
-        factor = bundle.manifest.search.get("pitch", {}).get("reduction_factor", 1)
+        factor = getattr(bundle.manifest.search.pitch, "reduction_factor", 1)
         shares = np.random.default_rng(5).dirichlet(np.ones(len(TEXT) + 1))
         random = np.random.default_rng(6)
         given["durations"] = random.multinomial(frames // factor, shares)
@@ -163,7 +164,7 @@ def test_a_model_is_taught_as_in_espnet(arch, name, exported):
         shift = len(made["feat_gen"]) / (1 + len(given["speech"]) // 8)
         assert shift > 0.99  # as long as the teacher, but for what is no whole step
     for name in ("speech", "durations"):
-        if name in given and name in bundle.manifest.search["taught_by"]:
+        if name in given and name in bundle.manifest.search.taught_by:
             short = {k: v for k, v in given.items() if k != name}
             with pytest.raises(RuntimeError, match=f"argument: '{name}'"):
                 ours(**short)
@@ -509,8 +510,8 @@ def vocoder(tmp_path_factory):
         part = find("vocoder", arch).wrap(generator, dim, pqmf=pqmf).eval()
         graphs = {"vocoder": export_part(part, path / "vocoder.onnx")}
         synthesis = Synthesis(RATE, part.factor, "feat_gen", context(part))
-        search = dict(block=part.block)
-        manifest = Manifest("tts", graphs, None, Text(None, ""), search, synthesis)
+        search = Durations(rounding="round", block=part.block)
+        manifest = Manifest("tts", graphs, None, NO_TEXT, search, synthesis)
         return generator, pqmf, Vocoder(Bundle(path, manifest), Device())
 
     return give
@@ -569,7 +570,7 @@ def test_features_of_speech_are_espnets(name, tmp_path):
     for normalize in (None, GlobalMVN(str(tmp_path / "stats.npz"))):
         part = arch.wrap(extract, normalize).eval()
         graphs = {"frontend": export_part(part, tmp_path / "frontend.onnx")}
-        manifest = Manifest("tts", graphs, None, Text(None, ""), {})
+        manifest = Manifest("tts", graphs, None, NO_TEXT, NO_SEARCH)
         session = Session(Bundle(tmp_path, manifest), "frontend", Device())
         for samples in (part.shortest(), 777):
             speech = random.standard_normal(samples).astype(np.float32)

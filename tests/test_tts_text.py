@@ -19,6 +19,7 @@ from espnet_onnx_plugin.bundle import (
     read_bundle,
     write_manifest,
 )
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.tts_text import refuse_text, write_tts_text
 from espnet_onnx_plugin.runtime.cleaner import CLEANERS, make_cleaner
@@ -125,7 +126,9 @@ def convert(args, directory):
     with new_bundle(directory) as work:
         text = write_tts_text(args, work)
         speech = Speech("waveform", 16000, 0, 1)
-        write_manifest(work, Manifest("tts", {}, speech, text, {}))
+        write_manifest(
+            work, Manifest("tts", {}, speech, text, Durations(rounding="round"))
+        )
     bundle = read_bundle(directory)
     assert bundle.manifest.text == text
     return TokenConverter(bundle)

@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, Mapping
 
+from espnet_onnx_plugin.bundle.search import MaskCTC, Search
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.model import Checkpoints, read_config
 from espnet_onnx_plugin.export.sequences import SequenceModule
@@ -48,8 +49,8 @@ class Model(TaskModel):
         return steps
 
     @property
-    def search(self) -> Dict[str, Any]:
+    def search(self) -> Search:
         """See :class:`TaskModel`."""
         if "mask_decoder" in self.steps:
-            return dict(blank=0, mask=self.model.mask_token)
+            return MaskCTC(blank=0, mask=self.model.mask_token)
         return super().search

@@ -14,12 +14,13 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import (
     Bundle,
     Manifest,
+    describe_file,
     new_bundle,
     read_bundle,
     sha256,
     write_manifest,
 )
-from espnet_onnx_plugin.derive import is_current
+from espnet_onnx_plugin.bundle.derive import is_current
 from espnet_onnx_plugin.export.checkpoint import refuse_ngram
 from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.model import Checkpoints, read_config
@@ -98,8 +99,9 @@ def _export(
         file = getattr(checkpoints, f"{name}_file")
         if file is not None:
             refuse_ngram(file)
-            ngrams[name] = f"{name}{file.suffix}"
-            shutil.copyfile(file, work / ngrams[name])
+            copy = work / f"{name}{file.suffix}"
+            shutil.copyfile(file, copy)
+            ngrams[name] = describe_file(copy)
     model = task_model(task)(checkpoints)
     texts = model.write_texts(work)
     graphs = model.export(work)

@@ -17,12 +17,12 @@ import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe, weights_path
+from espnet_onnx_plugin.bundle.graph_file import THRESHOLD
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.parts import Part
 from espnet_onnx_plugin.export.patches import traceable
 from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
-from espnet_onnx_plugin.graph_file import THRESHOLD
 from espnet_onnx_plugin.runtime.encoder import LENS
 
 logger = logging.getLogger(__name__)

@@ -5,11 +5,12 @@ runtime makes of the text, the options and the seed.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple, Union
+from typing import Dict, Mapping, Optional, Tuple, Union
 
 import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
+from espnet_onnx_plugin.bundle.search import Features
 
 
 class Part(torch.nn.Module):
@@ -65,7 +66,7 @@ class TextToSpeech:
     """
 
     parts: Mapping[str, Part]
-    search: Mapping[str, Any]
+    search: Features
     vocoder_reads: str = "feat_gen_denorm"
     context: Optional[Tuple[int, int]] = field(default=None)
 

@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, Mapping
 
+from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.task import TaskModel
 
@@ -49,7 +50,7 @@ class Model(TaskModel):
     espnet_task = ("espnet2.tasks.s2t", "S2TTask")
 
     @property
-    def search(self) -> Dict[str, Any]:
+    def search(self) -> Prompted:
         """See :class:`TaskModel`."""
         conf = preprocessing(self.args)
         tokens = list(self.model.token_list)
@@ -61,10 +62,9 @@ class Model(TaskModel):
                     "list; ESPnet's s2t_inference needs it too"
                 )
             times[name] = tokens.index(conf[option])
-        return {
-            **super().search,
-            **special_tokens(self.model),
+        return Prompted(
+            **{**vars(super().search), **special_tokens(self.model)},
             **times,
             **segment(conf),
-            "speech_resolution": conf["speech_resolution"],
-        }
+            speech_resolution=conf["speech_resolution"],
+        )

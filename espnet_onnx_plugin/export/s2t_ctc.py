@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.bundle.search import PromptedCTC
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
@@ -145,7 +146,7 @@ class Model(TaskModel):
         return {}
 
     @property
-    def search(self) -> Dict[str, Any]:
+    def search(self) -> PromptedCTC:
         """See :class:`TaskModel`."""
         conf = preprocessing(self.args)
         rate = None
@@ -153,12 +154,11 @@ class Model(TaskModel):
         if self.frontend is not None and layer in _SUBSAMPLING:
             stride = self.frontend.stft.hop_length * _SUBSAMPLING[layer]
             rate = self.speech.sampling_rate / stride
-        return {
-            **super().search,
-            **special_tokens(self.model),
+        return PromptedCTC(
+            **{**vars(super().search), **special_tokens(self.model)},
             **segment(conf),
-            "frames_per_second": rate,
-        }
+            frames_per_second=rate,
+        )
 
     def accompany(self, speech: np.ndarray) -> Utterance:
         """See :class:`TaskModel`: with ESPnet's default prompt."""

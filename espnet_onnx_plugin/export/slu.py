@@ -1,6 +1,5 @@
 """The task of ``slu.sh``: spoken language understanding."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 from unittest import mock
@@ -8,7 +7,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Tensor, Text
+from espnet_onnx_plugin.bundle import Tensor, Text, Transcript, describe_file
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.hugging_face_transformers_postdecoder import (
     MAX_TOKENS,
@@ -115,24 +114,19 @@ class Model(TaskModel):
         if self.model.postdecoder is not None:
             words = list(self.model.transcript_token_list)
             text = write_text(words, "word", None, work, "transcript_")
-            name = "transcript_tokenizer.json"
-            self.model.postdecoder.tokenizer.backend_tokenizer.save(str(work / name))
-            texts["transcript"] = replace(text, tokenizer=name)
-        return texts
-
-    @property
-    def search(self) -> Dict[str, Any]:
-        """See :class:`TaskModel`; with a transcript, how it becomes tokens."""
-        search = super().search
-        if self.model.postdecoder is not None:
             tokenizer = self.model.postdecoder.tokenizer
+            path = work / "transcript_tokenizer.json"
+            tokenizer.backend_tokenizer.save(str(path))
             first, last = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-            search["transcript"] = dict(
+            texts["transcript"] = Transcript(
+                text.token_type,
+                text.token_list,
+                tokenizer=describe_file(path),
                 first=first,
                 last=last,
                 max_tokens=MAX_TOKENS,
             )
-        return search
+        return texts
 
     def accompany(self, speech: np.ndarray) -> Utterance:
         """See :class:`TaskModel`: a transcript of up to ten words."""

@@ -1,5 +1,6 @@
 """The task of ``st.sh``: speech translation."""
 
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Graph, Tensor, Text
+from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.audio import shortest_frames
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, run_encoder
@@ -264,10 +266,10 @@ class Model(TaskModel):
         return super().sizes(role)
 
     @property
-    def search(self) -> Dict[str, Any]:
+    def search(self) -> LabelSynchronous:
         """See :class:`TaskModel`."""
         search = super().search
-        if search.pop("generate", None) is not None:
+        if search.generate is not None:
             # ESPnet's own search, with the ends of the hub's model.
             hub = self.model.decoder.hf_generate.config
             if hub.eos_token_id != self.model.eos:
@@ -276,10 +278,17 @@ class Model(TaskModel):
                     f"{hub.eos_token_id}, the model with {self.model.eos}: set "
                     "tgt_sym_eos in model_conf to that token"
                 )
-            search.update(sos=hub.decoder_start_token_id, hugging_face_decoder=True)
+            search = dataclasses.replace(
+                search,
+                sos=hub.decoder_start_token_id,
+                generate=None,
+                hugging_face_decoder=True,
+            )
         if self.model.use_multidecoder:
-            src = dict(sos=self.model.src_sos, eos=self.model.src_eos, blank=0)
-            search["src"] = src
+            recognition = LabelSynchronous(
+                sos=self.model.src_sos, eos=self.model.src_eos, blank=0
+            )
+            search = dataclasses.replace(search, recognition=recognition)
         return search
 
     @functools.cached_property

@@ -23,7 +23,15 @@ from typing import (
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Graph, Manifest, Speech, Text
+from espnet_onnx_plugin.bundle import (
+    Bundle,
+    Graph,
+    Manifest,
+    Speech,
+    Text,
+    describe_file,
+)
+from espnet_onnx_plugin.bundle.search import LabelSynchronous, Search
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export import parity
 from espnet_onnx_plugin.export.audio import (
@@ -172,27 +180,28 @@ class TaskModel:
         return describe_speech(self.model, self.frontend, self.args)
 
     @property
-    def search(self) -> Dict[str, Any]:
-        """Ids and defaults for the search, and which scorers ESPnet asks hypothesis by
+    def search(self) -> Search:
+        """Ids for the search, and which scorers ESPnet asks hypothesis by
         hypothesis: with one of them its search differs.
         """
         batch = import_nets("scorer_interface").BatchScorerInterface
         single = [
             r for r, s in self.steps.items() if not isinstance(s.reference, batch)
         ]
-        search = dict(sos=self.model.sos, eos=self.model.eos, blank=0, single=single)
-        together = [role for role, step in self.steps.items() if step.together]
-        if together:
-            search["together"] = together
-        limits = [step.max_tokens for step in self.steps.values()]
-        if any(limits):
-            search["max_tokens"] = min(limit for limit in limits if limit)
-        generate = getattr(self.steps.get("decoder"), "generate", None)
-        if generate is not None:
-            search["generate"] = generate
+        limits = [step.max_tokens for step in self.steps.values() if step.max_tokens]
+        primer = None
         if self.args.bpemodel in WHISPER_TYPES:
-            search["primer"] = whisper_primer(self.whisper_converter)
-        return search
+            primer = tuple(whisper_primer(self.whisper_converter))
+        return LabelSynchronous(
+            sos=self.model.sos,
+            eos=self.model.eos,
+            blank=0,
+            single=tuple(single),
+            together=tuple(r for r, step in self.steps.items() if step.together),
+            max_tokens=min(limits, default=None),
+            primer=primer,
+            generate=getattr(self.steps.get("decoder"), "generate", None),
+        )
 
     @functools.cached_property
     def whisper_converter(self) -> Any:
@@ -211,12 +220,15 @@ class TaskModel:
         tokens = list(self.model.token_list)
         text = write_text(tokens, args.token_type, args.bpemodel, work)
         if args.bpemodel in WHISPER_TYPES:
-            text = dataclasses.replace(text, tokenizer="tokenizer.json")
-            write_whisper_tokenizer(self.whisper_converter, work / text.tokenizer)
+            path = work / "tokenizer.json"
+            write_whisper_tokenizer(self.whisper_converter, path)
+            text = dataclasses.replace(text, tokenizer=describe_file(path))
         elif args.token_type == "hugging_face":
-            file = "tokenizer.json"
-            clean_up = write_hub_tokenizer(args.bpemodel, work / file)
-            text = dataclasses.replace(text, tokenizer=file, clean_up=clean_up)
+            path = work / "tokenizer.json"
+            clean_up = write_hub_tokenizer(args.bpemodel, path)
+            text = dataclasses.replace(
+                text, tokenizer=describe_file(path), clean_up=clean_up
+            )
         return {"text": text}
 
     def export(self, work: Path) -> Dict[str, Graph]:
@@ -338,8 +350,8 @@ def write_text(
         work: the directory.
         prefix: of the files' names.
     """
-    token_list = f"{prefix}tokens.txt"
-    (work / token_list).write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    token_list = work / f"{prefix}tokens.txt"
+    token_list.write_text("\n".join(tokens) + "\n", encoding="utf-8")
     copy = None
     if token_type == "bpe" and bpemodel is not None:
         if not Path(bpemodel).is_file():
@@ -347,6 +359,7 @@ def write_text(
                 f"the training configuration names bpemodel {bpemodel}, which does not "
                 "exist; run this in the recipe's directory"
             )
-        copy = f"{prefix}bpe.model"
-        shutil.copyfile(bpemodel, work / copy)
-    return Text(token_type, token_list, copy)
+        path = work / f"{prefix}bpe.model"
+        shutil.copyfile(bpemodel, path)
+        copy = describe_file(path)
+    return Text(token_type, describe_file(token_list), copy)

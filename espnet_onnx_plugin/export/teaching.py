@@ -5,6 +5,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.bundle.search import Energy as EnergySettings
+from espnet_onnx_plugin.bundle.search import Pitch
 from espnet_onnx_plugin.export.archs.feats_extract import Analysis
 from espnet_onnx_plugin.export.parts import Part
 
@@ -34,7 +36,7 @@ def teaching(
         where ESPnet cannot teach the model, and how pitch and energy are made.
     """
     if "pitch" not in taught_by:
-        return {}, dict(taught_by=list(taught_by))
+        return {}, dict(taught_by=tuple(taught_by))
     pitch, energy = model.pitch_extract, model.energy_extract
     if (
         type(pitch).__name__ != "Dio"
@@ -43,10 +45,10 @@ def teaching(
         or not energy.use_token_averaged_energy
         or model.feats_extract is None
     ):
-        return {}, dict(taught_by=[])
+        return {}, dict(taught_by=())
     return {"energy": Energy(energy)}, dict(
-        taught_by=list(taught_by),
-        pitch={
+        taught_by=tuple(taught_by),
+        pitch=Pitch(
             **{
                 name: getattr(pitch, name)
                 for name in (
@@ -55,11 +57,11 @@ def teaching(
                 )
             },
             **_statistics(model.pitch_normalize),
-        },
-        energy={
-            "reduction_factor": energy.reduction_factor,
+        ),
+        energy=EnergySettings(
+            reduction_factor=energy.reduction_factor,
             **_statistics(model.energy_normalize),
-        },
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """Models of the task tts, and of gan_tts, whose models decode as those of tts do."""
 
+import dataclasses
 import logging
 import os
 import re
@@ -89,7 +90,7 @@ class Model:
         if isinstance(self.vocoder, torch.nn.Module):
             wrap = find_vocoder(self.vocoder.vocoder)
             self.parts["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
-        graphs, self.taught = teaching(self.model, self.wrapped.search["taught_by"])
+        graphs, self.taught = teaching(self.model, self.wrapped.search.taught_by)
         self.parts.update(graphs)
         if self.model.feats_extract is not None:
             analysis = find("feats_extract", self.args.feats_extract).wrap
@@ -192,11 +193,14 @@ class Model:
 
     def describe(self) -> Dict[str, Any]:
         """What the manifest says besides graphs and texts."""
-        search = {**self.wrapped.search, **self.taught}
-        search.update(drawn=self.drawn, mkl=dropouts_are_of_mkl())
-        search["idle"] = {role: part.idle for role, part in self.parts.items()}
-        if "vocoder" in self.parts:
-            search["block"] = self.parts["vocoder"].block
+        search = dataclasses.replace(
+            self.wrapped.search,
+            **self.taught,
+            drawn=self.drawn,
+            mkl=dropouts_are_of_mkl(),
+            idle={role: part.idle for role, part in self.parts.items()},
+            block=getattr(self.parts.get("vocoder"), "block", 1),
+        )
         return dict(speech=self.speech, search=search, synthesis=self.synthesis)
 
     def measured(self, bundle: Bundle) -> Manifest:
@@ -237,7 +241,7 @@ class Model:
                 skipped.append(f"{what}: ESPnet cannot speak it: {reason}")
                 continue
             compared[taught] += 1
-            ours.noise = Noise(number, mkl=bundle.manifest.search["mkl"])
+            ours.noise = Noise(number, mkl=bundle.manifest.search.mkl)
             made = ours(**inputs, decode_conf=conf)
             for name, figure in compare(made, reference, what).items():
                 figures[name] = max(figures.get(name, 0.0), figure)

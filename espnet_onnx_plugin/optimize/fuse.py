@@ -15,9 +15,9 @@ import onnx
 import onnxruntime as ort
 
 from espnet_onnx_plugin.bundle import Bundle, weights_path
-from espnet_onnx_plugin.derive import derive
+from espnet_onnx_plugin.bundle.derive import derive
+from espnet_onnx_plugin.bundle.graph_file import THRESHOLD, load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.graph_file import THRESHOLD, load_graph, save_graph
 from espnet_onnx_plugin.optimize.rules.registry import apply_rules
 from espnet_onnx_plugin.runtime.compare import compare
 from espnet_onnx_plugin.runtime.data import Source

@@ -8,7 +8,7 @@ from onnxruntime.transformers.float16 import (
     convert_float_to_float16,
 )
 
-from espnet_onnx_plugin.graph_file import save_graph
+from espnet_onnx_plugin.bundle.graph_file import save_graph
 from espnet_onnx_plugin.optimize.rules.graph import with_shapes
 from espnet_onnx_plugin.quantize.layers import leading_to
 from espnet_onnx_plugin.quantize.lowering import load_rewritten

@@ -10,8 +10,8 @@ import onnx
 from onnx.helper import make_empty_tensor_value_info
 
 from espnet_onnx_plugin.bundle import weights_path
+from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import convolutions, products, recurrent

@@ -15,9 +15,9 @@ from typing import Any, Dict, List, Mapping, Tuple, Union
 import onnxruntime as ort
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.derive import derive
+from espnet_onnx_plugin.bundle.derive import derive
+from espnet_onnx_plugin.bundle.graph_file import load_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.graph_file import load_graph
 from espnet_onnx_plugin.optimize.fuse import optimize_graph
 from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
 from espnet_onnx_plugin.quantize.half import to_half

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional
 
 from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle.search import Generate
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
@@ -64,7 +65,7 @@ class Speech2Text(SpeechModel):
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
         """See :class:`.model.SpeechModel`."""
         manifest = bundle.manifest
-        if "generate" in manifest.search:
+        if getattr(manifest.search, "generate", None) is not None:
             conf = dict(max_new_tokens=20, do_sample=False)
             return dict(hugging_face_decoder=True, hugging_face_decoder_conf=conf)
         checked = SpeechModel.check_options(bundle, beam_size)
@@ -82,9 +83,9 @@ class Speech2Text(SpeechModel):
                 "use asr_inference_maskctc"
             )
         options, search = self._options, self.bundle.manifest.search
-        if "generate" in search:
+        if search.generate is not None:
             if options.hugging_face_decoder:
-                return self._build_hub_search(search["generate"])
+                return self._build_hub_search(search.generate)
             if options.weights["decoder"] or options.time_sync:
                 raise PluginError(NOT_ASKED_FOR)
         if options.time_sync:
@@ -97,7 +98,7 @@ class Speech2Text(SpeechModel):
                 "time_sync is not for models of Whisper's tokens, in ESPnet either: "
                 "that search begins with the start symbol alone"
             )
-        if "decoder" in self.bundle.manifest.search.get("together", ()):
+        if "decoder" in self.bundle.manifest.search.together:
             raise PluginError(
                 "time_sync is not for this model's decoder, in ESPnet either: that "
                 "search scores one hypothesis at a time"
@@ -118,9 +119,9 @@ class Speech2Text(SpeechModel):
             return conventions(self.bundle.manifest.espnet).ctc_window_margin
         return margin
 
-    def _build_hub_search(self, settings: Mapping[str, Any]) -> HubSearch:
+    def _build_hub_search(self, settings: Generate) -> HubSearch:
         """The search for a decoder of Hugging Face's hub."""
-        config = GenerateConfig(**settings)
+        config = GenerateConfig(**vars(settings))
         config = config.overridden(self._options.hugging_face_decoder_conf)
         logger.info("HubSearch implementation is selected.")
         return HubSearch(config, self._scorer("decoder"))
@@ -128,7 +129,7 @@ class Speech2Text(SpeechModel):
     def _primer(self) -> Optional[List[int]]:
         """What hypotheses begin with, Whisper's prompts taken into account."""
         options, hub = self._options, self.converter.hub
-        primer = self.bundle.manifest.search.get("primer")
+        primer = super()._primer()
         if primer is None:
             return None
         if options.lang_prompt_token is not None:

@@ -130,7 +130,9 @@ def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Compa
                 found = [h.yseq for h in made[:1]]
                 same &= [h.yseq for h in best[:1]] == found
                 tokens = best[0].yseq[:-1] if best else [0]
-                tokens = tokens[: reference.manifest.search.get("max_tokens")]
+                tokens = tokens[
+                    : getattr(reference.manifest.search, "max_tokens", None)
+                ]
                 encoded = expected.encoded.select([i])
                 for name, role in expected.roles.items():
                     if name in expected.search.scorers:

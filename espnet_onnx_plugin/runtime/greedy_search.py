@@ -1,10 +1,11 @@
 """The CTC's best token of each frame."""
 
 from itertools import groupby
-from typing import Container, Dict, List, Mapping
+from typing import Container, Dict, List
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.runtime.encoder import INTERCTC, LENS, Encoded
 from espnet_onnx_plugin.runtime.scorers import FullScorer
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
@@ -17,14 +18,14 @@ def greedy(log_probs: np.ndarray, left_out: Container[int]) -> List[int]:
 
 
 def intermediate_tokens(
-    encoded: Encoded, utterance: int, ids: Mapping[str, int]
+    encoded: Encoded, utterance: int, search: LabelSynchronous
 ) -> Dict[int, List[int]]:
     """What each intermediate CTC gives for an utterance, by layer.
 
     Args:
-        ids: of sos, eos and blank.
+        search: ids of the symbols that are left out.
     """
-    left_out = {ids[name] for name in ("sos", "eos", "blank")}
+    left_out = {search.sos, search.eos, search.blank}
     return {
         int(name[len(INTERCTC) :]): greedy(
             value[utterance, : encoded.lengths_of(name)[utterance]], left_out
@@ -38,10 +39,10 @@ class GreedySearch:
     """The best token of each frame of the CTC, without repetitions and blanks.
 
     Args:
-        ids: of sos, eos and blank.
+        ids: of the symbols.
     """
 
-    def __init__(self, ids: Mapping[str, int]):
+    def __init__(self, ids: LabelSynchronous):
         self._ids = ids
         self.scorers: Dict[str, FullScorer] = {}
         #: Seconds that the newest call spent, by scorer.
@@ -51,6 +52,6 @@ class GreedySearch:
         """One hypothesis for each utterance."""
         ids, results = self._ids, []
         for log_probs, frames in zip(encoded["ctc_log_probs"], encoded.lengths):
-            tokens = greedy(log_probs[:frames], {ids["blank"]})
-            results.append([Hypothesis([ids["sos"], *tokens, ids["eos"]])])
+            tokens = greedy(log_probs[:frames], {ids.blank})
+            results.append([Hypothesis([ids.sos, *tokens, ids.eos])])
         return results

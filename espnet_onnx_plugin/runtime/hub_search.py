@@ -8,10 +8,11 @@ ones for the end of the search.
 import logging
 import time
 from dataclasses import dataclass, fields, replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle.search import Generate
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.encoder import Encoded
 from espnet_onnx_plugin.runtime.scorers import FullScorer
@@ -33,32 +34,8 @@ _NEW_TOKENS = 20
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
-    """Settings with the names of transformers' ``GenerationConfig``.
-
-    Attributes:
-        start: the token that hypotheses begin with.
-        eos: the tokens that end one.
-        prompt: of a decoder that reads the encoder output as a prompt, how many tokens
-            stand around it; None: of one that does not.
-        positions: how many the model has, where that is a limit.
-        max_length: of a hypothesis with all that comes before it.
-    """
-
-    start: int
-    eos: Sequence[int]
-    prompt: Optional[int] = None
-    positions: Optional[int] = None
-    max_length: Optional[int] = None
-    max_new_tokens: Optional[int] = None
-    num_beams: int = 1
-    min_length: int = 0
-    length_penalty: float = 1.0
-    early_stopping: Union[bool, str] = False
-    no_repeat_ngram_size: int = 0
-    forced_bos_token_id: Optional[int] = None
-    forced_eos_token_id: Optional[int] = None
-    do_sample: bool = False
+class GenerateConfig(Generate):
+    """The settings of a search."""
 
     def overridden(self, settings: Mapping[str, Any]) -> "GenerateConfig":
         """With what ``hugging_face_decoder_conf`` says.

@@ -6,11 +6,12 @@ that are all CTC are read in buffers that overlap.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Speech
+from espnet_onnx_plugin.bundle.search import Prompted, PromptedCTC
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.data import READERS, check_rate, prepare
 from espnet_onnx_plugin.runtime.releases import Conventions
@@ -75,7 +76,7 @@ class Timestamps:
 
     @staticmethod
     def of(
-        search: Mapping[str, Any],
+        search: Prompted,
         converter: TokenConverter,
         conventions: Conventions,
         threshold: Optional[str],
@@ -91,10 +92,8 @@ class Timestamps:
         Raises:
             PluginError: where the tokens and the window contradict each other.
         """
-        first, last, window = (
-            search[name] for name in ("first_time", "last_time", "speech_length")
-        )
-        step = search["speech_resolution"]
+        first, last = search.first_time, search.last_time
+        window, step = search.speech_length, search.speech_resolution
         if conventions.s2t_times_span_window:
             names = [converter.token_list[i] for i in (first, last)]
             if last <= first:
@@ -172,7 +171,7 @@ class Buffers:
 
     @staticmethod
     def of(
-        search: Mapping[str, Any],
+        search: PromptedCTC,
         fs: int,
         conventions: Conventions,
         context: Optional[float],
@@ -190,7 +189,7 @@ class Buffers:
         Raises:
             PluginError: where the encoder's frames and the context do not fit.
         """
-        rate, window = search["frames_per_second"], search["speech_length"]
+        rate, window = search.frames_per_second, search.speech_length
         if rate is None:
             raise PluginError(
                 "long speech needs an input_layer of which ESPnet knows the rate "

@@ -129,17 +129,17 @@ class MaskCTC:
             for i, filling in enumerate(fillings):
                 self._fill(encoded.select([i]), [filling])
         self.seconds = dict(ctc=masked - start, decoder=time.perf_counter() - masked)
-        mask = self._ids["mask"]
+        mask = self._ids.mask
         return [[Hypothesis([mask, *f.tokens.tolist(), mask], 0)] for f in fillings]
 
     def _masked(self, encoded: Encoded, utterance: int) -> _Filling:
         frames = encoded.lengths[utterance]
         log_probs = to_numpy(encoded["ctc_log_probs"])[utterance, :frames]
-        tokens, confidences = greedy(log_probs, self._ids["blank"])
+        tokens, confidences = greedy(log_probs, self._ids.blank)
         unsure = confidences < self._options.maskctc_threshold_probability
         self._log("ctc", tokens)
         filling = _Filling(
-            tokens, unsure, self._ids["mask"], self._options.maskctc_n_iterations
+            tokens, unsure, self._ids.mask, self._options.maskctc_n_iterations
         )
         self._log("msk", filling.tokens)
         return filling

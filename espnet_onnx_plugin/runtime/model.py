@@ -169,13 +169,13 @@ class SpeechModel(Reopened):
         if options.ctm and self.bundle.manifest.speech.frame_shift is None:
             raise PluginError("the model has no CTC to align by: leave ctm out")
         scorers = self._build_scorers(tokens)
-        single = bool(set(scorers).intersection(search.get("single", ())))
+        single = bool(set(scorers).intersection(search.single))
         config = BeamSearchConfig(
             beam_size=options.beam_size,
             vocabulary=len(tokens),
-            sos=search["sos"],
-            eos=search["eos"],
-            blank=search["blank"],
+            sos=search.sos,
+            eos=search.eos,
+            blank=search.blank,
             weights=options.weights,
             conventions=conventions(self.bundle.manifest.espnet),
             pre_beam=self._pre_beam(scorers),
@@ -183,7 +183,7 @@ class SpeechModel(Reopened):
             minlenratio=options.minlenratio,
             normalize_length=options.normalize_length,
             primer=self._primer(),
-            max_tokens=search.get("max_tokens"),
+            max_tokens=search.max_tokens,
             return_hs=self.return_hs,
             end_is_candidate=not single,
             # ESPnet's search of one hypothesis at a time has no window.
@@ -208,7 +208,8 @@ class SpeechModel(Reopened):
 
     def _primer(self) -> Optional[List[int]]:
         """What hypotheses begin with; None: the start symbol."""
-        return self.bundle.manifest.search.get("primer")
+        primer = self.bundle.manifest.search.primer
+        return None if primer is None else list(primer)
 
     def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
         """The full scorers that have a weight, in ESPnet's order."""

@@ -50,7 +50,7 @@ def timed(
     shift = manifest.speech.seconds(manifest.speech.frame_shift)
     results = []
     for text, token, token_int, hypothesis in nbest:
-        frames = align(log_probs, token_int, manifest.search["blank"])
+        frames = align(log_probs, token_int, manifest.search.blank)
         if frames is None:
             logger.warning("more tokens than frames of the encoder: no times")
         else:

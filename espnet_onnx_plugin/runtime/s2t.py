@@ -108,14 +108,16 @@ class Speech2Text(SpeechModel):
     def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
         ids = self.bundle.manifest.search
         names = ("notime", "first_time", "last_time", "sos", "eos")
-        rules = TimestampRules(len(tokens), **{name: ids[name] for name in names})
+        rules = TimestampRules(
+            len(tokens), **{name: getattr(ids, name) for name in names}
+        )
         return {**super()._build_scorers(tokens), "scorefilter": rules}
 
     @property
     def speech_length(self) -> int:
         """Samples that all speech is brought to."""
         search = self.bundle.manifest.search
-        return int(search["fs"] * search["speech_length"])
+        return int(search.fs * search.speech_length)
 
     def prepare(self, speech: np.ndarray) -> np.ndarray:
         """What the graphs take of an utterance: as many samples as in training.
@@ -141,18 +143,18 @@ class Speech2Text(SpeechModel):
             predict_time = options.predict_time
         lang_sym = options.lang_sym if lang_sym is None else lang_sym
         task_sym = options.task_sym if task_sym is None else task_sym
-        primer = [ids["sos"], *map(self.converter.token2id, (lang_sym, task_sym))]
+        primer = [ids.sos, *map(self.converter.token2id, (lang_sym, task_sym))]
         if not predict_time:
-            primer.append(ids["notime"])
+            primer.append(ids.notime)
         if text_prev is None:
             return primer
         if isinstance(text_prev, str):
             previous = self.converter.text2ids(text_prev)
         else:
             previous = [int(i) for i in text_prev]
-        if ids["na"] in previous:
+        if ids.na in previous:
             return primer
-        return [ids["sop"], *previous, *primer]
+        return [ids.sop, *previous, *primer]
 
     def stages(
         self, encoded: Encoded, primers: Optional[Primers] = None
@@ -189,8 +191,8 @@ class Speech2Text(SpeechModel):
     def _result(self, hypothesis: Hypothesis) -> Result:
         ids = self.bundle.manifest.search
         yseq = list(hypothesis.yseq[:-1])
-        after = yseq.index(ids["sos"]) + 1
-        token_int = [i for i in yseq[after:] if i != ids["blank"]]
+        after = yseq.index(ids.sos) + 1
+        token_int = [i for i in yseq[after:] if i != ids.blank]
         token = self.converter.ids2tokens(token_int)
         text = self.converter.tokens2text(token)
         plain = self.converter.tokens2text(without_special(token))
@@ -270,7 +272,7 @@ class Speech2Text(SpeechModel):
             (start, end, text) of each utterance, seconds.
         """
         manifest = self.bundle.manifest
-        fs = manifest.search["fs"]
+        fs = manifest.search.fs
         times = Timestamps.of(
             manifest.search,
             self.converter,

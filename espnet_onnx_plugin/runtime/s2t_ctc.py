@@ -107,7 +107,7 @@ class Speech2Text(SpeechModel):
             speech: (samples,) or (samples, channels).
         """
         expected = self.bundle.manifest.speech
-        seconds = self.bundle.manifest.search["speech_length"]
+        seconds = self.bundle.manifest.search.speech_length
         speech = prepare(np.asarray(speech), expected)
         return fixed_length(speech, int(expected.sampling_rate * seconds))
 
@@ -127,7 +127,7 @@ class Speech2Text(SpeechModel):
             ids = self.converter.text2ids(text_prev)
         else:
             ids = [int(i) for i in text_prev]
-        na = self.bundle.manifest.search["na"]
+        na = self.bundle.manifest.search.na
         ids = [na] if na in ids else ids
         return dict(text_prev=np.array(ids, np.int64), prefix=np.array(prefix))
 
@@ -206,7 +206,7 @@ class Speech2Text(SpeechModel):
 
     def _result(self, hypothesis: Hypothesis) -> Result:  # type: ignore[override]
         ids = self.bundle.manifest.search
-        token_int = [i for i in hypothesis.yseq[1:-1] if i != ids["blank"]]
+        token_int = [i for i in hypothesis.yseq[1:-1] if i != ids.blank]
         token = self.converter.ids2tokens(token_int)
         text = self.converter.tokens2text(token)
         plain = self.converter.tokens2text(without_special(token))
@@ -267,12 +267,12 @@ class Speech2Text(SpeechModel):
 
     def _long_prompt(self, lang_sym: Optional[str], task_sym: Optional[str]) -> Prompt:
         """That of a window, which has no text before it."""
-        na = [self.bundle.manifest.search["na"]]
+        na = [self.bundle.manifest.search.na]
         return self.prompt(na, lang_sym, task_sym)
 
     def _plain(self, frames: np.ndarray) -> str:
         """Text of the tokens of frames."""
-        blank = self.bundle.manifest.search["blank"]
+        blank = self.bundle.manifest.search.blank
         token_int = [i for i, _ in groupby(frames.tolist()) if i != blank]
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(without_special(token))

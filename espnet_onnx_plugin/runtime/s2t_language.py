@@ -81,7 +81,7 @@ class Speech2Language(Speech2Text):
             )
         memory = Session(self.bundle, "decoder_memory", self.device)
         step = Session(self.bundle, "decoder", self.device)
-        return LanguageSearch(graph_scorer(step, memory), ids["sos"], first, names)
+        return LanguageSearch(graph_scorer(step, memory), ids.sos, first, names)
 
     def __call__(self, speech: np.ndarray) -> List[Language]:  # type: ignore[override]
         """Tell the language of one utterance.

@@ -39,9 +39,9 @@ class Speech2Understand(asr.Speech2Text):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         manifest = self.bundle.manifest
-        self._reading = manifest.search.get("transcript")
+        self._reading = manifest.transcript
         if self._reading is not None:
-            path = self.bundle.file(manifest.transcript.tokenizer)
+            path = self.bundle.file(self._reading.tokenizer)
             try:
                 from tokenizers import Tokenizer
             except ImportError:
@@ -50,7 +50,7 @@ class Speech2Understand(asr.Speech2Text):
                     "install tokenizers"
                 )
             self._tokenizer = Tokenizer.from_file(str(path))
-            self._words = read_tokens(self.bundle.file(manifest.transcript.token_list))
+            self._words = read_tokens(self.bundle.file(self._reading.token_list))
 
     def prepare(
         self,
@@ -80,8 +80,8 @@ class Speech2Understand(asr.Speech2Text):
         else:
             words = [self._words[i] for i in transcript]
         encoding = self._tokenizer.encode(" ".join(words), add_special_tokens=False)
-        ids = encoding.ids[: self._reading["max_tokens"] - 2]
-        return np.array([self._reading["first"], *ids, self._reading["last"]])
+        ids = encoding.ids[: self._reading.max_tokens - 2]
+        return np.array([self._reading.first, *ids, self._reading.last])
 
     def __call__(
         self,

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Graph
+from espnet_onnx_plugin.bundle.search import Durations, Frames
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.noise import Noise
 from espnet_onnx_plugin.runtime.session import Session, run
@@ -24,7 +25,7 @@ Arrays = Dict[str, np.ndarray]
 def speak_durations(
     sessions: Mapping[str, Session],
     pool: Arrays,
-    search: Mapping[str, Any],
+    search: Durations,
     options: Mapping[str, Any],
     noise: Noise,
     given: Optional[np.ndarray] = None,
@@ -47,7 +48,7 @@ def speak_durations(
     encoder, decoder = sessions["encoder"].graph, sessions["decoder"].graph
     taught = options["use_teacher_forcing"]
     pool = dict(pool)
-    noise.skip(search["idle"]["encoder"])
+    noise.skip(search.idle["encoder"])
     if "noise_dur" in encoder.inputs:
         shape = (2, len(pool["text"]))
         predicted = given is None and not taught  # else ESPnet draws nothing for them
@@ -67,7 +68,7 @@ def speak_durations(
             frames = checked_durations(given, len(duration))
             pool.update(taught_variances(sessions, pool, search, frames))
             made["duration"] = pool["log_duration"]  # which is what ESPnet gives
-        elif search["rounding"] == "ceil":
+        elif search.rounding == "ceil":
             duration = np.ceil(duration * speed)
             if given is not None:
                 duration = checked_durations(given, len(duration)).astype(np.float32)
@@ -89,7 +90,7 @@ def speak_durations(
                 if not gives_zeros:
                     made["duration"] = frames
         pool["symbol_of_frame"] = np.repeat(np.arange(len(frames)), frames)
-        noise.skip(search["idle"]["decoder"])
+        noise.skip(search.idle["decoder"])
         pool.update(_decoder_noise(decoder, pool, options, noise))
         made.update(run(sessions["decoder"], pool))
     names = ["feat_gen", "feat_gen_denorm", "duration", "att_w", "condition"]
@@ -117,7 +118,7 @@ def _decoder_noise(decoder: Graph, pool, options, noise: Noise) -> Arrays:
 def speak_frames(
     sessions: Mapping[str, Session],
     pool: Arrays,
-    search: Mapping[str, Any],
+    search: Frames,
     options: Mapping[str, Any],
     noise: Noise,
     teacher: Optional[np.ndarray] = None,
@@ -135,19 +136,19 @@ def speak_frames(
     Returns:
         ESPnet's outputs by name.
     """
-    noise.skip(search["idle"]["encoder"])
+    noise.skip(search.idle["encoder"])
     memory = {**pool, **run(sessions["encoder"], pool)}
     decoder = sessions["decoder"]
     # Of these every step reads all; states may begin with what the encoder says.
     reads = {name: memory[name] for name in decoder.graph.inputs if name in memory}
     states = decoder.initial_states(reads)
     states.update({name: memory[name] for name in states if name in memory})
-    factor = search["reduction_factor"]
+    factor = search.reduction_factor
     # What reads the text has an axis of its symbols.
     first = next(iter(reads))
     symbols = reads[first].shape[decoder.graph.inputs[first].axes.index("symbols")]
     # Of Transformer TTS the limits count steps, of Tacotron 2 frames.
-    unit, per = (1, factor) if search.get("limits_steps") else (factor, 1)
+    unit, per = (1, factor) if search.limits_steps else (factor, 1)
     shortest, longest = (
         int(symbols * options[f"{end}lenratio"] / per) for end in ("min", "max")
     )
@@ -163,8 +164,8 @@ def speak_frames(
     kept = None
     if taught is not None:
         if keep is not None and "history" in keep.axes:
-            kept = _keep(noise, search["dropout"], keep.axes, len(taught))
-        noise.skip(search["idle"]["decoder"])
+            kept = _keep(noise, search.dropout, keep.axes, len(taught))
+        noise.skip(search.idle["decoder"])
     step = 0
     while True:
         feeds = dict(reads)
@@ -173,7 +174,7 @@ def speak_frames(
         if kept is not None:
             feeds["keep"] = kept[:, : step + 1]
         elif keep is not None:
-            feeds["keep"] = _keep(noise, search["dropout"], keep.axes, step + 1)
+            feeds["keep"] = _keep(noise, search.dropout, keep.axes, step + 1)
         outputs, states = decoder.step(feeds, states)
         step += 1
         frames.append(outputs["frames"])

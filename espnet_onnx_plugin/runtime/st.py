@@ -91,7 +91,7 @@ def recognizing_side(bundle: Bundle) -> Bundle:
         graphs=graphs,
         text=manifest.src_text,
         ngram=manifest.src_ngram,
-        search=manifest.search["src"],
+        search=manifest.search.recognition,
     )
     return Bundle(bundle.path, manifest)
 
@@ -181,7 +181,7 @@ class Recognizer(_Translation):
     def recognition(self, hypothesis: Hypothesis) -> Recognition:
         """A hypothesis as ESPnet returns it."""
         search = self.bundle.manifest.search
-        left_out = {search["blank"], search["sos"], search["eos"]}
+        left_out = {search.blank, search.sos, search.eos}
         token_int = [i for i in hypothesis.yseq if i not in left_out]
         token = self.converter.ids2tokens(token_int)
         text = self.converter.tokens2text(token)
@@ -229,7 +229,7 @@ class Speech2Text(_Translation):
 
     def _build_search(self) -> Union[BeamSearch, GreedySearch]:
         if not self._options.ctc_greedy:
-            hub = self.bundle.manifest.search.get("hugging_face_decoder", False)
+            hub = self.bundle.manifest.search.hugging_face_decoder
             if hub and not self._options.hugging_face_decoder:
                 raise PluginError(NOT_ASKED_FOR)
             return super()._build_search()
@@ -241,7 +241,7 @@ class Speech2Text(_Translation):
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
         """See :class:`.model.SpeechModel`."""
         options = SpeechModel.check_options(bundle, beam_size)
-        if "hugging_face_decoder" in bundle.manifest.search:
+        if bundle.manifest.search.hugging_face_decoder:
             options["hugging_face_decoder"] = True
         if MD_ENCODER in bundle.manifest.graphs:
             side = recognizing_side(bundle)

@@ -1,10 +1,11 @@
 """What a text-to-speech model is taught by: durations, pitch and energy of speech."""
 
 import logging
-from typing import Any, Dict, Mapping, Optional
+from typing import Dict, Mapping, Optional, Union
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle.search import Durations, Energy, Pitch
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.session import Session, run
 from espnet_onnx_plugin.runtime.tts_data import whole_numbers
@@ -89,7 +90,7 @@ def best_path(scores: np.ndarray) -> np.ndarray:
 def taught_variances(
     sessions: Mapping[str, Session],
     pool: Mapping[str, np.ndarray],
-    search: Mapping[str, Any],
+    search: Durations,
     durations: np.ndarray,
 ) -> Arrays:
     """Pitch and energy of speech, of each symbol and normalized.
@@ -107,16 +108,16 @@ def taught_variances(
         PluginError: if the durations are not those of the speech.
     """
     made = {}
-    if "pitch" in search:
-        values = pitch_of_frames(pool["speech"], search["pitch"])
-        made["pitch"] = _of_symbols(values, pool, durations, search["pitch"], True)
-    if "energy" in search:
+    if search.pitch is not None:
+        values = pitch_of_frames(pool["speech"], search.pitch)
+        made["pitch"] = _of_symbols(values, pool, durations, search.pitch, True)
+    if search.energy is not None:
         values = run(sessions["energy"], pool)["energy_of_frames"]
-        made["energy"] = _of_symbols(values, pool, durations, search["energy"], False)
+        made["energy"] = _of_symbols(values, pool, durations, search.energy, False)
     return made
 
 
-def pitch_of_frames(speech: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
+def pitch_of_frames(speech: np.ndarray, settings: Pitch) -> np.ndarray:
     """Fundamental frequency by WORLD, as ``espnet2.tts.feats_extract.dio.Dio``.
 
     Args:
@@ -135,21 +136,21 @@ def pitch_of_frames(speech: np.ndarray, settings: Mapping[str, Any]) -> np.ndarr
         raise PluginError(
             "a model that is taught pitch needs pyworld: pip install pyworld"
         )
-    samples, rate = speech.astype(np.float64), settings["fs"]
+    samples, rate = speech.astype(np.float64), settings.fs
     f0, times = pyworld.dio(
         samples,
         rate,
-        f0_floor=settings["f0min"],
-        f0_ceil=settings["f0max"],
-        frame_period=1000 * settings["hop_length"] / rate,
+        f0_floor=settings.f0min,
+        f0_ceil=settings.f0max,
+        frame_period=1000 * settings.hop_length / rate,
     )
     f0 = pyworld.stonemask(samples, f0, times, rate)
     voiced = np.flatnonzero(f0)
     if not len(voiced):
         logger.warning("no frame of the speech is voiced")
-    elif settings["use_continuous_f0"]:
+    elif settings.use_continuous_f0:
         f0 = np.interp(np.arange(len(f0)), voiced, f0[voiced])
-    if settings["use_log_f0"]:
+    if settings.use_log_f0:
         f0[f0 != 0] = np.log(f0[f0 != 0])
     return f0.astype(np.float32)
 
@@ -158,11 +159,11 @@ def _of_symbols(
     values: np.ndarray,
     pool: Mapping[str, np.ndarray],
     durations: np.ndarray,
-    settings: Mapping[str, Any],
+    settings: Union[Pitch, Energy],
     above_zero: bool,
 ) -> np.ndarray:
     """Means of each symbol's frames, normalized, (symbols, 1)."""
-    frames, factor = len(pool["feats"]), settings["reduction_factor"]
+    frames, factor = len(pool["feats"]), settings.reduction_factor
     values = np.pad(values, (0, max(frames - len(values), 0)))[:frames]
     ends = (durations * factor).cumsum()
     if not 0 <= frames - ends[-1] < factor:
@@ -175,7 +176,7 @@ def _of_symbols(
         own = own[own > 0] if above_zero else own
         if len(own):
             means[symbol] = own.mean()
-    return _normalized(means, settings["shift"], settings["scale"])[:, None]
+    return _normalized(means, settings.shift, settings.scale)[:, None]
 
 
 def _normalized(

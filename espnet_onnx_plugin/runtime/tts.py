@@ -18,6 +18,7 @@ from typing import (
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle.search import Frames
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.noise import Noise
@@ -101,7 +102,7 @@ class Text2Speech(Reopened):
         self._sessions = _Sessions(bundle, device)
         self.vocoder = Vocoder.open(bundle, device)
         self._gives_zeros = (
-            self.search.get("model") == "FastSpeech2"
+            self.search.model == "FastSpeech2"
             and conventions(bundle.manifest.espnet).fastspeech2_gives_zeros
         )
         self.noise = self._drawing(self.options.seed)
@@ -109,12 +110,12 @@ class Text2Speech(Reopened):
         self.symbols = 0
 
     def _drawing(self, seed: int) -> Noise:
-        return Noise(seed, mkl=self.search["mkl"])
+        return Noise(seed, mkl=self.search.mkl)
 
     def begin_job(self) -> None:
         """Draw on as ESPnet's command does, which seeds before it builds the model."""
         self.noise = self._drawing(self.options.seed)
-        self.noise.skip(self.search["drawn"])
+        self.noise.skip(self.search.drawn)
 
     @property
     def fs(self) -> Optional[int]:
@@ -144,12 +145,12 @@ class Text2Speech(Reopened):
     @property
     def espnet_options(self) -> Dict[str, Any]:
         """The options that ESPnet gives to its model, by its names for them."""
-        return self.options.of_espnet(self.search["options"])
+        return self.options.of_espnet(self.search.options)
 
     def _options(self, conf: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
         """The options of a call by name."""
-        values = self.options.changed(conf).of_model(self.search["options"])
-        if values["use_teacher_forcing"] and not self.search["taught_by"]:
+        values = self.options.changed(conf).of_model(self.search.options)
+        if values["use_teacher_forcing"] and not self.search.taught_by:
             raise PluginError(
                 f"use_teacher_forcing: {self.bundle.path} cannot be taught, as ESPnet "
                 "cannot do it with this model either; leave the option out"
@@ -285,7 +286,7 @@ class Text2Speech(Reopened):
         self.symbols = len(pool["text"]) + 1
         if options["always_fix_seed"]:
             self.noise = self._drawing(options["seed"])
-        if self.search["kind"] == "frames":
+        if isinstance(self.search, Frames):
             teacher = pool["feats"] if options["use_teacher_forcing"] else None
             made = speak_frames(
                 self._sessions, pool, self.search, options, self.noise, teacher
@@ -314,7 +315,7 @@ class Text2Speech(Reopened):
         )
         needed = set(self.synthesis.reads)
         if options["use_teacher_forcing"]:
-            needed.update(self.search["taught_by"])
+            needed.update(self.search.taught_by)
         for name in given:
             if name in needed and given[name] is None:
                 raise RuntimeError(f"Missing required argument: '{name}'")

@@ -32,7 +32,7 @@ class Vocoder:
         synthesis = bundle.manifest.synthesis
         self._factor = synthesis.frame_shift
         self._context = synthesis.vocoder_context
-        self._block = bundle.manifest.search["block"]
+        self._block = bundle.manifest.search.block
 
     @staticmethod
     def open(

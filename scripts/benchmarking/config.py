@@ -1,20 +1,17 @@
-"""The benchmark's configuration: strict YAML to data classes."""
+"""The benchmark's configuration."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
 
 import yaml
 
+from espnet_onnx_plugin.bundle.typed import check_keys, parse
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.measurement import BaseSetting, Setting, SpeechSetting
-
-T = TypeVar("T")
 
 # Those whose search is ESPnet's beam search, and text to speech.
 TASKS = ("asr", "st", "slu", "s2t", "tts")
@@ -77,10 +74,12 @@ class TrainedModel:
     vocoder_file: Path | None = None
     task: str = "asr"
     calibration_scp: str | None = None
-    quantize_options: tuple[str, ...] = ()
+    quantize_options: tuple[str | int | float, ...] = ()
 
     def __post_init__(self) -> None:
         check_task(self.task)
+        options = tuple(map(str, self.quantize_options))
+        object.__setattr__(self, "quantize_options", options)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -153,11 +152,11 @@ def read_config(path: Path) -> Config:
     """
     content = _read_yaml(path)
     known = ("title", "random_model", "model", "data", "defaults", "settings")
-    _check_keys(content, known, path)
+    check_keys(content, known, str(path))
     if ("random_model" in content) == ("model" in content):
         raise PluginError(f"{path}: give one of random_model and model")
     if "model" in content:
-        model = _parse(TrainedModel, content["model"], f"{path}: model")
+        model = parse(TrainedModel, content["model"], f"{path}: model")
     else:
         sizes = content["random_model"]
         if isinstance(sizes, dict):
@@ -165,10 +164,10 @@ def read_config(path: Path) -> Config:
                 k: _sizes(v, path) if k.endswith("_config") else v
                 for k, v in sizes.items()
             }
-        model = _parse(RandomModel, sizes, f"{path}: random_model")
+        model = parse(RandomModel, sizes, f"{path}: random_model")
     data = None
     if "data" in content:
-        data = _parse(TestData, content["data"], f"{path}: data")
+        data = parse(TestData, content["data"], f"{path}: data")
     cls = SpeechSetting if model.task == "tts" else Setting
     settings = _settings(cls, content, path)
     for setting in settings:
@@ -193,7 +192,7 @@ def _settings(
         where = f"{path}: setting {number}"
         if not isinstance(entry, dict) or not isinstance(defaults, dict):
             raise PluginError(f"{where} and defaults must hold options")
-        settings.append(_parse(cls, {**defaults, **entry}, where))
+        settings.append(parse(cls, {**defaults, **entry}, where))
         if settings[-1].name in [setting.name for setting in settings[:-1]]:
             raise PluginError(f"{where}: a second '{settings[-1].name}': set its name")
     return settings
@@ -213,49 +212,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PluginError(f"{path} does not hold options: {content!r}")
     return content
-
-
-def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: Any) -> None:
-    for key in content:
-        if key not in known:
-            raise PluginError(
-                f"{where}: unknown key '{key}'; known: {', '.join(known)}"
-            )
-
-
-def _parse(cls: type[T], content: Any, where: str) -> T:
-    """Build a data class of YAML's values."""
-    if not isinstance(content, dict):
-        raise PluginError(f"{where} does not hold options: {content!r}")
-    fields = dataclasses.fields(cls)
-    _check_keys(content, [field.name for field in fields], where)
-    for field in fields:
-        if field.default is dataclasses.MISSING and field.name not in content:
-            raise PluginError(f"{where}: {field.name} is missing")
-    hints = get_type_hints(cls)
-    values = {k: _value(hints[k], v, f"{where}: {k}") for k, v in content.items()}
-    try:
-        return cls(**values)
-    except PluginError as e:
-        raise PluginError(f"{where}: {e}")
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """Convert one value to what a field is annotated with."""
-    alternatives = get_args(hint)
-    if type(None) in alternatives:
-        if value is None:
-            return None
-        hint = alternatives[0]
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint == tuple[str, ...] and isinstance(value, list):
-        return tuple(map(str, value))
-    if hint in (int, str) and type(value) is hint:
-        return value
-    if hint == Mapping[str, Any] and isinstance(value, dict):
-        return value
-    names = {int: "a whole number", float: "a number", tuple[str, ...]: "a list"}
-    raise PluginError(f"{where} is not {names.get(hint, 'as it should be')}: {value!r}")

@@ -4,6 +4,7 @@ from typing import Optional
 
 import torch
 
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, register
@@ -21,12 +22,11 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
     return TextToSpeech(
         {"encoder": encoder, "decoder": FeatureDecoder(tts, encoder, normalize)},
-        dict(
-            kind="durations",
+        Durations(
             model=type(tts).__name__,
             rounding="round",
-            taught_by=["speech", "durations", *encoder.variances],
-            options=["speed_control_alpha"],
+            taught_by=("speech", "durations", *encoder.variances),
+            options=("speed_control_alpha",),
         ),
     )
 

@@ -4,6 +4,7 @@ from typing import Any, Dict, Tuple
 
 import torch
 
+from espnet_onnx_plugin.bundle.search import Generate
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.hub_causal import CAUSAL_TYPES, CausalDecoderStep
 from espnet_onnx_plugin.export.hub_steps import BartDecoderStep, T5DecoderStep
@@ -51,7 +52,7 @@ def _wrap(decoder: torch.nn.Module) -> StepModule:
     """The step of a ``HuggingFaceTransformersDecoder``.
 
     Its attribute ``generate`` holds the settings of the search, by the names of
-    ``runtime.hub_search.GenerateConfig``.
+    ``bundle.search.Generate``.
 
     Raises:
         PluginError: for a model that is not supported.
@@ -60,7 +61,7 @@ def _wrap(decoder: torch.nn.Module) -> StepModule:
         step = CausalDecoderStep(decoder)
         _, settings = _generating_model(decoder)
         # ESPnet's inference takes the last token of the prompt for a 1.
-        step.generate = {**settings, "start": 1, "prompt": step.prompt}
+        step.generate = Generate(**settings, start=1, prompt=step.prompt)
         return step
     kind = decoder.decoder.config.model_type
     if kind not in _SEQ2SEQ:
@@ -79,7 +80,8 @@ def _wrap(decoder: torch.nn.Module) -> StepModule:
     model.lm_head = decoder.lm_head
     decoder.hf_generate = model.eval()
     step = _SEQ2SEQ[kind](decoder)
-    step.generate = {**settings, "start": model.config.decoder_start_token_id}
+    start = model.config.decoder_start_token_id
+    step.generate = Generate(**settings, start=start)
     return step
 
 
@@ -114,7 +116,7 @@ def _generating_model(
         **settings,
         "positions": getattr(model.config, "max_position_embeddings", None),
         "num_beams": model.config.num_beams,
-        "eos": [token for token in eos if token is not None],
+        "eos": tuple(token for token in eos if token is not None),
     }
 
 

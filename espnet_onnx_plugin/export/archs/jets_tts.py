@@ -5,6 +5,7 @@ from typing import Optional
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
 from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, register
@@ -54,7 +55,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         "decoder": _Decoder(generator, encoder),
         "vocoder": HiFiGAN(generator.generator, width),
     }
-    search = dict(kind="durations", rounding="round", taught_by=[], options=[])
+    search = Durations(rounding="round")
     return TextToSpeech(parts, search, vocoder_reads="feats")
 
 

@@ -32,7 +32,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     return dataclasses.replace(
         wrapped,
         parts={**wrapped.parts, "vocoder": vocoder},
-        search={**wrapped.search, "options": []},
+        search=dataclasses.replace(wrapped.search, options=()),
         vocoder_reads="feat_gen",
     )
 

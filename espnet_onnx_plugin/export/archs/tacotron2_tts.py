@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet_onnx_plugin.bundle import State, Tensor
+from espnet_onnx_plugin.bundle.search import Frames
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.parts import Part, TextToSpeech
 from espnet_onnx_plugin.export.recurrent import lstm_cell
@@ -178,19 +179,18 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         "decoder": _Step(tts, encoder),
         "postnet": Postnet(tts, dec.postnet, normalize, dec.output_activation_fn),
     }
-    search = dict(
-        kind="frames",
-        taught_by=["speech"],
+    search = Frames(
+        taught_by=("speech",),
         reduction_factor=dec.reduction_factor,
         dropout=0.0 if dec.prenet is None else dec.prenet.dropout_rate,
-        options=[
+        options=(
             "threshold",
             "minlenratio",
             "maxlenratio",
             "use_att_constraint",
             "backward_window",
             "forward_window",
-        ],
+        ),
     )
     return TextToSpeech(parts, search)
 

@@ -10,6 +10,7 @@ from typing import Dict, Optional, Tuple
 import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
+from espnet_onnx_plugin.bundle.search import Frames
 from espnet_onnx_plugin.export.parts import Part, TextToSpeech, idle_draws
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.speaking import Conditions, Postnet
@@ -171,13 +172,12 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         "decoder": step,
         "postnet": Postnet(tts, tts.postnet, normalize),
     }
-    search = dict(
-        kind="frames",
-        taught_by=["speech"],
+    search = Frames(
+        taught_by=("speech",),
         reduction_factor=tts.reduction_factor,
         limits_steps=True,
         dropout=0.0 if step.prenet is None else step.prenet.dropout_rate,
-        options=["threshold", "minlenratio", "maxlenratio"],
+        options=("threshold", "minlenratio", "maxlenratio"),
     )
     return TextToSpeech(parts, search)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
 from espnet_onnx_plugin.export.parts import (
@@ -240,11 +241,10 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         width,
         condition=None if condition is None else condition.axes[0],
     )
-    search = dict(
-        kind="durations",
+    search = Durations(
         rounding="ceil",
-        taught_by=["speech"],
-        options=["speed_control_alpha", "noise_scale", "noise_scale_dur"],
+        taught_by=("speech",),
+        options=("speed_control_alpha", "noise_scale", "noise_scale_dur"),
     )
     parts = {
         "encoder": encoder,

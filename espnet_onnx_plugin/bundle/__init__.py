@@ -1,0 +1,60 @@
+"""The bundle: what passes between the stages and what a machine needs to decode.
+
+A bundle is a directory with one ``manifest.yaml``, the ``*.onnx`` graphs and the
+tokenizer's files. It is complete and is never changed in place:
+:func:`~espnet_onnx_plugin.bundle.store.new_bundle` writes aside and renames.
+"""
+
+from espnet_onnx_plugin.bundle.manifest import (
+    FORMAT_VERSION,
+    Axis,
+    File,
+    Graph,
+    Manifest,
+    Precision,
+    Speech,
+    State,
+    Synthesis,
+    Tensor,
+    Text,
+    Transcript,
+)
+from espnet_onnx_plugin.bundle.store import (
+    MANIFEST,
+    Bundle,
+    describe,
+    describe_file,
+    new_bundle,
+    read_bundle,
+    read_manifest,
+    redescribe,
+    sha256,
+    weights_path,
+    write_manifest,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "Axis",
+    "Bundle",
+    "File",
+    "Graph",
+    "Manifest",
+    "Precision",
+    "Speech",
+    "State",
+    "Synthesis",
+    "Tensor",
+    "Text",
+    "Transcript",
+    "describe",
+    "describe_file",
+    "new_bundle",
+    "read_bundle",
+    "read_manifest",
+    "redescribe",
+    "sha256",
+    "weights_path",
+    "write_manifest",
+]

@@ -1,0 +1,246 @@
+"""What a bundle says of itself: the types of ``manifest.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union
+
+from espnet_onnx_plugin.bundle.search import Features, Search
+
+FORMAT_VERSION = 5
+
+#: Of a bundle: as exported, products and convolutions in 8-bit integers, weights in
+#: blocks of 8 or 4 bits, half floats.
+Precision = Literal["fp32", "int8", "weight8", "weight4", "fp16"]
+
+#: An axis of a tensor: its size, or the name of a size that varies.
+Axis = Union[int, str]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named input or output of a graph: dtype as numpy names it, and axes."""
+
+    dtype: str
+    axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """A recurrent state of a step graph.
+
+    The graph has an input ``name`` and an output ``next_<name>``. The state starts as
+    zeros in which an axis named ``rows`` has size 1, an axis named ``nodes`` size 0,
+    and any other named one the size that it has in the graph's memory.
+    """
+
+    dtype: str
+    axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a bundle: its name below the bundle, bytes, and digest."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph of a bundle.
+
+    Attributes:
+        file: the graph.
+        weights: its tensors, in a file that is mapped into memory; None where the graph
+            has no large ones.
+        inputs, outputs: the tensors that are not states, by name.
+        states: the recurrent states, by name.
+        batches: whether an utterance gets the same result in a batch as alone.
+    """
+
+    file: File
+    weights: File | None
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    states: Mapping[str, State] = field(default_factory=dict)
+    batches: bool = True
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What the encoder's input has to be.
+
+    Attributes:
+        kind: ``waveform`` or ``features``.
+        sampling_rate: samples a second; for features, frames a second.
+        feature_dim: size of a feature vector; 0 for waveforms.
+        min_length: the shortest input (samples or frames) that the encoder can take;
+            ESPnet answers shorter ones with a placeholder.
+        volume_normalize: peak that ESPnet's preprocessor scales to, or None.
+        average_channels: whether several channels are averaged; else the first is
+            taken.
+        frame_shift: samples or frames of the input from one frame of the encoder's
+            output to the next; None where it has no CTC or its frames have no time.
+    """
+
+    kind: str
+    sampling_rate: int
+    feature_dim: int
+    min_length: int
+    volume_normalize: float | None = None
+    average_channels: bool = False
+    frame_shift: float | None = None
+
+    def seconds(self, length: int) -> float:
+        """Duration of an input of ``length`` samples or frames."""
+        return length / self.sampling_rate
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens and how they become text, or text them.
+
+    Attributes:
+        token_type: char, bpe, word, phn, whisper_en, whisper_multilingual, hugging_face
+            or None, as in ESPnet.
+        token_list: the tokens, one a line.
+        bpemodel: the sentencepiece model, or None.
+        tokenizer: the tokenizer of Whisper or of a hub, or None.
+        clean_up: whether its texts lose the spaces before punctuation.
+        cleaner: ESPnet's names of what is applied to a text before it becomes tokens,
+            in this order.
+        g2p: ESPnet's name of what makes phonemes of a text; None: spaces part them.
+            Of token type phn alone.
+        non_linguistic_symbols: those that are one token, of token type char alone.
+    """
+
+    token_type: str | None
+    token_list: File
+    bpemodel: File | None = None
+    tokenizer: File | None = None
+    clean_up: bool = False
+    cleaner: tuple[str, ...] = ()
+    g2p: str | None = None
+    non_linguistic_symbols: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[File]:
+        """Its files in the bundle."""
+        files = (self.token_list, self.bpemodel, self.tokenizer)
+        return [file for file in files if file is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript(Text):
+    """A transcript that a model reads beside the speech: words, and ids of their parts.
+
+    Attributes:
+        first, last: ids that stand around it.
+        max_tokens: how many ids it may have with those.
+    """
+
+    first: int
+    last: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What a text-to-speech model makes, and reads besides text.
+
+    Attributes:
+        sampling_rate: samples a second of its waveforms; None where ESPnet names none.
+        frame_shift: samples of the waveform from one frame of the features to the next;
+            None where ESPnet makes no waveform of them.
+        vocoder_reads: the output of the decoder or the postnet that becomes a waveform.
+        vocoder_context: frames before and after a frame that the vocoder's graph sees
+            when it makes the frame's samples; None: every one of the utterance.
+        griffin_lim: settings of the spectrogram (n_fft, n_shift, win_length, window,
+            fs, n_mels, fmin, fmax), where no graph makes the waveform.
+        reads: of spembs, sids, lids and speech, those that the model needs.
+        speakers, languages: how many ids of each it knows, from 0 on; None where it
+            reads none, or in bundles of before this was noted.
+    """
+
+    sampling_rate: int | None
+    frame_shift: int | None
+    vocoder_reads: str
+    vocoder_context: tuple[int, int] | None = None
+    griffin_lim: Mapping[str, Any] | None = None
+    reads: tuple[str, ...] = ()
+    speakers: int | None = None
+    languages: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``manifest.yaml``.
+
+    Attributes:
+        task: name of the recipe's driver: asr.
+        graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
+            mask_decoder_memory and mask_decoder in the place of decoders; of
+            text-to-speech frontend, encoder, decoder, postnet, vocoder, and alignment
+            and energy of speech that teaches.
+        text: output of the model, of text-to-speech its input.
+        speech: its input; None where it reads no speech.
+        transcript: the transcript that the model also reads, or None.
+        search: what follows the tokens.
+        ngram: a KenLM model, or None.
+        src_text, src_ngram: the same of the source language, where a translation model
+            recognizes before it translates.
+        precision: of the arithmetic that its graphs are made for; some of their layers
+            may be in a higher one.
+        source: what the bundle was made from: checkpoint, versions, parent.
+        checks: the figures that its checks measured.
+    """
+
+    task: str
+    graphs: Mapping[str, Graph]
+    speech: Speech | None
+    text: Text
+    search: Search | Features
+    synthesis: Synthesis | None = None
+    ngram: File | None = None
+    transcript: Transcript | None = None
+    src_text: Text | None = None
+    src_ngram: File | None = None
+    precision: Precision = "fp32"
+    source: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def files(self) -> list[File]:
+        """Every file of the bundle but the manifest."""
+        files: list[File | None] = [self.ngram, self.src_ngram]
+        for graph in self.graphs.values():
+            files += [graph.file, graph.weights]
+        for text in (self.text, self.src_text, self.transcript):
+            files += [] if text is None else text.files
+        return [file for file in files if file is not None]
+
+    @property
+    def espnet(self) -> str:
+        """Release of the ESPnet that exported the bundle, e.g. 202511.
+
+        Decoding follows its search, see :mod:`espnet_onnx_plugin.runtime.releases`.
+        """
+        return str(self.source.get("espnet", "202511"))
+
+    @property
+    def reduced_range(self) -> bool:
+        """Whether int8 weights have 7 bits, whose products saturate nowhere."""
+        return bool(self.source.get("made_by", {}).get("reduce_range", False))
+
+    @property
+    def speakers(self) -> int | None:
+        """Number of speakers that the encoder tells apart; None: it has no such axis.
+
+        Its outputs are (utterances, speakers, ...) then.
+        """
+        _, *speakers, _, _ = self.graphs["encoder"].outputs["encoder_out"].axes
+        return int(speakers[0]) if speakers else None

@@ -1,0 +1,194 @@
+"""Bundles on disk: read and verified, written aside and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_onnx_plugin.bundle import lift
+from espnet_onnx_plugin.bundle.manifest import (
+    FORMAT_VERSION,
+    File,
+    Graph,
+    Manifest,
+    State,
+    Tensor,
+)
+from espnet_onnx_plugin.bundle.typed import parse, plain
+from espnet_onnx_plugin.errors import PluginError
+
+MANIFEST = "manifest.yaml"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, file: File | str) -> Path:
+        """Path of a file of the bundle."""
+        return self.path / (file if isinstance(file, str) else file.name)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files of the bundle."""
+        return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_path(graph: Path) -> Path:
+    """Where the weights of the graph that lies at ``graph`` are."""
+    return graph.with_suffix(".weights")
+
+
+def describe_file(path: Path) -> File:
+    """The manifest's entry for a file."""
+    return File(path.name, path.stat().st_size, sha256(path))
+
+
+def describe(
+    path: Path,
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    states: Mapping[str, State],
+) -> Graph:
+    """The manifest's entry for a graph that lies at ``path``, weights beside it."""
+    weights = weights_path(path)
+    return Graph(
+        file=describe_file(path),
+        weights=describe_file(weights) if weights.exists() else None,
+        inputs=dict(inputs),
+        outputs=dict(outputs),
+        states=dict(states),
+    )
+
+
+def redescribe(path: Path, graph: Graph) -> Graph:
+    """The entry of a graph that was rewritten: same tensors, another file."""
+    new = describe(path, graph.inputs, graph.outputs, graph.states)
+    return dataclasses.replace(new, batches=graph.batches)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    list,
+    lambda dumper, data: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", data, flow_style=True
+    ),
+)
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read what a bundle says of itself, without a look at its other files.
+
+    Raises:
+        PluginError: if the directory is no bundle, or is of another format.
+    """
+    path = Path(path)
+    manifest_file = path / MANIFEST
+    if not manifest_file.is_file():
+        raise PluginError(f"{path} is not a bundle: it has no {MANIFEST}; export it")
+    try:
+        content = yaml.load(
+            manifest_file.read_text(encoding="utf-8"),
+            Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+        )
+        version = content["format_version"]
+        if version == lift.FORMAT_VERSION:
+            content, version = lift.lift(content, path), FORMAT_VERSION
+        if version == FORMAT_VERSION:
+            return parse(Manifest, content, str(manifest_file))
+    except PluginError as e:
+        raise PluginError(f"{e}; it is damaged, export the bundle again")
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise PluginError(f"{manifest_file} is damaged; export the bundle again")
+    raise PluginError(
+        f"{manifest_file} has format {version}, this version reads "
+        f"{lift.FORMAT_VERSION} and {FORMAT_VERSION}; export the bundle again"
+    )
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Open a bundle and check that its files are the ones that were written.
+
+    Raises:
+        PluginError: if the directory is no bundle, is of another format, or a file is
+            missing, truncated or changed.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    for file in manifest.files:
+        _verify(path / file.name, file)
+    return Bundle(path, manifest)
+
+
+def _verify(file: Path, expected: File) -> None:
+    if not file.is_file():
+        raise PluginError(f"{file} is missing; copy the bundle again, or export it")
+    if file.stat().st_size != expected.size or sha256(file) != expected.sha256:
+        raise PluginError(
+            f"{file} is truncated or changed (its size or sha256 is not the "
+            "manifest's); copy the bundle again, or export it"
+        )
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write ``manifest.yaml`` into a directory that :func:`new_bundle` gave."""
+    with open(path / MANIFEST, "w", encoding="utf-8") as f:
+        yaml.dump(
+            plain(manifest), f, Dumper=_Dumper, sort_keys=False, allow_unicode=True
+        )
+
+
+@contextlib.contextmanager
+def new_bundle(output_dir: str | Path) -> Iterator[Path]:
+    """Give a directory to write a bundle in; it becomes ``output_dir`` at the end.
+
+    On an exception the directory is removed and an older ``output_dir`` stays as it
+    was. An ``output_dir`` that exists and is no bundle is refused.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not (output_dir / MANIFEST).is_file():
+        if not output_dir.is_dir() or any(output_dir.iterdir()):
+            raise PluginError(
+                f"{output_dir} exists and is not a bundle; remove it or give another "
+                "--output_dir"
+            )
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
+    try:
+        yield work
+        work.chmod(0o755)  # mkdtemp's is private; the recipe's are not
+        if output_dir.exists():
+            old = Path(tempfile.mkdtemp(prefix=".old.", dir=output_dir.parent))
+            output_dir.rename(old / "bundle")
+            work.rename(output_dir)
+            shutil.rmtree(old)
+        else:
+            work.rename(output_dir)
+    finally:
+        if work.exists():
+            shutil.rmtree(work)

@@ -1,0 +1,139 @@
+"""YAML's values to data classes and back, strictly.
+
+A class is told from the others of a union by its ``kind``, which stands first among its
+keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import (
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from espnet_onnx_plugin.errors import PluginError
+
+T = TypeVar("T")
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Refuse keys that are not known.
+
+    Raises:
+        PluginError: naming the first one, and those that are known.
+    """
+    for key in content:
+        if key not in known:
+            raise PluginError(
+                f"{where}: unknown key '{key}'; known: {', '.join(known)}"
+            )
+
+
+def parse(cls: type[T], content: Any, where: str) -> T:
+    """Build a data class of YAML's values.
+
+    Args:
+        cls: the class; its fields may be data classes, unions, mappings and tuples.
+        content: values by field.
+        where: what the content belongs to, for messages.
+
+    Raises:
+        PluginError: naming a key that is unknown, missing or holds another type.
+    """
+    if not isinstance(content, Mapping):
+        raise PluginError(f"{where} does not hold options: {content!r}")
+    content = dict(content)
+    kind = getattr(cls, "kind", None)
+    if kind is not None and content.pop("kind", kind) != kind:
+        raise PluginError(f"{where} is not of kind {kind}")
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    check_keys(content, [field.name for field in fields], where)
+    for field in fields:
+        given = field.name in content
+        if not given and field.default is field.default_factory:  # both are MISSING
+            raise PluginError(f"{where}: {field.name} is missing")
+    hints = get_type_hints(cls)
+    values = {k: _value(hints[k], v, f"{where}: {k}") for k, v in content.items()}
+    try:
+        return cls(**values)
+    except PluginError as e:
+        raise PluginError(f"{where}: {e}")
+
+
+def plain(value: Any) -> Any:
+    """Data classes, tuples and paths to what YAML's safe dumper takes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = getattr(value, "kind", None)
+        tag = {} if kind is None else {"kind": kind}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {**tag, **plain(fields)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """Convert one value to what a field is annotated with."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _of_union(arguments, value, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise PluginError(f"{where} {value!r} is none of {', '.join(arguments)}")
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, value, where)
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1] is Ellipsis:
+            arguments = arguments[:1] * len(value)
+        if len(arguments) == len(value):
+            items = enumerate(zip(arguments, value))
+            return tuple(_value(h, v, f"{where}: {i}") for i, (h, v) in items)
+    if origin is Mapping and isinstance(value, dict):
+        _, of_value = arguments
+        return {k: _value(of_value, v, f"{where}: {k}") for k, v in value.items()}
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint in (bool, int, str) and type(value) is hint:
+        return value
+    named = _NAMES.get(hint, "a list" if origin is tuple else "as it should be")
+    raise PluginError(f"{where} is not {named}: {value!r}")
+
+
+def _of_union(alternatives: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Convert a value to the first alternative that it fits, or that its kind names."""
+    if value is None and type(None) in alternatives:
+        return None
+    alternatives = tuple(a for a in alternatives if a is not type(None))
+    kinds = {a.kind: a for a in alternatives if hasattr(a, "kind")}
+    if kinds and isinstance(value, Mapping):
+        if value.get("kind") not in kinds:
+            raise PluginError(
+                f"{where} is of kind '{value.get('kind')}', which is none of "
+                f"{', '.join(kinds)}"
+            )
+        return parse(kinds[value["kind"]], value, where)
+    for alternative in alternatives[:-1]:
+        try:
+            return _value(alternative, value, where)
+        except PluginError:
+            continue
+    return _value(alternatives[-1], value, where)
