@@ -28,9 +28,9 @@ from espnet_onnx_plugin.report.tables import to_csv, to_markdown
 from espnet_onnx_plugin.report.timing import read_timings, summarize
 from espnet_onnx_plugin.runtime import memory, model, s2t
 from espnet_onnx_plugin.runtime.data import READERS, prepare, read_keys, read_scp
-from espnet_onnx_plugin.runtime.tasks import CLASSES, model_class
 from espnet_onnx_plugin.runtime.text import read_tokens
 from espnet_onnx_plugin.runtime.writer import result_writer
+from espnet_onnx_plugin.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -386,9 +386,16 @@ def test_a_failing_graph_is_one_line_in_python(tiny, capfd):
 # Processes and systems
 
 
-@pytest.mark.parametrize("task", CLASSES)
-def test_what_opens_a_bundle_is_pickled_as_its_arguments(task, monkeypatch):
-    cls = model_class(task)
+@pytest.mark.parametrize(
+    "task, door",
+    [
+        pytest.param(task.name, door, id=door.command)
+        for task in TASKS.values()
+        for door in task.doors
+    ],
+)
+def test_what_opens_a_bundle_is_pickled_as_its_arguments(task, door, monkeypatch):
+    cls = door.load()
 
     def opened(self, *args, **kwargs):
         self.given = args, kwargs

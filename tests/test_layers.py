@@ -14,12 +14,13 @@ PACKAGE = ROOT / "espnet_onnx_plugin"
 ALLOWED = {
     "errors": set(),
     "bundle": set(),
-    "runtime": {"bundle"},
-    "export": {"bundle", "runtime"},
-    "optimize": {"bundle", "runtime"},
-    "quantize": {"bundle", "runtime", "optimize"},
+    "tasks": {"bundle"},
+    "runtime": {"bundle", "tasks"},
+    "export": {"bundle", "tasks", "runtime"},
+    "optimize": {"bundle", "tasks", "runtime"},
+    "quantize": {"bundle", "tasks", "runtime", "optimize"},
     "report": {"bundle", "runtime"},
-    "bin": {"bundle", "runtime", "export", "optimize", "quantize", "report"},
+    "bin": {"bundle", "tasks", "runtime", "export", "optimize", "quantize", "report"},
 }
 
 FOREIGN = {

@@ -13,7 +13,7 @@ from espnet_onnx_plugin.bin import reference, sample
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.sample import choose_keys, read_lengths
 from espnet_onnx_plugin.runtime.data import Source
-from espnet_onnx_plugin.runtime.tasks import class_name
+from espnet_onnx_plugin.tasks import door_called
 
 
 def test_sample_is_spread_and_has_the_longest():
@@ -256,7 +256,7 @@ def test_timings_of_speech(espnet, tmp_path, monkeypatch, text, capsys):
 
 def test_an_unknown_command_is_refused():
     with pytest.raises(PluginError, match="'tts2_inference' is not one of asr_inf"):
-        class_name("tts2_inference")
-    names = [class_name(f"{task}_inference") for task in ("asr", "slu", "tts")]
+        door_called("tts2_inference")
+    names = [door_called(f"{task}_inference").name for task in ("asr", "slu", "tts")]
     assert names == ["Speech2Text", "Speech2Understand", "Text2Speech"]
-    assert class_name("s2t_inference_ctc") == "Speech2TextGreedySearch"
+    assert door_called("s2t_inference_ctc").name == "Speech2TextGreedySearch"

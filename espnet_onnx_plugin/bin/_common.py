@@ -214,8 +214,10 @@ def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
     """
     from espnet_onnx_plugin.runtime.data import Source
     from espnet_onnx_plugin.runtime.tts_data import Texts
+    from espnet_onnx_plugin.tasks import task_of
 
-    data, speaks = args.data_path_and_name_and_type, model.manifest.task == "tts"
+    task = task_of(model)
+    data, speaks = args.data_path_and_name_and_type, task.gives == "speech"
     if data is not None and not speaks:
         raise PluginError(
             "--data_path_and_name_and_type is for models of task tts; give the audio "
@@ -229,7 +231,7 @@ def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
     if speaks:
         return None if data is None else Texts(data, args.calibration_texts)
     if args.calibration_transcript is not None:
-        if model.manifest.task != "slu":
+        if "transcript" not in task.reads:
             raise PluginError(
                 "--calibration_transcript is for models of task slu, which read it; "
                 "transcripts for the error rate are --calibration_text"

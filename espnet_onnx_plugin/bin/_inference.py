@@ -117,8 +117,6 @@ class Inference:
 
     Attributes:
         name: of the command, e.g. ``asr_inference``.
-        task: of the bundles that it takes.
-        decoder: the class, as ``runtime.tasks`` calls it; default: that of the task.
         options: those that the class takes, with what argparse has to know.
         unsupported: as :data:`UNSUPPORTED`.
         without_effect: as :data:`WITHOUT_EFFECT`.
@@ -126,14 +124,12 @@ class Inference:
     """
 
     name: str
-    task: str
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SEARCH)
     unsupported: Mapping[str, Tuple[Any, str]] = field(
         default_factory=lambda: UNSUPPORTED
     )
     without_effect: Sequence[str] = WITHOUT_EFFECT
     texts: Sequence[str] = ()
-    decoder: Optional[str] = None
 
     def get_parser(self) -> ArgumentParser:
         """The options, with ESPnet's names and defaults."""
@@ -181,12 +177,12 @@ class Inference:
         from espnet_onnx_plugin.runtime.decode import decode
         from espnet_onnx_plugin.runtime.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.progress import progress
-        from espnet_onnx_plugin.runtime.tasks import model_class
         from espnet_onnx_plugin.runtime.writer import result_writer
+        from espnet_onnx_plugin.tasks import door_called
 
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
         keys = read_keys(args.key_file) if args.key_file else list(source.entries())
-        model = model_class(self.decoder or self.task)(
+        model = door_called(self.name).load()(
             args.model_dir,
             provider,
             args.num_threads,

@@ -10,7 +10,6 @@ from espnet_onnx_plugin.bin._inference import (
 
 COMMAND = Inference(
     name="asr_inference",
-    task="asr",
     options={
         **SEARCH,
         "time_sync": dict(type=str2bool, default=False, help="time-synchronous search"),

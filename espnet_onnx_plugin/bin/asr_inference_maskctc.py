@@ -4,7 +4,6 @@ from espnet_onnx_plugin.bin._inference import UNSUPPORTED, Inference
 
 COMMAND = Inference(
     name="asr_inference_maskctc",
-    task="asr_maskctc",
     options={
         "maskctc_n_iterations": dict(
             type=int,

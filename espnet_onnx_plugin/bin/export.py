@@ -11,9 +11,7 @@ from espnet_onnx_plugin.bin._common import (
     str_or_none,
 )
 from espnet_onnx_plugin.errors import PluginError
-
-#: The tasks that can be exported, by the name of the recipe's driver.
-TASKS = ("asr", "st", "slu", "s2t", "s2t_ctc", "tts")
+from espnet_onnx_plugin.tasks import TASKS
 
 
 def path_or_none(value: str) -> Optional[Path]:
@@ -27,7 +25,7 @@ def get_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="export", description="Export a trained ESPnet model to an ONNX bundle"
     )
-    parser.add_argument("--task", default="asr", choices=TASKS)
+    parser.add_argument("--task", default="asr", choices=tuple(TASKS))
     parser.add_argument("--output_dir", type=Path, required=True, help="the bundle")
     group = parser.add_argument_group("Model: files, or a tag or zip")
     group.add_argument("--train_config", type=Path, help="config.yaml of the model")
@@ -80,7 +78,7 @@ def export(args: argparse.Namespace) -> None:
     others = ("ngram_file", "src_ngram_file", "vocoder_config", "vocoder_file")
     more = {name: getattr(args, name) for name in others}
     vocoder = [name for name in ("vocoder_tag", *others[2:]) if getattr(args, name)]
-    if vocoder and args.task != "tts":
+    if vocoder and TASKS[args.task].gives != "speech":
         raise PluginError(f"--{vocoder[0]} is for task tts, not {args.task}")
     if args.vocoder_tag and len(vocoder) > 1:
         raise PluginError("--vocoder_tag and files of a vocoder exclude each other")

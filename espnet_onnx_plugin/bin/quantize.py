@@ -102,12 +102,14 @@ def quantize(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.quantize.quantize import quantize
     from espnet_onnx_plugin.quantize.reading import Utterances
     from espnet_onnx_plugin.quantize.speaking import SpeechBudget, Spoken
-    from espnet_onnx_plugin.runtime.tasks import command
+    from espnet_onnx_plugin.tasks import door_of, task_of
 
     model = read_bundle(args.model_dir)
     source = calibration_source(args, model)
-    options = search_options(command(model), args.inference_config, args.inference_args)
-    if model.manifest.task == "tts":
+    options = search_options(
+        door_of(model).command, args.inference_config, args.inference_args
+    )
+    if task_of(model).gives == "speech":
         if args.calibration_text:
             raise PluginError("--calibration_text is not for a model that speaks")
         if args.asr_model_dir is not None and source is None:

@@ -21,7 +21,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.tables import write_atomically
 from espnet_onnx_plugin.runtime.data import Audio, Source, read_keys
 from espnet_onnx_plugin.runtime.memory import peak_memory_mb
-from espnet_onnx_plugin.runtime.tasks import class_name
+from espnet_onnx_plugin.tasks import door_called
 
 # The frame shift of Kaldi-style features, for which no training option says it.
 FEATURE_FRAME_SECONDS = 0.01
@@ -73,7 +73,7 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     import torch
 
     module = importlib.import_module(f"espnet2.bin.{command}")
-    decoder = class_name(command)
+    decoder = door_called(command).name
     torch.set_num_threads(num_threads)
     spoken = decoder == "Text2Speech"
     data = options["data_path_and_name_and_type"]

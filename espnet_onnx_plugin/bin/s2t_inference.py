@@ -22,7 +22,6 @@ SYMBOLS = {
 
 COMMAND = Inference(
     name="s2t_inference",
-    task="s2t",
     options={
         **{name: argument for name, argument in SEARCH.items() if name != "ctm"},
         **{

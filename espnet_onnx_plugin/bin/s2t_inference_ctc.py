@@ -10,7 +10,6 @@ from espnet_onnx_plugin.bin.s2t_inference import SYMBOLS
 
 COMMAND = Inference(
     name="s2t_inference_ctc",
-    task="s2t_ctc",
     options={
         **{
             name: argument

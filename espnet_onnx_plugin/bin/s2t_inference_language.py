@@ -5,8 +5,6 @@ from espnet_onnx_plugin.bin._inference import UNSUPPORTED, WITHOUT_EFFECT, Infer
 
 COMMAND = Inference(
     name="s2t_inference_language",
-    task="s2t",
-    decoder="s2t_language",
     options={
         "nbest": dict(type=int, default=1),
         "first_lang_sym": dict(default="<abk>", help="the first language's symbol"),

@@ -4,7 +4,6 @@ from espnet_onnx_plugin.bin._inference import UNSUPPORTED, Inference
 
 COMMAND = Inference(
     name="slu_inference",
-    task="slu",
     unsupported={
         **UNSUPPORTED,
         "streaming": (False, "streaming search is not supported yet"),

@@ -23,7 +23,6 @@ _WORD_LM = "word language models are not supported"
 
 COMMAND = Inference(
     name="st_inference",
-    task="st",
     options={
         # A translation does not follow the speech in time.
         **{name: SEARCH[name] for name in SEARCH if name != "ctm"},

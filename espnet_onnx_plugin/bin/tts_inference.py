@@ -106,7 +106,6 @@ class Speaking(Inference):
 
 COMMAND = Speaking(
     name="tts_inference",
-    task="tts",
     options={
         "maxlenratio": dict(type=float, default=10.0, help="most frames per symbol"),
         "minlenratio": dict(type=float, default=0.0, help="fewest frames per symbol"),

@@ -15,6 +15,7 @@ import yaml
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoint import load_weights
 from espnet_onnx_plugin.runtime.packages import import_package
+from espnet_onnx_plugin.tasks import find
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def from_tag(task: str, tag: str, **others: Optional[Path]) -> Iterator[Checkpoi
             files = _download(tag)
         # ESPnet packs models of tts under shorter names than those of other tasks, and
         # the CTC models of s2t.sh under those of its other models.
-        prefix = {"tts": "", "s2t_ctc": "s2t_"}.get(task, f"{task}_")
+        prefix = find(task).packed
         names = [f"{prefix}train_config", f"{prefix}model_file"]
         if not set(names) <= set(files):
             raise PluginError(

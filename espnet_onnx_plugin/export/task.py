@@ -62,6 +62,7 @@ from espnet_onnx_plugin.export.steps import GraphModule, StepModule
 from espnet_onnx_plugin.runtime.data import Source
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoder, Utterance
+from espnet_onnx_plugin.tasks import find as find_task
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ _TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, No
 
 def task_model(task: str) -> "Callable[[Checkpoints], ExportedModel]":
     """The class of a task, by the task's name."""
-    return importlib.import_module(f"espnet_onnx_plugin.export.{task}").Model
+    module = f"espnet_onnx_plugin.export.{find_task(task).exporter}"
+    return importlib.import_module(module).Model
 
 
 class ExportedModel(Protocol):

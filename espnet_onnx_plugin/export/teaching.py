@@ -5,13 +5,12 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
-from espnet_onnx_plugin.bundle.search import Energy as EnergySettings
-from espnet_onnx_plugin.bundle.search import Pitch
+from espnet_onnx_plugin.bundle.search import Energy, Pitch
 from espnet_onnx_plugin.export.archs.feats_extract import Analysis
 from espnet_onnx_plugin.export.parts import Part
 
 
-class Energy(Analysis):
+class EnergyAnalysis(Analysis):
     """``espnet2.tts.feats_extract.energy.Energy``, before it is averaged."""
 
     def __init__(self, extract: torch.nn.Module):
@@ -46,7 +45,7 @@ def teaching(
         or model.feats_extract is None
     ):
         return {}, dict(taught_by=())
-    return {"energy": Energy(energy)}, dict(
+    return {"energy": EnergyAnalysis(energy)}, dict(
         taught_by=tuple(taught_by),
         pitch=Pitch(
             **{
@@ -58,7 +57,7 @@ def teaching(
             },
             **_statistics(model.pitch_normalize),
         ),
-        energy=EnergySettings(
+        energy=Energy(
             reduction_factor=energy.reduction_factor,
             **_statistics(model.energy_normalize),
         ),

@@ -25,6 +25,7 @@ from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import session_options
 from espnet_onnx_plugin.runtime.tts_compare import compare_speech
 from espnet_onnx_plugin.runtime.tts_data import Texts
+from espnet_onnx_plugin.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def count_nodes(path: Path) -> Counter:
 
 def given(model: Bundle) -> str:
     """What a bundle gives, for messages."""
-    return "speech" if model.manifest.task == "tts" else "tokens"
+    return task_of(model).gives
 
 
 def optimize(
@@ -113,7 +114,7 @@ def optimize(
         return True
 
     def check(bundle: Bundle) -> Mapping[str, Any]:
-        speaks = model.manifest.task == "tts"
+        speaks = task_of(model).gives == "speech"
         comparison = (compare_speech if speaks else compare)(model, bundle, source)
         if not comparison.utterances:
             raise PluginError(

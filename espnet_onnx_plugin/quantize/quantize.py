@@ -35,6 +35,7 @@ from espnet_onnx_plugin.runtime.arithmetic import products_saturate
 from espnet_onnx_plugin.runtime.compare import difference
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class _Quantizer:
                 self.precision,
                 self.reduce_range,
                 self.reader.feeds.get(role, ()) if real else (),
-                only_faster=self.model.manifest.task == "tts",
+                only_faster=task_of(self.model).gives == "speech",
             )
             for role, graph in self.model.manifest.graphs.items()
             if self.precision != FP16

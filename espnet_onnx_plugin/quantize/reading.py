@@ -19,7 +19,7 @@ from espnet_onnx_plugin.runtime.compare import noise, search_options
 from espnet_onnx_plugin.runtime.data import Source, read_scp, usable
 from espnet_onnx_plugin.runtime.model import SpeechModel
 from espnet_onnx_plugin.runtime.progress import progress
-from espnet_onnx_plugin.runtime.tasks import open_model
+from espnet_onnx_plugin.tasks import open_model
 
 logger = logging.getLogger(__name__)
 

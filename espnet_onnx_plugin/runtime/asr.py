@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.bundle.search import Generate
+from espnet_onnx_plugin.bundle.search import Generate, MaskCTC
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import options
 from espnet_onnx_plugin.runtime.beam_search import BeamSearch
@@ -16,7 +16,6 @@ from espnet_onnx_plugin.runtime.hub_search import (
 )
 from espnet_onnx_plugin.runtime.model import SpeechModel
 from espnet_onnx_plugin.runtime.releases import conventions
-from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class Speech2Text(SpeechModel):
         return self._options.multi_asr
 
     def _build_search(self) -> Any:
-        if is_mask_ctc(self.bundle):
+        if isinstance(self.bundle.manifest.search, MaskCTC):
             raise PluginError(
                 f"{self.bundle.path} is a Mask-CTC model, which has no beam search: "
                 "use asr_inference_maskctc"

@@ -9,7 +9,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.runtime.data import Source, usable
 from espnet_onnx_plugin.runtime.encoder import LENS, to_numpy
-from espnet_onnx_plugin.runtime.tasks import model_class, open_model, use
+from espnet_onnx_plugin.tasks import door_of, open_model
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> float:
 
 def search_options(bundle: Bundle) -> Dict[str, Any]:
     """Decoding options for a check, such that every graph of the bundle is used."""
-    return model_class(use(bundle)).check_options(bundle, BEAM_SIZE)
+    return door_of(bundle).load().check_options(bundle, BEAM_SIZE)
 
 
 def not_used(bundle: Bundle, used: Set[str]) -> List[str]:

@@ -12,9 +12,7 @@ from espnet_onnx_plugin.runtime.data import READERS
 from espnet_onnx_plugin.runtime.model import TooShortUttError
 from espnet_onnx_plugin.runtime.packages import import_package
 from espnet_onnx_plugin.runtime.results import result_files
-from espnet_onnx_plugin.runtime.tasks import open_model
-
-TASKS = ("asr", "s2t")
+from espnet_onnx_plugin.tasks import TASKS, open_model
 
 
 class Listener:
@@ -30,10 +28,11 @@ class Listener:
     def __init__(self, model_dir: Union[str, Path]):
         bundle = read_bundle(model_dir)
         manifest = bundle.manifest
-        if manifest.task not in TASKS or manifest.speakers is not None:
+        listening = [task.name for task in TASKS.values() if task.listens]
+        if manifest.task not in listening or manifest.speakers is not None:
             raise PluginError(
                 f"{model_dir} cannot be listened with: it has to be a model of task "
-                f"{' or '.join(TASKS)}, for one speaker"
+                f"{' or '.join(listening)}, for one speaker"
             )
         if manifest.speech.kind != "waveform":
             raise PluginError(f"{model_dir} reads features, not waveforms")

@@ -13,13 +13,13 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle.search import MaskCTC
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.device import Device
 from espnet_onnx_plugin.runtime.encoder import Encoded, pad, to_numpy
 from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.scorers import Primers
 from espnet_onnx_plugin.runtime.session import Session, Value
-from espnet_onnx_plugin.runtime.tasks import is_mask_ctc
 from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class _Filling:
         self.tokens[masks] = best
 
 
-class MaskCTC:
+class MaskCTCSearch:
     """Mask-CTC on a batch of utterances.
 
     Args:
@@ -196,13 +196,13 @@ class Speech2Text(SpeechModel):
     task = "asr"
     options_class: Any = MaskCTCOptions
 
-    def _build_search(self) -> MaskCTC:
-        if not is_mask_ctc(self.bundle):
+    def _build_search(self) -> MaskCTCSearch:
+        if not isinstance(self.bundle.manifest.search, MaskCTC):
             raise PluginError(
                 f"{self.bundle.path} is no Mask-CTC model: use asr_inference"
             )
         tokens = self.converter.token_list
-        return MaskCTC(self.bundle, self.device, self._options, tokens)
+        return MaskCTCSearch(self.bundle, self.device, self._options, tokens)
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:

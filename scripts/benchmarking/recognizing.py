@@ -22,7 +22,7 @@ Decoder = Callable[[np.ndarray], "tuple[list[Any], dict[str, float]]"]
 def open_bundle(spec: dict[str, Any]) -> Decoder:
     """Open a bundle; neither torch, nor ESPnet, nor onnx."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.runtime.tasks import open_model
+    from espnet_onnx_plugin.tasks import open_model
 
     bundle = read_bundle(spec["model"])
     speech2text = open_model(bundle, threads=spec["threads"], **spec["options"])
@@ -37,11 +37,11 @@ def open_pytorch(spec: dict[str, Any]) -> Decoder:
     """Load ESPnet's own inference."""
     import torch
 
-    from espnet_onnx_plugin.runtime.tasks import model_class
+    from espnet_onnx_plugin.tasks import find
 
     torch.set_num_threads(spec["threads"])
-    module = importlib.import_module(f"espnet2.bin.{spec['task']}_inference")
-    cls = getattr(module, model_class(spec["task"]).__name__)
+    door = find(spec["task"]).door
+    cls = getattr(importlib.import_module(f"espnet2.bin.{door.command}"), door.name)
     speech2text = cls(**spec["model"], **spec["options"], device="cpu")
     model = getattr(speech2text, f"{MODELS.get(spec['task'], spec['task'])}_model")
     scorers = speech2text.beam_search.scorers

@@ -13,8 +13,8 @@ from sweeping.build import build, lengthen, sharpen, training_config
 
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.model import Checkpoints, losses_left_out
-from espnet_onnx_plugin.runtime.tasks import open_model
 from espnet_onnx_plugin.runtime.tts import Text2Speech
+from espnet_onnx_plugin.tasks import open_model
 
 #: ESPnet's command and class where they are not TASK_inference and Speech2Text.
 _REFERENCES = {

@@ -1,0 +1,147 @@
+"""The tasks of ESPnet's recipes, a row each: what exports and decodes their models."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle.search import MaskCTC
+from espnet_onnx_plugin.errors import PluginError
+
+
+@dataclass(frozen=True)
+class Door:
+    """A class that decodes bundles, and the command that does it; called as in ESPnet.
+
+    Attributes:
+        command: module of espnet_onnx_plugin.bin, and of espnet2.bin.
+        module, name: of espnet_onnx_plugin.runtime, and of the class.
+    """
+
+    command: str
+    module: str
+    name: str = "Speech2Text"
+
+    def load(self) -> type:
+        """The class."""
+        module = f"espnet_onnx_plugin.runtime.{self.module}"
+        return getattr(importlib.import_module(module), self.name)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What there is for the models of a recipe's driver.
+
+    Attributes:
+        name: of the driver, without ``.sh``.
+        door: what decodes their bundles.
+        exporter: module of espnet_onnx_plugin.export.
+        by_kind: doors of the bundles with other kinds of search.
+        others: doors for another use of the bundles.
+        gives: what is made of an utterance.
+        reads: texts that some models read beside the audio.
+        packed: what ESPnet begins the names of a packed model's files with.
+        listens: whether a model can tell what was said in speech of another one.
+    """
+
+    name: str
+    door: Door
+    exporter: str
+    by_kind: Mapping[type, Door] = field(default_factory=lambda: MappingProxyType({}))
+    others: tuple[Door, ...] = ()
+    gives: Literal["tokens", "speech"] = "tokens"
+    reads: tuple[str, ...] = ()
+    packed: str = ""
+    listens: bool = False
+
+    @property
+    def doors(self) -> tuple[Door, ...]:
+        """Every door of the task."""
+        return (self.door, *self.by_kind.values(), *self.others)
+
+
+_ROWS = (
+    Task(
+        "asr",
+        Door("asr_inference", "asr"),
+        exporter="asr",
+        by_kind={MaskCTC: Door("asr_inference_maskctc", "mask_ctc")},
+        packed="asr_",
+        listens=True,
+    ),
+    Task("st", Door("st_inference", "st"), exporter="st", packed="st_"),
+    Task(
+        "slu",
+        Door("slu_inference", "slu", "Speech2Understand"),
+        exporter="slu",
+        reads=("transcript",),
+        packed="slu_",
+    ),
+    Task(
+        "s2t",
+        Door("s2t_inference", "s2t"),
+        exporter="s2t",
+        others=(Door("s2t_inference_language", "s2t_language", "Speech2Language"),),
+        packed="s2t_",
+        listens=True,
+    ),
+    Task(
+        "s2t_ctc",
+        Door("s2t_inference_ctc", "s2t_ctc", "Speech2TextGreedySearch"),
+        exporter="s2t_ctc",
+        packed="s2t_",
+    ),
+    Task(
+        "tts",
+        Door("tts_inference", "tts", "Text2Speech"),
+        exporter="tts",
+        gives="speech",
+    ),
+)
+
+TASKS: Mapping[str, Task] = {row.name: row for row in _ROWS}
+
+
+def find(name: str) -> Task:
+    """The row of a task.
+
+    Raises:
+        PluginError: if there is none.
+    """
+    if name not in TASKS:
+        raise PluginError(
+            f"task '{name}' is not supported (supported: {', '.join(TASKS)})"
+        )
+    return TASKS[name]
+
+
+def task_of(bundle: Bundle) -> Task:
+    """The row of a bundle's task, see :func:`find`."""
+    return find(bundle.manifest.task)
+
+
+def door_of(bundle: Bundle) -> Door:
+    """What decodes a bundle."""
+    task = task_of(bundle)
+    return task.by_kind.get(type(bundle.manifest.search), task.door)
+
+
+def door_called(command: str) -> Door:
+    """What a command decodes with.
+
+    Raises:
+        PluginError: if there is no such command.
+    """
+    doors = {door.command: door for row in _ROWS for door in row.doors}
+    if command not in doors:
+        raise PluginError(f"'{command}' is not one of {', '.join(doors)}")
+    return doors[command]
+
+
+def open_model(bundle: Bundle, **options: Any) -> Any:
+    """Open a bundle for decoding, with ESPnet's decoding options."""
+    return door_of(bundle).load()(bundle, **options)
