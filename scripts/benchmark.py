@@ -22,18 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarking import drive, models, waveforms
-from benchmarking.config import Config, RandomModel, read_config
-
-import espnet_onnx_plugin
-from espnet_onnx_plugin.bin._common import add_log_level, run, str2bool
-from espnet_onnx_plugin.bundle import MANIFEST, sha256
-from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.benchmark import (
+from benchmarking.benchmark_report import (
     describe_agreement,
     describe_distance,
     write_report,
 )
-from espnet_onnx_plugin.report.measurement import (
+from benchmarking.config import Config, RandomModel, read_config
+from benchmarking.measurement import (
     REFERENCE,
     BaseSetting,
     Distance,
@@ -41,8 +36,13 @@ from espnet_onnx_plugin.report.measurement import (
     Outcome,
     Synthesis,
 )
+
+import espnet_onnx_plugin
+from espnet_onnx_plugin.bin._common import add_log_level, run, str2bool
+from espnet_onnx_plugin.bundle import MANIFEST, sha256
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE
 from espnet_onnx_plugin.report.tables import write_atomically
-from espnet_onnx_plugin.runtime.compare import WAVEFORM_TOLERANCE
 
 # Packages by what they are imported as, and where their versions are worth telling.
 PACKAGES = {

@@ -23,8 +23,8 @@ from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import open_graph
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import open_graph
 
 #: Sizes of free axes; the others are hypotheses.
 HYPOTHESES = 10

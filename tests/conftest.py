@@ -214,8 +214,8 @@ def sharpen(model) -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Dict[str, Any]:
     """A tiny ASR model and LM on disk, their bundle, and a data directory."""
+    from espnet_onnx_plugin.export.checkpoints import Checkpoints
     from espnet_onnx_plugin.export.export import export_bundle
-    from espnet_onnx_plugin.export.model import Checkpoints
 
     root = tmp_path_factory.mktemp("tiny")
     config = asr_config()

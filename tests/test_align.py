@@ -10,8 +10,8 @@ from conftest import RATE, waves
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.checks import frame_shift
-from espnet_onnx_plugin.runtime.align import Span, align, words
+from espnet_onnx_plugin.export.parity.speech import frame_shift
+from espnet_onnx_plugin.runtime.search.ctc_align import Span, align, words
 
 
 def by_hand(log_probs, tokens):

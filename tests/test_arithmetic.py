@@ -23,15 +23,15 @@ from onnx.helper import (
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.budget import Budget
+from espnet_onnx_plugin.evaluate.recognition import Utterances
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.quantize import quantize as quantization
-from espnet_onnx_plugin.quantize.budget import Budget
 from espnet_onnx_plugin.quantize.lowering import SWITCHES, Lowering
-from espnet_onnx_plugin.quantize.reading import Utterances
-from espnet_onnx_plugin.runtime import arithmetic
-from espnet_onnx_plugin.runtime.data import Source
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import open_graph
+from espnet_onnx_plugin.runtime.core import arithmetic
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import open_graph
+from espnet_onnx_plugin.runtime.io.data import Source
 
 ROOT = Path(__file__).parents[1]
 SIZE = 16
@@ -201,7 +201,7 @@ DECODE = """
 import json, sys
 import numpy as np
 import espnet_onnx_plugin
-from espnet_onnx_plugin.runtime.arithmetic import products_saturate
+from espnet_onnx_plugin.runtime.core.arithmetic import products_saturate
 options = dict(beam_size=2, ctc_weight=0.3, maxlenratio=-4.0)
 speech2text = espnet_onnx_plugin.Speech2Text(sys.argv[1], **options)
 speech = 0.2 * np.random.default_rng(0).standard_normal(4000)

@@ -25,11 +25,11 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import asr_inference
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.runtime import asr
-from espnet_onnx_plugin.runtime.opening import make_options
-from espnet_onnx_plugin.runtime.releases import conventions
+from espnet_onnx_plugin.runtime.core.opening import make_options
+from espnet_onnx_plugin.runtime.core.releases import conventions
 
 OPTIONS = {
     "greedy": dict(beam_size=1, ctc_weight=0.0, lm_weight=0.0),
@@ -443,7 +443,7 @@ def test_a_corrupt_graph_is_named(capsys, tiny, tmp_path):
 def test_a_full_disk_is_one_line(capsys, tiny, tmp_path, monkeypatch):
     import errno
 
-    from espnet_onnx_plugin.runtime.writer import ResultWriter
+    from espnet_onnx_plugin.runtime.io.writer import ResultWriter
 
     def full(self, *args):
         raise OSError(errno.ENOSPC, "No space left on device")

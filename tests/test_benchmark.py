@@ -13,10 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.benchmark import describe_agreement, write_report
-from espnet_onnx_plugin.report.measurement import (
+from benchmarking.benchmark_report import describe_agreement, write_report
+from benchmarking.measurement import (
     Agreement,
     Decode,
     Distance,
@@ -26,6 +24,8 @@ from espnet_onnx_plugin.report.measurement import (
     SpeechSetting,
     Synthesis,
 )
+
+from espnet_onnx_plugin.errors import PluginError
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf" / "benchmark"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from espnet_onnx_plugin.export.espnet_compat import import_nets
-from espnet_onnx_plugin.runtime import ctc_prefix
-from espnet_onnx_plugin.runtime.ctc_prefix import CTCPrefixScorer
+from espnet_onnx_plugin.runtime.search import ctc_prefix
+from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
 
 BLANK = 0
 

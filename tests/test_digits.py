@@ -6,11 +6,11 @@ import pytest
 import soundfile
 
 import espnet_onnx_plugin
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.optimize.fuse import optimize
-from espnet_onnx_plugin.runtime.data import Audio, Source, read_scp
-from espnet_onnx_plugin.runtime.decode import decode as decode_all
+from espnet_onnx_plugin.runtime.io.data import Audio, Source, read_scp
+from espnet_onnx_plugin.runtime.recognition.decode import decode as decode_all
 
 SETS = ("dev", "test", "test_noisy")
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from espnet_onnx_plugin.runtime.edits import edit_distance, error_rate
+from espnet_onnx_plugin.evaluate.error_rate import edit_distance, error_rate
 
 
 def test_edit_distance_is_jiwers():

@@ -7,8 +7,8 @@ from conftest import asr_config, build_asr, save, sharpen, waves, write_data
 from test_asr import decode, read, refused
 
 import espnet_onnx_plugin
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
 
 OPTIONS = dict(beam_size=3, ctc_weight=0.3, lm_weight=0.0, maxlenratio=-8)
 

@@ -205,7 +205,7 @@ def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
 
 
 def test_a_graph_that_gives_no_numbers_is_refused(capsys, tiny, tmp_path, monkeypatch):
-    from espnet_onnx_plugin.runtime.scorers import GraphScorer
+    from espnet_onnx_plugin.runtime.search.scorers import GraphScorer
 
     along, asked = GraphScorer.along, []
 
@@ -271,8 +271,8 @@ def test_verify_measures_parity_and_notices_another_model(capsys, tiny, tmp_path
 
 
 def test_rounding_noise_is_measured_not_assumed(tiny):
-    from espnet_onnx_plugin.export import parity
-    from espnet_onnx_plugin.export.audio import encode_reference
+    from espnet_onnx_plugin.export.parity import graphs as parity
+    from espnet_onnx_plugin.export.parity.audio import encode_reference
 
     config = yaml.safe_load(tiny["asr"]["config"].read_text())
     model = build_asr(config)

@@ -12,17 +12,17 @@ from conftest import save_tts
 from espnet_onnx_plugin.bin import export, optimize, tts_inference, verify
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export import parity
+from espnet_onnx_plugin.evaluate import graphs as compare
+from espnet_onnx_plugin.evaluate.budget import Budget, Quality
+from espnet_onnx_plugin.evaluate.graphs import Comparison
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.export.tts import _TOO_SHORT, Model
+from espnet_onnx_plugin.export.parity import graphs as parity
+from espnet_onnx_plugin.export.tasks.tts import _TOO_SHORT, Model
 from espnet_onnx_plugin.optimize import fuse
-from espnet_onnx_plugin.quantize.budget import Budget, Quality
-from espnet_onnx_plugin.runtime import compare
-from espnet_onnx_plugin.runtime.compare import Comparison
-from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.scorers import GraphScorer
-from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.search.scorers import GraphScorer
 
 
 def refused(capsys, main, *arguments):

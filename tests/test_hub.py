@@ -21,14 +21,14 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import asr_inference
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.hub_text import needs_whisper
-from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.export.task import task_model
+from espnet_onnx_plugin.export.layers.hub_text import needs_whisper
+from espnet_onnx_plugin.export.tasks.recognition import task_model
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize
-from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.hub_search import GenerateConfig, HubSearch
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.search.generate import GenerateConfig, HubSearch
 from espnet_onnx_plugin.runtime.st import Speech2Text as Translator
 
 #: A tiny Whisper has 12 positions, of which the primer takes 4.

@@ -26,10 +26,12 @@ from espnet_onnx_plugin.report.decodes import compare
 from espnet_onnx_plugin.report.results import System
 from espnet_onnx_plugin.report.tables import to_csv, to_markdown
 from espnet_onnx_plugin.report.timing import read_timings, summarize
-from espnet_onnx_plugin.runtime import memory, model, s2t
-from espnet_onnx_plugin.runtime.data import READERS, prepare, read_keys, read_scp
-from espnet_onnx_plugin.runtime.text import read_tokens
-from espnet_onnx_plugin.runtime.writer import result_writer
+from espnet_onnx_plugin.runtime import s2t
+from espnet_onnx_plugin.runtime.io import memory
+from espnet_onnx_plugin.runtime.io.data import READERS, prepare, read_keys, read_scp
+from espnet_onnx_plugin.runtime.io.writer import result_writer
+from espnet_onnx_plugin.runtime.recognition import engine
+from espnet_onnx_plugin.runtime.text.converter import read_tokens
 from espnet_onnx_plugin.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -195,7 +197,7 @@ def test_channels_come_second(tiny):
     assert speech2text(both)[0][2] == speech2text(wave)[0][2]
     with pytest.raises(PluginError, match="this one is .2, 4000."):
         speech2text(both.T)
-    with pytest.raises(model.TooShortUttError):
+    with pytest.raises(engine.TooShortUttError):
         speech2text(np.zeros((1, 2)))
 
 
@@ -330,14 +332,14 @@ def test_other_files_are_read_as_by_soundfile(tmp_path, form):
 @contextlib.contextmanager
 def unfit(lengths):
     """Let the graphs be given another type for utterances of some lengths."""
-    genuine = model.SpeechModel.prepare
+    genuine = engine.SpeechModel.prepare
 
     def prepare(self, speech):
         prepared = genuine(self, speech)
         return prepared.astype(np.float64) if len(speech) in lengths else prepared
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.SpeechModel, "prepare", prepare)
+        patch.setattr(engine.SpeechModel, "prepare", prepare)
         yield
 
 
@@ -424,7 +426,7 @@ from numba.core import caching
 # Neither the package nor the home of the user can be written to.
 classes = caching.CacheImpl._locator_classes
 caching.CacheImpl._locator_classes = [c for c in classes if "Provided" in c.__name__]
-from espnet_onnx_plugin.runtime.griffin_lim import GriffinLim
+from espnet_onnx_plugin.runtime.synthesis.griffin_lim import GriffinLim
 settings = dict(n_fft=64, n_shift=16, win_length=64, window="hann", n_iter=2)
 print(len(GriffinLim(settings)(np.zeros((30, 33)), 0)))
 """

@@ -13,14 +13,26 @@ PACKAGE = ROOT / "espnet_onnx_plugin"
 #: What each part may use of the others; every part may use errors.
 ALLOWED = {
     "errors": set(),
+    "packages": set(),
     "bundle": set(),
     "tasks": {"bundle"},
-    "runtime": {"bundle", "tasks"},
-    "export": {"bundle", "tasks", "runtime"},
-    "optimize": {"bundle", "tasks", "runtime"},
-    "quantize": {"bundle", "tasks", "runtime", "optimize"},
-    "report": {"bundle", "runtime"},
-    "bin": {"bundle", "tasks", "runtime", "export", "optimize", "quantize", "report"},
+    "runtime": {"packages", "bundle", "tasks"},
+    "evaluate": {"packages", "bundle", "tasks", "runtime"},
+    "export": {"packages", "bundle", "tasks", "runtime", "evaluate"},
+    "optimize": {"packages", "bundle", "tasks", "runtime", "evaluate"},
+    "report": {"packages", "bundle", "tasks", "runtime", "evaluate"},
+    "quantize": {"packages", "bundle", "tasks", "runtime", "evaluate", "optimize"},
+}
+ALLOWED["bin"] = set(ALLOWED)
+
+#: What each room of the runtime may use of the others; doors may use every room.
+ROOMS = {
+    "core": set(),
+    "io": {"core"},
+    "text": {"io"},
+    "search": {"core", "text"},
+    "recognition": {"core", "io", "text", "search"},
+    "synthesis": {"core", "io", "text"},
 }
 
 FOREIGN = {
@@ -58,11 +70,13 @@ FILES = [
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_layers(path):
-    part = part_of(path)
+    part, room = part_of(path), path.parent.name
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "espnet_onnx_plugin" and len(parts) > 1:
             assert parts[1] in ALLOWED[part] | {part, "errors"}, name
+            if room in ROOMS and parts[1] == "runtime":
+                assert parts[2] in ROOMS[room] | {room}, name
         if parts[0] in FOREIGN:
             # The reference run of PyTorch is ESPnet's own inference, called.
             assert part == "export" or path.stem == "reference", name
@@ -92,8 +106,8 @@ def run(code, *args):
 
 def test_the_runtime_imports_without_torch_espnet_and_onnx():
     modules = [
-        f"espnet_onnx_plugin.runtime.{p.stem}"
-        for p in (PACKAGE / "runtime").glob("*.py")
+        ".".join(p.relative_to(ROOT).with_suffix("").parts)
+        for p in (PACKAGE / "runtime").rglob("*.py")
     ]
     result = run(
         "import importlib\nfor m in sys.argv[1:]: importlib.import_module(m)", *modules

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report.listening import write_page
-from espnet_onnx_plugin.runtime.speech_quality import Measures
 
 RATE = 16000
 TEXTS = {"a": "ONE <TWO> & THREE", 'b/"1"': "FOUR", "c": "FIVE"}

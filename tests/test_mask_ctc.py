@@ -8,8 +8,8 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import asr_inference_maskctc, quantize
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.runtime.mask_ctc import Speech2Text
 

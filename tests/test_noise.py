@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from espnet_onnx_plugin.runtime.noise import Noise
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 SEEDS = (0, 777, -1, 2**40 + 9)
 # To units in the last place, of values up to 6.

@@ -9,9 +9,9 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin import Text2Speech
 from espnet_onnx_plugin.bin import asr_inference, quantize, report, tts_inference
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.opening import make_options
-from espnet_onnx_plugin.runtime.tts_options import TtsOptions
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.opening import make_options
+from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
 
 INFERENCE = ("asr", "asr_maskctc", "st", "slu", "s2t", "s2t_ctc", "s2t_language", "tts")
 

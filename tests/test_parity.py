@@ -26,23 +26,23 @@ from hub_models import use_tiny_models
 
 from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export import parity
-from espnet_onnx_plugin.export.audio import (
-    describe_speech,
-    encode_reference,
-    export_audio,
-    wrap_frontend,
-)
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.graph import (
     export_memory,
     export_sequence,
     export_step,
 )
+from espnet_onnx_plugin.export.parity import graphs as parity
+from espnet_onnx_plugin.export.parity.audio import (
+    describe_speech,
+    encode_reference,
+    export_audio,
+    wrap_frontend,
+)
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.encoder import Encoder
-from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.encoder import Encoder
+from espnet_onnx_plugin.runtime.core.session import Session
 
 ARCHS = {(arch.role, arch.name): arch for arch in all_archs()}
 DIM = 8

@@ -16,15 +16,16 @@ from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.bundle.derive import derive
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.quantize import lowering, products, reading
-from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
+from espnet_onnx_plugin.evaluate import recognition
+from espnet_onnx_plugin.evaluate.budget import Budget, Quality, fewest
+from espnet_onnx_plugin.evaluate.quality import Result, error_rate
+from espnet_onnx_plugin.evaluate.recognition import Utterances
+from espnet_onnx_plugin.quantize import lowering, products
 from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products
 from espnet_onnx_plugin.quantize.lowering import Lowering
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
-from espnet_onnx_plugin.quantize.reading import Utterances
-from espnet_onnx_plugin.quantize.results import Result, error_rate
 from espnet_onnx_plugin.quantize.sensitivity import rank
-from espnet_onnx_plugin.runtime.data import Source
+from espnet_onnx_plugin.runtime.io.data import Source
 
 NO_BUDGET = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
 SEARCH = dict(beam_size=3, ctc_weight=0.3, lm_weight=0.3, maxlenratio=-8.0)
@@ -170,7 +171,7 @@ def test_convolutions_need_audio(tiny, tmp_path, utterances, caplog):
 
 def test_the_range_of_a_convolution_is_the_audios(tiny, utterances):
     model = read_bundle(tiny["bundle"])
-    reader = reading.Reader(model, utterances)
+    reader = recognition.Reader(model, utterances)
     lowering = Lowering(
         model.file("encoder.onnx"), "int8", False, reader.feeds["encoder"]
     )
@@ -292,7 +293,7 @@ def test_an_error_rate_over_the_budget_is_mended(
     hostile_bundle, tmp_path, utterances, caplog
 ):
     """Transcripts are what fp32 reads, so any other token is an error."""
-    reference = reading.Reader(hostile_bundle, utterances).reference
+    reference = recognition.Reader(hostile_bundle, utterances).reference
     text = tmp_path / "text"
     text.write_text("".join(f"{k} {r.texts[0]}\n" for k, r in reference.items()))
     budget = Budget(max_wer_increase=0.0, min_token_agreement=0.0)

@@ -21,7 +21,7 @@ from espnet_onnx_plugin.report.tables import (
     write_atomically,
 )
 from espnet_onnx_plugin.report.timing import TIMING, Timing
-from espnet_onnx_plugin.runtime.arithmetic import WIDE
+from espnet_onnx_plugin.runtime.core.arithmetic import WIDE
 
 # What "sclite -o all" prints above its alignments, percentages first.
 RESULT = """

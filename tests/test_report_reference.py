@@ -11,8 +11,8 @@ import pytest
 
 from espnet_onnx_plugin.bin import reference, sample
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.sample import choose_keys, read_lengths
-from espnet_onnx_plugin.runtime.data import Source
+from espnet_onnx_plugin.evaluate.sample import choose_keys, read_lengths
+from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.tasks import door_called
 
 

@@ -11,15 +11,15 @@ import soundfile
 
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate import listener
+from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report import speech
 from espnet_onnx_plugin.report.counts import ErrorCounts
 from espnet_onnx_plugin.report.hearing import count_characters
 from espnet_onnx_plugin.report.results import System
 from espnet_onnx_plugin.report.tables import to_csv, to_markdown
 from espnet_onnx_plugin.report.timing import TIMING
-from espnet_onnx_plugin.runtime import hearing
-from espnet_onnx_plugin.runtime.model import TooShortUttError
-from espnet_onnx_plugin.runtime.speech_quality import Measures
+from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError
 
 TEXTS = {"a": "One, two.", "b": "THREE", "c": "four"}
 
@@ -179,7 +179,7 @@ def test_characters_that_are_heard(root):
     [("It's  A-B, «c»!", "its ab c"), ("ÄÖ 1.5\tx", "äö 15 x"), ("...", "")],
 )
 def test_plain(text, expected):
-    assert hearing.plain(text) == expected
+    assert listener.plain(text) == expected
 
 
 def test_nothing_to_be_heard():
@@ -206,15 +206,15 @@ def manifest(task="asr", speakers=None, kind="waveform"):
 
 def test_listener(tmp_path, monkeypatch):
     bundle = SimpleNamespace(manifest=manifest())
-    monkeypatch.setattr(hearing, "read_bundle", lambda path: bundle)
-    monkeypatch.setattr(hearing, "open_model", lambda bundle: Recognizer())
-    listener = hearing.Listener(tmp_path)
+    monkeypatch.setattr(listener, "read_bundle", lambda path: bundle)
+    monkeypatch.setattr(listener, "open_model", lambda bundle: Recognizer())
+    listen = listener.Listener(tmp_path)
     for rate, samples, heard in ((16000, 2000, "2000"), (24000, 3000, "2000")):
         path = tmp_path / f"{rate}.wav"
         soundfile.write(path, 0.1 * np.sin(np.arange(samples) / 9), rate)
-        assert listener(path) == heard
+        assert listen(path) == heard
     soundfile.write(path, 0.1 * np.sin(np.arange(600) / 9), 16000)
-    assert listener(path) == ""
+    assert listen(path) == ""
 
 
 @pytest.mark.parametrize(
@@ -227,15 +227,15 @@ def test_listener(tmp_path, monkeypatch):
 )
 def test_a_model_that_cannot_listen(tmp_path, monkeypatch, changes, match):
     bundle = SimpleNamespace(manifest=manifest(**changes))
-    monkeypatch.setattr(hearing, "read_bundle", lambda path: bundle)
+    monkeypatch.setattr(listener, "read_bundle", lambda path: bundle)
     with pytest.raises(PluginError, match=match):
-        hearing.Listener(tmp_path)
+        listener.Listener(tmp_path)
 
 
 def test_command_line(root, monkeypatch, capsys):
     """With processes of its own, and the model that listens."""
     monkeypatch.undo()
-    monkeypatch.setattr(hearing, "Listener", lambda path: heard_in)
+    monkeypatch.setattr(listener, "Listener", lambda path: heard_in)
     out = root / "onnx"
     report.main(
         ["--reference", "PyTorch", str(root / "torch"), "--num_utts", "1"]

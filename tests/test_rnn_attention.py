@@ -5,7 +5,7 @@ import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.espnet_compat import import_nets
-from espnet_onnx_plugin.export.rnn_attention import step_attention
+from espnet_onnx_plugin.export.layers.rnn_attention import step_attention
 
 DIM, UNITS = 5, 4
 FRAMES, HYPOTHESES = (9, 6), 3

@@ -7,14 +7,14 @@ from conftest import asr_config, build_asr, build_lm, save, sharpen, waves, writ
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph
+from espnet_onnx_plugin.evaluate.budget import Budget
+from espnet_onnx_plugin.evaluate.recognition import Utterances
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.optimize.fuse import optimize
-from espnet_onnx_plugin.quantize.budget import Budget
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
-from espnet_onnx_plugin.quantize.reading import Utterances
 from espnet_onnx_plugin.quantize.sensitivity import rank
-from espnet_onnx_plugin.runtime.data import Source
+from espnet_onnx_plugin.runtime.io.data import Source
 
 MODELS = {
     "vgg_location": dict(

@@ -37,16 +37,16 @@ from espnet_onnx_plugin.bundle import (
     read_manifest,
 )
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints, from_tag
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints, from_tag
 from espnet_onnx_plugin.runtime import s2t_ctc
-from espnet_onnx_plugin.runtime.long_form import fixed_length
-from espnet_onnx_plugin.runtime.releases import conventions
+from espnet_onnx_plugin.runtime.core.releases import conventions
+from espnet_onnx_plugin.runtime.recognition.long_form import fixed_length
 from espnet_onnx_plugin.runtime.s2t import Speech2Text
 from espnet_onnx_plugin.runtime.s2t_ctc import Speech2TextGreedySearch
 from espnet_onnx_plugin.runtime.s2t_language import Speech2Language
-from espnet_onnx_plugin.runtime.text import TokenConverter
-from espnet_onnx_plugin.runtime.timestamps import TimestampRules
+from espnet_onnx_plugin.runtime.search.timestamps import TimestampRules
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,12 +12,12 @@ import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.espnet_compat import import_nets
-from espnet_onnx_plugin.runtime.beam_search import BeamSearch
-from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.releases import conventions
-from espnet_onnx_plugin.runtime.scorers import LengthBonus
-from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
-from espnet_onnx_plugin.runtime.utterance_search import (
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.releases import conventions
+from espnet_onnx_plugin.runtime.search.beam import BeamSearch
+from espnet_onnx_plugin.runtime.search.scorers import LengthBonus
+from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch
+from espnet_onnx_plugin.runtime.search.utterance import (
     BeamSearchConfig,
 )
 

@@ -7,10 +7,10 @@ from conftest import RATE, asr_config, build, save, sharpen, waves
 
 from espnet_onnx_plugin.bin import optimize, quantize, slu_inference
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.recognition import Reader, Utterances
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.quantize.reading import Reader, Utterances
-from espnet_onnx_plugin.runtime.data import Source
+from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.slu import Speech2Understand
 
 WORDS = ["<blank>", "<unk>", "turn", "on", "the", "lights", "please", "<sos/eos>"]

@@ -8,11 +8,10 @@ from conftest import RATE, save_tts
 
 from espnet_onnx_plugin.bin import quantize
 from espnet_onnx_plugin.bundle import read_bundle
-from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.quantize import lowering, speaking
-from espnet_onnx_plugin.quantize.lowering import Lowering
-from espnet_onnx_plugin.quantize.speaking import (
+from espnet_onnx_plugin.evaluate import synthesis
+from espnet_onnx_plugin.evaluate.error_rate import error_rate
+from espnet_onnx_plugin.evaluate.listener import Listener, plain
+from espnet_onnx_plugin.evaluate.synthesis import (
     LOST,
     Speaker,
     SpeechBudget,
@@ -20,10 +19,12 @@ from espnet_onnx_plugin.quantize.speaking import (
     Spoken,
     _measured,
 )
-from espnet_onnx_plugin.runtime.edits import error_rate
-from espnet_onnx_plugin.runtime.hearing import Listener, plain
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
+from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.quantize import lowering
+from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
 from espnet_onnx_plugin.runtime.tts import Text2Speech
-from espnet_onnx_plugin.runtime.tts_data import Texts
 
 TEXTS = {"one": "abc " * 40 + "abc", "two": "a lot of tokens " * 12 + "a"}
 
@@ -103,7 +104,7 @@ def ear(voice, monkeypatch):
     model = Text2Speech(voice, always_fix_seed=True)
     made = {model(text)["wav"].tobytes(): text.upper() for text in TEXTS.values()}
     monkeypatch.setattr(Ear, "speech", made)
-    monkeypatch.setattr(speaking, "Listener", Ear)
+    monkeypatch.setattr(synthesis, "Listener", Ear)
     return ["--asr_model_dir", "ear"]
 
 

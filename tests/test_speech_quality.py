@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import mel_cepstrum
-from espnet_onnx_plugin.runtime.speech_quality import (
+from espnet_onnx_plugin.evaluate import mel_cepstrum
+from espnet_onnx_plugin.evaluate.speech_quality import (
     MEL_CEPSTRA,
     Measures,
     align,
@@ -170,7 +170,7 @@ def test_files(tmp_path):
 def test_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None; import numpy as np; "
-        "from espnet_onnx_plugin.runtime.speech_quality import compare; "
+        "from espnet_onnx_plugin.evaluate.speech_quality import compare; "
         "wave = np.sin(np.arange(3000) / 9); compare(wave, wave, 16000)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

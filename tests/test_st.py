@@ -20,9 +20,9 @@ from conftest import (
 
 from espnet_onnx_plugin.bin import st_inference
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.export.st import Model
+from espnet_onnx_plugin.export.tasks.st import Model
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.st import Speech2Text

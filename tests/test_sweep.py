@@ -16,9 +16,9 @@ from sweeping.build import build, training_config, why_not_built
 from sweeping.coverage import compare, mute, table
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints
 from espnet_onnx_plugin.export.registry import find
 
 ROOT = Path(__file__).parents[1]

@@ -25,22 +25,26 @@ from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.graph import export_part
-from espnet_onnx_plugin.export.model import Checkpoints
-from espnet_onnx_plugin.export.parity import TOLERANCE, difference
+from espnet_onnx_plugin.export.layers.vocoder import context
+from espnet_onnx_plugin.export.parity.graphs import TOLERANCE, difference
 from espnet_onnx_plugin.export.registry import all_archs, find
-from espnet_onnx_plugin.export.tts import compare, dropouts_are_of_mkl
-from espnet_onnx_plugin.export.vocoder import context
+from espnet_onnx_plugin.export.tasks.tts import compare, dropouts_are_of_mkl
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.quantize import lowering
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.griffin_lim import GriffinLim
-from espnet_onnx_plugin.runtime.noise import Noise
-from espnet_onnx_plugin.runtime.session import Session
-from espnet_onnx_plugin.runtime.teaching import best_path, path_of, pitch_of_frames
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.synthesis.griffin_lim import GriffinLim
+from espnet_onnx_plugin.runtime.synthesis.teacher_forcing import (
+    best_path,
+    path_of,
+    pitch_of_frames,
+)
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
+from espnet_onnx_plugin.runtime.synthesis.vocoder import Vocoder
 from espnet_onnx_plugin.runtime.tts import Text2Speech
-from espnet_onnx_plugin.runtime.vocoder import Vocoder
 
 
 def voice(samples=2400):

@@ -21,11 +21,11 @@ from espnet_onnx_plugin.bundle import (
 )
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.tts_text import refuse_text, write_tts_text
-from espnet_onnx_plugin.runtime.cleaner import CLEANERS, make_cleaner
-from espnet_onnx_plugin.runtime.openjtalk import OPENJTALK
-from espnet_onnx_plugin.runtime.phonemes import G2PS, make_g2p
-from espnet_onnx_plugin.runtime.text import TokenConverter
+from espnet_onnx_plugin.export.tasks.tts_text import refuse_text, write_tts_text
+from espnet_onnx_plugin.runtime.text.cleaner import CLEANERS, make_cleaner
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter
+from espnet_onnx_plugin.runtime.text.openjtalk import OPENJTALK
+from espnet_onnx_plugin.runtime.text.phonemes import G2PS, make_g2p
 
 BPE = (
     Path(__file__).parents[1]

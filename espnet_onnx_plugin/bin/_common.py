@@ -212,8 +212,8 @@ def calibration_source(args: argparse.Namespace, model: Any) -> "Optional[Any]":
     Raises:
         PluginError: if it is given what it cannot read.
     """
-    from espnet_onnx_plugin.runtime.data import Source
-    from espnet_onnx_plugin.runtime.tts_data import Texts
+    from espnet_onnx_plugin.runtime.io.data import Source
+    from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
     from espnet_onnx_plugin.tasks import task_of
 
     task = task_of(model)

@@ -15,10 +15,10 @@ from espnet_onnx_plugin.bin._common import (
     triple,
 )
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.device import Device
+from espnet_onnx_plugin.runtime.core.device import Device
 
 if TYPE_CHECKING:
-    from espnet_onnx_plugin.runtime.data import Source
+    from espnet_onnx_plugin.runtime.io.data import Source
 
 #: How sessions are made: attributes of :class:`Device`.
 SESSION_OPTIONS = {
@@ -172,12 +172,12 @@ class Inference:
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        from espnet_onnx_plugin.runtime.arithmetic import arithmetic
-        from espnet_onnx_plugin.runtime.data import iterate, read_keys
-        from espnet_onnx_plugin.runtime.decode import decode
-        from espnet_onnx_plugin.runtime.memory import peak_memory_mb
-        from espnet_onnx_plugin.runtime.progress import progress
-        from espnet_onnx_plugin.runtime.writer import result_writer
+        from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
+        from espnet_onnx_plugin.runtime.io.data import iterate, read_keys
+        from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
+        from espnet_onnx_plugin.runtime.io.progress import progress
+        from espnet_onnx_plugin.runtime.io.writer import result_writer
+        from espnet_onnx_plugin.runtime.recognition.decode import decode
         from espnet_onnx_plugin.tasks import door_called
 
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
@@ -212,7 +212,7 @@ class Inference:
         self, args: argparse.Namespace
     ) -> "Tuple[Source, Dict[str, Dict[str, str]]]":
         """The audio, and the texts beside it by name and utterance."""
-        from espnet_onnx_plugin.runtime.data import Source, read_scp
+        from espnet_onnx_plugin.runtime.io.data import Source, read_scp
 
         data = args.data_path_and_name_and_type
         files = {name: (path, kind) for path, name, kind in data}

@@ -85,9 +85,13 @@ def export(args: argparse.Namespace) -> None:
     if args.model_tag is None and not (args.train_config and args.model_file):
         raise PluginError("give --train_config and --model_file, or --model_tag")
 
+    from espnet_onnx_plugin.export.checkpoints import (
+        Checkpoints,
+        from_tag,
+        vocoder_from_tag,
+    )
     from espnet_onnx_plugin.export.export import export_bundle
-    from espnet_onnx_plugin.export.model import Checkpoints, from_tag, vocoder_from_tag
-    from espnet_onnx_plugin.runtime.data import Source
+    from espnet_onnx_plugin.runtime.io.data import Source
 
     if args.vocoder_tag:
         more.update(vocoder_from_tag(args.vocoder_tag))

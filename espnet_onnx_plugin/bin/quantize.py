@@ -97,11 +97,11 @@ def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
     from espnet_onnx_plugin.errors import PluginError
+    from espnet_onnx_plugin.evaluate.budget import Budget
+    from espnet_onnx_plugin.evaluate.recognition import Utterances
+    from espnet_onnx_plugin.evaluate.synthesis import SpeechBudget, Spoken
     from espnet_onnx_plugin.optimize.fuse import given
-    from espnet_onnx_plugin.quantize.budget import Budget
     from espnet_onnx_plugin.quantize.quantize import quantize
-    from espnet_onnx_plugin.quantize.reading import Utterances
-    from espnet_onnx_plugin.quantize.speaking import SpeechBudget, Spoken
     from espnet_onnx_plugin.tasks import door_of, task_of
 
     model = read_bundle(args.model_dir)

@@ -19,8 +19,8 @@ from unittest import mock
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.tables import write_atomically
-from espnet_onnx_plugin.runtime.data import Audio, Source, read_keys
-from espnet_onnx_plugin.runtime.memory import peak_memory_mb
+from espnet_onnx_plugin.runtime.io.data import Audio, Source, read_keys
+from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
 from espnet_onnx_plugin.tasks import door_called
 
 # The frame shift of Kaldi-style features, for which no training option says it.

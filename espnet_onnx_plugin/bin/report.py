@@ -66,11 +66,11 @@ def get_parser() -> ArgumentParser:
 def report(args: argparse.Namespace) -> None:
     """Read, compare, write."""
     from espnet_onnx_plugin.errors import PluginError
+    from espnet_onnx_plugin.evaluate.listener import Listener
     from espnet_onnx_plugin.report import plots, tables
     from espnet_onnx_plugin.report.decodes import compare
     from espnet_onnx_plugin.report.results import System
     from espnet_onnx_plugin.report.speech import compare_speech
-    from espnet_onnx_plugin.runtime.hearing import Listener
 
     def system(values: List[str]) -> System:
         name, *paths = values

@@ -31,14 +31,14 @@ class Speaking(Inference):
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        from espnet_onnx_plugin.runtime.arithmetic import arithmetic
-        from espnet_onnx_plugin.runtime.data import read_keys
-        from espnet_onnx_plugin.runtime.memory import peak_memory_mb
-        from espnet_onnx_plugin.runtime.progress import progress
-        from espnet_onnx_plugin.runtime.speech_writer import FAILED, speech_writer
+        from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
+        from espnet_onnx_plugin.runtime.io.data import read_keys
+        from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
+        from espnet_onnx_plugin.runtime.io.progress import progress
+        from espnet_onnx_plugin.runtime.io.speech_writer import FAILED, speech_writer
+        from espnet_onnx_plugin.runtime.io.writer import IncompleteError
+        from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
         from espnet_onnx_plugin.runtime.tts import Text2Speech
-        from espnet_onnx_plugin.runtime.tts_data import Texts
-        from espnet_onnx_plugin.runtime.writer import IncompleteError
 
         provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
         model = Text2Speech(

@@ -27,8 +27,8 @@ def get_parser() -> ArgumentParser:
 def verify(args: argparse.Namespace) -> None:
     """Check the files, load every graph, and compare with PyTorch if asked to."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.runtime.device import Device
-    from espnet_onnx_plugin.runtime.session import Session
+    from espnet_onnx_plugin.runtime.core.device import Device
+    from espnet_onnx_plugin.runtime.core.session import Session
 
     bundle = read_bundle(args.model_dir)
     for role in bundle.manifest.graphs:
@@ -37,10 +37,10 @@ def verify(args: argparse.Namespace) -> None:
     if (args.train_config is None) != (args.model_file is None):
         raise PluginError("--train_config and --model_file go together")
     if args.train_config is not None:
+        from espnet_onnx_plugin.export.checkpoints import Checkpoints
         from espnet_onnx_plugin.export.export import check_parity
-        from espnet_onnx_plugin.export.model import Checkpoints
-        from espnet_onnx_plugin.export.task import task_model
-        from espnet_onnx_plugin.runtime.data import Source
+        from espnet_onnx_plugin.export.tasks.recognition import task_model
+        from espnet_onnx_plugin.runtime.io.data import Source
 
         checkpoints = Checkpoints(
             args.train_config,

@@ -227,7 +227,7 @@ class Manifest:
     def espnet(self) -> str:
         """Release of the ESPnet that exported the bundle, e.g. 202511.
 
-        Decoding follows its search, see :mod:`espnet_onnx_plugin.runtime.releases`.
+        Decoding follows its search, see ``runtime.core.releases``.
         """
         return str(self.source.get("espnet", "202511"))
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import types
+from collections import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import (
@@ -137,3 +139,34 @@ def _of_union(alternatives: tuple[Any, ...], value: Any, where: str) -> Any:
         except PluginError:
             continue
     return _value(alternatives[-1], value, where)
+
+
+#: How a value is told to be of a type, by the type; numpy's numbers are numbers.
+_ABSTRACT = {int: numbers.Integral, float: numbers.Real}
+
+
+def check_types(options_class: type, options: Mapping[str, Any]) -> None:
+    """Refuse options of another type than the class says.
+
+    Args:
+        options_class: a data class.
+        options: values by name; names that are not the class's are passed over.
+
+    Raises:
+        PluginError: naming the option, its value and what it has to be.
+    """
+    hints = get_type_hints(options_class)
+    for name in hints.keys() & options.keys():
+        value, known = options[name], get_args(hints[name]) or (hints[name],)
+        if get_origin(hints[name]) is abc.Mapping:
+            known = (abc.Mapping,)
+        if Any in known or any(_is_of(value, one) for one in known):
+            continue
+        names = " or ".join(one.__name__.replace("NoneType", "None") for one in known)
+        raise PluginError(f"{name} {value!r} must be of type {names}")
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    if isinstance(value, bool):  # no number
+        return wanted is bool
+    return isinstance(value, _ABSTRACT.get(wanted, wanted))

@@ -9,7 +9,7 @@ from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.runtime.encoder import INTERCTC, LENS
+from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS
 
 #: What the encoder graph may hold, in the order of ESPnet's ``encode``.
 PARTS = ("normalize", "preencoder", "encoder", "postencoder")

@@ -21,12 +21,12 @@ from espnet_onnx_plugin.bundle import (
     write_manifest,
 )
 from espnet_onnx_plugin.bundle.derive import is_current
-from espnet_onnx_plugin.export.checkpoint import refuse_ngram
+from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
 from espnet_onnx_plugin.export.graph import OPSET
-from espnet_onnx_plugin.export.model import Checkpoints, read_config
-from espnet_onnx_plugin.export.parity import Parity
-from espnet_onnx_plugin.export.task import ExportedModel, task_model
-from espnet_onnx_plugin.runtime.data import Source
+from espnet_onnx_plugin.export.parity.graphs import Parity
+from espnet_onnx_plugin.export.tasks.recognition import ExportedModel, task_model
+from espnet_onnx_plugin.export.weights import refuse_ngram
+from espnet_onnx_plugin.runtime.io.data import Source
 
 logger = logging.getLogger(__name__)
 

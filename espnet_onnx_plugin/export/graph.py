@@ -23,7 +23,7 @@ from espnet_onnx_plugin.export.parts import Part
 from espnet_onnx_plugin.export.patches import traceable
 from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
-from espnet_onnx_plugin.runtime.encoder import LENS
+from espnet_onnx_plugin.runtime.core.encoder import LENS
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from espnet_onnx_plugin.bundle import Bundle, weights_path
 from espnet_onnx_plugin.bundle.derive import derive
 from espnet_onnx_plugin.bundle.graph_file import THRESHOLD, load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import compare
+from espnet_onnx_plugin.evaluate.speech_graphs import compare_speech
 from espnet_onnx_plugin.optimize.rules.registry import apply_rules
-from espnet_onnx_plugin.runtime.compare import compare
-from espnet_onnx_plugin.runtime.data import Source
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import session_options
-from espnet_onnx_plugin.runtime.tts_compare import compare_speech
-from espnet_onnx_plugin.runtime.tts_data import Texts
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import session_options
+from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
 from espnet_onnx_plugin.tasks import task_of
 
 logger = logging.getLogger(__name__)

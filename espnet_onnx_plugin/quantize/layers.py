@@ -83,7 +83,7 @@ class Editor:
 
         Integer weights that several nodes read are as many copies, because onnxruntime
         refuses to load others where it makes them unsigned, see
-        :mod:`espnet_onnx_plugin.runtime.arithmetic`.
+        :mod:`espnet_onnx_plugin.runtime.core.arithmetic`.
         """
         alone = len(self.consumers[name]) == 1
         return name if alone else f"{name}.{node.output[0]}"

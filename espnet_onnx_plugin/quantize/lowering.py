@@ -5,13 +5,14 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, Mapping, Sequence, Tuple
 
-import numpy as np
 import onnx
 from onnx.helper import make_empty_tensor_value_info
 
 from espnet_onnx_plugin.bundle import weights_path
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.recorder import Feeds
+from espnet_onnx_plugin.evaluate.speed import is_faster
 from espnet_onnx_plugin.optimize.fuse import fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import convolutions, products, recurrent
@@ -26,9 +27,8 @@ from espnet_onnx_plugin.quantize.layers import (
     find_layers,
     gemms_to_products,
 )
-from espnet_onnx_plugin.quantize.speed import is_faster
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import open_graph
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import open_graph
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,6 @@ LADDERS = {
 SWITCHES = "switches"
 
 _BITS = {"weight8": 8, "weight4": 4}
-
-#: Inputs of one run of a graph, by name.
-Feeds = Mapping[str, np.ndarray]
 
 
 def load_rewritten(source: Path, provider: str) -> onnx.ModelProto:

@@ -18,23 +18,23 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.derive import derive
 from espnet_onnx_plugin.bundle.graph_file import load_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.optimize.fuse import optimize_graph
-from espnet_onnx_plugin.quantize.budget import Budget, Quality, fewest
-from espnet_onnx_plugin.quantize.half import to_half
-from espnet_onnx_plugin.quantize.layers import find_layers
-from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
-from espnet_onnx_plugin.quantize.reading import Reader, Utterances
-from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
-from espnet_onnx_plugin.quantize.speaking import (
+from espnet_onnx_plugin.evaluate.budget import Budget, Quality, fewest
+from espnet_onnx_plugin.evaluate.graphs import difference
+from espnet_onnx_plugin.evaluate.recognition import Reader, Utterances
+from espnet_onnx_plugin.evaluate.synthesis import (
     Speaker,
     SpeechBudget,
     SpeechQuality,
     Spoken,
 )
-from espnet_onnx_plugin.runtime.arithmetic import products_saturate
-from espnet_onnx_plugin.runtime.compare import difference
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.optimize.fuse import optimize_graph
+from espnet_onnx_plugin.quantize.half import to_half
+from espnet_onnx_plugin.quantize.layers import find_layers
+from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
+from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
+from espnet_onnx_plugin.runtime.core.arithmetic import products_saturate
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.tasks import task_of
 
 logger = logging.getLogger(__name__)

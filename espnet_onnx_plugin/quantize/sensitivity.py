@@ -8,14 +8,14 @@ from typing import Dict, List, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.quantize.lowering import (
     FP32,
     SWITCHES,
-    Feeds,
     Lowering,
 )
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.session import open_graph
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import open_graph
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from espnet_onnx_plugin.evaluate.listener import plain
+from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.report.counts import ErrorCounts
-from espnet_onnx_plugin.runtime.hearing import plain
-from espnet_onnx_plugin.runtime.packages import import_package
 
 
 def count_characters(

@@ -13,9 +13,9 @@ from html import escape
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.speech_quality import Measures, read_wav
 from espnet_onnx_plugin.report.plots import plot_spectrogram
 from espnet_onnx_plugin.report.tables import MISSING
-from espnet_onnx_plugin.runtime.speech_quality import Measures, read_wav
 
 PAGE = "index.html"
 UTTERANCES = 5

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from espnet_onnx_plugin.report.results import TIE, Result, compared_with
-from espnet_onnx_plugin.runtime.arithmetic import WIDE
+from espnet_onnx_plugin.runtime.core.arithmetic import WIDE
 
 # Layers kept in higher precision that are named; the manifest names all.
 KEPT_NAMED = 5

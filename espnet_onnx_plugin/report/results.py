@@ -11,10 +11,10 @@ import yaml
 
 from espnet_onnx_plugin.bundle import MANIFEST
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report.bleu import Bleu
 from espnet_onnx_plugin.report.counts import ErrorCounts
 from espnet_onnx_plugin.report.timing import Timing
-from espnet_onnx_plugin.runtime.speech_quality import Measures
 
 # Error rates by the names that the tables have for them.
 ERROR_TYPES = ("WER", "CER", "TER")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts
-from espnet_onnx_plugin.runtime.data import read_lines
+from espnet_onnx_plugin.runtime.io.data import read_lines
 
 # Of the ways to read a line with alternations, how many are tried.
 MOST_READINGS = 64

@@ -12,20 +12,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.counts import ErrorCounts
-from espnet_onnx_plugin.report.hearing import count_characters
-from espnet_onnx_plugin.report.listening import write_page
-from espnet_onnx_plugin.report.results import Result, System, check_same_keys
-from espnet_onnx_plugin.report.sample import choose_keys
-from espnet_onnx_plugin.report.timing import (
-    TIMING,
-    UtteranceTiming,
-    read_timings,
-    speed_up,
-    summarize,
-)
-from espnet_onnx_plugin.runtime.data import read_scp
-from espnet_onnx_plugin.runtime.speech_quality import (
+from espnet_onnx_plugin.evaluate.sample import choose_keys
+from espnet_onnx_plugin.evaluate.speech_quality import (
     MEL_CEPSTRA,
     Measures,
     average,
@@ -33,6 +21,18 @@ from espnet_onnx_plugin.runtime.speech_quality import (
     read_wav,
     wav_files,
 )
+from espnet_onnx_plugin.report.counts import ErrorCounts
+from espnet_onnx_plugin.report.hearing import count_characters
+from espnet_onnx_plugin.report.listening import write_page
+from espnet_onnx_plugin.report.results import Result, System, check_same_keys
+from espnet_onnx_plugin.report.timing import (
+    TIMING,
+    UtteranceTiming,
+    read_timings,
+    speed_up,
+    summarize,
+)
+from espnet_onnx_plugin.runtime.io.data import read_scp
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.data import read_lines
+from espnet_onnx_plugin.runtime.io.data import read_lines
 
 # Where a decode directory's sample was timed, in one process.
 TIMING = "onnx_timing/output/timing.jsonl"
@@ -22,7 +22,7 @@ class UtteranceTiming:
     the system does not tell.
 
     The time to the first audio is that of speech that is synthesized. The arithmetic is
-    a bundle's, as :func:`~espnet_onnx_plugin.runtime.arithmetic.arithmetic` calls it.
+    a bundle's, as ``runtime.core.arithmetic`` calls it.
     """
 
     audio_seconds: float

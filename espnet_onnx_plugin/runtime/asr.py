@@ -7,16 +7,16 @@ from typing import Any, Dict, List, Mapping, Optional
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import Generate, MaskCTC
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import options
-from espnet_onnx_plugin.runtime.beam_search import BeamSearch
-from espnet_onnx_plugin.runtime.hub_search import (
+from espnet_onnx_plugin.runtime.core.releases import conventions
+from espnet_onnx_plugin.runtime.recognition import options
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel
+from espnet_onnx_plugin.runtime.search.beam import BeamSearch
+from espnet_onnx_plugin.runtime.search.generate import (
     NOT_ASKED_FOR,
     GenerateConfig,
     HubSearch,
 )
-from espnet_onnx_plugin.runtime.model import SpeechModel
-from espnet_onnx_plugin.runtime.releases import conventions
-from espnet_onnx_plugin.runtime.time_sync_search import TimeSyncSearch
+from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch
 
 logger = logging.getLogger(__name__)
 

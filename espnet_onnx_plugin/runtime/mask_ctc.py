@@ -15,12 +15,12 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import MaskCTC
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.encoder import Encoded, pad, to_numpy
-from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
-from espnet_onnx_plugin.runtime.scorers import Primers
-from espnet_onnx_plugin.runtime.session import Session, Value
-from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.encoder import Encoded, pad, to_numpy
+from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.search.scorers import Primers
+from espnet_onnx_plugin.runtime.search.utterance import Hypothesis
 
 logger = logging.getLogger(__name__)
 

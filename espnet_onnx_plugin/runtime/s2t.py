@@ -13,24 +13,25 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, read_manifest
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import options, s2t_ctc
-from espnet_onnx_plugin.runtime.data import prepare
-from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
-from espnet_onnx_plugin.runtime.long_form import (
+from espnet_onnx_plugin.runtime import s2t_ctc
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.releases import conventions
+from espnet_onnx_plugin.runtime.io.data import prepare
+from espnet_onnx_plugin.runtime.recognition import options
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.recognition.long_form import (
     Audio,
     Segment,
     Timestamps,
     fixed_length,
     read_speech,
 )
-from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
-from espnet_onnx_plugin.runtime.releases import conventions
-from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines
-from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
-from espnet_onnx_plugin.runtime.text import TokenConverter, without_special
-from espnet_onnx_plugin.runtime.timestamps import TimestampRules
-from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
+from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, Lines
+from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers
+from espnet_onnx_plugin.runtime.search.timestamps import TimestampRules
+from espnet_onnx_plugin.runtime.search.utterance import Hypothesis
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter, without_special
 
 logger = logging.getLogger(__name__)
 

@@ -8,24 +8,24 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.runtime import options
-from espnet_onnx_plugin.runtime.beam_search import BeamSearch
-from espnet_onnx_plugin.runtime.data import prepare
-from espnet_onnx_plugin.runtime.encoder import Accompanied, Encoded, Utterance
-from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
-from espnet_onnx_plugin.runtime.long_form import (
+from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Encoded, Utterance
+from espnet_onnx_plugin.runtime.core.releases import Conventions, conventions
+from espnet_onnx_plugin.runtime.io.data import prepare
+from espnet_onnx_plugin.runtime.recognition import options
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel
+from espnet_onnx_plugin.runtime.recognition.long_form import (
     Audio,
     Buffers,
     Segment,
     fixed_length,
     read_speech,
 )
-from espnet_onnx_plugin.runtime.model import SpeechModel
-from espnet_onnx_plugin.runtime.releases import Conventions, conventions
-from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines
-from espnet_onnx_plugin.runtime.scorers import FullScorer
-from espnet_onnx_plugin.runtime.text import without_special
-from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
+from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, Lines
+from espnet_onnx_plugin.runtime.search.beam import BeamSearch
+from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer
+from espnet_onnx_plugin.runtime.search.utterance import Hypothesis
+from espnet_onnx_plugin.runtime.text.converter import without_special
 
 Result = Tuple[Optional[str], List[str], List[int], Optional[str], Optional[Hypothesis]]
 TextPrev = Union[str, Sequence[int], np.ndarray]

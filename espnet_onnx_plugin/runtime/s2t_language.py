@@ -7,11 +7,11 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.encoder import Encoded
-from espnet_onnx_plugin.runtime.results import Lines
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.recognition.results import Lines
 from espnet_onnx_plugin.runtime.s2t import Speech2Text
-from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers, graph_scorer
-from espnet_onnx_plugin.runtime.session import Session
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers, graph_scorer
 
 #: A language's symbol and its probability among the languages.
 Language = Tuple[str, float]

@@ -7,9 +7,9 @@ import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import asr
-from espnet_onnx_plugin.runtime.encoder import Accompanied, Utterance
-from espnet_onnx_plugin.runtime.results import Results
-from espnet_onnx_plugin.runtime.text import read_tokens
+from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
+from espnet_onnx_plugin.runtime.recognition.results import Results
+from espnet_onnx_plugin.runtime.text.converter import read_tokens
 
 UNKNOWN = "<unk>"
 

@@ -15,17 +15,17 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime import options
-from espnet_onnx_plugin.runtime.beam_search import BeamSearch
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.encoder import Encoded, Encoder, pad
-from espnet_onnx_plugin.runtime.greedy_search import GreedySearch
-from espnet_onnx_plugin.runtime.hub_search import NOT_ASKED_FOR
-from espnet_onnx_plugin.runtime.model import SpeechModel, Stage
-from espnet_onnx_plugin.runtime.results import PLACEHOLDER, Lines, Result
-from espnet_onnx_plugin.runtime.scorers import FullScorer, Primers
-from espnet_onnx_plugin.runtime.session import Session
-from espnet_onnx_plugin.runtime.utterance_search import Hypothesis
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.encoder import Encoded, Encoder, pad
+from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.recognition import options
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, Lines, Result
+from espnet_onnx_plugin.runtime.search.beam import BeamSearch
+from espnet_onnx_plugin.runtime.search.generate import NOT_ASKED_FOR
+from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers
+from espnet_onnx_plugin.runtime.search.utterance import Hypothesis
 
 #: Begins the names of encoder outputs that recognition reads.
 SRC = "asr_"

@@ -20,20 +20,20 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import Frames
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.device import Device
-from espnet_onnx_plugin.runtime.noise import Noise
-from espnet_onnx_plugin.runtime.opening import Reopened, make_options, open_bundle
-from espnet_onnx_plugin.runtime.releases import conventions
-from espnet_onnx_plugin.runtime.session import Session, run
-from espnet_onnx_plugin.runtime.speaking import (
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.opening import Reopened, make_options, open_bundle
+from espnet_onnx_plugin.runtime.core.releases import conventions
+from espnet_onnx_plugin.runtime.core.session import Session, run
+from espnet_onnx_plugin.runtime.synthesis.inputs import condition, finite, whole_numbers
+from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
+from espnet_onnx_plugin.runtime.synthesis.speaking import (
     attention_measures,
     speak_durations,
     speak_frames,
 )
-from espnet_onnx_plugin.runtime.text import TokenConverter
-from espnet_onnx_plugin.runtime.tts_data import condition, finite, whole_numbers
-from espnet_onnx_plugin.runtime.tts_options import TtsOptions
-from espnet_onnx_plugin.runtime.vocoder import Vocoder
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
+from espnet_onnx_plugin.runtime.synthesis.vocoder import Vocoder
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Text2Speech(Reopened):
         provider: ``cpu`` or ``cuda``.
         threads: CPU threads.
         session: the other attributes of
-            :class:`~espnet_onnx_plugin.runtime.device.Device`, by name.
+            :class:`~espnet_onnx_plugin.runtime.core.device.Device`, by name.
         options: ESPnet's decoding options, see :class:`TtsOptions`.
 
     Raises:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from benchmarking.measurement import BaseSetting, Setting, SpeechSetting
 
 from espnet_onnx_plugin.bundle.typed import check_keys, parse
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.measurement import BaseSetting, Setting, SpeechSetting
 
 # Those whose search is ESPnet's beam search, and text to speech.
 TASKS = ("asr", "st", "slu", "s2t", "tts")

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmarking.measurement import BaseSetting, Run
 from benchmarking.models import environment, last_line
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.measurement import BaseSetting, Run
 
 T = TypeVar("T")
 

@@ -23,16 +23,16 @@ from benchmarking.config import (
 from espnet_onnx_plugin import runtime
 from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.sample import choose_keys, read_lengths
+from espnet_onnx_plugin.evaluate.sample import choose_keys, read_lengths
 from espnet_onnx_plugin.report.tables import write_atomically
-from espnet_onnx_plugin.runtime.data import (
+from espnet_onnx_plugin.runtime.io.data import (
     Source,
     check_rate,
     iterate,
     prepare,
     read_scp,
 )
-from espnet_onnx_plugin.runtime.text import TokenConverter
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 SCRIPTS = Path(__file__).parents[1]
 
@@ -86,7 +86,7 @@ def environment(threads: int) -> dict[str, str]:
 def measured_code() -> list[Path]:
     """Return the sources on which the figures depend: decoder and benchmark."""
     return [
-        *Path(runtime.__file__).parent.glob("*.py"),
+        *Path(runtime.__file__).parent.rglob("*.py"),
         *Path(__file__).parent.glob("*.py"),
     ]
 
@@ -101,7 +101,7 @@ def last_line(log: Path) -> str:
 
 def dropouts_are_of_mkl() -> bool:
     """Return how this machine's torch draws dropouts, see the runtime's Noise."""
-    module = "espnet_onnx_plugin.export.draws"
+    module = "espnet_onnx_plugin.export.layers.draws"
     code = f"from {module} import dropouts_are_of_mkl; print(dropouts_are_of_mkl())"
     answer = subprocess.run(
         [sys.executable, "-c", code],

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from benchmarking.measurement import Decode
 from benchmarking.stopwatch import Stopwatch
-
-from espnet_onnx_plugin.report.measurement import Decode
 
 # Whose model ESPnet's class has, where it is not the task's.
 MODELS = {"slu": "asr"}

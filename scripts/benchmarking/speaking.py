@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from benchmarking.measurement import Synthesis
 from benchmarking.stopwatch import Stopwatch
-
-from espnet_onnx_plugin.report.measurement import Synthesis
 
 #: Of the noise of every utterance.
 SEED = 777
@@ -36,7 +35,7 @@ class Speaker(NamedTuple):
 
 def open_bundle(spec: dict[str, Any]) -> Speaker:
     """Open a bundle; neither torch, nor ESPnet, nor onnx."""
-    from espnet_onnx_plugin.runtime.noise import Noise
+    from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
     from espnet_onnx_plugin.runtime.tts import Text2Speech
 
     model = Text2Speech(spec["model"], threads=spec["threads"], **spec["options"])

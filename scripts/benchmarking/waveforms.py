@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from benchmarking.measurement import Distance
 
-from espnet_onnx_plugin.report.measurement import Distance
-from espnet_onnx_plugin.runtime.compare import difference
-from espnet_onnx_plugin.runtime.speech_quality import (
+from espnet_onnx_plugin.evaluate.graphs import difference
+from espnet_onnx_plugin.evaluate.speech_quality import (
     mel_cepstral_distortion,
 )
 

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarking import recognizing, speaking
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.memory import peak_memory_mb
+from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
 
 
 def main() -> None:

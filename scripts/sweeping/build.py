@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.model import losses_left_out
+from espnet_onnx_plugin.export.checkpoints import losses_left_out
 from espnet_onnx_plugin.export.registry import find
 
 #: ESPnet's task by what the list calls it: module of espnet2.tasks, class.

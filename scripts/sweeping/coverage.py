@@ -11,8 +11,8 @@ import yaml
 from sweeping.architectures import TTS_SIZES
 from sweeping.build import build, lengthen, sharpen, training_config
 
+from espnet_onnx_plugin.export.checkpoints import Checkpoints, losses_left_out
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.model import Checkpoints, losses_left_out
 from espnet_onnx_plugin.runtime.tts import Text2Speech
 from espnet_onnx_plugin.tasks import open_model
 

@@ -6,10 +6,13 @@ from typing import Tuple
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.layers.ssl_layers import traceable_fairseq
+from espnet_onnx_plugin.export.layers.waveform import (
+    PlainConvolutions,
+    WaveformConvolutions,
+)
 from espnet_onnx_plugin.export.patches import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.ssl_layers import traceable_fairseq
-from espnet_onnx_plugin.export.waveform import PlainConvolutions, WaveformConvolutions
 
 
 def needs_fairseq() -> None:

@@ -6,9 +6,9 @@ import torch
 
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.layers.speaking import DurationEncoder, FeatureDecoder
 from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.speaking import DurationEncoder, FeatureDecoder
 
 
 def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:

@@ -2,8 +2,8 @@
 
 import torch
 
+from espnet_onnx_plugin.export.layers.vocoder import Vocoder
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.vocoder import Vocoder
 
 
 class HiFiGAN(Vocoder):

@@ -6,9 +6,9 @@ import torch
 
 from espnet_onnx_plugin.bundle.search import Generate
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.hub_causal import CAUSAL_TYPES, CausalDecoderStep
-from espnet_onnx_plugin.export.hub_steps import BartDecoderStep, T5DecoderStep
-from espnet_onnx_plugin.export.hub_text import needs_transformers
+from espnet_onnx_plugin.export.layers.hub_causal import CAUSAL_TYPES, CausalDecoderStep
+from espnet_onnx_plugin.export.layers.hub_steps import BartDecoderStep, T5DecoderStep
+from espnet_onnx_plugin.export.layers.hub_text import needs_transformers
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import StepModule
 
@@ -19,7 +19,7 @@ _SEQ2SEQ = {
     "t5": T5DecoderStep,
 }
 
-#: What of a generation configuration the search knows, see ``runtime.hub_search``.
+#: What of a generation configuration the search knows, see ``runtime.search.generate``.
 _KNOWN = (
     "do_sample",
     "early_stopping",

@@ -5,12 +5,12 @@ from typing import Tuple
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.attention import (
+from espnet_onnx_plugin.export.layers.attention import (
     Attention,
     attend_valid,
     hub_attention,
 )
-from espnet_onnx_plugin.export.hub_text import needs_transformers
+from espnet_onnx_plugin.export.layers.hub_text import needs_transformers
 from espnet_onnx_plugin.export.patches import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 

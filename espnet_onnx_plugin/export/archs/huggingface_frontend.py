@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.hub_text import needs_transformers
+from espnet_onnx_plugin.export.layers.hub_text import needs_transformers
 from espnet_onnx_plugin.export.registry import Arch, register
 
 #: Samples of a window and between two of them, and of the transform.

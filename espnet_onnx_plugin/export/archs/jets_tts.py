@@ -7,9 +7,9 @@ import torch
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
+from espnet_onnx_plugin.export.layers.speaking import DurationDecoder, DurationEncoder
 from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.speaking import DurationDecoder, DurationEncoder
 
 
 class _Decoder(DurationDecoder):

@@ -14,9 +14,9 @@ from espnet_onnx_plugin.export.archs import (
     tacotron2_tts,
     transformer_tts,
 )
+from espnet_onnx_plugin.export.layers.vocoder import find_vocoder
 from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, find, register
-from espnet_onnx_plugin.export.vocoder import find_vocoder
 
 
 def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:

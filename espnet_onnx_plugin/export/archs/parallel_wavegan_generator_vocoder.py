@@ -6,8 +6,8 @@ from typing import Dict
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.export.layers.vocoder import Vocoder
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.vocoder import Vocoder
 
 
 class ParallelWaveGAN(Vocoder):

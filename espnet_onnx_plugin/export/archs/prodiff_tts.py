@@ -6,13 +6,13 @@ import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.export.archs.fastspeech2_tts import SMALL
-from espnet_onnx_plugin.export.parts import TextToSpeech
-from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.speaking import (
+from espnet_onnx_plugin.export.layers.speaking import (
     DurationEncoder,
     FeatureDecoder,
     with_postnet,
 )
+from espnet_onnx_plugin.export.parts import TextToSpeech
+from espnet_onnx_plugin.export.registry import Arch, register
 
 
 class _Decoder(FeatureDecoder):

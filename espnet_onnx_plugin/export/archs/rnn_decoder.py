@@ -7,9 +7,9 @@ from torch.nn.functional import linear
 
 from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.recurrent import CELLS
+from espnet_onnx_plugin.export.layers.recurrent import CELLS
+from espnet_onnx_plugin.export.layers.rnn_attention import step_attention
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.rnn_attention import step_attention
 from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
 
 

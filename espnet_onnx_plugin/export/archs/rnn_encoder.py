@@ -5,8 +5,8 @@ from typing import Optional, Tuple
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.layers.recurrent import RecurrentLayer
 from espnet_onnx_plugin.export.patches import make_pad_mask
-from espnet_onnx_plugin.export.recurrent import RecurrentLayer
 from espnet_onnx_plugin.export.registry import Arch, register
 
 

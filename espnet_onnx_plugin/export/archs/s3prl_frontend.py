@@ -8,13 +8,16 @@ from typing import Iterator, Sequence, Tuple
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.ssl_layers import fairseq_hidden_states, weighted_sum
-from espnet_onnx_plugin.export.waveform import (
+from espnet_onnx_plugin.export.layers.ssl_layers import (
+    fairseq_hidden_states,
+    weighted_sum,
+)
+from espnet_onnx_plugin.export.layers.waveform import (
     PlainConvolutions,
     shortest_waveform,
     standardize,
 )
+from espnet_onnx_plugin.export.registry import Arch, register
 
 #: Whether a model of fairseq's kind gets standardized waveforms.
 _STANDARDIZES = {

@@ -5,7 +5,7 @@ from typing import Tuple
 import torch
 
 from espnet_onnx_plugin.bundle import State
-from espnet_onnx_plugin.export.recurrent import CELLS
+from espnet_onnx_plugin.export.layers.recurrent import CELLS
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
 

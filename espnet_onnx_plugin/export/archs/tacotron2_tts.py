@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.bundle.search import Frames
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.layers.recurrent import lstm_cell
+from espnet_onnx_plugin.export.layers.speaking import Conditions, Convolutions, Postnet
 from espnet_onnx_plugin.export.parts import Part, TextToSpeech
-from espnet_onnx_plugin.export.recurrent import lstm_cell
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.speaking import Conditions, Convolutions, Postnet
 
 #: Sharpness of the softmax, by ESPnet's class of attention.
 _SCALING = {"AttLoc": 2.0, "AttForward": 1.0, "AttForwardTA": 1.0}

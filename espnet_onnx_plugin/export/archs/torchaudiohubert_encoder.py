@@ -6,10 +6,13 @@ from unittest import mock
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.layers.ssl_layers import attend
+from espnet_onnx_plugin.export.layers.waveform import (
+    PlainConvolutions,
+    WaveformConvolutions,
+)
 from espnet_onnx_plugin.export.patches import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.ssl_layers import attend
-from espnet_onnx_plugin.export.waveform import PlainConvolutions, WaveformConvolutions
 
 
 class TorchAudioHubert(torch.nn.Module):

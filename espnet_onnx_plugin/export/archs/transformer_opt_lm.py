@@ -5,8 +5,8 @@ from typing import Tuple
 import torch
 from torch.nn.functional import embedding
 
-from espnet_onnx_plugin.export.attention import hub_attention
-from espnet_onnx_plugin.export.hub_text import needs_transformers
+from espnet_onnx_plugin.export.layers.attention import hub_attention
+from espnet_onnx_plugin.export.layers.hub_text import needs_transformers
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import (
     TREE_INPUTS,

@@ -11,9 +11,9 @@ import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.bundle.search import Frames
+from espnet_onnx_plugin.export.layers.speaking import Conditions, Postnet
 from espnet_onnx_plugin.export.parts import Part, TextToSpeech, idle_draws
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.speaking import Conditions, Postnet
 
 
 def _heads(att: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@ from typing import Tuple
 
 import torch
 
+from espnet_onnx_plugin.export.layers.waveform import WaveformConvolutions, standardize
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.waveform import WaveformConvolutions, standardize
 
 
 class CNNFrontend(WaveformConvolutions):

@@ -5,11 +5,11 @@ from typing import List, Tuple
 import torch
 from torch.nn.functional import embedding
 
-from espnet_onnx_plugin.export.hub_steps import CrossAttentionStep
-from espnet_onnx_plugin.export.hub_text import needs_whisper
+from espnet_onnx_plugin.export.layers.hub_steps import CrossAttentionStep
+from espnet_onnx_plugin.export.layers.hub_text import needs_whisper
+from espnet_onnx_plugin.export.layers.whisper import attention_of
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import tree_bias
-from espnet_onnx_plugin.export.whisper import attention_of
 
 
 class WhisperDecoderStep(CrossAttentionStep):

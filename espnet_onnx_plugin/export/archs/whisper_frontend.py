@@ -4,9 +4,9 @@ from typing import Tuple
 
 import torch
 
-from espnet_onnx_plugin.export.hub_text import needs_whisper
+from espnet_onnx_plugin.export.layers.hub_text import needs_whisper
+from espnet_onnx_plugin.export.layers.whisper import WhisperEncoder, WhisperLogMel
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.whisper import WhisperEncoder, WhisperLogMel
 
 
 class WhisperFrontend(torch.nn.Module):

@@ -1,0 +1,1 @@
+"""How far a bundle is from another: graphs, tokens, error rates, speech, speed."""

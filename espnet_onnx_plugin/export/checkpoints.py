@@ -1,0 +1,210 @@
+"""Loading what training wrote: from a recipe, a packed zip or the model zoo."""
+
+import contextlib
+import importlib.util
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import torch
+import yaml
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.weights import load_weights
+from espnet_onnx_plugin.packages import import_package
+from espnet_onnx_plugin.tasks import find
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The files that a model consists of.
+
+    Raises:
+        PluginError: if one is missing.
+    """
+
+    train_config: Path
+    model_file: Path
+    lm_train_config: Optional[Path] = None
+    lm_file: Optional[Path] = None
+    ngram_file: Optional[Path] = None
+    src_lm_train_config: Optional[Path] = None
+    src_lm_file: Optional[Path] = None
+    src_ngram_file: Optional[Path] = None
+    vocoder_config: Optional[Path] = None
+    vocoder_file: Optional[Path] = None
+
+    def __post_init__(self) -> None:
+        for name, path in self.files().items():
+            if not path.is_file():
+                raise PluginError(
+                    f"--{name} {path} does not exist; train the model first, or check "
+                    "the path"
+                )
+        for lm in ("lm", "src_lm"):
+            config, file = f"{lm}_train_config", f"{lm}_file"
+            if (getattr(self, config) is None) != (getattr(self, file) is None):
+                raise PluginError(f"--{config} and --{file} go together")
+
+    def files(self) -> Dict[str, Path]:
+        """The files that are given, by the option that names them."""
+        return {name: path for name, path in vars(self).items() if path is not None}
+
+
+@contextlib.contextmanager
+def from_tag(task: str, tag: str, **others: Optional[Path]) -> Iterator[Checkpoints]:
+    """Files of a packed model: a local zip, or a tag of espnet_model_zoo.
+
+    Args:
+        task: of the model.
+        tag: the zip or the tag.
+        others: files that are not packed with it, by name of :class:`Checkpoints`.
+
+    Raises:
+        PluginError: if it is neither, or holds no model of the task.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        if Path(tag).is_file():
+            from espnet2.main_funcs.pack_funcs import unpack
+
+            try:
+                files = unpack(tag, work)
+            except Exception as e:  # zipfile, yaml and pack_funcs have their own
+                raise PluginError(f"{tag} is not a model packed by ESPnet: {e}")
+        else:
+            files = _download(tag)
+        # ESPnet packs models of tts under shorter names than those of other tasks, and
+        # the CTC models of s2t.sh under those of its other models.
+        prefix = find(task).packed
+        names = [f"{prefix}train_config", f"{prefix}model_file"]
+        if not set(names) <= set(files):
+            raise PluginError(
+                f"{tag} is no model of task {task}: it holds {', '.join(sorted(files))}"
+            )
+        lm = {
+            name: Path(files[name])
+            for name in Checkpoints.__dataclass_fields__
+            if "lm_" in name and name in files
+        }
+        yield Checkpoints(
+            *(Path(files[name]) for name in names),
+            **others,
+            **lm,
+        )
+
+
+def _download(tag: str) -> Dict[str, str]:
+    try:
+        from espnet_model_zoo.downloader import ModelDownloader
+    except ImportError:
+        raise PluginError(
+            f"--model_tag {tag} is no file, and a tag needs espnet_model_zoo: pip "
+            "install espnet_model_zoo"
+        )
+    try:
+        return ModelDownloader().download_and_unpack(tag)
+    except Exception as e:  # network and hub errors of several packages
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise PluginError(
+            f"--model_tag {tag} is no file and could not be fetched from the model "
+            f"zoo: {reason}"
+        )
+
+
+def vocoder_from_tag(tag: str) -> Dict[str, Path]:
+    """Files of a vocoder that parallel_wavegan offers, by name of :class:`Checkpoints`.
+
+    Args:
+        tag: as ESPnet's ``--vocoder_tag``, ``parallel_wavegan/NAME``.
+
+    Raises:
+        PluginError: if there is none of this name, or it cannot be fetched.
+    """
+    library, _, name = tag.partition("/")
+    if library != "parallel_wavegan" or not name:
+        raise PluginError(f"--vocoder_tag {tag} does not begin with parallel_wavegan/")
+    try:
+        from parallel_wavegan.utils import download_pretrained_model
+    except ImportError:
+        raise PluginError(
+            f"--vocoder_tag {tag} needs parallel_wavegan: pip install parallel_wavegan"
+        )
+    try:
+        file = Path(download_pretrained_model(name))
+    except Exception as e:  # network errors of several packages
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise PluginError(f"--vocoder_tag {tag} could not be fetched: {reason}")
+    return {"vocoder_file": file, "vocoder_config": file.parent / "config.yml"}
+
+
+def read_config(path: Path) -> Dict[str, Any]:
+    """Read a training configuration.
+
+    Raises:
+        PluginError: if it is not one.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise PluginError(f"{path} is not YAML: {' '.join(str(e).split())}")
+    if not isinstance(config, dict):
+        raise PluginError(f"{path} is not a training configuration of ESPnet")
+    return config
+
+
+@contextlib.contextmanager
+def losses_left_out() -> Iterator[None]:
+    """Build models without the packages that only their losses need.
+
+    ESPnet imports k2 for ``ctc_type: brctc`` when it builds the model.
+    """
+    missing = [n for n in ("k2", "_k2") if importlib.util.find_spec(n) is None]
+    sys.modules.update({name: ModuleType(name) for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
+        if missing:
+            sys.modules.pop("espnet2.asr.bayes_risk_ctc", None)
+
+
+def build(task: type, config: Path, checkpoint: Path) -> Tuple[torch.nn.Module, object]:
+    """Build a model of an ESPnet task and load its weights.
+
+    Returns:
+        The model in eval mode, and the training arguments.
+
+    Raises:
+        PluginError: if the configuration or the checkpoint cannot be used.
+    """
+    settings = read_config(config)
+    if settings.get("use_adapter") and settings.get("adapter", "lora") == "lora":
+        import_package("loralib", f"the adapter of {config}", "loralib")
+    model, args = _build(task, config)
+    load_weights(
+        model, checkpoint, config, settings, again=lambda: _build(task, config)[0]
+    )
+    return model.eval(), args
+
+
+def _build(task: type, config: Path) -> Tuple[torch.nn.Module, object]:
+    """Build a model with the weights that ESPnet begins with."""
+    with tempfile.TemporaryDirectory() as work:
+        # ESPnet initializes a model in another way where it has no checkpoint to load.
+        empty = Path(work) / "empty.pth"
+        torch.save({}, empty)
+        try:
+            with losses_left_out():
+                return task.build_model_from_file(str(config), str(empty), "cpu")
+        except FileNotFoundError as e:
+            raise PluginError(
+                f"{config} names {e.filename}, which does not exist; run this in the "
+                "recipe's directory"
+            )
+        except Exception as e:  # whatever the modules that a configuration names raise
+            reason = " ".join(str(e).split())[:300] or type(e).__name__
+            raise PluginError(f"ESPnet cannot build the model of {config}: {reason}")

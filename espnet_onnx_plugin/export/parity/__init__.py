@@ -1,0 +1,1 @@
+"""Measured equality of graphs and ESPnet's own modules."""

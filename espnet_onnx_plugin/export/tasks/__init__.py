@@ -1,0 +1,1 @@
+"""The models of ESPnet's tasks, and what of them becomes graphs."""

@@ -1,0 +1,429 @@
+"""Checkpoints: what is read from a file, and whether that is the model.
+
+ESPnet loads with ``strict=False``: it decodes with whatever a checkpoint lacks as it
+was drawn. Here a model's weights are all in its checkpoint, or it is refused by name.
+"""
+
+import collections
+import datetime
+import importlib.util
+import logging
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Set, Tuple
+
+import numpy as np
+import torch
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.search.scorers import NgramScorer
+
+logger = logging.getLogger(__name__)
+
+#: ESPnet's own variable, by which a user trusts a file.
+UNSAFE = "ESPNET_ALLOW_UNSAFE_TORCH_LOAD"
+
+#: Names that are told of many.
+_NAMED = 5
+
+#: Entries that hold the weights: of the trainer's ``checkpoint.pth``, of DeepSpeed, of
+#: Lightning.
+_ENTRIES = ("model", "module", "state_dict")
+
+#: Modules that only training runs, as the last parts of their names.
+_TRAINING_ONLY = re.compile(r"(^|\.)(discriminator|criterion\w*|\w+_loss)\.")
+
+#: Buffers that training changes, which begin alike in every build.
+_STATISTICS = (".running_mean", ".running_var")
+
+#: Buffers that count training's steps.
+_COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|num_updates|global_step)$")
+
+#: What ESPnet's trainer reports in a checkpoint besides weights; it runs no code.
+_SCALAR = np.float64(0).__reduce__()[0]
+_HARMLESS: List[Any] = [
+    datetime.timedelta,
+    np.dtype,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "f4", "f8")},
+]
+
+Weights = Dict[str, torch.Tensor]
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Content of a file of ``torch.save``, without running code that it may hold.
+
+    Raises:
+        PluginError: if it is not such a file, is damaged, or would run code.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as e:
+        raise PluginError(f"cannot read {path}: {e.strerror}")
+    try:
+        if zipfile.is_zipfile(path):  # torch compares no checksums
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(damaged)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # of pickle, zipfile and torch, for whatever they met
+        unsafe = re.search(r"GLOBAL ([\w.]+\w)", str(e))
+        if unsafe is None:
+            raise PluginError(
+                f"{path} is no checkpoint of torch, or is cut short or damaged; "
+                "copy it again, or take another epoch's"
+            )
+    if not unsafe_allowed():
+        raise PluginError(
+            f"{path} holds more than weights ({unsafe[1]}), and loading that may run "
+            f"code; if you trust its source, set {UNSAFE}=1"
+        )
+    logger.warning("loading %s with whatever code it holds (%s=1)", path, UNSAFE)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as e:  # whatever that code raises
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
+        raise PluginError(f"{path} cannot be loaded: {reason}")
+
+
+def unsafe_allowed() -> bool:
+    """Whether the user trusts the checkpoints, as ESPnet 202611 asks."""
+    return os.environ.get(UNSAFE, "0") == "1"
+
+
+def read_weights(path: Path) -> Weights:
+    """Weights by name in a checkpoint of a trainer, of Lightning, or of weights alone.
+
+    Raises:
+        PluginError: if there are none.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content, Mapping):
+        raise PluginError(
+            f"{path} holds a {type(content).__name__}, not weights by name; give the "
+            "checkpoint that training wrote"
+        )
+    for entry in _ENTRIES:
+        if isinstance(content.get(entry), Mapping):
+            logger.info("%s is a trainer's: taking its entry '%s'", path, entry)
+            content = content[entry]
+            # ESPnet's module for Lightning has the model among others.
+            if entry == "state_dict" and any(k.startswith("model.") for k in content):
+                content = _below("model.", content)
+            break
+    others = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
+    if others:
+        raise PluginError(
+            f"{path} holds {_some(others)}, which are no weights; give the checkpoint "
+            "that training wrote"
+        )
+    if content and all(k.startswith("module.") for k in content):  # of DDP
+        content = _below("module.", content)
+    return content
+
+
+def _below(prefix: str, weights: Weights) -> Weights:
+    """Weights below a prefix, without the prefix, with what torch notes beside them."""
+    found = collections.OrderedDict(
+        (k[len(prefix) :], v) for k, v in weights.items() if k.startswith(prefix)
+    )
+    notes = getattr(weights, "_metadata", None)
+    if notes is not None:
+        found._metadata = {  # type: ignore[attr-defined]
+            k[len(prefix) :]: v for k, v in notes.items() if k.startswith(prefix)
+        }
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _count(names: Sequence[str]) -> str:
+    """How many, and the first few."""
+    return f"{len(names)} ({_some(names)})"
+
+
+def load_weights(
+    model: torch.nn.Module,
+    path: Path,
+    config: Path,
+    settings: Mapping[str, Any],
+    again: Callable[[], torch.nn.Module],
+) -> None:
+    """Load a checkpoint into a model, which has every weight from a file afterwards.
+
+    A weight may be missing where it is not training's: the parts that only training
+    runs, what training left as it was (frozen parameters, constant buffers) if the
+    configuration gives it, by ``init_param`` or by the weights that a part is built
+    with. Too many may be those of parts that ESPnet builds no more.
+
+    Args:
+        model: as ESPnet builds it.
+        path: the checkpoint.
+        config: the training configuration, for messages.
+        settings: its content.
+        again: builds the model once more.
+
+    Raises:
+        PluginError: naming what is missing, too much, of another shape or no number.
+    """
+    weights = _renamed(read_weights(path), model)
+    missing, unexpected = _load(model, weights, path, config)
+    lost = [name for name in missing if not _dispensable(name)]
+    kept = _untrained(model, settings)
+    faults = [name for name in lost if name not in kept]
+    if lost and not faults:
+        given = _load_init_params(model, config, settings)
+        _load(model, weights, path, config)
+        rest = [name for name in lost if name not in given]
+        faults = _drawn(rest, model, again) if rest else []
+    surplus = [name for name in unexpected if not _superfluous(name, model)]
+    if faults or surplus:
+        parts = []
+        if faults:
+            total = len(model.state_dict())
+            parts.append(f"of {total} weights it lacks {_count(faults)}")
+        if surplus:
+            parts.append(f"it has {_count(surplus)} that the model has not")
+        remedy = (
+            "give the config.yaml that training wrote beside it, and use the release "
+            "of ESPnet that trained it"
+        )
+        if faults and settings.get("use_adapter"):
+            remedy = (
+                "of an adapter alone, name in init_param the model that it adapts, or "
+                "train with save_strategy: all"
+            )
+        raise PluginError(
+            f"{path} does not fit {config}: {', and '.join(parts)}; {remedy}"
+        )
+    _merge_adapters(model, missing)
+    refuse_no_numbers(model, path)
+
+
+def _renamed(weights: Weights, model: torch.nn.Module) -> Weights:
+    """Weights of s3prl's models by the names they have now.
+
+    ESPnet renames them as well, though only where loading fails otherwise.
+    """
+    old, new = "frontend.upstream.model.", "frontend.upstream.upstream.model."
+    names = model.state_dict()
+    if not any(k.startswith(new) for k in names) or any(
+        k.startswith(old) for k in names
+    ):
+        return weights
+    for name in [k for k in weights if k.startswith(old)]:
+        weights[new + name[len(old) :]] = weights.pop(name)
+    return weights
+
+
+def _load(
+    model: torch.nn.Module, weights: Weights, path: Path, config: Path
+) -> Tuple[List[str], List[str]]:
+    """Load what there is, by way of the modules' own renaming.
+
+    Returns:
+        Names that are missing, and names that the model has not.
+    """
+    try:
+        report = model.load_state_dict(weights, strict=False)
+    except RuntimeError as e:
+        shapes = re.findall(
+            r"size mismatch for (\S+): .*?shape torch.Size\((.*?)\) from .*?, the "
+            r"shape in current model is torch.Size\((.*?)\)\.",
+            str(e),
+        )
+        reason = " ".join(str(e).split())[:300]
+        if shapes:
+            wrong = [f"{n} is {file}, not {ours}" for n, file, ours in shapes]
+            reason = f"size mismatch of {_count(wrong)}"
+        raise PluginError(
+            f"{path} does not fit {config}: {reason}; give the config.yaml that "
+            "training wrote beside it"
+        )
+    return report.missing_keys, report.unexpected_keys
+
+
+def _load_init_params(
+    model: torch.nn.Module, config: Path, settings: Mapping[str, Any]
+) -> Set[str]:
+    """Load the files that training began with.
+
+    Each is ``FILE:FROM:TO:WITHOUT``, as ESPnet's ``load_pretrained_model`` has it.
+
+    Returns:
+        Names of the model's weights that they hold.
+    """
+    found: Set[str] = set()
+    for init in settings.get("init_param") or []:
+        file, source, target, without = (str(init).split(":") + [""] * 3)[:4]
+        if not Path(file).is_file():
+            logger.warning("%s of init_param in %s does not exist", file, config)
+            continue
+        weights = read_weights(Path(file))
+        excluded = tuple(filter(None, without.split(",")))
+        if excluded:
+            weights = {k: v for k, v in weights.items() if not k.startswith(excluded)}
+        if source:
+            weights = _below(f"{source}.", weights)
+        try:
+            part = model.get_submodule(target)
+        except AttributeError:
+            raise PluginError(f"init_param {init} in {config}: no part '{target}'")
+        if settings.get("ignore_init_mismatch"):
+            ours = part.state_dict()
+            weights = {
+                k: v
+                for k, v in weights.items()
+                if k in ours and v.shape == ours[k].shape
+            }
+        missing, _ = _load(part, weights, Path(file), config)
+        prefix = f"{target}." if target else ""
+        found |= {prefix + k for k in part.state_dict() if k not in missing}
+    return found
+
+
+def _drawn(
+    names: Sequence[str], model: torch.nn.Module, again: Callable[[], torch.nn.Module]
+) -> List[str]:
+    """Those of a model's weights that no file has given: a second build draws others.
+
+    A part of a hub has the hub's weights as soon as it is built.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.seed()
+        other = again().state_dict()
+    built = model.state_dict()
+    return [
+        name
+        for name in names
+        if name.endswith(_STATISTICS) or not torch.equal(built[name], other[name])
+    ]
+
+
+def _dispensable(name: str) -> bool:
+    """Whether inference does without a weight of the model."""
+    return bool(_TRAINING_ONLY.search(name) or _COUNTERS.search(name))
+
+
+def _untrained(model: torch.nn.Module, settings: Mapping[str, Any]) -> Set[str]:
+    """Names of what training leaves as it was, or says it does by what it saves.
+
+    These are frozen parameters, and buffers but for running statistics; of adapters
+    that are saved alone, everything else.
+    """
+    frozen = tuple(settings.get("freeze_param") or [])
+    below = tuple(f"{name}." for name in frozen)
+    alone = settings.get("save_strategy") == "adapter_only"
+    names = {
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if alone
+        or not parameter.requires_grad
+        or name in frozen
+        or name.startswith(below)
+    }
+    names |= {
+        name
+        for name, _ in model.named_buffers(remove_duplicate=False)
+        if alone or not name.endswith(_STATISTICS)
+    }
+    if settings.get("use_adapter"):  # made after parameters are frozen
+        mark = ".lora_" if settings.get("adapter") == "lora" else "adapter"
+        names = {name for name in names if mark not in name}
+    return names
+
+
+def _superfluous(name: str, model: torch.nn.Module) -> bool:
+    """Whether a weight that the model has not is one that inference never had.
+
+    ESPnet once kept a decoder that is all CTC never uses, and the CTC of a model that
+    has no weight for one; modules once saved buffers that they make anew.
+    """
+    if _TRAINING_ONLY.search(name) or _COUNTERS.search(name):
+        return True
+    weight = getattr(model, "ctc_weight", None)
+    for part, unused_at in (("decoder", 1.0), ("ctc", 0.0)):
+        if name.startswith(f"{part}."):
+            if weight == unused_at and getattr(model, part, None) is None:
+                return True
+    if any(name == buffer for buffer, _ in model.named_buffers()):
+        return True  # no longer saved
+    for prefix, module in model.named_modules():  # of Hugging Face's
+        ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or []
+        if ignored and name.startswith(f"{prefix}."):
+            if any(re.search(pattern, name[len(prefix) + 1 :]) for pattern in ignored):
+                return True
+    return False
+
+
+def _merge_adapters(model: torch.nn.Module, missing: Sequence[str]) -> None:
+    """Add low-rank adapters to the weights that did not come with them.
+
+    loralib adds them when a module changes to eval mode, which ESPnet does before it
+    loads. A checkpoint that holds the weights as well was written in eval mode.
+    """
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and f"{name}.weight" in missing:
+            module.merged = False
+    model.eval()
+
+
+def refuse_no_numbers(model: torch.nn.Module, path: Path) -> None:
+    """Look for NaN and infinity in what a model loaded.
+
+    Raises:
+        PluginError: naming the weights.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    bad = []
+    for name, value in model.state_dict().items():
+        if not (value.is_floating_point() or value.is_complex()):
+            continue
+        wrong = ~torch.isfinite(value)
+        if name not in parameters:
+            wrong &= value != -float("inf")  # masks are made of it
+        if wrong.any() and not _dispensable(name):
+            bad.append(name)
+    if bad:
+        raise PluginError(
+            f"{path} holds NaN or infinity in {_count(bad)}: training diverged; take "
+            "an earlier epoch's checkpoint"
+        )
+
+
+def read_generator(path: Path) -> None:
+    """Look at a vocoder's checkpoint before parallel_wavegan loads it.
+
+    Raises:
+        PluginError: if it holds no generator.
+    """
+    content = read_checkpoint(path)
+    models = content.get("model") if isinstance(content, Mapping) else None
+    if not isinstance(models, Mapping) or not isinstance(
+        models.get("generator"), Mapping
+    ):
+        raise PluginError(
+            f"{path} holds no generator; give a checkpoint that parallel_wavegan wrote"
+        )
+
+
+def refuse_ngram(path: Path) -> None:
+    """Open an n-gram model, where kenlm is installed.
+
+    Raises:
+        PluginError: if it is empty, or kenlm cannot read it.
+    """
+    if path.stat().st_size == 0:
+        raise PluginError(f"{path} is empty; build the n-gram model again")
+    if importlib.util.find_spec("kenlm") is not None:
+        NgramScorer(str(path), [])

@@ -1,0 +1,1 @@
+"""Graphs and where they run: devices, sessions, the encoder, opening a bundle."""

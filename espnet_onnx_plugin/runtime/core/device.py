@@ -1,0 +1,81 @@
+"""Where and how graphs run."""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, Optional
+
+from espnet_onnx_plugin.bundle import Bundle, Graph
+from espnet_onnx_plugin.bundle.typed import check_types
+from espnet_onnx_plugin.errors import PluginError
+
+#: onnxruntime's names.
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how graphs run.
+
+    The defaults are what measured best, on utterances of several lengths and two cores.
+
+    Attributes:
+        provider: ``cpu`` or ``cuda``.
+        threads: threads of one operator on the CPU.
+        spinning: whether threads that wait for work keep their core busy (6 to 11 %
+            slower with two threads).
+        arena: whether freed memory is kept for the next utterance (without: 2 to 7 %
+            slower).
+        shared: whether that is one pool for all graphs; of its own, a vocoder takes a
+            third less (499 MiB for 756 of 8 s of speech).
+        memory_pattern: whether memory is planned for the shapes of a run (no faster,
+            and 40 to 85 MiB more: the next utterance has other shapes).
+        emulate: whether it may run what is made for another one: with the same result,
+            however slowly.
+        watch: is told of every run of a graph, and of its inputs by name.
+    """
+
+    provider: str = "cpu"
+    threads: int = 1
+    spinning: bool = False
+    arena: bool = True
+    shared: bool = True
+    memory_pattern: bool = False
+    emulate: bool = False
+    watch: Optional[Callable[[Graph, Mapping[str, Any]], None]] = None
+
+    def __post_init__(self) -> None:
+        plain = {name: v for name, v in vars(self).items() if name != "watch"}
+        check_types(Device, plain)
+        if self.provider not in PROVIDERS:
+            raise PluginError(
+                f"provider '{self.provider}' is unknown; use one of "
+                + ", ".join(PROVIDERS)
+            )
+        if self.threads < 1:
+            raise PluginError(f"number of threads {self.threads} must be 1 or more")
+        import onnxruntime as ort
+
+        if PROVIDERS[self.provider] not in ort.get_available_providers():
+            raise PluginError(
+                f"provider '{self.provider}' is not in this onnxruntime "
+                f"({ort.__version__}); pip install onnxruntime-gpu instead of "
+                "onnxruntime, or use provider cpu"
+            )
+
+
+def check_precision(bundle: Bundle, device: Device) -> None:
+    """Refuse a bundle in a precision that is not for this device.
+
+    Raises:
+        PluginError: naming the bundle that is.
+    """
+    precision = bundle.manifest.precision
+    if precision == "fp16" and device.provider == "cpu" and not device.emulate:
+        raise PluginError(
+            f"{bundle.path} is in fp16, which is for cuda and slower than fp32 on the "
+            "CPU; use the int8 or optimized bundle with cpu"
+        )
+    if precision not in ("fp16", "fp32") and device.provider == "cuda":
+        raise PluginError(
+            f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
+            "operators; use the fp16, fp32 or optimized bundle with cuda"
+        )

@@ -1,0 +1,178 @@
+"""From audio to what the search reads: the frontend's and the encoder's graph."""
+
+import time
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Sequence, Union
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import Session, Value
+
+#: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.
+LENS = "_lens"
+
+#: Begins the name of an intermediate CTC's scores, followed by the layer.
+INTERCTC = "interctc_"
+
+#: What the encoder's graph reads of one utterance, by name.
+Features = Dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Accompanied:
+    """An utterance whose encoder reads more than its audio.
+
+    Attributes:
+        speech: (samples,), or (frames, dim) where there is no frontend.
+        others: each (length, ...), by the name of the graph's input.
+    """
+
+    speech: np.ndarray
+    others: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.speech)
+
+
+Utterance = Union[np.ndarray, Accompanied]
+
+
+def pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack arrays (length, ...) of unequal lengths, zeros behind the shorter ones."""
+    longest = max(len(a) for a in arrays)
+    batch = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(batch, arrays):
+        row[: len(array)] = array
+    return batch
+
+
+def to_numpy(value: Value) -> np.ndarray:
+    """A value as an array, wherever it lies."""
+    return value if isinstance(value, np.ndarray) else value.numpy()
+
+
+class Encoded(Dict[str, Value]):
+    """The encoder graph's outputs for a batch of utterances, by name.
+
+    ``encoder_out`` may lie on the device; the others are arrays. Where the encoder
+    tells speakers apart, each of them is an utterance, those of one recording in a row.
+    """
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(utterances,) number of encoder frames of each."""
+        return self["encoder_out_lens"]
+
+    def lengths_of(self, name: str) -> np.ndarray:
+        """(utterances,) number of frames of one output.
+
+        Scores of a CTC have as many as the encoder's output, unless they say otherwise.
+        """
+        return self.get(f"{name}{LENS}", self.lengths)
+
+    @property
+    def utterances(self) -> int:
+        """Number of utterances."""
+        return len(self.lengths)
+
+    def select(self, utterances: Sequence[int]) -> "Encoded":
+        """Some of the utterances, without needless frames."""
+        utterances = list(utterances)
+        if utterances == list(range(self.utterances)):
+            return self
+        selected = Encoded()
+        for name, value in self.items():
+            if name.endswith(LENS):
+                selected[name] = value[utterances]
+            else:
+                frames = self.lengths_of(name)[utterances].max()
+                selected[name] = to_numpy(value)[utterances, :frames]
+        return selected
+
+    @staticmethod
+    def stack(utterances: Sequence["Encoded"]) -> "Encoded":
+        """Batches as one."""
+        if len(utterances) == 1:
+            return utterances[0]
+        stacked = Encoded()
+        for name in utterances[0]:
+            arrays = [row for encoded in utterances for row in to_numpy(encoded[name])]
+            if name.endswith(LENS):
+                stacked[name] = np.array(arrays)
+            else:
+                stacked[name] = pad(arrays)
+        return stacked
+
+
+class Encoder:
+    """Frontend and encoder of a bundle.
+
+    Args:
+        bundle: where the graphs lie.
+        device: where they run.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device):
+        self._frontend = None
+        if "frontend" in bundle.manifest.graphs:
+            self._frontend = Session(bundle, "frontend", device)
+        self._encoder = Session(bundle, "encoder", device)
+        #: Names of the outputs.
+        self.outputs = tuple(self._encoder.graph.outputs)
+        self._speakers = bundle.manifest.speakers
+        #: Seconds that the newest call spent, by graph.
+        self.seconds: Dict[str, float] = {}
+
+    def __call__(self, utterances: Sequence[Utterance]) -> Encoded:
+        """Encode utterances, in one call where the graph gives each its own result.
+
+        Args:
+            utterances: each (samples,), or (frames, dim) where there is no frontend,
+                with what accompanies it.
+        """
+        feats = self.features(utterances)
+        if len(feats) == 1 or not self._encoder.graph.batches:
+            return Encoded.stack([self._encode(feeds) for feeds in feats])
+        return self.encode_together(feats)
+
+    def features(self, utterances: Sequence[Utterance]) -> List[Features]:
+        """What the encoder's graph reads, of each utterance."""
+        self.seconds = {"frontend": 0.0, "encoder": 0.0}
+        return [self._features(utterance) for utterance in utterances]
+
+    def encode_together(self, feats: Sequence[Features]) -> Encoded:
+        """Encode a batch in one call, whatever the manifest says of batches."""
+        feeds: Features = {}
+        for name in feats[0]:
+            arrays = [to_numpy(one[name])[0] for one in feats]
+            feeds[name] = np.array(arrays) if arrays[0].ndim == 0 else pad(arrays)
+        return self._encode(feeds)
+
+    def _features(self, utterance: Utterance) -> Features:
+        others: Features = {}
+        if isinstance(utterance, Accompanied):
+            for name, array in utterance.others.items():
+                others[name] = array[None]
+                others[f"{name}_lengths"] = np.array([len(array)])
+            utterance = utterance.speech
+        length = np.array([len(utterance)])
+        if self._frontend is None:
+            return {"feats": utterance[None], "feats_lengths": length, **others}
+        start = time.perf_counter()
+        feeds = {"speech": utterance[None], "speech_lengths": length}
+        results = self._frontend.run(feeds, fetch=["feats_lengths"])
+        self.seconds["frontend"] += time.perf_counter() - start
+        return {**results, **others}
+
+    def _encode(self, feeds: Features) -> Encoded:
+        start = time.perf_counter()
+        fetch = [name for name in self.outputs if name != "encoder_out"]
+        encoded = Encoded(self._encoder.run(feeds, fetch))
+        if self._speakers is not None:
+            for name, value in encoded.items():
+                array = to_numpy(value)
+                encoded[name] = array.reshape(-1, *array.shape[2:])
+        self.seconds["encoder"] += time.perf_counter() - start
+        return encoded

@@ -1,0 +1,200 @@
+"""A graph of a bundle, ready to run."""
+
+import functools
+import re
+from pathlib import Path
+from typing import Dict, Iterable, Mapping, Set, Union
+
+import numpy as np
+import onnxruntime as ort
+
+from espnet_onnx_plugin.bundle import Bundle, Precision
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.arithmetic import keep_exact
+from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
+
+Value = Union[np.ndarray, ort.OrtValue]
+
+#: Colours of a terminal, of which onnxruntime's messages are full.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class GraphError(PluginError):
+    """A graph failed on an input; those of other utterances may be fine."""
+
+
+def _reason(error: Exception) -> str:
+    """An exception of onnxruntime as one line."""
+    text = " ".join(_COLOUR.sub("", str(error)).split())
+    return text[:400] or type(error).__name__
+
+
+@functools.lru_cache(maxsize=None)
+def _run_options() -> ort.RunOptions:
+    """Options of a run: what fails is told by the exception, not logged besides."""
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    return options
+
+
+@functools.lru_cache(maxsize=None)
+def _share_arena() -> None:
+    """Give the sessions of this process one pool of memory.
+
+    It grows by what is asked for; onnxruntime's own grows to the next power of two.
+    """
+    memory = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    same_as_requested = ort.OrtArenaCfg(
+        {
+            "max_mem": 0,
+            "arena_extend_strategy": 1,
+            "initial_chunk_size_bytes": -1,
+            "max_dead_bytes_per_chunk": -1,
+        }
+    )
+    try:
+        ort.create_and_register_allocator(memory, same_as_requested)
+    except Exception:  # the program around us has registered one: then that is shared
+        pass
+
+
+def session_options(device: Device) -> ort.SessionOptions:
+    """The options that every session of this package is made with."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: warnings here are for its developers
+    options.enable_mem_pattern = device.memory_pattern
+    options.enable_cpu_mem_arena = device.arena
+    spinning = str(int(device.spinning))
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    if device.arena and device.shared:
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    return options
+
+
+def open_graph(
+    path: Path, device: Device, precision: Precision = "int8"
+) -> ort.InferenceSession:
+    """A graph on a device, with the same result on every processor.
+
+    Args:
+        path: the graph.
+        device: where it runs.
+        precision: that of the bundle; one of unknown precision may hold 8-bit products.
+    """
+    options = session_options(device)
+    if precision == "int8":
+        keep_exact(options)
+    return ort.InferenceSession(
+        str(path), options, providers=[PROVIDERS[device.provider]]
+    )
+
+
+class Session:
+    """One graph; inputs, outputs and states are addressed by name.
+
+    Args:
+        bundle: where the graph lies.
+        role: which of the manifest's graphs.
+        device: where it runs.
+    """
+
+    def __init__(self, bundle: Bundle, role: str, device: Device):
+        self.graph = bundle.manifest.graphs[role]
+        path = bundle.file(self.graph.file.name)
+        try:
+            self._session = open_graph(path, device, bundle.manifest.precision)
+        except PluginError:
+            raise
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            raise PluginError(
+                f"onnxruntime {ort.__version__} cannot load {path} ({_reason(e)}); "
+                "export the bundle again, with this onnxruntime installed"
+            )
+        if PROVIDERS[device.provider] not in self._session.get_providers():
+            raise PluginError(
+                "onnxruntime could not start CUDA and would run on the CPU; check the "
+                "driver and the CUDA and cuDNN libraries, or use provider cpu"
+            )
+        self._device = device
+        self._inputs = {i.name for i in self._session.get_inputs()}
+
+    def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> Dict[str, Value]:
+        """Run the graph.
+
+        Args:
+            feeds: inputs by name; arrays, or values that stayed on the device.
+            fetch: outputs that come back as arrays.
+
+        Returns:
+            Every output by name; those not in ``fetch`` stay on the device.
+
+        Raises:
+            GraphError: if onnxruntime fails.
+        """
+        if self._device.watch is not None:
+            self._device.watch(self.graph, feeds)
+        try:
+            return self._run(feeds, set(fetch))
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            raise GraphError(f"{self.graph.file.name} failed: {_reason(e)}") from e
+
+    def _run(self, feeds: Mapping[str, Value], fetch: Set[str]) -> Dict[str, Value]:
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            if name not in self._inputs:
+                continue  # an input that the graph turned out not to depend on
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+        names = [output.name for output in self._session.get_outputs()]
+        for name in names:
+            binding.bind_output(name, "cpu" if name in fetch else self._device.provider)
+        self._session.run_with_iobinding(binding, _run_options())
+        return {
+            name: value.numpy() if name in fetch else value
+            for name, value in zip(names, binding.get_outputs())
+        }
+
+    def initial_states(self, memory: Mapping[str, Value]) -> Dict[str, np.ndarray]:
+        """The states before the first step: one row of zeros, no nodes.
+
+        Args:
+            memory: what the graph reads in every step, by name; its sizes are those of
+                the states' axes of the same name.
+        """
+        sizes = {"rows": 1, "nodes": 0}
+        for name, value in memory.items():
+            shape = value.shape if isinstance(value, np.ndarray) else value.shape()
+            sizes.update(zip(self.graph.inputs[name].axes, shape))
+        return {
+            name: np.zeros([sizes.get(a, a) for a in state.axes], dtype=state.dtype)
+            for name, state in self.graph.states.items()
+        }
+
+    def step(
+        self, feeds: Mapping[str, Value], states: Mapping[str, Value]
+    ) -> "tuple[Dict[str, np.ndarray], Dict[str, Value]]":
+        """Run a step graph.
+
+        Args:
+            feeds: inputs other than the states.
+            states: as :meth:`initial_states` or the previous step gave them.
+
+        Returns:
+            The outputs by name, and the states for the next step.
+        """
+        results = self.run({**feeds, **states}, self.graph.outputs)
+        outputs = {name: results[name] for name in self.graph.outputs}
+        return outputs, {name: results[f"next_{name}"] for name in states}
+
+
+def run(session: Session, pool: Mapping[str, Value]) -> Dict[str, np.ndarray]:
+    """Run a graph on what it reads of a pool of arrays, and give its outputs."""
+    feeds = {name: pool[name] for name in session.graph.inputs}
+    return session.run(feeds, session.graph.outputs)

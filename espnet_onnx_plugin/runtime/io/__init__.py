@@ -1,0 +1,1 @@
+"""Recipe data in, result files out."""

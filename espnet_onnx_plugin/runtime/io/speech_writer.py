@@ -1,0 +1,168 @@
+"""What a synthesis job leaves, as ESPnet lays it out."""
+
+import contextlib
+import json
+import logging
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, TextIO, Union
+
+import numpy as np
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.io.writer import TIMING, written_aside
+
+logger = logging.getLogger(__name__)
+
+#: Directories of a job's output.
+_DIRECTORIES = (
+    "wav",
+    "norm",
+    "denorm",
+    "speech_shape",
+    "durations",
+    "focus_rates",
+    "att_ws",
+    "probs",
+)
+
+
+#: Utterances that could not be spoken, and why; there only where there is one.
+FAILED = "failed"
+
+
+class SpeechWriter:
+    """Writes ``wav/KEY.wav`` and what else ESPnet's ``tts_inference`` writes.
+
+    A directory is made when there is something to put into it. Use
+    :func:`speech_writer`, which makes them appear only when they are whole.
+
+    Args:
+        work: where it writes.
+        final: where that will be.
+    """
+
+    def __init__(self, work: Path, final: Path):
+        self._work, self._final = work, final
+        self._files: Dict[str, TextIO] = {}
+
+    def _line(self, name: str, line: str) -> None:
+        if name not in self._files:
+            path = self._work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._files[name] = open(path, "w", encoding="utf-8")
+        self._files[name].write(line + "\n")
+
+    def _features(self, name: str, key: str, feats: np.ndarray) -> None:
+        self._line(f"{name}/feats.scp", f"{key} {self._final / name / key}.npy")
+        np.save(self._work / name / f"{key}.npy", feats)
+
+    def utterance(self, key: str, made: Mapping[str, Any], rate: Optional[int]) -> None:
+        """Write what was made of an utterance.
+
+        Args:
+            key: its id.
+            made: ESPnet's outputs by name.
+            rate: sampling rate of the waveform in Hz.
+        """
+        if "feat_gen" in made:
+            self._features("norm", key, made["feat_gen"])
+            shape = ",".join(map(str, made["feat_gen"].shape))
+            self._line("speech_shape/speech_shape", f"{key} {shape}")
+        if "feat_gen_denorm" in made:
+            self._features("denorm", key, made["feat_gen_denorm"])
+        if "duration" in made:
+            frames = " ".join(map(str, made["duration"].astype(np.int64)))
+            self._line("durations/durations", f"{key} {frames}")
+        if "focus_rate" in made:
+            line = f"{key} {float(made['focus_rate']):.5f}"
+            self._line("focus_rates/focus_rates", line)
+        if "att_w" in made:
+            self._plot("att_ws", key, _plot_attention, made["att_w"])
+        if "prob" in made:
+            self._plot("probs", key, _plot_stop, made["prob"])
+        if "wav" in made:
+            import soundfile
+
+            path = self._work / "wav" / f"{key}.wav"
+            path.parent.mkdir(exist_ok=True)
+            soundfile.write(path, made["wav"], rate, "PCM_16")
+
+    def _plot(self, name: str, key: str, plot, values: np.ndarray) -> None:
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            logger.warning("%s is not drawn: pip install matplotlib", name)
+            return
+        path = self._work / name / f"{key}.png"
+        path.parent.mkdir(exist_ok=True)
+        figure = plot(Figure, key, values)
+        figure.savefig(path)
+
+    def failure(self, key: str, reason: str) -> None:
+        """Write down that an utterance has no results."""
+        self._line(FAILED, f"{key} {reason}")
+
+    def timing(self, **values: Union[str, float]) -> None:
+        """Write one line of ``timing.jsonl``."""
+        self._line(TIMING, json.dumps(values))
+
+    def close(self) -> None:
+        """Close every file."""
+        for file in self._files.values():
+            file.close()
+
+
+def _plot_attention(figure_class: type, key: str, weights: np.ndarray) -> Any:
+    """Attention (frames, symbols), or (layers, heads, frames, symbols)."""
+    from matplotlib.ticker import MaxNLocator
+
+    weights = weights.reshape(1, 1, *weights.shape) if weights.ndim == 2 else weights
+    rows, columns = weights.shape[:2]
+    figure = figure_class(
+        figsize=(6.4 * min(columns, 2.5), 4.8 * min(rows, 2.5)), layout="constrained"
+    )
+    figure.suptitle(key)
+    for row, of_layer in zip(figure.subplots(rows, columns, squeeze=False), weights):
+        for axes, of_head in zip(row, of_layer):
+            axes.imshow(of_head, aspect="auto")
+            axes.set(xlabel="Input", ylabel="Output")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _plot_stop(figure_class: type, key: str, prob: np.ndarray) -> Any:
+    """Probability (frames,) that the utterance ends."""
+    figure = figure_class(layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(prob)
+    axes.set(title=key, xlabel="Output", ylabel="Stop probability", ylim=(0, 1))
+    axes.grid(which="both")
+    return figure
+
+
+@contextlib.contextmanager
+def speech_writer(
+    output_dir: Union[str, Path], keys: Iterable[str]
+) -> Iterator[SpeechWriter]:
+    """A writer whose files lie in ``output_dir`` once the block has ended well.
+
+    Args:
+        output_dir: where they will lie.
+        keys: the ids of the utterances that will be written.
+
+    Raises:
+        PluginError: if an id cannot be the name of a file.
+    """
+    for key in keys:
+        if "/" in key or "\0" in key:
+            raise PluginError(
+                f"utterance id '{key}' cannot be the name of a file: rename the "
+                "utterance; nothing was spoken"
+            )
+    with written_aside(output_dir, lambda n: n in (*_DIRECTORIES, FAILED)) as work:
+        writer = SpeechWriter(work, Path(output_dir))
+        try:
+            yield writer
+        finally:
+            writer.close()

@@ -1,0 +1,1 @@
+"""Speech to text: options, the engine that encodes and searches, results."""

@@ -1,0 +1,1 @@
+"""The searches and the scorers that they ask."""

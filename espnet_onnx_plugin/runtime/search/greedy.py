@@ -1,0 +1,57 @@
+"""The CTC's best token of each frame."""
+
+from itertools import groupby
+from typing import Container, Dict, List
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS, Encoded
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer
+from espnet_onnx_plugin.runtime.search.utterance import Hypothesis
+
+
+def greedy(log_probs: np.ndarray, left_out: Container[int]) -> List[int]:
+    """The best token of each frame (frames, vocabulary), without repetitions."""
+    best = log_probs.argmax(axis=-1).tolist()
+    return [token for token, _ in groupby(best) if token not in left_out]
+
+
+def intermediate_tokens(
+    encoded: Encoded, utterance: int, search: LabelSynchronous
+) -> Dict[int, List[int]]:
+    """What each intermediate CTC gives for an utterance, by layer.
+
+    Args:
+        search: ids of the symbols that are left out.
+    """
+    left_out = {search.sos, search.eos, search.blank}
+    return {
+        int(name[len(INTERCTC) :]): greedy(
+            value[utterance, : encoded.lengths_of(name)[utterance]], left_out
+        )
+        for name, value in encoded.items()
+        if name.startswith(INTERCTC) and not name.endswith(LENS)
+    }
+
+
+class GreedySearch:
+    """The best token of each frame of the CTC, without repetitions and blanks.
+
+    Args:
+        ids: of the symbols.
+    """
+
+    def __init__(self, ids: LabelSynchronous):
+        self._ids = ids
+        self.scorers: Dict[str, FullScorer] = {}
+        #: Seconds that the newest call spent, by scorer.
+        self.seconds: Dict[str, float] = {}
+
+    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
+        """One hypothesis for each utterance."""
+        ids, results = self._ids, []
+        for log_probs, frames in zip(encoded["ctc_log_probs"], encoded.lengths):
+            tokens = greedy(log_probs[:frames], {ids.blank})
+            results.append([Hypothesis([ids.sos, *tokens, ids.eos])])
+        return results

@@ -1,0 +1,376 @@
+"""What gives a score to the next token of a hypothesis.
+
+A *full* scorer scores every token of the vocabulary; the searches know nothing else of
+it. It takes all hypotheses of a batch of utterances at once. Scorers hold no state of
+an utterance: :meth:`start` makes it and :meth:`score` returns the next one, and an
+older state can be scored again.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.encoder import Encoded, to_numpy
+from espnet_onnx_plugin.runtime.core.session import Session, Value
+
+#: The tokens that the hypotheses of each utterance begin with, at least one.
+Primers = Sequence[Sequence[int]]
+
+
+class FullScorer(Protocol):
+    """Scores every token as the continuation of each hypothesis."""
+
+    def start(self, encoded: Encoded, primers: Primers) -> Any:
+        """The state in which each utterance has one hypothesis.
+
+        Args:
+            encoded: the encoder's outputs.
+            primers: the tokens that each utterance's hypothesis begins with. Scoring
+                continues at the last of them, which :meth:`score` is given first.
+        """
+
+    def score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: Any
+    ) -> Tuple[np.ndarray, Any]:
+        """Score all continuations.
+
+        Args:
+            tokens: (utterances, hypotheses) int64, the last token of each hypothesis.
+            parents: (utterances, hypotheses) int64, which hypothesis of the previous
+                step, counted within the utterance, each extends.
+            state: of the previous step.
+
+        Returns:
+            Log probabilities (utterances, hypotheses, vocabulary) float32, and the
+            state of these hypotheses.
+        """
+
+    def select(self, utterances: Sequence[int], state: Any) -> Any:
+        """The state of some of the utterances."""
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """Scores of what follows each token of a sequence, (tokens, vocabulary).
+
+        Args:
+            encoded: the encoder's outputs for one utterance.
+            tokens: the sequence.
+        """
+        state = self.start(encoded, [tokens[:1]])
+        parents = np.zeros((1, 1), np.int64)
+        rows = []
+        for token in tokens:
+            scores, state = self.score(np.array([[token]]), parents, state)
+            rows.append(scores[0, 0])
+        return np.stack(rows)
+
+
+class HiddenScorer(FullScorer, Protocol):
+    """A decoder that also tells what its output layer reads."""
+
+    def hidden(self, state: Any) -> np.ndarray:
+        """That of the newest step, (utterances, hypotheses, dim) float32."""
+
+
+@dataclass(frozen=True)
+class StepState:
+    """State of a step graph. (U, H) are utterances and their hypotheses.
+
+    Attributes:
+        memory: tensors by name, rows are utterances.
+        states: the graph's states by name.
+        rows: (U, H) row of each hypothesis in states that have rows.
+        visible: (U, H, nodes) bool, which nodes of the states each hypothesis sees.
+        positions: (U, H) number of tokens before the next one.
+        hidden: (U, H, dim) what the output layer read, where the graph gives it.
+    """
+
+    memory: Dict[str, Value]
+    states: Dict[str, Value]
+    rows: np.ndarray
+    visible: np.ndarray
+    positions: np.ndarray
+    hidden: Optional[np.ndarray] = None
+
+
+class GraphScorer(HiddenScorer):
+    """A step graph: an attention decoder or a language model.
+
+    Args:
+        step: session of the step graph.
+        memory: session of the graph that projects the encoder's output, if the step
+            reads it.
+    """
+
+    def __init__(self, step: Session, memory: "Session | None" = None):
+        self._step = step
+        self._memory = memory
+
+    def start(self, encoded: Encoded, primers: Primers) -> StepState:
+        """See :class:`FullScorer`."""
+        memory: Dict[str, Value] = {}
+        if self._memory is not None:
+            inputs = {name: encoded[name] for name in self._memory.graph.inputs}
+            memory = self._memory.run(inputs, fetch=())
+        zeros = np.zeros((encoded.utterances, 1), np.int64)
+        visible = np.zeros((encoded.utterances, 1, 0), bool)
+        states = self._step.initial_states(memory)
+        state = StepState(memory, states, zeros, visible, zeros)
+        # As in ESPnet, a recurrent step sees the last token alone.
+        return self._prime(primers, state) if self._is_tree else state
+
+    @property
+    def _is_tree(self) -> bool:
+        """Whether the step is one of self-attention, which keeps nodes."""
+        return "kept" in self._step.graph.inputs
+
+    def _prime(self, primers: Primers, state: StepState) -> StepState:
+        """Feed the tokens before the last one, which nobody asks the scores of."""
+        lengths = np.array([len(primer) - 1 for primer in primers])
+        if not lengths.any():
+            return state
+        _, state = self._feed_sequences([primer[:-1] for primer in primers], state)
+        # The hypothesis goes on behind its utterance's last token, if it has one.
+        last = np.maximum(lengths - 1, 0)[:, None]
+        of_last = (np.arange(len(primers))[:, None], last)
+        begun = lengths[:, None] > 0
+        return replace(
+            state,
+            rows=state.rows[of_last],
+            visible=state.visible[of_last] & begun[..., None],
+            positions=state.positions[of_last] * begun,
+            hidden=None,
+        )
+
+    def _feed_sequences(
+        self, sequences: Sequence[Sequence[int]], state: StepState
+    ) -> Tuple[np.ndarray, StepState]:
+        """Feed a sequence of tokens for each utterance, from its start, in one step.
+
+        A token is a row that sees those before it. Behind a shorter sequence stand
+        tokens that see themselves alone.
+        """
+        length = max(map(len, sequences))
+        tokens = np.zeros((len(sequences), length), np.int64)
+        own = np.zeros((len(sequences), length, len(sequences), length), bool)
+        own[:] = np.eye(tokens.size, dtype=bool).reshape(own.shape)
+        for i, sequence in enumerate(sequences):
+            tokens[i, : len(sequence)] = sequence
+            own[i, : len(sequence), i, : len(sequence)] = np.tri(len(sequence))
+        positions = np.broadcast_to(np.arange(length), tokens.shape)
+        kept = np.zeros(0, np.int64)
+        visible = own.reshape(*tokens.shape, -1)
+        return self._feed(tokens, state.rows, positions, kept, visible, state)
+
+    def score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: StepState
+    ) -> Tuple[np.ndarray, StepState]:
+        """See :class:`FullScorer`."""
+        utterances, hypotheses = tokens.shape
+        of_parents = (np.arange(utterances)[:, None], parents)
+        positions = state.positions[of_parents]
+        visible = state.visible[of_parents]
+        # Nodes of hypotheses that fell out of the beam are seen by none that is left.
+        kept = np.flatnonzero(visible.any(axis=(0, 1)))
+        own = np.eye(tokens.size, dtype=bool).reshape(utterances, hypotheses, -1)
+        visible = np.concatenate((visible[..., kept], own), axis=2)
+        parents = state.rows[of_parents]
+        return self._feed(tokens, parents, positions, kept, visible, state)
+
+    def _feed(
+        self,
+        tokens: np.ndarray,
+        parents: np.ndarray,
+        positions: np.ndarray,
+        kept: np.ndarray,
+        visible: np.ndarray,
+        state: StepState,
+    ) -> Tuple[np.ndarray, StepState]:
+        """Run the graph on what ``export/steps.py`` describes."""
+        feeds = {
+            "tokens": tokens,
+            "parents": parents,
+            "positions": positions,
+            "kept": kept,
+            "visible": visible,
+            **state.memory,
+        }
+        outputs, states = self._step.step(feeds, state.states)
+        outputs = {k: v.reshape(*tokens.shape, -1) for k, v in outputs.items()}
+        new = StepState(
+            state.memory,
+            states,
+            rows=np.arange(tokens.size).reshape(tokens.shape),
+            visible=visible,
+            positions=positions + 1,
+            hidden=outputs.get("hidden"),
+        )
+        return outputs["log_probs"], new
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """See :class:`FullScorer`."""
+        if not self._is_tree:
+            return super().along(encoded, tokens)
+        state = self.start(encoded, [tokens[:1]])
+        scores, _ = self._feed_sequences([tokens], state)
+        return scores[0]
+
+    def hidden(self, state: StepState) -> np.ndarray:
+        """See :class:`HiddenScorer`."""
+        if state.hidden is None:
+            raise ValueError("the graph gives no hidden output")
+        return state.hidden
+
+    def select(self, utterances: Sequence[int], state: StepState) -> StepState:
+        """See :class:`FullScorer`."""
+        ids = list(utterances)
+        memory = {k: to_numpy(v)[ids] for k, v in state.memory.items()}
+        return replace(
+            state,
+            memory=memory,
+            rows=state.rows[ids],
+            visible=state.visible[ids],
+            positions=state.positions[ids],
+            hidden=None,
+        )
+
+
+class OneByOne(HiddenScorer):
+    """A scorer whose graph lets the utterances of a batch change each other's result.
+
+    An activation that is quantized as it comes has one scale for the whole batch.
+    """
+
+    def __init__(self, scorer: FullScorer):
+        self._scorer = scorer
+
+    def start(self, encoded: Encoded, primers: Primers) -> List[Any]:
+        """See :class:`FullScorer`."""
+        return [
+            self._scorer.start(encoded.select([i]), [primer])
+            for i, primer in enumerate(primers)
+        ]
+
+    def score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: List[Any]
+    ) -> Tuple[np.ndarray, List[Any]]:
+        """See :class:`FullScorer`."""
+        scored = [
+            self._scorer.score(*(array[None] for array in rows), one)
+            for *rows, one in zip(tokens, parents, state)
+        ]
+        return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
+
+    def hidden(self, state: List[Any]) -> np.ndarray:
+        """See :class:`HiddenScorer`."""
+        return np.concatenate([self._scorer.hidden(one) for one in state])
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """See :class:`FullScorer`."""
+        return self._scorer.along(encoded, tokens)
+
+    def select(self, utterances: Sequence[int], state: List[Any]) -> List[Any]:
+        """See :class:`FullScorer`."""
+        return [state[i] for i in utterances]
+
+
+def graph_scorer(step: Session, memory: "Session | None" = None) -> FullScorer:
+    """The scorer of a step graph, one utterance at a time where a batch is not safe."""
+    scorer = GraphScorer(step, memory)
+    safe = step.graph.batches and (memory is None or memory.graph.batches)
+    return scorer if safe else OneByOne(scorer)
+
+
+class LengthBonus(FullScorer):
+    """One point for each token."""
+
+    def __init__(self, vocabulary: int):
+        self._vocabulary = vocabulary
+
+    def start(self, encoded: Encoded, primers: Primers) -> None:
+        """See :class:`FullScorer`."""
+
+    def score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: None
+    ) -> Tuple[np.ndarray, None]:
+        """See :class:`FullScorer`."""
+        return np.ones((*tokens.shape, self._vocabulary), dtype=np.float32), None
+
+    def select(self, utterances: Sequence[int], state: None) -> None:
+        """See :class:`FullScorer`."""
+
+
+class _NgramState(NamedTuple):
+    """Contexts of an utterance's hypotheses; scores of every context that it met."""
+
+    contexts: List[Any]
+    known: Dict[Any, np.ndarray]
+    first: bool
+
+
+class NgramScorer(FullScorer):
+    """A KenLM model over tokens (log10, as ESPnet takes it).
+
+    Rows are remembered by the model's own state, so that a context is scored once per
+    utterance however many hypotheses share it.
+
+    Args:
+        path: ARPA or binary file.
+        token_list: the vocabulary.
+
+    Raises:
+        PluginError: if the package kenlm is missing or cannot read the file.
+    """
+
+    def __init__(self, path: str, token_list: List[str]):
+        try:
+            import kenlm
+        except ImportError:
+            raise PluginError(
+                "ngram_weight needs the package kenlm: pip install kenlm, or set "
+                "ngram_weight to 0"
+            )
+        self._kenlm = kenlm
+        try:
+            self._model = kenlm.LanguageModel(path)
+        except (OSError, RuntimeError):
+            raise PluginError(f"kenlm cannot read {path}; build the n-gram model again")
+        # ESPnet's n-gram models are trained with these names for the sentence's ends.
+        self._words = ["</s>" if t == "<eos>" else t for t in token_list]
+
+    def start(self, encoded: Encoded, primers: Primers) -> List[Any]:
+        """See :class:`FullScorer`."""
+        state = self._kenlm.State()
+        self._model.NullContextWrite(state)
+        # As in ESPnet, of a longer primer the last token alone is context.
+        return [_NgramState([state], {}, len(primer) == 1) for primer in primers]
+
+    def score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: List[Any]
+    ) -> Tuple[np.ndarray, List[Any]]:
+        """See :class:`FullScorer`."""
+        scored = [self._score(*args) for args in zip(tokens, parents, state)]
+        return np.stack([rows for rows, _ in scored]), [s for _, s in scored]
+
+    def select(self, utterances: Sequence[int], state: List[Any]) -> List[Any]:
+        """See :class:`FullScorer`."""
+        return [state[i] for i in utterances]
+
+    def _score(self, tokens, parents, state: "_NgramState"):
+        """The same for the hypotheses of one utterance."""
+        rows, contexts = [], []
+        for token, parent in zip(tokens, parents):
+            word = "<s>" if state.first else self._words[token]
+            context = self._kenlm.State()
+            self._model.BaseScore(state.contexts[parent], word, context)
+            if context not in state.known:
+                state.known[context] = self._row(context)
+            rows.append(state.known[context])
+            contexts.append(context)
+        return np.stack(rows), _NgramState(contexts, state.known, False)
+
+    def _row(self, state: Any) -> np.ndarray:
+        scratch = self._kenlm.State()
+        score = self._model.BaseScore
+        return np.array([score(state, w, scratch) for w in self._words], np.float32)

@@ -1,0 +1,193 @@
+"""Time-synchronous CTC/attention search: ESPnet's ``BeamSearchTimeSync``.
+
+Hypotheses grow along the frames (Yan et al., https://arxiv.org/abs/2210.05200; CTC
+prefix search, https://arxiv.org/abs/1408.2873). Decoder and language model are asked
+for a prefix once, all new prefixes of a frame and length together.
+"""
+
+import logging
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer
+from espnet_onnx_plugin.runtime.search.utterance import (
+    PRE_BEAM_RATIO,
+    BeamSearchConfig,
+    Hypothesis,
+)
+
+logger = logging.getLogger(__name__)
+
+Prefix = Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A prefix that a scorer has seen."""
+
+    log_probs: np.ndarray  # (vocabulary,) of the next token
+    total: float  # of the prefix's own tokens
+    state: Any  # of the batch it was scored in
+    row: int  # its row there
+
+
+class PrefixScores:
+    """Scores of prefixes under one full scorer, remembered for an utterance."""
+
+    def __init__(self, scorer: FullScorer, encoded: Encoded, sos: int):
+        self._scorer = scorer
+        #: Time spent in the scorer.
+        self.seconds = 0.0
+        begin = time.perf_counter()
+        state = scorer.start(encoded, [[sos]])
+        self.seconds += time.perf_counter() - begin
+        rows, state = self._score(np.array([sos]), np.zeros(1, np.int64), state)
+        self._known: Dict[Prefix, _Known] = {(sos,): _Known(rows[0], 0.0, state, 0)}
+
+    def _score(self, tokens: np.ndarray, parents: np.ndarray, state: Any):
+        begin = time.perf_counter()
+        rows, state = self._scorer.score(tokens[None], parents[None], state)
+        self.seconds += time.perf_counter() - begin
+        return rows[0], state
+
+    def prepare(self, prefixes: List[Prefix]) -> None:
+        """Score every prefix that is not known yet; its parent has to be."""
+        batches = defaultdict(list)
+        for prefix in dict.fromkeys(prefixes):
+            if prefix not in self._known:
+                # Rows of one batch have one state: that of the parent's batch.
+                batches[id(self._known[prefix[:-1]].state)].append(prefix)
+        for batch in batches.values():
+            parents = [self._known[prefix[:-1]] for prefix in batch]
+            tokens = np.array([prefix[-1] for prefix in batch])
+            rows = np.array([parent.row for parent in parents])
+            log_probs, state = self._score(tokens, rows, parents[0].state)
+            for i, (prefix, parent) in enumerate(zip(batch, parents)):
+                total = parent.total + float(parent.log_probs[prefix[-1]])
+                self._known[prefix] = _Known(log_probs[i], total, state, i)
+
+    def __getitem__(self, prefix: Prefix) -> float:
+        """Log probability of a prefix; :meth:`prepare` has seen its parent."""
+        parent = self._known[prefix[:-1]]
+        return parent.total + float(parent.log_probs[prefix[-1]])
+
+
+class TimeSyncSearch:
+    """Search over one utterance after the other; arguments as of ``BeamSearch``."""
+
+    def __init__(self, config: BeamSearchConfig, scorers: Dict[str, FullScorer]):
+        self._config = config
+        # ESPnet asks these two when their weight is positive, and knows no n-gram.
+        self.scorers = {
+            name: scorers[name]
+            for name in ("decoder", "lm")
+            if name in scorers and config.weights.get(name, 0.0) > 0
+        }
+        #: Seconds that the newest call spent, by scorer.
+        self.seconds: Dict[str, float] = {}
+
+    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
+        """Find the best token sequences of each utterance.
+
+        Returns:
+            For each utterance at most ``beam_size`` hypotheses, best first.
+        """
+        self.seconds = dict.fromkeys(self.scorers, 0.0)
+        return [self._search(encoded.select([i])) for i in range(encoded.utterances)]
+
+    def _search(self, encoded: Encoded) -> List[Hypothesis]:
+        config = self._config
+        frames = int(encoded.lengths[0])
+        logger.info("decoder input lengths: %d", frames)
+        log_probs = encoded["ctc_log_probs"][0, :frames]
+        prefix_scores = {
+            name: PrefixScores(scorer, encoded, config.sos)
+            for name, scorer in self.scorers.items()
+        }
+        prefixes: List[Prefix] = [(config.sos,)]
+        forward = {prefixes[0]: (-math.inf, 0.0)}  # non-blank, blank
+        totals: Dict[Prefix, float] = {}
+        for frame in log_probs:
+            forward, reached = self._advance(frame, prefixes, forward)
+            totals = self._joint(reached, forward, prefix_scores)
+            prefixes = sorted(totals, key=totals.__getitem__, reverse=True)
+            prefixes = prefixes[: config.beam_size]
+        for name, scores in prefix_scores.items():
+            self.seconds[name] += scores.seconds
+        hypotheses = [Hypothesis([*p, config.sos], totals[p]) for p in prefixes]
+        best = hypotheses[0]
+        logger.info("output length: %d", len(best.yseq))
+        logger.info("total log probability: %.2f", best.score)
+        if config.token_list is not None:
+            text = "".join(config.token_list[i] for i in best.yseq)
+            logger.info("best hypo: %s", text)
+        return hypotheses
+
+    def _advance(self, frame, prefixes, forward):
+        """Forward variables of the prefixes that one more frame can make.
+
+        Returns:
+            The variables, and the prefixes that compete. As in ESPnet, a prefix that
+            was reached by repeating its last token alone has variables but does not
+            compete.
+        """
+        config = self._config
+        threshold = np.sort(frame)[-int(PRE_BEAM_RATIO * config.beam_size) :][0]
+        candidates = np.flatnonzero(frame >= threshold).tolist()
+        if not candidates:
+            candidates = [int(np.argmax(frame))]
+        running = set(prefixes)
+        none = (-math.inf, -math.inf)
+        new: Dict[Prefix, Tuple[float, float]] = {}
+        reached: Dict[Prefix, None] = {}  # in order, where a set has none
+        for prefix in prefixes:
+            non_blank, blank = forward.get(prefix, none)
+            both = np.logaddexp(non_blank, blank)
+            for c in candidates:
+                p = frame[c]
+                if c == config.blank:
+                    n, b = new.get(prefix, none)
+                    new[prefix] = (n, np.logaddexp(b, p + both))
+                    reached[prefix] = None
+                    continue
+                longer = (*prefix, c)
+                n, b = new.get(longer, none)
+                if c == prefix[-1]:
+                    n = np.logaddexp(n, p + blank)
+                    n_same, b_same = new.get(prefix, none)
+                    new[prefix] = (np.logaddexp(n_same, p + non_blank), b_same)
+                else:
+                    n = np.logaddexp(n, p + both)
+                if longer not in running and longer in forward:
+                    # It fell out of the beam and comes back with its own past.
+                    n_old, b_old = forward[longer]
+                    b = np.logaddexp(
+                        b, frame[config.blank] + np.logaddexp(n_old, b_old)
+                    )
+                    n = np.logaddexp(n, p + n_old)
+                new[longer] = (n, b)
+                reached[longer] = None
+        return new, list(reached)
+
+    def _joint(self, reached, forward, prefix_scores):
+        """Weighted totals of the prefixes that compete."""
+        config = self._config
+        extended = [prefix for prefix in reached if len(prefix) > 1]
+        for scores in prefix_scores.values():
+            scores.prepare([prefix[:-1] for prefix in extended])
+        totals = {}
+        for prefix in reached:
+            non_blank, blank = forward[prefix]
+            total = config.weights["ctc"] * np.logaddexp(non_blank, blank)
+            if len(prefix) > 1:
+                for name, scores in prefix_scores.items():
+                    total += config.weights[name] * scores[prefix]
+            total += config.weights["length_bonus"] * (len(prefix) - 1)
+            totals[prefix] = float(total)
+        return totals

@@ -1,0 +1,302 @@
+"""What a label-synchronous search does with one utterance, given all scores.
+
+Its arithmetic is float32 where ESPnet's is, in the same order of summation, so that
+near ties fall the same way.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.releases import Conventions
+from espnet_onnx_plugin.runtime.search.ctc_align import Span
+from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer, CTCPrefixState
+
+logger = logging.getLogger(__name__)
+
+PRE_BEAM_RATIO = 1.5  # ESPnet's default, which its recipes cannot change
+
+
+class Hypothesis(NamedTuple):
+    """A result, with the attributes of ESPnet's class of that name.
+
+    Attributes:
+        yseq: token ids with the start and end symbols.
+        score: the total.
+        scores: unweighted sums by scorer.
+        states: empty; kept because ESPnet's has it.
+        hs: what the decoder's output layer read in each step, each (dim,); empty unless
+            the search is told to return it.
+        times: of the tokens, in seconds, where they were asked for.
+    """
+
+    yseq: Sequence[int]
+    score: float = 0.0
+    scores: Dict[str, float] = {}
+    states: Dict[str, Any] = {}
+    hs: Sequence[np.ndarray] = ()
+    times: Sequence[Span] = ()
+
+
+@dataclass(frozen=True)
+class BeamSearchConfig:
+    """What the search is told, in the words of ESPnet's decoding configurations.
+
+    Attributes:
+        weights: by scorer: decoder, ctc, length_bonus, lm, ngram.
+        conventions: those of the release of ESPnet that the search follows.
+        maxlenratio: 0: up to the number of frames, with end detection; positive: that
+            share of the frames; negative: a constant.
+        minlenratio: likewise, without end detection.
+        return_hs: whether hypotheses come with what the decoder's output layer read.
+        end_is_candidate: whether the end symbol is scored after every hypothesis, as in
+            ESPnet's ``BatchBeamSearch``, or where it is among the best tokens only, as
+            in the ``BeamSearch`` that ESPnet takes for scorers of single hypotheses.
+        primer: the tokens that hypotheses begin with, start symbol included, where a
+            call names none; None: the start symbol.
+        max_tokens: how many tokens the decoder can read; None: any number.
+        ctc_window_margin: frames that the CTC prefix score looks at before and behind
+            where the hypotheses of a step are; 0: all frames.
+    """
+
+    beam_size: int
+    vocabulary: int
+    sos: int
+    eos: int
+    weights: Dict[str, float]
+    conventions: Conventions
+    blank: int = 0
+    pre_beam: bool = True
+    maxlenratio: float = 0.0
+    minlenratio: float = 0.0
+    normalize_length: bool = False
+    return_hs: bool = False
+    end_is_candidate: bool = True
+    primer: Optional[Sequence[int]] = None
+    max_tokens: Optional[int] = None
+    ctc_window_margin: int = 0
+    token_list: Optional[List[str]] = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise PluginError(f"beam_size {self.beam_size} must be 1 or more")
+        if self.beam_size > self.vocabulary:
+            raise PluginError(
+                f"beam_size {self.beam_size} is larger than the vocabulary "
+                f"({self.vocabulary} tokens), which ESPnet's search cannot take "
+                f"either; use {self.vocabulary} or less"
+            )
+
+    @property
+    def pre_beam_size(self) -> Optional[int]:
+        """How many tokens of a hypothesis get a CTC score; None: all of them."""
+        size = int(PRE_BEAM_RATIO * self.beam_size)
+        return size if self.pre_beam and size < self.vocabulary else None
+
+
+def top(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the largest scores of each row, (..., count), in no order."""
+    if count >= scores.shape[-1]:
+        return np.broadcast_to(np.arange(scores.shape[-1]), scores.shape)
+    return np.argpartition(scores, -count, axis=-1)[..., -count:]
+
+
+def top_sorted(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the largest of a vector, best first; equal ones by index."""
+    chosen = np.sort(top(scores, count))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+def length_bounds(
+    frames: int, maxlenratio: float, minlenratio: float
+) -> Tuple[int, int]:
+    """Largest and smallest number of tokens for an utterance, as ESPnet bounds it."""
+    if maxlenratio == 0:
+        maxlen = frames
+    elif maxlenratio < 0:
+        maxlen = -int(maxlenratio)
+    else:
+        maxlen = max(1, int(maxlenratio * frames))
+    if minlenratio < 0:
+        minlen = -int(minlenratio)
+    else:
+        minlen = int(minlenratio * frames)
+    return maxlen, minlen
+
+
+def end_detected(ended: List[Hypothesis], step: int) -> bool:
+    """Eq. (50) of Watanabe et al. 2017, with ESPnet's constants (M=3, D_end=-10).
+
+    True when none of the hypotheses that ended in the last three steps comes near the
+    best one.
+    """
+    if not ended:
+        return False
+    best = max(h.score for h in ended)
+    for back in range(3):
+        same_length = [h.score for h in ended if len(h.yseq) == step - back]
+        if not same_length or max(same_length) - best >= -10.0:
+            return False
+    return True
+
+
+@dataclass
+class Beam:
+    """Running hypotheses; row i of every array is hypothesis i."""
+
+    yseq: np.ndarray  # (N, length) int64
+    score: np.ndarray  # (N,) float32
+    scores: Dict[str, np.ndarray]  # each (N,) float32
+    parents: np.ndarray  # (N,) the hypothesis of the previous step that each extends
+    ctc: Optional[CTCPrefixState]
+    #: (N, steps) in each step so far, the running hypothesis that became this one.
+    rows: np.ndarray
+
+    def keep(self, ids: np.ndarray) -> "Beam":
+        return Beam(
+            self.yseq[ids],
+            self.score[ids],
+            {k: v[ids] for k, v in self.scores.items()},
+            self.parents[ids],
+            self.ctc.keep(ids) if self.ctc is not None else None,
+            self.rows[ids],
+        )
+
+    def __len__(self) -> int:
+        return len(self.yseq)
+
+
+class UtteranceSearch:
+    """The search over one utterance, to which the full scorers' scores are given.
+
+    Attributes:
+        beam: the running hypotheses.
+        ended: those that ended.
+        done: whether the search is over.
+        ctc_seconds: time spent on CTC prefix scores.
+    """
+
+    def __init__(
+        self,
+        config: BeamSearchConfig,
+        frames: int,
+        minlenratio: float,
+        primer: Sequence[int],
+        scorers: Sequence[str],
+        ctc: Optional[CTCPrefixScorer],
+    ):
+        self._config = config
+        self._ctc = ctc
+        self._pre_beam = config.pre_beam_size if ctc is not None else None
+        bounds = length_bounds(frames, config.maxlenratio, minlenratio)
+        self._maxlen, self._minlen = bounds
+        if config.max_tokens is not None:  # beyond them ESPnet's decoder breaks down
+            self._maxlen = min(self._maxlen, config.max_tokens - len(primer) + 1)
+        logger.info("decoder input length: %d", frames)
+        logger.info("max output length: %d", self._maxlen)
+        logger.info("min output length: %d", self._minlen)
+        self._step = 0
+        counted = primer[1:] if config.conventions.ctc_counts_primer else ()
+        #: Tokens by which end detection knows hypotheses to be longer than their steps.
+        self._primed = len(primer) - 1 if config.conventions.end_counts_primer else 0
+        self.beam = Beam(
+            yseq=np.array([primer], dtype=np.int64),
+            score=np.zeros(1, np.float32),
+            scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
+            parents=np.zeros(1, np.int64),
+            ctc=ctc.start(counted) if ctc is not None else None,
+            rows=np.zeros((1, 0), np.int64),
+        )
+        self._hidden: List[np.ndarray] = []
+        self.ended: List[Hypothesis] = []
+        self.ctc_seconds = 0.0
+        self.done = self._maxlen < 1
+
+    def remember(self, hidden: np.ndarray) -> None:
+        """Take what the decoder's output layer read in this step, (N, dim)."""
+        self._hidden.append(hidden)
+
+    def advance(self, parts: Dict[str, np.ndarray]) -> None:
+        """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
+        config = self._config
+        beam = self._extend(parts)
+        if self._step == self._maxlen - 1:
+            # As ESPnet does, to the ended ones too: these get a second end symbol.
+            logger.info("adding <eos> in the last position in the loop")
+            end = np.full((len(beam), 1), config.eos, np.int64)
+            beam.yseq = np.concatenate((beam.yseq, end), axis=1)
+        is_end = beam.yseq[:, -1] == config.eos
+        if self._step >= self._minlen:
+            self.ended += [self._hypothesis(beam, i) for i in np.flatnonzero(is_end)]
+        self.beam = beam.keep(np.flatnonzero(~is_end))
+        step = self._step + self._primed
+        if config.maxlenratio == 0.0 and end_detected(self.ended, step):
+            logger.info("end detected at %d", self._step)
+            self.done = True
+        elif len(self.beam) == 0:
+            logger.info("no hypothesis. Finish decoding.")
+            self.done = True
+        self._step += 1
+        self.done |= self._step == self._maxlen
+
+    def _hypothesis(self, beam: Beam, row: int) -> Hypothesis:
+        return Hypothesis(
+            yseq=beam.yseq[row].tolist(),
+            score=float(beam.score[row]),
+            scores={k: float(v[row]) for k, v in beam.scores.items()},
+            hs=[step[i] for step, i in zip(self._hidden, beam.rows[row])],
+        )
+
+    def _extend(self, parts: Dict[str, np.ndarray]) -> Beam:
+        """Every hypothesis by every token, the best ``beam_size`` of them."""
+        config, beam = self._config, self.beam
+        total = np.zeros((len(beam), config.vocabulary), np.float32)
+        for name, scores in parts.items():
+            total += np.float32(config.weights[name]) * scores
+        ids = None  # the tokens that ``total`` has a column for, or all
+        if self._pre_beam is not None:
+            ids, total = self._candidates(total)
+        if self._ctc is not None:
+            start = time.perf_counter()
+            psi = self._ctc.score(beam.ctc, ids)
+            self.ctc_seconds += time.perf_counter() - start
+            ctc = (psi - beam.ctc.score[:, None]).astype(np.float32)
+            total += np.float32(config.weights["ctc"]) * ctc
+        total += beam.score[:, None]
+
+        best = top_sorted(total.ravel(), config.beam_size)
+        parents, columns = np.divmod(best, total.shape[1])
+        tokens = columns if ids is None else ids[parents, columns]
+        chosen = {name: scores[parents, tokens] for name, scores in parts.items()}
+        state = None
+        if self._ctc is not None:
+            chosen["ctc"] = ctc[parents, columns]
+            start = time.perf_counter()
+            state = self._ctc.extend(beam.ctc, parents, tokens, psi[parents, columns])
+            self.ctc_seconds += time.perf_counter() - start
+        return Beam(
+            yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
+            score=total[parents, columns],
+            scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
+            parents=parents,
+            ctc=state,
+            rows=np.concatenate((beam.rows[parents], parents[:, None]), axis=1),
+        )
+
+    def _candidates(self, total: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, S) that get a CTC score, and their columns of ``total``: the best
+        ones of each hypothesis so far, and the end symbol.
+        """
+        ids = np.sort(top(total, self._pre_beam), axis=1)
+        if not self._config.end_is_candidate:
+            return ids, np.take_along_axis(total, ids, axis=1)
+        twice = (ids == self._config.eos).any(axis=1)
+        end = np.full((len(ids), 1), self._config.eos)
+        ids = np.concatenate((ids, end), axis=1)
+        total = np.take_along_axis(total, ids, axis=1)
+        total[twice, -1] = -np.inf  # it must not stand in two columns
+        return ids, total

@@ -1,0 +1,1 @@
+"""Text to speech: features, teacher forcing, vocoders."""

@@ -1,0 +1,1 @@
+"""Token ids to text and back: tokenizers, cleaners, g2p."""

@@ -1,0 +1,133 @@
+"""Japanese phonemes and accents, by pyopenjtalk.
+
+Source: ``espnet2/text/phoneme_tokenizer.py``. Its labels are the full-context labels of
+HTS: for a phoneme the name (p3), in its accent phrase the mora's distance from the
+accent (a1) and place from the start and from the end (a2, a3), and the phrase's accent
+(f2).
+"""
+
+import re
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.packages import import_package
+
+_NAME = re.compile(r"-(.*?)\+")
+_PLACE = re.compile(r"/A:(-?\d+)\+(\d+)\+(\d+)/.*/F:\d+_(\d+)")
+_QUESTION = re.compile(r"/E:[^/]*!1_")
+
+#: Those that an accent phrase can end on.
+_MORA_ENDS = {*"aeiouN", "cl"}
+
+
+class _Place(NamedTuple):
+    """Where a phoneme stands in its accent phrase."""
+
+    from_accent: int
+    from_start: int
+    from_end: int
+    accent: int
+
+
+class _Label(NamedTuple):
+    name: str
+    place: Optional[_Place]
+    question: bool
+
+
+def _labels(openjtalk: Any, text: str) -> List[_Label]:
+    labels = []
+    for label in openjtalk.extract_fullcontext(text):
+        place = _PLACE.search(label)
+        labels.append(
+            _Label(
+                _NAME.search(label).group(1),
+                _Place(*map(int, place.groups())) if place else None,
+                _QUESTION.search(label) is not None,
+            )
+        )
+    return labels
+
+
+def _phonemes(openjtalk: Any, text: str) -> List[str]:
+    return openjtalk.g2p(text, kana=False).split(" ")
+
+
+def _kana(openjtalk: Any, text: str) -> List[str]:
+    return list(openjtalk.g2p(text, kana=True))
+
+
+def _accent(openjtalk: Any, text: str) -> List[str]:
+    return [t for t in _accent_with_pause(openjtalk, text) if t != "pau"]
+
+
+def _accent_with_pause(openjtalk: Any, text: str) -> List[str]:
+    tokens = []
+    for name, place, _ in _labels(openjtalk, text):
+        if name == "pau":
+            tokens.append(name)
+        elif place is not None:
+            tokens += [name, str(place.accent), str(place.from_accent)]
+    return tokens
+
+
+def _prosody(openjtalk: Any, text: str) -> List[str]:
+    """Phonemes with marks: ``^`` start, ``$`` or ``?`` end, ``_`` pause, ``#`` end of
+    an accent phrase, ``[`` and ``]`` where the pitch rises and falls.
+
+    After https://doi.org/10.1587/transinf.2020EDP7104.
+    """
+    return list(_marked(_labels(openjtalk, text)))
+
+
+def _marked(labels: List[_Label]) -> Iterator[str]:
+    for i, (name, place, question) in enumerate(labels):
+        if name == "sil":
+            yield "^" if i == 0 else "?" if question else "$"
+        elif name == "pau":
+            yield "_"
+        else:
+            # A capital is a vowel without voice, but for N.
+            name = name.lower() if name in set("AEIOU") else name
+            yield name
+            following = labels[i + 1].place
+            start = following.from_start if following else None
+            if place.from_end == 1 and start == 1 and name in _MORA_ENDS:
+                yield "#"
+            elif place.from_accent == 0 and start == place.from_start + 1:
+                yield "]"
+            elif place.from_start == 1 and start == 2:
+                yield "["
+
+
+OPENJTALK: Dict[str, Callable[[Any, str], List[str]]] = {
+    "pyopenjtalk": _phonemes,
+    "pyopenjtalk_kana": _kana,
+    "pyopenjtalk_accent": _accent,
+    "pyopenjtalk_accent_with_pause": _accent_with_pause,
+    "pyopenjtalk_prosody": _prosody,
+}
+
+
+def make_openjtalk(g2p: str) -> Callable[[str], List[str]]:
+    """A function from text to tokens.
+
+    Args:
+        g2p: of :data:`OPENJTALK`.
+
+    Raises:
+        PluginError: if pyopenjtalk is missing, or, where the function is called, its
+            dictionary, which it downloads once.
+    """
+    openjtalk = import_package("pyopenjtalk", f"g2p '{g2p}'", "pyopenjtalk")
+
+    def tokens(text: str) -> List[str]:
+        try:
+            return OPENJTALK[g2p](openjtalk, text)
+        except OSError as e:
+            raise PluginError(
+                f"pyopenjtalk could not download its dictionary ({e}): set "
+                "OPEN_JTALK_DICT_DIR to a directory that has it"
+            )
+
+    return tokens

@@ -1,0 +1,302 @@
+"""Tables and plots of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from benchmarking.measurement import (
+    Agreement,
+    BaseSetting,
+    Decode,
+    Distance,
+    Measurement,
+    Outcome,
+    Synthesis,
+)
+
+from espnet_onnx_plugin.evaluate.error_rate import error_rate
+from espnet_onnx_plugin.report.plots import (
+    Point,
+    plot_errors,
+    plot_parts,
+    plot_rtf,
+)
+from espnet_onnx_plugin.report.results import TIE
+from espnet_onnx_plugin.report.tables import (
+    MIB,
+    MISSING,
+    csv_table,
+    markdown_escape,
+    markdown_table,
+    write_atomically,
+)
+
+NOTES = (
+    "Systems take turns on the same {inputs}, each in a process of its own with the "
+    "same number of threads; the first round is not counted. Median: of the runs over "
+    "them; spread: fastest to slowest. In brackets: PyTorch's time over this one's, "
+    "or the share of PyTorch's.",
+    "Start: from starting the process to its first {result}, median.",
+    "Peak memory: VmHWM of the process at the end.",
+)
+NOTES_OF = {
+    Decode: (
+        "Encoder: from the waveform to the encoder's output and the CTC's posteriors.",
+        f"Tie: another hypothesis than PyTorch's that scores as PyTorch's, to {TIE:g}.",
+    ),
+    Synthesis: (
+        "First audio: from the text to what can be played, a mean over the texts; the "
+        "whole in PyTorch, the first 50 frames of a bundle's stream.",
+        "Difference: the largest of a sample from PyTorch's, relative to the largest "
+        "of PyTorch's samples; MCD: mel-cepstral distortion from PyTorch's.",
+    ),
+}
+
+
+def write_report(
+    output_dir: Path, title: str, facts: Mapping[str, str], outcomes: Sequence[Outcome]
+) -> None:
+    """Write RESULTS.md, results.csv and plots.
+
+    Args:
+        output_dir: Of the files.
+        title: Of the page.
+        facts: Lines above the tables.
+        outcomes: All settings, in the order of the tables.
+    """
+    plots = list(_plots(output_dir, outcomes))
+    lines = [f"# {markdown_escape(title)}", ""]
+    lines += [f"- {name}: {markdown_escape(text)}" for name, text in facts.items()]
+    for heading, table in (
+        ("Speed", _speed(outcomes)),
+        ("Time by part, seconds of the median run", _parts(outcomes)),
+        ("Growth with the length of the audio", _growth(outcomes)),
+    ):
+        if table:
+            lines += ["", f"## {heading}", "", *table]
+    for name in plots:
+        lines += ["", f"![{name}]({name})"]
+    kind = outcomes[0].setting.RUN
+    words = {Decode: ("audio", "hypothesis"), Synthesis: ("text", "waveform")}[kind]
+    notes = [note.format(inputs=words[0], result=words[1]) for note in NOTES]
+    notes += NOTES_OF[kind]
+    lines += ["", *(f"- {markdown_escape(note)}" for note in notes)]
+    write_atomically(output_dir / "results.csv", csv_table(list(_csv_rows(outcomes))))
+    write_atomically(output_dir / "RESULTS.md", "\n".join(lines) + "\n")
+
+
+def _error_rate(outcome: Outcome, measurement: Measurement) -> float | None:
+    if outcome.references is None:
+        return None
+    hypotheses = ((decode.text or "").split() for decode in measurement.runs[0])
+    references = (reference.split() for reference in outcome.references)
+    return error_rate(zip(hypotheses, references, strict=True))
+
+
+def describe_agreement(agreement: Agreement | None) -> str:
+    """Return what the tables say of hypotheses, e.g. ``identical``."""
+    if agreement is None:
+        return MISSING
+    counts = {
+        "identical": agreement.identical,
+        "tie": agreement.ties,
+        "different": agreement.different,
+    }
+    kinds = [name for name, count in counts.items() if count]
+    if sum(counts.values()) > 1:
+        kinds = [f"{counts[name]} {name}" for name in kinds]
+    text = ", ".join(kinds)
+    if agreement.identical < sum(counts.values()):
+        text += f" ({100 * agreement.equal_tokens:.1f} % of tokens equal)"
+    return text
+
+
+def describe_distance(distance: Distance | None) -> str:
+    """Return what is printed of waveforms, e.g. ``difference 1.2e-06, MCD 0.00 dB``."""
+    return "difference {}, MCD {} dB".format(*_distance_cells(distance))
+
+
+def _distance_cells(distance: Distance | None) -> list[str]:
+    figures = (None, None) if distance is None else vars(distance).values()
+    return [
+        MISSING if figure is None else format(figure, form)
+        for figure, form in zip(figures, (".1e", ".2f"), strict=True)
+    ]
+
+
+def _speed(outcomes: Sequence[Outcome]) -> list[str]:
+    with_errors = any(outcome.references is not None for outcome in outcomes)
+    speaks = outcomes[0].setting.RUN is Synthesis
+    headers = ["setting", "system", "median s", "spread s", "speed-up", "RTF"]
+    headers += ["first audio s", "vocoder s"] if speaks else ["encoder s"]
+    headers += ["peak memory MiB", "start s", "model MiB"]
+    headers += ["difference", "MCD dB"] if speaks else ["hypotheses"]
+    rows = []
+    for outcome in outcomes:
+        base = outcome.reference
+        for m in outcome.measurements:
+            other = base if m is not base else None
+            row = [
+                outcome.setting.name,
+                m.system,
+                f"{m.median:.3f}",
+                f"{min(m.seconds):.3f}-{max(m.seconds):.3f}",
+                f"{other.median / m.median:.2f}x" if other else MISSING,
+                f"{m.rtf:.3f}",
+                *([_times(m, other, "first_audio")] if speaks else []),
+                _times(m, other, "vocoder" if speaks else "encoder"),
+                f"{m.peak_memory_mb:.0f}" + _share(m, other, "peak_memory_mb"),
+                f"{m.start:.2f}" + _share(m, other, "start"),
+                f"{m.model_bytes / MIB:.1f}" + _share(m, other, "model_bytes"),
+            ]
+            if speaks:
+                row += _distance_cells(m.distance)
+            else:
+                row.append(describe_agreement(outcome.agreement(m)))
+            if with_errors:
+                rate = _error_rate(outcome, m)
+                row.append(MISSING if rate is None else f"{rate:.2f}")
+            rows.append(row)
+    return markdown_table([*headers, *(["WER %"] if with_errors else [])], rows)
+
+
+def _times(ours: Measurement, theirs: Measurement | None, figure: str) -> str:
+    seconds = getattr(ours, figure)
+    text = f"{seconds:.3f}"
+    return text + (f" ({getattr(theirs, figure) / seconds:.2f}x)" if theirs else "")
+
+
+def _share(ours: Measurement, theirs: Measurement | None, figure: str) -> str:
+    if theirs is None:
+        return ""
+    return f" ({100 * getattr(ours, figure) / getattr(theirs, figure):.0f} %)"
+
+
+def _parts(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = [
+        [outcome.setting.name, m.system]
+        + [f"{seconds:.3f}" for seconds in m.parts.values()]
+        + [f"{sum(m.parts.values()):.3f}"]
+        for outcome in outcomes
+        for m in outcome.measurements
+    ]
+    parts = outcomes[0].setting.RUN.PARTS
+    return markdown_table(["setting", "system", *parts, "total"], rows)
+
+
+def _by_length(
+    outcomes: Sequence[Outcome],
+) -> Iterator[tuple[str, dict[str, dict[float, Measurement]]]]:
+    """Yield settings that differ in the audio's length: name, system, length.
+
+    Only systems that were measured at all lengths.
+    """
+    groups: dict[BaseSetting, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.setting.audio_seconds is not None:
+            groups.setdefault(outcome.setting.but_for_length, []).append(outcome)
+    for setting, group in groups.items():
+        group.sort(key=lambda outcome: outcome.setting.audio_seconds)
+        if len(group) > 1:
+            systems: dict[str, dict[float, Measurement]] = {}
+            for outcome in group:
+                for m in outcome.measurements:
+                    by_length = systems.setdefault(m.system, {})
+                    by_length[outcome.setting.audio_seconds] = m
+            whole = {k: v for k, v in systems.items() if len(v) == len(group)}
+            if whole:
+                yield setting.search_name, whole
+
+
+def _growth(outcomes: Sequence[Outcome]) -> list[str]:
+    lines: list[str] = []
+    for name, systems in _by_length(outcomes):
+        lengths = list(next(iter(systems.values())))
+        rows = [
+            [name, system]
+            + [
+                f"{by_length[x].median / by_length[lengths[0]].median:.2f}"
+                for x in lengths
+            ]
+            for system, by_length in systems.items()
+        ]
+        headers = [f"{x:g} s" for x in lengths]
+        lines += ["", *markdown_table(["setting", "system", *headers], rows)]
+    return lines[1:]
+
+
+def _csv_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
+    for outcome in outcomes:
+        setting = outcome.setting
+        for m in outcome.measurements:
+            base = outcome.reference
+            yield {
+                "setting": setting.name,
+                "system": m.system,
+                "audio_seconds": f"{m.audio_seconds:.3f}",
+                **setting.search_options,
+                "threads": setting.threads,
+                "runs": len(m.runs),
+                "median_seconds": f"{m.median:.6f}",
+                "min_seconds": f"{min(m.seconds):.6f}",
+                "max_seconds": f"{max(m.seconds):.6f}",
+                "speed_up": f"{base.median / m.median:.4f}" if base else None,
+                **{f"{part}_seconds": f"{s:.6f}" for part, s in m.parts.items()},
+                "start_seconds": f"{m.start:.3f}",
+                "peak_memory_mb": f"{m.peak_memory_mb:.1f}",
+                "model_bytes": m.model_bytes,
+                **(
+                    _csv_of_synthesis(m)
+                    if setting.RUN is Synthesis
+                    else _csv_of_decode(outcome, m)
+                ),
+            }
+
+
+def _csv_of_decode(outcome: Outcome, m: Measurement) -> dict[str, object]:
+    agreement, rate = outcome.agreement(m), _error_rate(outcome, m)
+    return {
+        "frontend_and_encoder_median_seconds": f"{m.encoder:.6f}",
+        "identical": agreement.identical if agreement else None,
+        "ties": agreement.ties if agreement else None,
+        "different": agreement.different if agreement else None,
+        "equal_tokens": f"{agreement.equal_tokens:.4f}" if agreement else None,
+        "wer": None if rate is None else f"{rate:.4f}",
+    }
+
+
+def _csv_of_synthesis(m: Measurement) -> dict[str, object]:
+    figures = vars(m.distance) if m.distance else dict.fromkeys(("difference", "mcd"))
+    return {
+        "first_audio_median_seconds": f"{m.first_audio:.6f}",
+        "vocoder_median_seconds": f"{m.vocoder:.6f}",
+        **{k: None if v is None else f"{v:.3e}" for k, v in figures.items()},
+    }
+
+
+def _plots(output_dir: Path, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Write the plots that the outcomes give and yield their names."""
+    panels = {
+        outcome.setting.name: {m.system: m.parts for m in outcome.measurements}
+        for outcome in outcomes
+    }
+    plot_parts(output_dir / "time_by_part.png", panels)
+    yield "time_by_part.png"
+    lines = {
+        f"{system}, {name}": [(x, m.rtf) for x, m in by_length.items()]
+        for name, systems in _by_length(outcomes)
+        for system, by_length in systems.items()
+    }
+    if lines:
+        plot_rtf(output_dir / "rtf_by_length.png", lines)
+        yield "rtf_by_length.png"
+    points = [
+        Point(outcome.setting.name, m.system, m.rtf, rate)
+        for outcome in outcomes
+        for m in outcome.measurements
+        if (rate := _error_rate(outcome, m)) is not None
+    ]
+    if points:
+        plot_errors(output_dir / "wer_by_rtf.png", points, "WER %")
+        yield "wer_by_rtf.png"
