@@ -23,7 +23,7 @@ from sweeping.build import randomize
 from espnet_onnx_plugin.bin import export, optimize, quantize, tts_inference
 from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
-from espnet_onnx_plugin.bundle.search import Durations
+from espnet_onnx_plugin.bundle.search import Durations, Pitch
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
@@ -236,9 +236,10 @@ def test_pitch_is_espnets(continuous, log):
         use_log_f0=log,
     )
     extract = Dio(**settings, n_fft=64, use_token_averaged_f0=False)
+    pitch = Pitch(**settings, reduction_factor=1, shift=None, scale=None)
     for speech in (voice(8000), voice(8000) * 0):
         reference = extract(torch.from_numpy(speech)[None])[0][0, :, 0].numpy()
-        made = pitch_of_frames(speech, settings)
+        made = pitch_of_frames(speech, pitch)
         np.testing.assert_allclose(made, reference, rtol=1e-6)
         assert speech.any() == made.any()
 
