@@ -30,9 +30,9 @@ def verify(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.runtime.core.session import Session
 
-    bundle = read_bundle(args.model_dir)
+    bundle, device = read_bundle(args.model_dir), Device()
     for role in bundle.manifest.graphs:
-        Session(bundle, role, Device())
+        Session(bundle, role, device)
     report = "files and graphs are whole"
     if (args.train_config is None) != (args.model_file is None):
         raise PluginError("--train_config and --model_file go together")
@@ -54,7 +54,7 @@ def verify(args: argparse.Namespace) -> None:
         )
         source = Source.parse(args.parity_scp) if args.parity_scp else None
         model = task_model(bundle.manifest.task)(checkpoints)
-        figures, skipped = check_parity(bundle, model, source)
+        figures, skipped = check_parity(bundle, model, device, source)
         worst = max(figures, key=figures.__getitem__)
         report += f"; largest difference from PyTorch {figures[worst]:.1e} ({worst})"
         if skipped:

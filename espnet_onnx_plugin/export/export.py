@@ -26,9 +26,13 @@ from espnet_onnx_plugin.export.graph import OPSET
 from espnet_onnx_plugin.export.parity.graphs import Parity
 from espnet_onnx_plugin.export.tasks.recognition import ExportedModel, task_model
 from espnet_onnx_plugin.export.weights import refuse_ngram
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
 
 logger = logging.getLogger(__name__)
+
+#: What graphs are checked on where nothing else is said.
+CPU = Device()
 
 #: ``model`` in the configuration of a model that s2t.sh trains with ``--s2t_ctc true``.
 CTC_MODEL = "espnet_ctc"
@@ -54,6 +58,7 @@ def export_bundle(
     checkpoints: Checkpoints,
     output_dir: Path,
     parity_source: Optional[Source] = None,
+    device: Device = CPU,
 ) -> Bundle:
     """Write a bundle from ESPnet's checkpoints, and check it.
 
@@ -62,6 +67,7 @@ def export_bundle(
         checkpoints: the files.
         output_dir: the bundle; left alone when it is up to date.
         parity_source: real audio, of which a few utterances check the encoder.
+        device: what the graphs are checked on.
 
     Raises:
         PluginError: if something is not supported, cannot be read, or a graph differs
@@ -73,7 +79,7 @@ def export_bundle(
         logger.info("%s is up to date", output_dir)
         return read_bundle(output_dir)
     with new_bundle(output_dir) as work:
-        _export(task, checkpoints, work, source, parity_source)
+        _export(task, checkpoints, work, source, parity_source, device)
     return read_bundle(output_dir)
 
 
@@ -93,6 +99,7 @@ def _export(
     work: Path,
     source: Dict[str, Any],
     parity_source: Optional[Source],
+    device: Device,
 ) -> None:
     ngrams = {}
     for name in ("ngram", "src_ngram"):
@@ -114,29 +121,33 @@ def _export(
         **texts,
     )
     bundle = Bundle(work, manifest)
-    parity = check_parity(bundle, model, parity_source)
+    parity = check_parity(bundle, model, device, parity_source)
     checks: Dict[str, Any] = dict(parity=parity.figures)
     if parity.skipped:
         checks["parity_skipped"] = list(parity.skipped)
-    manifest = model.measured(bundle)
+    manifest = model.measured(bundle, device)
     write_manifest(work, dataclasses.replace(manifest, checks=checks))
 
 
 def check_parity(
-    bundle: Bundle, model: ExportedModel, source: Optional[Source] = None
+    bundle: Bundle,
+    model: ExportedModel,
+    device: Device,
+    source: Optional[Source] = None,
 ) -> Parity:
     """Compare every graph of an fp32 bundle with the model it was made from.
 
     Args:
         bundle: the graphs.
         model: the model.
+        device: what the graphs run on.
         source: real audio for the encoder, besides noise.
 
     Raises:
         PluginError: if a difference is above the tolerance.
     """
     logger.info("comparing every graph with PyTorch")
-    figures, skipped = model.check_parity(bundle, source)
+    figures, skipped = model.check_parity(bundle, device, source)
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)
     for case in skipped:

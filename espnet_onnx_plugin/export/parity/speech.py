@@ -51,13 +51,14 @@ def frame_shift(encoder: Encoder, speech: Speech, frames: int = 4) -> Optional[f
 
 
 def check_speech_model(
-    model: "TaskModel", bundle: Bundle, source: Optional[Source]
+    model: "TaskModel", bundle: Bundle, device: Device, source: Optional[Source]
 ) -> Dict[str, float]:
     """Compare frontend, encoder and steps with PyTorch.
 
     Args:
         model: the model that the bundle was made from.
         bundle: the graphs.
+        device: what they run on.
         source: real audio for the encoder, besides noise.
 
     Returns:
@@ -66,7 +67,6 @@ def check_speech_model(
     Raises:
         PluginError: if one is above the tolerance.
     """
-    device = Device()
     speech = bundle.manifest.speech
     encoder = Encoder(bundle, device)
     figures = {"encoder": parity.check_encoder(model.encode, encoder, model.noise())}

@@ -88,11 +88,11 @@ class ExportedModel(Protocol):
         """What the manifest says besides graphs and texts."""
 
     def check_parity(
-        self, bundle: Bundle, source: Optional[Source] = None
+        self, bundle: Bundle, device: Device, source: Optional[Source] = None
     ) -> parity.Parity:
         """The largest relative differences from PyTorch, by component."""
 
-    def measured(self, bundle: Bundle) -> Manifest:
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
         """The manifest with what has to be measured on the graphs."""
 
 
@@ -262,38 +262,38 @@ class TaskModel:
         return dict(speech=self.speech, search=self.search)
 
     def check_parity(
-        self, bundle: Bundle, source: Optional[Source] = None
+        self, bundle: Bundle, device: Device, source: Optional[Source] = None
     ) -> parity.Parity:
         """Compare every graph with PyTorch, on noise and on real audio if given.
 
         Raises:
             PluginError: if one is above the tolerance.
         """
-        figures = check_speech_model(self, bundle, source)
-        return parity.Parity({**figures, **self.check_others(bundle)})
+        figures = check_speech_model(self, bundle, device, source)
+        return parity.Parity({**figures, **self.check_others(bundle, device)})
 
-    def check_others(self, bundle: Bundle) -> Dict[str, float]:
+    def check_others(self, bundle: Bundle, device: Device) -> Dict[str, float]:
         """Compare graphs that are neither frontend and encoder nor steps, likewise."""
         return {}
 
-    def measured(self, bundle: Bundle) -> Manifest:
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
         """The manifest with what has to be measured on the graphs."""
         manifest = bundle.manifest
         graphs, speech = dict(manifest.graphs), manifest.speech
-        for role in self.mixed(bundle):
+        for role in self.mixed(bundle, device):
             logger.info("%s mixes the utterances of a batch: it gets them singly", role)
             graphs[role] = dataclasses.replace(graphs[role], batches=False)
-        encoder = Encoder(bundle, Device())
+        encoder = Encoder(bundle, device)
         # Frames made of a transcript have no time.
         if "ctc_log_probs" in encoder.outputs and not self.encoder.others:
             shift = frame_shift(encoder, speech)
             speech = dataclasses.replace(speech, frame_shift=shift)
         return dataclasses.replace(manifest, graphs=graphs, speech=speech)
 
-    def mixed(self, bundle: Bundle) -> List[str]:
+    def mixed(self, bundle: Bundle, device: Device) -> List[str]:
         """Roles of the graphs that let the utterances of a batch change each other."""
         noise = [utterance for _, utterance in self.noise()]
-        alone = parity.encodes_batches(Encoder(bundle, Device()), noise)
+        alone = parity.encodes_batches(Encoder(bundle, device), noise)
         return [] if alone else ["encoder"]
 
     def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:

@@ -349,11 +349,11 @@ class Model(TaskModel):
                 results[f"{SRC}ctc_log_probs"] = self.model.ctc.log_softmax(asr_x)
         return {name: results[name].numpy() for name in self.encoder.outputs}
 
-    def check_others(self, bundle: Bundle) -> Dict[str, float]:
+    def check_others(self, bundle: Bundle, device: Device) -> Dict[str, float]:
         """See :class:`TaskModel`."""
         if self.md_encoder is None:
             return {}
-        encoder = MultiDecoderEncoder(bundle, Device())
+        encoder = MultiDecoderEncoder(bundle, device)
         outputs = bundle.manifest.graphs[MD_ENCODER].outputs
         # Its name says who reads it.
         main = "encoder_out" if "encoder_out" in outputs else "md_out"
@@ -372,11 +372,11 @@ class Model(TaskModel):
                 worst = max(worst, require(MD_ENCODER, what, figure))
         return {MD_ENCODER: worst}
 
-    def mixed(self, bundle: Bundle) -> List[str]:
+    def mixed(self, bundle: Bundle, device: Device) -> List[str]:
         """See :class:`TaskModel`."""
-        mixed = super().mixed(bundle)
+        mixed = super().mixed(bundle, device)
         if self.md_encoder is not None:
-            encoder = MultiDecoderEncoder(bundle, Device())
+            encoder = MultiDecoderEncoder(bundle, device)
             together = encoder.encode_together(self._hidden())
             for i, hidden in enumerate(self._hidden()):
                 for name, alone in encoder.encode_together([hidden]).items():

@@ -33,6 +33,7 @@ from espnet_onnx_plugin.export.weights import (
     unsafe_allowed,
 )
 from espnet_onnx_plugin.packages import import_package
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.synthesis.inputs import made_up
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
@@ -203,11 +204,13 @@ class Model:
         )
         return dict(speech=self.speech, search=search, synthesis=self.synthesis)
 
-    def measured(self, bundle: Bundle) -> Manifest:
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
         """The manifest: there is nothing to measure that the check does not."""
         return bundle.manifest
 
-    def check_parity(self, bundle: Bundle, source: Optional[Source] = None) -> Parity:
+    def check_parity(
+        self, bundle: Bundle, device: Device, source: Optional[Source] = None
+    ) -> Parity:
         """Compare what the bundle makes with what ESPnet makes, of made-up texts.
 
         Both draw the same noise. Figures are by output. A text is skipped that ESPnet
@@ -217,7 +220,7 @@ class Model:
             PluginError: if a difference is above the tolerance, ESPnet cannot speak, or
                 every text of a way to speak was skipped.
         """
-        ours = Text2Speech(bundle, maxlenratio=2.5)
+        ours = Text2Speech(bundle, device.provider, device.threads, maxlenratio=2.5)
         figures: Dict[str, float] = {}
         skipped: List[str] = []
         compared = {taught: 0 for taught in (False, bool(self.taught["taught_by"]))}
