@@ -21,7 +21,7 @@ from espnet_onnx_plugin.export import checkpoints as export_model
 from espnet_onnx_plugin.export import weights as weights_module
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.parity import graphs as parity
+from espnet_onnx_plugin.export.parity import encoding as parity
 
 #: With running statistics.
 CONFORMER = dict(

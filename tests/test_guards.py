@@ -17,7 +17,8 @@ from espnet_onnx_plugin.evaluate.budget import Budget, Quality
 from espnet_onnx_plugin.evaluate.graphs import Comparison
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.parity import graphs as parity
+from espnet_onnx_plugin.export.parity.decoding import check_sequence
+from espnet_onnx_plugin.export.parity.encoding import TOLERANCE, check_encoder
 from espnet_onnx_plugin.export.tasks.tts import _TOO_SHORT, Model
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
@@ -38,7 +39,7 @@ def refused(capsys, main, *arguments):
 
 
 class Graphs:
-    """The encoder's graphs as :func:`parity.check_encoder` calls them."""
+    """The encoder's graphs as :func:`check_encoder` calls them."""
 
     def __init__(self, value):
         self._value = value
@@ -57,24 +58,24 @@ SPEECH = [("noise", np.ones(8, np.float32))]
 
 
 def test_an_encoder_is_held_to_the_tolerance():
-    figure = parity.check_encoder(lambda _: encoding(1.0), Graphs(1.00005), SPEECH)
-    assert 0 < figure <= parity.TOLERANCE
+    figure = check_encoder(lambda _: encoding(1.0), Graphs(1.00005), SPEECH)
+    assert 0 < figure <= TOLERANCE
     with pytest.raises(PluginError, match=r"encoder \(encoder_out\) differs"):
-        parity.check_encoder(lambda _: encoding(1.0), Graphs(1.0002), SPEECH)
+        check_encoder(lambda _: encoding(1.0), Graphs(1.0002), SPEECH)
 
 
 def test_an_encoder_that_gives_no_numbers_is_refused():
     """PyTorch's own rounding, which is the limit then, is infinite too."""
     with pytest.raises(PluginError, match=r"encoder \(encoder_out\) differs.* by inf"):
-        parity.check_encoder(lambda _: encoding(np.nan), Graphs(np.nan), SPEECH)
+        check_encoder(lambda _: encoding(np.nan), Graphs(np.nan), SPEECH)
     given = iter([encoding(1.0), encoding(np.nan)])
     with pytest.raises(PluginError, match=r"encoder \(encoder_out\) differs"):
-        parity.check_encoder(lambda _: next(given), Graphs(1.5), SPEECH)
+        check_encoder(lambda _: next(given), Graphs(1.5), SPEECH)
 
 
 def test_an_encoder_that_is_compared_on_nothing_is_refused():
     with pytest.raises(PluginError, match="no utterance to compare the encoder on"):
-        parity.check_encoder(lambda _: encoding(1.0), Graphs(1.0), [])
+        check_encoder(lambda _: encoding(1.0), Graphs(1.0), [])
 
 
 # Parity of decoders
@@ -104,7 +105,7 @@ def test_a_sequence_that_is_another_is_refused(value):
     session.run.return_value = {"scores": np.full((3, 9, size), value, np.float32)}
 
     def check():
-        return parity.check_sequence(decoder, session, memory, 2, size, "mlm")
+        return check_sequence(decoder, session, memory, 2, size, "mlm")
 
     if value == 0:
         assert check() == 0

@@ -27,18 +27,18 @@ from hub_models import use_tiny_models
 from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import EncoderGraph
+from espnet_onnx_plugin.export.frontend import (
+    describe_speech,
+    export_audio,
+    wrap_frontend,
+)
 from espnet_onnx_plugin.export.graph import (
     export_memory,
     export_sequence,
     export_step,
 )
-from espnet_onnx_plugin.export.parity import graphs as parity
-from espnet_onnx_plugin.export.parity.audio import (
-    describe_speech,
-    encode_reference,
-    export_audio,
-    wrap_frontend,
-)
+from espnet_onnx_plugin.export.parity import decoding, encoding
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder
@@ -172,16 +172,17 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
     else:
         sharpen(model)  # as the sweep's models are
     encoder, speech = exported(model, config, tmp_path)
-    encode = partial(encode_reference, model)
-    worst = parity.check_encoder(encode, encoder, parity.noise(speech))
-    assert 0 < worst <= parity.TOLERANCE
+    encode = partial(encoding.encode_reference, model)
+    worst = encoding.check_encoder(encode, encoder, encoding.noise(speech))
+    assert 0 < worst <= TOLERANCE
     if name == "trimmed":
-        encoded = [encoder([u]) for _, u in parity.noise(speech)]
+        encoded = [encoder([u]) for _, u in encoding.noise(speech)]
         shorter = [one.lengths < one.lengths_of("interctc_1") for one in encoded]
         assert any(shorter) and not all(shorter)
     mixes = (arch.name, name) in MIXES_BATCHES
     assert (
-        parity.encodes_batches(encoder, [u for _, u in parity.noise(speech)]) != mixes
+        encoding.encodes_batches(encoder, [u for _, u in encoding.noise(speech)])
+        != mixes
     )
 
 
@@ -210,10 +211,10 @@ def test_step_graph(arch, name, tmp_path, buildable):
         memory = Session(bundle, "memory", Device())
     session = Session(bundle, "step", Device())
     for frames in ((19, 11), (30,), (1, 6, 3)):
-        worst = parity.check_step(
+        worst = decoding.check_step(
             step, session, memory, DIM, len(TOKENS), arch.role, frames
         )
-        assert 0 < worst <= parity.TOLERANCE
+        assert 0 < worst <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ARCHS["decoder", "mlm"].tiny)
@@ -232,8 +233,8 @@ def test_sequence_graph(name, tmp_path):
     }
     bundle = as_bundle(tmp_path, graphs)
     sessions = [Session(bundle, role, Device()) for role in ("decoder", "memory")]
-    worst = parity.check_sequence(decoder, *sessions, DIM, size, "mlm")
-    assert 0 < worst <= parity.TOLERANCE
+    worst = decoding.check_sequence(decoder, *sessions, DIM, size, "mlm")
+    assert 0 < worst <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -285,6 +286,6 @@ def test_a_setting_that_is_not_supported_is_named(choices, message):
 
 def test_a_difference_is_an_error_that_names_it():
     with pytest.raises(PluginError, match=r"decoder differs.*2\.00e-04.*step 3"):
-        parity.require("decoder", "step 3", 2e-4)
-    assert parity.difference(np.ones(3), np.ones(4)) == float("inf")
-    assert parity.difference(np.array([np.nan]), np.ones(1)) == float("inf")
+        require("decoder", "step 3", 2e-4)
+    assert encoding.difference(np.ones(3), np.ones(4)) == float("inf")
+    assert encoding.difference(np.array([np.nan]), np.ones(1)) == float("inf")

@@ -12,13 +12,13 @@ from torchaudio.models.wav2vec2.components import SelfAttention
 
 from espnet_onnx_plugin.bundle.graph_file import load_graph
 from espnet_onnx_plugin.export.encoder import EncoderGraph
-from espnet_onnx_plugin.export.graph import export_graph, export_step
-from espnet_onnx_plugin.export.layers.ssl_layers import attend
-from espnet_onnx_plugin.export.parity.audio import (
+from espnet_onnx_plugin.export.frontend import (
     describe_speech,
     export_audio,
     wrap_frontend,
 )
+from espnet_onnx_plugin.export.graph import export_graph, export_step
+from espnet_onnx_plugin.export.layers.ssl_layers import attend
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules

@@ -25,11 +25,12 @@ from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.graph import export_part
 from espnet_onnx_plugin.export.layers.vocoder import context
-from espnet_onnx_plugin.export.parity.graphs import TOLERANCE, difference
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.export.registry import all_archs, find
 from espnet_onnx_plugin.export.tasks.tts import compare, dropouts_are_of_mkl
 from espnet_onnx_plugin.optimize import fuse

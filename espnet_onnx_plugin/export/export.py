@@ -23,7 +23,7 @@ from espnet_onnx_plugin.bundle import (
 from espnet_onnx_plugin.bundle.derive import is_current
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
 from espnet_onnx_plugin.export.graph import OPSET
-from espnet_onnx_plugin.export.parity.graphs import Parity
+from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.tasks.recognition import ExportedModel, task_model
 from espnet_onnx_plugin.export.weights import refuse_ngram
 from espnet_onnx_plugin.runtime.core.device import Device

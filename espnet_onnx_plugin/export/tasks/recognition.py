@@ -36,6 +36,11 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
 from espnet_onnx_plugin.export.espnet_compat import import_nets
+from espnet_onnx_plugin.export.frontend import (
+    describe_speech,
+    export_audio,
+    wrap_frontend,
+)
 from espnet_onnx_plugin.export.graph import (
     export_memory,
     export_sequence,
@@ -48,20 +53,21 @@ from espnet_onnx_plugin.export.layers.hub_text import (
     write_hub_tokenizer,
     write_whisper_tokenizer,
 )
-from espnet_onnx_plugin.export.parity import graphs as parity
-from espnet_onnx_plugin.export.parity.audio import (
-    describe_speech,
+from espnet_onnx_plugin.export.parity.decoding import check_decoder
+from espnet_onnx_plugin.export.parity.encoding import (
+    check_encoder,
     encode_reference,
-    export_audio,
-    wrap_frontend,
+    encodes_batches,
+    frame_shift,
+    noise,
 )
-from espnet_onnx_plugin.export.parity.speech import check_speech_model, frame_shift
+from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder, Utterance
-from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.io.data import Source, usable
 from espnet_onnx_plugin.tasks import find as find_task
 
 logger = logging.getLogger(__name__)
@@ -89,7 +95,7 @@ class ExportedModel(Protocol):
 
     def check_parity(
         self, bundle: Bundle, device: Device, source: Optional[Source] = None
-    ) -> parity.Parity:
+    ) -> Parity:
         """The largest relative differences from PyTorch, by component."""
 
     def measured(self, bundle: Bundle, device: Device) -> Manifest:
@@ -254,7 +260,7 @@ class TaskModel:
 
     def noise(self) -> Iterator[Tuple[str, Utterance]]:
         """Made-up utterances of several lengths with descriptions, for a check."""
-        for what, array in parity.noise(self.speech):
+        for what, array in noise(self.speech):
             yield what, self.accompany(array)
 
     def describe(self) -> Dict[str, Any]:
@@ -263,14 +269,23 @@ class TaskModel:
 
     def check_parity(
         self, bundle: Bundle, device: Device, source: Optional[Source] = None
-    ) -> parity.Parity:
+    ) -> Parity:
         """Compare every graph with PyTorch, on noise and on real audio if given.
 
         Raises:
             PluginError: if one is above the tolerance.
         """
-        figures = check_speech_model(self, bundle, device, source)
-        return parity.Parity({**figures, **self.check_others(bundle, device)})
+        encoder = Encoder(bundle, device)
+        figures = {"encoder": check_encoder(self.encode, encoder, self.noise())}
+        if source is not None:
+            audio = usable(source, bundle.manifest.speech)
+            utterances = ((key, self.accompany(array)) for key, array, _ in audio)
+            figure = check_encoder(self.encode, encoder, utterances)
+            figures["encoder_on_real_audio"] = figure
+        for role, step in self.steps.items():
+            sizes = self.sizes(role)
+            figures[role] = check_decoder(step, bundle, role, device, *sizes)
+        return Parity({**figures, **self.check_others(bundle, device)})
 
     def check_others(self, bundle: Bundle, device: Device) -> Dict[str, float]:
         """Compare graphs that are neither frontend and encoder nor steps, likewise."""
@@ -292,8 +307,8 @@ class TaskModel:
 
     def mixed(self, bundle: Bundle, device: Device) -> List[str]:
         """Roles of the graphs that let the utterances of a batch change each other."""
-        noise = [utterance for _, utterance in self.noise()]
-        alone = parity.encodes_batches(Encoder(bundle, device), noise)
+        utterances = [utterance for _, utterance in self.noise()]
+        alone = encodes_batches(Encoder(bundle, device), utterances)
         return [] if alone else ["encoder"]
 
     def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:

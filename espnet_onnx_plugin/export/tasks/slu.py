@@ -13,7 +13,7 @@ from espnet_onnx_plugin.export.archs.hugging_face_transformers_postdecoder impor
     MAX_TOKENS,
 )
 from espnet_onnx_plugin.export.encoder import EncoderGraph
-from espnet_onnx_plugin.export.parity.audio import encode_reference
+from espnet_onnx_plugin.export.parity.encoding import encode_reference
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.recognition import TaskModel, write_text

@@ -16,10 +16,10 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, run_encoder
+from espnet_onnx_plugin.export.frontend import shortest_frames
 from espnet_onnx_plugin.export.graph import export_encoder
 from espnet_onnx_plugin.export.layers.hub_text import WHISPER_TYPES, whisper_converter
-from espnet_onnx_plugin.export.parity.audio import shortest_frames
-from espnet_onnx_plugin.export.parity.graphs import TOLERANCE, require
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import StepModule

@@ -23,7 +23,7 @@ from espnet_onnx_plugin.export.layers.draws import (
 )
 from espnet_onnx_plugin.export.layers.teaching import teaching
 from espnet_onnx_plugin.export.layers.vocoder import context, find_vocoder
-from espnet_onnx_plugin.export.parity.graphs import TOLERANCE, Parity, require
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, Parity, require
 from espnet_onnx_plugin.export.parts import Part, TextToSpeech
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.tts_text import refuse_text, write_tts_text

@@ -4,7 +4,6 @@ import itertools
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
-import numpy as np
 import torch
 
 from espnet_onnx_plugin.bundle import Graph, Speech
@@ -14,7 +13,6 @@ from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import export_encoder, export_frontend
 from espnet_onnx_plugin.export.patches import subsampled
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
 FEATURE_RATE = 100
@@ -131,38 +129,3 @@ def export_audio(
         example = _example(speech, encoder.trace_frames)
     graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
     return graphs
-
-
-def encode_reference(
-    model: torch.nn.Module, speech: np.ndarray, **others: torch.Tensor
-) -> Dict[str, np.ndarray]:
-    """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
-
-    Args:
-        model: ESPnet's model.
-        speech: (samples,) or (frames, dim).
-        others: what else its ``encode`` takes.
-    """
-    lengths = torch.tensor([len(speech)])
-    with torch.no_grad():
-        # A copy: ESPnet normalizes features in place.
-        out, _ = model.encode(
-            speech=torch.from_numpy(speech.copy())[None],
-            speech_lengths=lengths,
-            **others,
-        )
-        out, intermediate = out if isinstance(out, tuple) else (out, [])
-        # ESPnet's search takes every frame, whatever the length that the encoder says.
-        out_lengths = torch.tensor([out.size(-2)])
-        if out.dim() == 4:  # several speakers, each a row
-            out = out[0]
-            out_lengths = out_lengths.expand(len(out))
-        results = {"encoder_out": out, "encoder_out_lens": out_lengths}
-        if model.ctc is not None:
-            results["ctc_log_probs"] = model.ctc.log_softmax(out)
-        for layer, value in intermediate:
-            results[f"{INTERCTC}{layer}"] = model.ctc.log_softmax(value)
-            if getattr(model.encoder, "ctc_trim", False):
-                lengths = torch.tensor([value.size(1)])
-                results[f"{INTERCTC}{layer}{LENS}"] = lengths
-    return {name: value.numpy() for name, value in results.items()}
