@@ -1,7 +1,10 @@
 """The encoder graph: features in, encoder output and CTC scores out."""
 
+from __future__ import annotations
+
 import contextlib
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -29,7 +32,7 @@ def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
 
 def run_encoder(
     encoder: torch.nn.Module, x: torch.Tensor, lengths: torch.Tensor, **more: Any
-) -> Tuple[Any, torch.Tensor]:
+) -> tuple[Any, torch.Tensor]:
     """Encode a batch so that each utterance gets the result that it gets alone.
 
     Returns:
@@ -52,7 +55,7 @@ class EncoderGraph(torch.nn.Module):
             is none.
     """
 
-    def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
+    def __init__(self, model: torch.nn.Module, choices: dict[str, str | None]):
         super().__init__()
         wrapped = {
             role: find(role, choices[role]).wrap(getattr(model, role))
@@ -63,7 +66,7 @@ class EncoderGraph(torch.nn.Module):
         self.encoder = wrapped.pop("encoder")
         self.parts = torch.nn.ModuleList(wrapped.values())
         self.ctc = model.ctc
-        self.interctc: List[int] = list(
+        self.interctc: list[int] = list(
             getattr(model.encoder, "interctc_layer_idx", [])
         )
         conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
@@ -71,7 +74,7 @@ class EncoderGraph(torch.nn.Module):
         self.trims = getattr(model.encoder, "ctc_trim", False)
         self.reads_ctc = conditioned or self.trims
         #: Number of speakers that the encoder tells apart; None: it has no such axis.
-        self.speakers: Optional[int] = getattr(model.encoder, "num_inf", None)
+        self.speakers: int | None = getattr(model.encoder, "num_inf", None)
         if self.interctc and self.ctc is None:
             raise PluginError("interctc_layer_idx without a CTC is not supported")
         if self.postencoder is not None and (self.interctc or self.speakers):
@@ -93,7 +96,7 @@ class EncoderGraph(torch.nn.Module):
         return (self.postencoder or self.encoder).output_size()
 
     @property
-    def outputs(self) -> Dict[str, Tensor]:
+    def outputs(self) -> dict[str, Tensor]:
         """The outputs by name, in order."""
         rows = ("utterances",)
         if self.speakers is not None:
@@ -115,11 +118,11 @@ class EncoderGraph(torch.nn.Module):
 
     #: Inputs besides features and their lengths, by name, each with its values for two
     #: utterances to trace with.
-    others: Mapping[str, Tuple[Tensor, torch.Tensor]] = {}
+    others: Mapping[str, tuple[Tensor, torch.Tensor]] = {}
 
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode a batch.
 
         Args:
@@ -134,7 +137,7 @@ class EncoderGraph(torch.nn.Module):
 
     def encode(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Features to encoder output, its lengths, and what intermediate CTCs give."""
         for part in self.parts:
             x, lengths = part(x, lengths)
@@ -152,9 +155,9 @@ class EncoderGraph(torch.nn.Module):
         return x, lengths, intermediate
 
     @contextlib.contextmanager
-    def _untrimmed(self) -> Iterator[Dict[int, List[torch.Tensor]]]:
+    def _untrimmed(self) -> Iterator[dict[int, list[torch.Tensor]]]:
         """Collect by layer, where frames are cut off, the lengths before that."""
-        lengths: Dict[int, List[torch.Tensor]] = {}
+        lengths: dict[int, list[torch.Tensor]] = {}
 
         def take(number: int, output: Any) -> None:
             lengths[number] = [output[1].sum(dim=(1, 2))]  # (x, mask (B, 1, T))
@@ -169,8 +172,8 @@ class EncoderGraph(torch.nn.Module):
             yield lengths
 
     def with_ctc(
-        self, x: torch.Tensor, lengths: torch.Tensor, intermediate: List[torch.Tensor]
-    ) -> Tuple[torch.Tensor, ...]:
+        self, x: torch.Tensor, lengths: torch.Tensor, intermediate: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
         """The outputs of the graph."""
         results = [x, lengths]
         if self.ctc is not None:

@@ -1,10 +1,12 @@
 """Export of a trained model: checkpoint to bundle."""
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,7 +40,7 @@ CPU = Device()
 CTC_MODEL = "espnet_ctc"
 
 
-def fingerprint(task: str, checkpoints: Checkpoints) -> Dict[str, Any]:
+def fingerprint(task: str, checkpoints: Checkpoints) -> dict[str, Any]:
     """What a bundle is made from; equal fingerprints give equal bundles."""
     import espnet2
 
@@ -57,7 +59,7 @@ def export_bundle(
     task: str,
     checkpoints: Checkpoints,
     output_dir: Path,
-    parity_source: Optional[Source] = None,
+    parity_source: Source | None = None,
     device: Device = CPU,
 ) -> Bundle:
     """Write a bundle from ESPnet's checkpoints, and check it.
@@ -97,8 +99,8 @@ def _export(
     task: str,
     checkpoints: Checkpoints,
     work: Path,
-    source: Dict[str, Any],
-    parity_source: Optional[Source],
+    source: dict[str, Any],
+    parity_source: Source | None,
     device: Device,
 ) -> None:
     ngrams = {}
@@ -122,7 +124,7 @@ def _export(
     )
     bundle = Bundle(work, manifest)
     parity = check_parity(bundle, model, device, parity_source)
-    checks: Dict[str, Any] = dict(parity=parity.figures)
+    checks: dict[str, Any] = dict(parity=parity.figures)
     if parity.skipped:
         checks["parity_skipped"] = list(parity.skipped)
     manifest = model.measured(bundle, device)
@@ -133,7 +135,7 @@ def check_parity(
     bundle: Bundle,
     model: ExportedModel,
     device: Device,
-    source: Optional[Source] = None,
+    source: Source | None = None,
 ) -> Parity:
     """Compare every graph of an fp32 bundle with the model it was made from.
 

@@ -1,8 +1,10 @@
 """Audio to what the search reads: frontend and encoder of a model, and their input."""
 
+from __future__ import annotations
+
 import itertools
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ from espnet_onnx_plugin.export.registry import find
 FEATURE_RATE = 100
 
 
-def wrap_frontend(model: torch.nn.Module, args: Any) -> Optional[torch.nn.Module]:
+def wrap_frontend(model: torch.nn.Module, args: Any) -> torch.nn.Module | None:
     """What makes features of a waveform, traceable; None where the model reads them."""
     if model.frontend is not None:
         return find("frontend", args.frontend).wrap(model.frontend).eval()
@@ -51,7 +53,7 @@ def shortest_frames(encoder: torch.nn.Module, made: int = 1) -> int:
 
 def _is_too_short(
     model: torch.nn.Module,
-    frontend: Optional[torch.nn.Module],
+    frontend: torch.nn.Module | None,
     args: Any,
     frames: int,
 ) -> bool:
@@ -69,7 +71,7 @@ def _is_too_short(
 
 
 def describe_speech(
-    model: torch.nn.Module, frontend: Optional[torch.nn.Module], args: Any
+    model: torch.nn.Module, frontend: torch.nn.Module | None, args: Any
 ) -> Speech:
     """What the input has to be.
 
@@ -95,7 +97,7 @@ def describe_speech(
     return Speech("waveform", frontend.sampling_rate, 0, samples, **common)
 
 
-def _example(speech: Speech, length: int) -> Tuple[torch.Tensor, torch.Tensor]:
+def _example(speech: Speech, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Two utterances of unequal lengths, to trace a graph with."""
     shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
     generator = torch.Generator().manual_seed(1)
@@ -104,11 +106,11 @@ def _example(speech: Speech, length: int) -> Tuple[torch.Tensor, torch.Tensor]:
 
 
 def export_audio(
-    frontend: Optional[torch.nn.Module],
+    frontend: torch.nn.Module | None,
     encoder: EncoderGraph,
     speech: Speech,
     work: Path,
-) -> Dict[str, Graph]:
+) -> dict[str, Graph]:
     """Write the graphs from audio to encoder output, by role."""
     graphs = {}
     example = _example(speech, speech.min_length * 8 + 1)

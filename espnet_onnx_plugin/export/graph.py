@@ -1,5 +1,7 @@
 """From a torch module to an ONNX file with named tensors and free sizes."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import gc
@@ -7,8 +9,8 @@ import inspect
 import io
 import logging
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence, Tuple
 from unittest import mock
 
 import onnx
@@ -189,7 +191,7 @@ def _parameters(module: torch.nn.Module):
     return list(inspect.signature(module.forward).parameters.values())
 
 
-def _axes(tensors: Mapping[str, object]) -> Dict[str, Sequence]:
+def _axes(tensors: Mapping[str, object]) -> dict[str, Sequence]:
     return {name: tensor.axes for name, tensor in tensors.items()}
 
 
@@ -226,7 +228,7 @@ def export_encoder(
     module: torch.nn.Module,
     example: Sequence[torch.Tensor],
     path: Path,
-    names: Tuple[str, str] = ("feats", "feats_lengths"),
+    names: tuple[str, str] = ("feats", "feats_lengths"),
 ) -> Graph:
     """Write an encoder graph.
 
@@ -266,7 +268,7 @@ def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
     outputs = {"log_probs": Tensor("float32", ("rows", vocabulary))}
     if step.returns_hidden:
         outputs["hidden"] = Tensor("float32", ("rows", step.hidden_size))
-    states: Dict[str, State] = dict(step.states)
+    states: dict[str, State] = dict(step.states)
     export_graph(
         step,
         [_zeros(tensor) for tensor in (*inputs.values(), *states.values())],
@@ -312,7 +314,7 @@ def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Gra
     return describe(path, inputs, outputs, {})
 
 
-def _state_axes(states: Mapping[str, State], when: str) -> Dict[str, Sequence]:
+def _state_axes(states: Mapping[str, State], when: str) -> dict[str, Sequence]:
     """Axes of states, of which each step has its own number of rows and nodes."""
     names = {axis: f"{when}_{axis}" for axis in ("rows", "nodes")}
     return {

@@ -4,8 +4,10 @@ Tensors are wired by name: what a graph reads is what an earlier one made, or wh
 runtime makes of the text, the options and the seed.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Optional, Tuple, Union
 
 import torch
 
@@ -30,13 +32,13 @@ class Part(torch.nn.Module):
     inputs: Mapping[str, Tensor] = {}
     outputs: Mapping[str, Tensor] = {}
     states: Mapping[str, State] = {}
-    below: Mapping[str, Union[int, str]] = {}
+    below: Mapping[str, int | str] = {}
     sizes: Mapping[str, int] = {}
     idle = 0
 
     def example(
         self, sizes: Mapping[str, int], generator: torch.Generator
-    ) -> Dict[str, torch.Tensor]:
+    ) -> dict[str, torch.Tensor]:
         """Made-up inputs and states by name."""
         return {
             name: self._made_up(name, tensor, sizes, generator)
@@ -68,7 +70,7 @@ class TextToSpeech:
     parts: Mapping[str, Part]
     search: Features
     vocoder_reads: str = "feat_gen_denorm"
-    context: Optional[Tuple[int, int]] = field(default=None)
+    context: tuple[int, int] | None = field(default=None)
 
 
 def fold_weight_norm(module: torch.nn.Module) -> None:

@@ -4,10 +4,13 @@ Every patch computes what ESPnet's own function computes, for any length. They a
 force inside :func:`traceable` only and are undone on exceptions too.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 import sys
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -15,7 +18,7 @@ import torch
 
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 
-_PADDED_LENGTH: List[Any] = []
+_PADDED_LENGTH: list[Any] = []
 
 
 @contextlib.contextmanager
@@ -47,7 +50,7 @@ def padding_kept_out(
         encoder: ESPnet's.
         seen: what its convolutions see alone, from the mask (B, 1, T) of a layer.
     """
-    masks: List[Optional[torch.Tensor]] = [None]
+    masks: list[torch.Tensor | None] = [None]
 
     def take_mask(layer, args):  # (x, mask (B, 1, T), ...)
         mask = args[1] if len(args) > 1 else None
@@ -80,7 +83,7 @@ def padding_kept_out(
 
 @contextlib.contextmanager
 def convolutions_see(
-    layer: torch.nn.Module, mask: Callable[[], Optional[torch.Tensor]]
+    layer: torch.nn.Module, mask: Callable[[], torch.Tensor | None]
 ) -> Iterator[None]:
     """Zero what convolutions over time get outside a mask, for the time of the block.
 
@@ -110,9 +113,9 @@ def subsampled(lengths: Any, conv: torch.nn.Sequential) -> Any:
 
 def make_pad_mask(
     lengths: torch.Tensor,
-    xs: Optional[torch.Tensor] = None,
+    xs: torch.Tensor | None = None,
     length_dim: int = -1,
-    maxlen: Optional[Any] = None,
+    maxlen: Any | None = None,
 ) -> torch.Tensor:
     """True at padded positions, as ESPnet's function of that name.
 
@@ -146,8 +149,8 @@ def trim_by_ctc_posterior(
     h: torch.Tensor,
     ctc_probs: torch.Tensor,
     masks: torch.Tensor,
-    pos_emb: Optional[torch.Tensor] = None,
-) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
+    pos_emb: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Cut off trailing frames that are surely blank, as ESPnet's function of that name.
 
     ESPnet's takes the longest of the lengths that are left in a Python loop.

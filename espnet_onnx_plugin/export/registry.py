@@ -5,10 +5,13 @@ architecture (role and choice name), how it becomes a graph, and tiny configurat
 that the parity tests and the table of supported architectures are made from.
 """
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any
 
 import torch
 
@@ -39,13 +42,13 @@ class Arch:
     role: str
     name: str
     wrap: Callable[[torch.nn.Module], torch.nn.Module]
-    tiny: Mapping[str, Dict[str, Any]] = field(default_factory=dict)
+    tiny: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     limits: str = ""
     needs: Callable[[], None] = lambda: None
-    features: Optional[Callable[[torch.nn.Module], torch.nn.Module]] = None
+    features: Callable[[torch.nn.Module], torch.nn.Module] | None = None
 
 
-_REGISTRY: Dict[Tuple[str, str], Arch] = {}
+_REGISTRY: dict[tuple[str, str], Arch] = {}
 
 #: Keys of ``config.yaml`` that choose among the architectures of another key.
 _SAME_AS = {

@@ -3,6 +3,8 @@
 Such a decoder searches nothing; it says what stands where a sequence is masked.
 """
 
+from __future__ import annotations
+
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor

@@ -13,8 +13,10 @@ attended to once for every hypothesis. The tokens of a sequence may be the rows 
 step, each seeing those before it.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -58,10 +60,10 @@ class GraphModule(torch.nn.Module):
     def __init__(self, reference: torch.nn.Module):
         super().__init__()
         self.reference = reference
-        self.memory: Optional[torch.nn.Module] = None
+        self.memory: torch.nn.Module | None = None
         self.reads: Mapping[str, str] = {"encoder_out": "frames"}
         self.memory_tensors: Mapping[str, Tensor] = {}
-        self.max_tokens: Optional[int] = None
+        self.max_tokens: int | None = None
 
 
 class StepModule(GraphModule):
@@ -75,7 +77,7 @@ class StepModule(GraphModule):
         returns_hidden: whether it does.
     """
 
-    hidden_size: Optional[int] = None
+    hidden_size: int | None = None
     returns_hidden = False
 
     def __init__(self, reference: torch.nn.Module, inputs: Mapping[str, Tensor]):
@@ -83,13 +85,13 @@ class StepModule(GraphModule):
         self.inputs = inputs
         self.states: Mapping[str, State] = {}
 
-    def split(self, tensors: Sequence[torch.Tensor]) -> List[Sequence[torch.Tensor]]:
+    def split(self, tensors: Sequence[torch.Tensor]) -> list[Sequence[torch.Tensor]]:
         """A step's tensors as those of :attr:`inputs`, of the memory, and states."""
         first = len(self.inputs)
         second = first + len(self.memory_tensors)
         return [tensors[:first], tensors[first:second], tensors[second:]]
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Score the next token.
 
         Args:
@@ -102,7 +104,7 @@ class StepModule(GraphModule):
         """
         raise NotImplementedError
 
-    def returning_hidden(self) -> "StepModule":
+    def returning_hidden(self) -> StepModule:
         """Return also what the output layer reads, from now on.
 
         Raises:
@@ -135,7 +137,7 @@ def attend(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    bias: Optional[torch.Tensor],
+    bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """Scaled dot-product attention over heads, ESPnet's ``MultiHeadedAttention``.
 
@@ -192,7 +194,7 @@ def self_attention_step(
     bias: torch.Tensor,
     past_k: torch.Tensor,
     past_v: torch.Tensor,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One query of each row against the nodes that it sees.
 
     Args:
@@ -234,7 +236,7 @@ def encode_position(
     return x * pos_enc.xscale + table
 
 
-def cache_states(attentions: List[torch.nn.Module]) -> Dict[str, State]:
+def cache_states(attentions: list[torch.nn.Module]) -> dict[str, State]:
     """Key and value states for the self-attention of each layer."""
     states = {}
     for i, attention in enumerate(attentions):

@@ -4,6 +4,8 @@ ESPnet loads with ``strict=False``: it decodes with whatever a checkpoint lacks 
 was drawn. Here a model's weights are all in its checkpoint, or it is refused by name.
 """
 
+from __future__ import annotations
+
 import collections
 import datetime
 import importlib.util
@@ -11,8 +13,9 @@ import logging
 import os
 import re
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Set, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +46,7 @@ _COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|num_updates|global_step)$")
 
 #: What ESPnet's trainer reports in a checkpoint besides weights; it runs no code.
 _SCALAR = np.float64(0).__reduce__()[0]
-_HARMLESS: List[Any] = [
+_HARMLESS: list[Any] = [
     datetime.timedelta,
     np.dtype,
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -51,7 +54,7 @@ _HARMLESS: List[Any] = [
     *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "f4", "f8")},
 ]
 
-Weights = Dict[str, torch.Tensor]
+Weights = dict[str, torch.Tensor]
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -228,7 +231,7 @@ def _renamed(weights: Weights, model: torch.nn.Module) -> Weights:
 
 def _load(
     model: torch.nn.Module, weights: Weights, path: Path, config: Path
-) -> Tuple[List[str], List[str]]:
+) -> tuple[list[str], list[str]]:
     """Load what there is, by way of the modules' own renaming.
 
     Returns:
@@ -255,7 +258,7 @@ def _load(
 
 def _load_init_params(
     model: torch.nn.Module, config: Path, settings: Mapping[str, Any]
-) -> Set[str]:
+) -> set[str]:
     """Load the files that training began with.
 
     Each is ``FILE:FROM:TO:WITHOUT``, as ESPnet's ``load_pretrained_model`` has it.
@@ -263,7 +266,7 @@ def _load_init_params(
     Returns:
         Names of the model's weights that they hold.
     """
-    found: Set[str] = set()
+    found: set[str] = set()
     for init in settings.get("init_param") or []:
         file, source, target, without = (str(init).split(":") + [""] * 3)[:4]
         if not Path(file).is_file():
@@ -294,7 +297,7 @@ def _load_init_params(
 
 def _drawn(
     names: Sequence[str], model: torch.nn.Module, again: Callable[[], torch.nn.Module]
-) -> List[str]:
+) -> list[str]:
     """Those of a model's weights that no file has given: a second build draws others.
 
     A part of a hub has the hub's weights as soon as it is built.
@@ -315,7 +318,7 @@ def _dispensable(name: str) -> bool:
     return bool(_TRAINING_ONLY.search(name) or _COUNTERS.search(name))
 
 
-def _untrained(model: torch.nn.Module, settings: Mapping[str, Any]) -> Set[str]:
+def _untrained(model: torch.nn.Module, settings: Mapping[str, Any]) -> set[str]:
     """Names of what training leaves as it was, or says it does by what it saves.
 
     These are frozen parameters, and buffers but for running statistics; of adapters

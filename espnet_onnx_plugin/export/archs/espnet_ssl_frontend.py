@@ -1,6 +1,6 @@
 """``frontend: espnet_ssl``: the encoder of a model that ESPnet's SSL task trained."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -42,7 +42,7 @@ class EspnetSslFrontend(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, dim), (B,)."""
         x, lengths = self.frontend(speech, lengths)
         for part in self.parts:

@@ -1,6 +1,6 @@
 """``tts: fastspeech``."""
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 
@@ -11,7 +11,7 @@ from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
     """``espnet2.tts.fastspeech.FastSpeech``, and ``FastSpeech2``."""
     if getattr(tts, "_bucket_infer", False):
         raise PluginError(

@@ -3,7 +3,7 @@
 Text-to-speech models read speech for their style, and where they are taught by it.
 """
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 
@@ -21,7 +21,7 @@ class Analysis(Part):
         normalize: ESPnet's ``GlobalMVN``, or None.
     """
 
-    def __init__(self, extract: torch.nn.Module, normalize: Optional[torch.nn.Module]):
+    def __init__(self, extract: torch.nn.Module, normalize: torch.nn.Module | None):
         super().__init__()
         self.stft = RealStft(extract.stft)
         self.extract, self.normalize = extract, normalize

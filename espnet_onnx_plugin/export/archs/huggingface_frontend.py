@@ -1,6 +1,8 @@
 """``frontend: huggingface``: w2v-BERT of transformers on the features that it reads."""
 
-from typing import Any, Tuple
+from __future__ import annotations
+
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -74,7 +76,7 @@ class HuggingFaceFrontend(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, dim), (B,)."""
         x = self.filterbank(speech)
         variance = x.var(dim=1, correction=1, keepdim=True)
@@ -92,7 +94,7 @@ class HuggingFaceFrontend(torch.nn.Module):
 
 def _attention(
     self: torch.nn.Module, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
-) -> Tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, None]:
     """``Wav2Vec2BertSelfAttention`` with ``relative_key`` positions, without a mask.
 
     A query is multiplied with the vectors of the distances that there are, and not with

@@ -1,6 +1,6 @@
 """``tts: jets``: FastSpeech2 and a HiFi-GAN generator, trained together."""
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 
@@ -41,7 +41,7 @@ class _Decoder(DurationDecoder):
         return zs[0]
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
     """``espnet2.gan_tts.jets.JETS``; ESPnet gives it no speed, and cannot teach it.
 
     ESPnet averages pitch by durations that are given, and hands these on to JETS, which

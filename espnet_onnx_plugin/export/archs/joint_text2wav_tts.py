@@ -1,7 +1,8 @@
 """``tts: joint_text2wav``: a text-to-features model and a vocoder, trained together."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Optional
 
 import torch
 
@@ -19,7 +20,7 @@ from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, find, register
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
     """``espnet2.gan_tts.joint.JointText2Wav``; ESPnet gives it no decoding options."""
     text2mel = tts.generator["text2mel"]
     arch = find("tts", type(text2mel).__name__.lower())

@@ -1,7 +1,9 @@
 """``encoder: longformer``: attention to a window of frames around each."""
 
+from __future__ import annotations
+
 import math
-from typing import Any, Tuple
+from typing import Any
 from unittest import mock
 
 import torch
@@ -96,7 +98,7 @@ class LongformerEncoder(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor, ctc: Any = None
-    ) -> Tuple[Any, torch.Tensor, None]:
+    ) -> tuple[Any, torch.Tensor, None]:
         """(B, T, input size), (B,) -> what ESPnet's returns, padded lengths, None."""
 
         def seen(mask: torch.Tensor) -> torch.Tensor:

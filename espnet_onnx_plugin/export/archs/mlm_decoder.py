@@ -1,5 +1,7 @@
 """``decoder: mlm``: the masked language model of Mask-CTC (Higuchi et al. 2020)."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import torch

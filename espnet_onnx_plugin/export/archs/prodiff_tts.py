@@ -1,6 +1,6 @@
 """``tts: prodiff``: FastSpeech2 with a decoder that denoises in a few steps."""
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 
@@ -52,7 +52,7 @@ class _Decoder(FeatureDecoder):
         return noisy.transpose(1, 2)
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
     """``espnet2.tts.prodiff.ProDiff``; ESPnet gives it no speed."""
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
     decoder = FeatureDecoder if tts.decoder_type != "diffusion" else _Decoder

@@ -1,6 +1,6 @@
 """``decoder: rnn``: LSTM or GRU with any attention that ESPnet names."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 from torch.nn.functional import linear
@@ -34,7 +34,7 @@ class RNNDecoderStep(StepModule):
         self.states = {name: State("float32", axes) for name in self.of_cells}
         self.states.update(self.attention.states)
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See :class:`StepModule`."""
         decoder, count = self.reference, len(self.of_cells)
         (tokens, parents), memory, states = self.split(tensors)

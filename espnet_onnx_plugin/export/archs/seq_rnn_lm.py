@@ -1,6 +1,6 @@
 """``lm: seq_rnn``: LSTM, GRU and plain RNN."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -20,7 +20,7 @@ class SeqRNNLMStep(StepModule):
         axes = ("rows", lm.nlayers, lm.nhid)
         self.states = {name: State("float32", axes) for name in names}
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See :class:`StepModule`."""
         lm = self.reference
         (tokens, parents), _, states = self.split(tensors)

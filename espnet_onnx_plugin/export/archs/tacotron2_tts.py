@@ -1,6 +1,6 @@
 """``tts: tacotron2``, with location-sensitive and forward attention."""
 
-from typing import Dict, Optional
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ class _Step(Part):
         self.scaling = _SCALING[type(self.att).__name__]
         self.cells = torch.nn.ModuleList(map(_Cell, dec.lstm))
         outputs = dict(encoder.outputs)
-        self.inputs: Dict[str, Tensor] = {
+        self.inputs: dict[str, Tensor] = {
             "hidden": outputs["hidden"],
             "keys": outputs["keys"],
             "blocked": Tensor("bool", _ROW),
@@ -161,7 +161,7 @@ class _Step(Part):
         return F.normalize(weights, p=1, dim=0)
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
     """``espnet2.tts.tacotron2.Tacotron2``."""
     dec = tts.dec
     if type(dec.att).__name__ not in _SCALING:

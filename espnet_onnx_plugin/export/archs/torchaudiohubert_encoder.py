@@ -1,6 +1,8 @@
 """``encoder: torchaudiohubert``: HuBERT as torchaudio has it, from the waveform."""
 
-from typing import Any, Optional, Tuple
+from __future__ import annotations
+
+from typing import Any
 from unittest import mock
 
 import torch
@@ -33,7 +35,7 @@ class TorchAudioHubert(torch.nn.Module):
 
     def forward(
         self, feats: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """(B, frames, channels), (B,) -> (B, frames, dim), (B,), None."""
         padding = make_pad_mask(lengths, maxlen=feats.size(1))
         x = self.feature_projection(feats).masked_fill(padding[:, :, None], 0.0)
@@ -47,9 +49,9 @@ class TorchAudioHubert(torch.nn.Module):
 def _attention(
     self: torch.nn.Module,
     x: torch.Tensor,
-    attention_mask: Optional[torch.Tensor] = None,
+    attention_mask: torch.Tensor | None = None,
     **settings: Any,
-) -> Tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, None]:
     return attend(self, x, padding=attention_mask), None
 
 

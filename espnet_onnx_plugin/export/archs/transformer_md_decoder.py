@@ -1,6 +1,8 @@
 """``decoder: transformer_md``: the decoder of multi-decoder translation models."""
 
-from typing import Dict, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -30,7 +32,7 @@ class TwoMemories(torch.nn.Module):
         md_out_lens: torch.Tensor,
         encoder_out: torch.Tensor,
         encoder_out_lens: torch.Tensor,
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         text = self.text(md_out, md_out_lens)
         return (*text, *self.speech(encoder_out, encoder_out_lens))
 
@@ -52,7 +54,7 @@ class TransformerMDDecoderStep(TransformerDecoderStep):
 
     def crossings(
         self, index: int, rows: Sequence[int], memory: Sequence[torch.Tensor]
-    ) -> Dict[str, Part]:
+    ) -> dict[str, Part]:
         """See :class:`TransformerDecoderStep`."""
         layer, half = self.layers[index], len(memory) // 2
         return {

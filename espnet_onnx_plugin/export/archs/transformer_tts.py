@@ -5,7 +5,7 @@ in every step. What the first layer attends to is therefore made again in every 
 the other layers keep their keys and values.
 """
 
-from typing import Dict, Optional, Tuple
+from __future__ import annotations
 
 import torch
 
@@ -59,7 +59,7 @@ class _Step(Part):
         self.feat_out, self.prob_out = tts.feat_out, tts.prob_out
         self.idle = idle_draws(tts.decoder)  # when it is taught
         self.layers = tts.decoder.decoders
-        self.inputs: Dict[str, Tensor] = dict(encoder.outputs)
+        self.inputs: dict[str, Tensor] = dict(encoder.outputs)
         prenet = getattr(self.decoder.embed[0], "__getitem__", None)
         self.prenet = None if prenet is None else self.decoder.embed[0][0]
         if self.prenet is not None:
@@ -82,11 +82,11 @@ class _Step(Part):
                 self.states[name] = State("float32", (att.h, "nodes", att.d_k))
 
     @property
-    def sizes(self) -> Dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         """Dropout is for the frames so far and the new one."""
         return {"nodes": 9, "history": 10}
 
-    def _embed(self, ys: torch.Tensor, keep: Optional[torch.Tensor]) -> torch.Tensor:
+    def _embed(self, ys: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         """(frames, odim) -> (frames, dim): prenet, projection and position."""
         if self.prenet is None:
             return self.decoder.embed(ys[None])[0]
@@ -96,7 +96,7 @@ class _Step(Part):
         return position(projection(ys)[None])[0]
 
     @staticmethod
-    def _attend(att, q, k, v) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _attend(att, q, k, v) -> tuple[torch.Tensor, torch.Tensor]:
         """Of one query: (1, dim), and weights (heads, time)."""
         weights = torch.softmax(q @ k.transpose(1, 2) / att.d_k**0.5, dim=-1)
         return att.linear_out((weights @ v).transpose(0, 1).flatten(1)), weights[:, 0]
@@ -110,7 +110,7 @@ class _Step(Part):
             made = getattr(layer, f"concat_linear{number}")(torch.cat((y, made), dim=1))
         return x + made if layer.normalize_before else norm(x + made)
 
-    def _layer(self, i: int, x, rows, given, state) -> Tuple[torch.Tensor, ...]:
+    def _layer(self, i: int, x, rows, given, state) -> tuple[torch.Tensor, ...]:
         """A layer of the decoder on the new frame ``x`` (1, dim).
 
         Args:
@@ -163,7 +163,7 @@ class _Step(Part):
         return (frames, prob, torch.stack(attended), *state.values())
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
     """``espnet2.tts.transformer.Transformer``."""
     encoder = _Encoder(tts)
     step = _Step(tts, encoder)

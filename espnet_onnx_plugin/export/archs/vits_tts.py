@@ -1,7 +1,8 @@
 """``tts: vits``."""
 
+from __future__ import annotations
+
 import math
-from typing import Dict, Optional, Tuple
 from unittest import mock
 
 import torch
@@ -29,7 +30,7 @@ def inverse_spline(
     inverse: bool,
     tails: str,
     tail_bound: float,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """ESPnet's ``piecewise_rational_quadratic_transform`` in its inverse direction.
 
     Neural Spline Flows (arXiv:1906.04032), equations 6 to 8. ESPnet's picks the values
@@ -102,7 +103,7 @@ class _Encoder(Part):
         self.inputs["noise_dur"] = Tensor("float32", (2, "tokens"))
         self.inputs["noise_scale_dur"] = Tensor("float32", ())
         width = generator.text_encoder.attention_dim
-        self.outputs: Dict[str, Tensor] = {
+        self.outputs: dict[str, Tensor] = {
             "mean": Tensor("float32", ("symbols", width)),
             "log_scale": Tensor("float32", ("symbols", width)),
             "duration": Tensor("float32", ("symbols",)),
@@ -111,7 +112,7 @@ class _Encoder(Part):
             size = generator.duration_predictor.global_conv.in_channels
             self.outputs["condition"] = Tensor("float32", (size,))
 
-    def condition(self, *values: torch.Tensor) -> Optional[torch.Tensor]:
+    def condition(self, *values: torch.Tensor) -> torch.Tensor | None:
         """(1, size), what the model knows of speaker and language, or None."""
         given, g = dict(zip(self.conditions, values)), None
         if "sids" in given:
@@ -229,7 +230,7 @@ class _Alignment(Part):
         return latents[0].T, likelihood
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
     """``espnet2.gan_tts.vits.VITS``."""
     generator = tts.generator
     encoder = _Encoder(generator)

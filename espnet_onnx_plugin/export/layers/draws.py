@@ -1,5 +1,7 @@
 """How torch's generator stands, as the runtime has to know it to draw the same."""
 
+from __future__ import annotations
+
 import struct
 
 import numpy as np

@@ -1,6 +1,8 @@
 """What text-to-speech models have in common: conditions, and durations to frames."""
 
-from typing import Dict, List, Mapping, Optional
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 
@@ -49,8 +51,8 @@ class Conditions(torch.nn.Module):
 
     def __init__(self, tts: torch.nn.Module, feature_dim: int):
         super().__init__()
-        self.inputs: Dict[str, Tensor] = {}
-        self.sizes: Dict[str, int] = {}
+        self.inputs: dict[str, Tensor] = {}
+        self.sizes: dict[str, int] = {}
         if getattr(tts, "use_gst", False):
             self.inputs["feats"] = Tensor("float32", ("frames", feature_dim))
             self.style = Style(tts.gst)
@@ -105,14 +107,14 @@ class Features(torch.nn.Module):
     """
 
     def __init__(
-        self, dim: int, normalize: Optional[torch.nn.Module], frames: str = "frames_out"
+        self, dim: int, normalize: torch.nn.Module | None, frames: str = "frames_out"
     ):
         super().__init__()
         names = ["feat_gen"] + ["feat_gen_denorm"] * (normalize is not None)
         self.outputs = {name: Tensor("float32", (frames, dim)) for name in names}
         self.inverse = None if normalize is None else Denormalize(normalize)
 
-    def forward(self, feats: torch.Tensor) -> List[torch.Tensor]:
+    def forward(self, feats: torch.Tensor) -> list[torch.Tensor]:
         """(frames, dim) -> the outputs."""
         return [feats] if self.inverse is None else [feats, self.inverse(feats)]
 
@@ -128,7 +130,7 @@ class DurationEncoder(Part):
         eos: the id that is put behind the text, or None.
     """
 
-    def __init__(self, tts: torch.nn.Module, feature_dim: int, eos: Optional[int]):
+    def __init__(self, tts: torch.nn.Module, feature_dim: int, eos: int | None):
         super().__init__()
         self.tts, self.eos = tts, eos
         self.idle = idle_draws(tts.encoder)
@@ -209,7 +211,7 @@ class FeatureDecoder(DurationDecoder):
         self,
         tts: torch.nn.Module,
         encoder: DurationEncoder,
-        normalize: Optional[torch.nn.Module],
+        normalize: torch.nn.Module | None,
     ):
         super().__init__(tts, encoder)
         self.feat_out = getattr(tts, "feat_out", None)  # none where it diffuses
@@ -251,9 +253,9 @@ class Postnet(Part):
     def __init__(
         self,
         tts: torch.nn.Module,
-        postnet: Optional[torch.nn.Module],
-        normalize: Optional[torch.nn.Module],
-        activation: Optional[torch.nn.Module] = None,
+        postnet: torch.nn.Module | None,
+        normalize: torch.nn.Module | None,
+        activation: torch.nn.Module | None = None,
     ):
         super().__init__()
         self.postnet, self.activation = postnet, activation

@@ -3,9 +3,12 @@
 fairseq's wav2vec 2.0 and HuBERT, s3prl's copies of them, and Microsoft's WavLM.
 """
 
+from __future__ import annotations
+
 import contextlib
 import sys
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 from unittest import mock
 
 import torch
@@ -31,7 +34,7 @@ def traceable_fairseq(encoder: torch.nn.Module) -> Iterator[None]:
 
 def fairseq_hidden_states(
     model: torch.nn.Module, speech: torch.Tensor
-) -> List[torch.Tensor]:
+) -> list[torch.Tensor]:
     """What enters each layer of a model of this kind, and its output.
 
     Args:
@@ -41,7 +44,7 @@ def fairseq_hidden_states(
     Returns:
         Tensors (B, frames, dim), one more than there are layers.
     """
-    states: List[torch.Tensor] = []
+    states: list[torch.Tensor] = []
 
     def take_input(layer, args, kwargs):  # (time, B, dim)
         states.append((args[0] if args else kwargs["x"]).transpose(0, 1))
@@ -79,8 +82,8 @@ def weighted_sum(weights: torch.Tensor, states: Sequence[torch.Tensor]) -> torch
 def attend(
     layer: torch.nn.Module,
     x: torch.Tensor,
-    bias: Optional[torch.Tensor] = None,
-    padding: Optional[torch.Tensor] = None,
+    bias: torch.Tensor | None = None,
+    padding: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Self-attention of a layer of fairseq's or torchaudio's.
 
@@ -109,10 +112,10 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    key_padding_mask: Optional[torch.Tensor] = None,
-    position_bias: Optional[torch.Tensor] = None,
+    key_padding_mask: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
     **settings: Any,
-) -> Tuple[Optional[torch.Tensor], ...]:
+) -> tuple[torch.Tensor | None, ...]:
     """``MultiheadAttention`` of fairseq and WavLM, of a tensor with itself.
 
     The latter's biases of positions are shared by all layers and gated by each one's

@@ -1,6 +1,9 @@
 """What text-to-speech models are taught by besides durations: pitch and energy."""
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -23,7 +26,7 @@ class EnergyAnalysis(Analysis):
 
 def teaching(
     model: torch.nn.Module, taught_by: Sequence[str]
-) -> Tuple[Dict[str, Part], Dict[str, Any]]:
+) -> tuple[dict[str, Part], dict[str, Any]]:
     """What a model is taught by.
 
     Args:
@@ -64,7 +67,7 @@ def teaching(
     )
 
 
-def _statistics(normalize: Optional[torch.nn.Module]) -> Dict[str, Optional[float]]:
+def _statistics(normalize: torch.nn.Module | None) -> dict[str, float | None]:
     """What ESPnet's ``GlobalMVN`` of one number takes away, and divides by."""
     if normalize is None:
         return dict(shift=None, scale=None)

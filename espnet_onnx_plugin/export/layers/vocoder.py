@@ -1,8 +1,10 @@
 """From features to the waveform, as a graph."""
 
+from __future__ import annotations
+
 import contextlib
 import math
-from typing import Callable, Dict, Iterator, Optional, Tuple
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import torch
@@ -33,8 +35,8 @@ class Vocoder(Part):
         self,
         generator: torch.nn.Module,
         dim: int,
-        pqmf: Optional[torch.nn.Module] = None,
-        condition: Optional[int] = None,
+        pqmf: torch.nn.Module | None = None,
+        condition: int | None = None,
     ):
         super().__init__()
         fold_weight_norm(generator)
@@ -47,7 +49,7 @@ class Vocoder(Part):
         else:  # some of parallel_wavegan's, which read features alone
             with torch.no_grad():
                 self.factor = len(self(torch.zeros(64, dim))) // 64
-        self.inputs: Dict[str, Tensor] = {
+        self.inputs: dict[str, Tensor] = {
             "feats": Tensor("float32", ("frames", dim)),
             **self.noise(),
         }
@@ -55,7 +57,7 @@ class Vocoder(Part):
             self.inputs["condition"] = Tensor("float32", (condition,))
         self.outputs = {"wav": Tensor("float32", ("samples",))}
 
-    def noise(self) -> Dict[str, Tensor]:
+    def noise(self) -> dict[str, Tensor]:
         """Noise that it reads."""
         return {}
 
@@ -86,7 +88,7 @@ def _in_double(module: torch.nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def context(vocoder: Vocoder, longest: int = 512) -> Optional[Tuple[int, int]]:
+def context(vocoder: Vocoder, longest: int = 512) -> tuple[int, int] | None:
     """Frames before and after a frame that decide the frame's samples.
 
     Measured: one frame is changed, and the samples that change are looked at.

@@ -1,6 +1,9 @@
 """The task of ``asr.sh``: speech recognition."""
 
-from typing import Any, Dict, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from espnet_onnx_plugin.bundle.search import MaskCTC, Search
 from espnet_onnx_plugin.errors import PluginError
@@ -41,7 +44,7 @@ class Model(TaskModel):
                 "a CTC and a decoder"
             )
 
-    def wrap_decoders(self) -> Dict[str, GraphModule]:
+    def wrap_decoders(self) -> dict[str, GraphModule]:
         """See :class:`TaskModel`."""
         steps = super().wrap_decoders()
         if isinstance(steps.get("decoder"), SequenceModule):

@@ -3,22 +3,18 @@
 Each task (asr, st, ...) is a subclass in a module of its own name, called ``Model``.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import importlib
 import logging
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import (
     Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
     Protocol,
-    Tuple,
 )
 
 import numpy as np
@@ -75,7 +71,7 @@ logger = logging.getLogger(__name__)
 _TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
 
-def task_model(task: str) -> "Callable[[Checkpoints], ExportedModel]":
+def task_model(task: str) -> Callable[[Checkpoints], ExportedModel]:
     """The class of a task, by the task's name."""
     module = f"espnet_onnx_plugin.export.tasks.{find_task(task).exporter}"
     return importlib.import_module(module).Model
@@ -84,17 +80,17 @@ def task_model(task: str) -> "Callable[[Checkpoints], ExportedModel]":
 class ExportedModel(Protocol):
     """What the export asks of a task's model."""
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
+    def write_texts(self, work: Path) -> dict[str, Text]:
         """Write tokens and tokenizers, and describe them by field of the manifest."""
 
-    def export(self, work: Path) -> Dict[str, Graph]:
+    def export(self, work: Path) -> dict[str, Graph]:
         """Write every graph, by role."""
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What the manifest says besides graphs and texts."""
 
     def check_parity(
-        self, bundle: Bundle, device: Device, source: Optional[Source] = None
+        self, bundle: Bundle, device: Device, source: Source | None = None
     ) -> Parity:
         """The largest relative differences from PyTorch, by component."""
 
@@ -121,10 +117,10 @@ class TaskModel:
     """
 
     #: Module and class of ESPnet's task.
-    espnet_task: Tuple[str, str]
+    espnet_task: tuple[str, str]
 
     #: Names of ESPnet's model class in ``config.yaml``.
-    models: Tuple[str, ...] = ("espnet",)
+    models: tuple[str, ...] = ("espnet",)
 
     def __init__(self, checkpoints: Checkpoints):
         self.refuse(read_config(checkpoints.train_config))
@@ -135,7 +131,7 @@ class TaskModel:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
-        self.steps: Dict[str, GraphModule] = self.wrap_decoders()
+        self.steps: dict[str, GraphModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
             self.steps["lm"] = wrap_lm(
                 checkpoints.lm_train_config,
@@ -144,7 +140,7 @@ class TaskModel:
                 checkpoints.train_config,
             )
 
-    def roles(self, config: Mapping[str, Any]) -> List[str]:
+    def roles(self, config: Mapping[str, Any]) -> list[str]:
         """Keys of a training configuration that choose an architecture."""
         roles = ["frontend", *PARTS]
         if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
@@ -171,14 +167,14 @@ class TaskModel:
         """The encoder graph of the model."""
         return EncoderGraph(self.model, vars(self.args))
 
-    def wrap_decoders(self) -> Dict[str, GraphModule]:
+    def wrap_decoders(self) -> dict[str, GraphModule]:
         """Decoders of the model by role."""
         if self.model.decoder is None:
             return {}
         arch = find("decoder", self.args.decoder)
         return {"decoder": arch.wrap(self.model.decoder).eval()}
 
-    def sizes(self, role: str) -> Tuple[int, int]:
+    def sizes(self, role: str) -> tuple[int, int]:
         """Size of what the memory of a step reads, and of the step's vocabulary."""
         return self.encoder.output_size(), len(self.model.token_list)
 
@@ -222,7 +218,7 @@ class TaskModel:
             sot="speaker_change_symbol" in conf,
         )
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
+    def write_texts(self, work: Path) -> dict[str, Text]:
         """Write tokens and tokenizers, and describe them by field of the manifest."""
         args = self.args
         tokens = list(self.model.token_list)
@@ -239,7 +235,7 @@ class TaskModel:
             )
         return {"text": text}
 
-    def export(self, work: Path) -> Dict[str, Graph]:
+    def export(self, work: Path) -> dict[str, Graph]:
         """Write every graph, by role."""
         logger.info("exporting the encoder")
         graphs = export_audio(self.frontend, self.encoder, self.speech, work)
@@ -258,17 +254,17 @@ class TaskModel:
         """Audio with what else the model reads, made up for a check."""
         return speech
 
-    def noise(self) -> Iterator[Tuple[str, Utterance]]:
+    def noise(self) -> Iterator[tuple[str, Utterance]]:
         """Made-up utterances of several lengths with descriptions, for a check."""
         for what, array in noise(self.speech):
             yield what, self.accompany(array)
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What the manifest says besides graphs and texts."""
         return dict(speech=self.speech, search=self.search)
 
     def check_parity(
-        self, bundle: Bundle, device: Device, source: Optional[Source] = None
+        self, bundle: Bundle, device: Device, source: Source | None = None
     ) -> Parity:
         """Compare every graph with PyTorch, on noise and on real audio if given.
 
@@ -287,7 +283,7 @@ class TaskModel:
             figures[role] = check_decoder(step, bundle, role, device, *sizes)
         return Parity({**figures, **self.check_others(bundle, device)})
 
-    def check_others(self, bundle: Bundle, device: Device) -> Dict[str, float]:
+    def check_others(self, bundle: Bundle, device: Device) -> dict[str, float]:
         """Compare graphs that are neither frontend and encoder nor steps, likewise."""
         return {}
 
@@ -305,13 +301,13 @@ class TaskModel:
             speech = dataclasses.replace(speech, frame_shift=shift)
         return dataclasses.replace(manifest, graphs=graphs, speech=speech)
 
-    def mixed(self, bundle: Bundle, device: Device) -> List[str]:
+    def mixed(self, bundle: Bundle, device: Device) -> list[str]:
         """Roles of the graphs that let the utterances of a batch change each other."""
         utterances = [utterance for _, utterance in self.noise()]
         alone = encodes_batches(Encoder(bundle, device), utterances)
         return [] if alone else ["encoder"]
 
-    def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:
+    def encode(self, utterance: Utterance) -> dict[str, np.ndarray]:
         """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
 
         Args:
@@ -327,7 +323,7 @@ def refuse_token_type(key: str, config: Mapping[str, Any]) -> None:
 
 
 def wrap_lm(
-    train_config: Path, checkpoint: Path, tokens: List[str], of: Path
+    train_config: Path, checkpoint: Path, tokens: list[str], of: Path
 ) -> StepModule:
     """A language model as a step.
 
@@ -352,9 +348,9 @@ def wrap_lm(
 
 
 def write_text(
-    tokens: List[str],
-    token_type: Optional[str],
-    bpemodel: Optional[str],
+    tokens: list[str],
+    token_type: str | None,
+    bpemodel: str | None,
     work: Path,
     prefix: str = "",
 ) -> Text:

@@ -1,6 +1,9 @@
 """The task of ``s2t.sh``: Whisper-style speech to text (OWSM)."""
 
-from typing import Any, Dict, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
@@ -14,7 +17,7 @@ _TIMES = {
 }
 
 
-def preprocessing(args: Any) -> Dict[str, Any]:
+def preprocessing(args: Any) -> dict[str, Any]:
     """``preprocessor_conf`` with the defaults of ESPnet's class.
 
     Args:
@@ -28,7 +31,7 @@ def preprocessing(args: Any) -> Dict[str, Any]:
     return {**defaults, **(getattr(args, "preprocessor_conf", None) or {})}
 
 
-def segment(conf: Mapping[str, Any]) -> Dict[str, Any]:
+def segment(conf: Mapping[str, Any]) -> dict[str, Any]:
     """How ESPnet cuts speech: the length in seconds that all input is brought to.
 
     Args:
@@ -37,7 +40,7 @@ def segment(conf: Mapping[str, Any]) -> Dict[str, Any]:
     return dict(fs=int(conf["fs"]), speech_length=conf["speech_length"])
 
 
-def special_tokens(model: Any) -> Dict[str, int]:
+def special_tokens(model: Any) -> dict[str, int]:
     """Ids of the model's symbols."""
     return dict(
         sos=model.sos, eos=model.eos, sop=model.sop, na=model.na, blank=model.blank_id

@@ -1,6 +1,9 @@
 """The CTC models of ``s2t.sh`` (OWSM-CTC): their encoder reads a prompt too."""
 
-from typing import Any, Dict, List, Mapping, Tuple
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +34,7 @@ class PromptedEncoderGraph(torch.nn.Module):
         promptencoder: the choice in ``config.yaml``.
     """
 
-    def __init__(self, model: torch.nn.Module, normalize: "str | None", promptencoder):
+    def __init__(self, model: torch.nn.Module, normalize: str | None, promptencoder):
         super().__init__()
         self.normalize = None
         if model.normalize is not None:
@@ -48,7 +51,7 @@ class PromptedEncoderGraph(torch.nn.Module):
     trace_frames = 1
 
     @property
-    def outputs(self) -> Dict[str, Tensor]:
+    def outputs(self) -> dict[str, Tensor]:
         """The outputs by name, in order."""
         rows = ("utterances", "frames")
         return {
@@ -80,7 +83,7 @@ class PromptedEncoderGraph(torch.nn.Module):
         text_prev: torch.Tensor,
         text_prev_lengths: torch.Tensor,
         prefix: torch.Tensor,
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode a batch.
 
         Args:
@@ -120,7 +123,7 @@ class Model(TaskModel):
     espnet_task = ("espnet2.tasks.s2t_ctc", "S2TTask")
     models = ("espnet_ctc",)
 
-    def roles(self, config: Mapping[str, Any]) -> List[str]:
+    def roles(self, config: Mapping[str, Any]) -> list[str]:
         """See :class:`TaskModel`; the encoder of this task is no other's."""
         return ["frontend", "normalize"]
 
@@ -141,7 +144,7 @@ class Model(TaskModel):
             self.model, self.args.normalize, self.args.promptencoder
         )
 
-    def wrap_decoders(self) -> Dict[str, StepModule]:
+    def wrap_decoders(self) -> dict[str, StepModule]:
         """See :class:`TaskModel`."""
         return {}
 
@@ -170,7 +173,7 @@ class Model(TaskModel):
         prompt = dict(text_prev=np.array([self.model.na]), prefix=np.array(prefix))
         return Accompanied(speech, prompt)
 
-    def encode(self, utterance: Accompanied) -> Dict[str, np.ndarray]:
+    def encode(self, utterance: Accompanied) -> dict[str, np.ndarray]:
         """See :class:`TaskModel`."""
         speech, prompt = torch.from_numpy(utterance.speech), {}
         for name, ids in utterance.others.items():

@@ -1,7 +1,10 @@
 """The task of ``slu.sh``: spoken language understanding."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -38,7 +41,7 @@ class DeliberationGraph(EncoderGraph):
         "transcript_lengths": (Tensor("int64", ("utterances",)), torch.tensor([7, 5])),
     }
 
-    def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
+    def __init__(self, model: torch.nn.Module, choices: dict[str, str | None]):
         super().__init__(model, choices)
         arch = find("postdecoder", choices["postdecoder"])
         self.postdecoder = arch.wrap(model.postdecoder)
@@ -59,7 +62,7 @@ class DeliberationGraph(EncoderGraph):
         feats_lengths: torch.Tensor,
         transcript: torch.Tensor,
         transcript_lengths: torch.Tensor,
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode a batch; see :class:`EncoderGraph`.
 
         Args:
@@ -89,7 +92,7 @@ class Model(TaskModel):
 
     espnet_task = ("espnet2.tasks.slu", "SLUTask")
 
-    def roles(self, config: Mapping[str, Any]) -> List[str]:
+    def roles(self, config: Mapping[str, Any]) -> list[str]:
         """See :class:`TaskModel`."""
         return [*super().roles(config), "postdecoder", "deliberationencoder"]
 
@@ -108,7 +111,7 @@ class Model(TaskModel):
             return super().wrap_encoder()
         return DeliberationGraph(self.model, vars(self.args))
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
+    def write_texts(self, work: Path) -> dict[str, Text]:
         """See :class:`TaskModel`."""
         texts = super().write_texts(work)
         if self.model.postdecoder is not None:
@@ -146,7 +149,7 @@ class Model(TaskModel):
         (ids,), (length,) = features[0], features[-1]
         return np.array(ids[:length])
 
-    def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:
+    def encode(self, utterance: Utterance) -> dict[str, np.ndarray]:
         """See :class:`TaskModel`."""
         if not isinstance(utterance, Accompanied):
             return super().encode(utterance)

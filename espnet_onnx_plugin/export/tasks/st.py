@@ -1,11 +1,14 @@
 """The task of ``st.sh``: speech translation."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +74,7 @@ class STEncoderGraph(EncoderGraph):
             hier_encoder and postencoder; None where there is none.
     """
 
-    def __init__(self, model: torch.nn.Module, choices: Mapping[str, Optional[str]]):
+    def __init__(self, model: torch.nn.Module, choices: Mapping[str, str | None]):
         parts = {role: getattr(model, role) for role in PARTS}
         ctc = getattr(model, "st_ctc", None)
         super().__init__(SimpleNamespace(**parts, ctc=ctc), dict(choices))
@@ -98,7 +101,7 @@ class STEncoderGraph(EncoderGraph):
         return last.output_size()
 
     @property
-    def outputs(self) -> Dict[str, Tensor]:
+    def outputs(self) -> dict[str, Tensor]:
         """The outputs by name, in order."""
         outputs = super().outputs
         frames = ("utterances", "frames_of_asr" if self.splits else "frames")
@@ -113,7 +116,7 @@ class STEncoderGraph(EncoderGraph):
 
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode a batch; see :class:`EncoderGraph`."""
         x, lengths = feats, feats_lengths
         for part in self.parts:
@@ -139,7 +142,7 @@ class MDEncoderGraph(torch.nn.Module):
         choice: what ``config.yaml`` names for md_encoder.
     """
 
-    others: Mapping[str, Tuple[Tensor, torch.Tensor]] = {}
+    others: Mapping[str, tuple[Tensor, torch.Tensor]] = {}
 
     def __init__(self, model: torch.nn.Module, choice: str):
         super().__init__()
@@ -150,7 +153,7 @@ class MDEncoderGraph(torch.nn.Module):
         self.ctc = getattr(model, "st_ctc", None) if self.alone else None
 
     @property
-    def outputs(self) -> Dict[str, Tensor]:
+    def outputs(self) -> dict[str, Tensor]:
         """The outputs by name, in order."""
         name = "encoder_out" if self.alone else "md_out"
         frames = ("utterances", "frames")
@@ -165,7 +168,7 @@ class MDEncoderGraph(torch.nn.Module):
 
     def forward(
         self, hidden: torch.Tensor, hidden_lens: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode hidden states (utterances, tokens, dim) and their numbers."""
         x, lengths = run_encoder(self.encoder, hidden, hidden_lens)
         ctc = [] if self.ctc is None else [self.ctc.log_softmax(x)]
@@ -200,7 +203,7 @@ class Model(TaskModel):
                 checkpoints.train_config,
             )
 
-    def roles(self, config: Mapping[str, Any]) -> List[str]:
+    def roles(self, config: Mapping[str, Any]) -> list[str]:
         """See :class:`TaskModel`."""
         roles = ["frontend", *PARTS, "hier_encoder", MD_ENCODER]
         if (config.get("model_conf") or {}).get("st_mtlalpha") != 1.0:
@@ -241,7 +244,7 @@ class Model(TaskModel):
         """See :class:`TaskModel`."""
         return STEncoderGraph(self.model, vars(self.args))
 
-    def wrap_decoders(self) -> Dict[str, StepModule]:
+    def wrap_decoders(self) -> dict[str, StepModule]:
         """See :class:`TaskModel`."""
         steps = {}
         if getattr(self.model, "decoder", None) is not None:
@@ -258,7 +261,7 @@ class Model(TaskModel):
             )
         return steps
 
-    def sizes(self, role: str) -> Tuple[int, int]:
+    def sizes(self, role: str) -> tuple[int, int]:
         """See :class:`TaskModel`."""
         if role in (ASR_DECODER, "src_lm"):
             dim = self.encoder.encoder.output_size()
@@ -299,7 +302,7 @@ class Model(TaskModel):
         task = conf.get("whisper_task") or "translate"
         return whisper_converter(self.args.bpemodel, language, task)
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
+    def write_texts(self, work: Path) -> dict[str, Text]:
         """See :class:`TaskModel`."""
         texts = super().write_texts(work)
         if self.model.use_multidecoder:
@@ -309,7 +312,7 @@ class Model(TaskModel):
             )
         return texts
 
-    def export(self, work: Path) -> Dict[str, Graph]:
+    def export(self, work: Path) -> dict[str, Graph]:
         """See :class:`TaskModel`."""
         graphs = super().export(work)
         if self.md_encoder is not None:
@@ -328,7 +331,7 @@ class Model(TaskModel):
             )
         return graphs
 
-    def encode(self, utterance: np.ndarray) -> Dict[str, np.ndarray]:
+    def encode(self, utterance: np.ndarray) -> dict[str, np.ndarray]:
         """See :class:`TaskModel`."""
         lengths = torch.tensor([len(utterance)])
         with torch.no_grad():
@@ -349,7 +352,7 @@ class Model(TaskModel):
                 results[f"{SRC}ctc_log_probs"] = self.model.ctc.log_softmax(asr_x)
         return {name: results[name].numpy() for name in self.encoder.outputs}
 
-    def check_others(self, bundle: Bundle, device: Device) -> Dict[str, float]:
+    def check_others(self, bundle: Bundle, device: Device) -> dict[str, float]:
         """See :class:`TaskModel`."""
         if self.md_encoder is None:
             return {}
@@ -372,7 +375,7 @@ class Model(TaskModel):
                 worst = max(worst, require(MD_ENCODER, what, figure))
         return {MD_ENCODER: worst}
 
-    def mixed(self, bundle: Bundle, device: Device) -> List[str]:
+    def mixed(self, bundle: Bundle, device: Device) -> list[str]:
         """See :class:`TaskModel`."""
         mixed = super().mixed(bundle, device)
         if self.md_encoder is not None:
@@ -386,7 +389,7 @@ class Model(TaskModel):
                             return [*mixed, MD_ENCODER]
         return mixed
 
-    def _hidden(self) -> List[np.ndarray]:
+    def _hidden(self) -> list[np.ndarray]:
         """Noise in the place of hidden states."""
         random = np.random.default_rng(0)
         size = self.steps[ASR_DECODER].hidden_size

@@ -1,11 +1,14 @@
 """Models of the task tts, and of gan_tts, whose models decode as those of tts do."""
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -87,7 +90,7 @@ class Model:
         self.wrapped: TextToSpeech = find("tts", self.args.tts).wrap(
             self.tts, self.model.normalize
         )
-        self.parts: Dict[str, Part] = dict(self.wrapped.parts)
+        self.parts: dict[str, Part] = dict(self.wrapped.parts)
         if isinstance(self.vocoder, torch.nn.Module):
             wrap = find_vocoder(self.vocoder.vocoder)
             self.parts["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
@@ -133,7 +136,7 @@ class Model:
         return vocoder
 
     @property
-    def speech(self) -> Optional[Speech]:
+    def speech(self) -> Speech | None:
         """Speech that the model can read: for its style, or to be taught by it."""
         if "frontend" not in self.parts:
             return None
@@ -142,7 +145,7 @@ class Model:
         return Speech("waveform", self._rate or 0, 0, shortest)
 
     @property
-    def _rate(self) -> Optional[int]:
+    def _rate(self) -> int | None:
         for module in (self.vocoder, self.tts):
             if getattr(module, "fs", None) is not None:
                 return int(module.fs)
@@ -180,11 +183,11 @@ class Model:
         missing = reads == "feat_gen_denorm" and self.model.normalize is None
         return "feat_gen" if missing else reads
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
+    def write_texts(self, work: Path) -> dict[str, Text]:
         """Write tokens and what the text front end needs."""
         return {"text": write_tts_text(self.args, work)}
 
-    def export(self, work: Path) -> Dict[str, Graph]:
+    def export(self, work: Path) -> dict[str, Graph]:
         """Write every graph, by role."""
         graphs = {}
         for role, part in self.parts.items():
@@ -192,7 +195,7 @@ class Model:
             graphs[role] = export_part(part, work / f"{role}.onnx")
         return graphs
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What the manifest says besides graphs and texts."""
         search = dataclasses.replace(
             self.wrapped.search,
@@ -209,7 +212,7 @@ class Model:
         return bundle.manifest
 
     def check_parity(
-        self, bundle: Bundle, device: Device, source: Optional[Source] = None
+        self, bundle: Bundle, device: Device, source: Source | None = None
     ) -> Parity:
         """Compare what the bundle makes with what ESPnet makes, of made-up texts.
 
@@ -221,8 +224,8 @@ class Model:
                 every text of a way to speak was skipped.
         """
         ours = Text2Speech(bundle, device.provider, device.threads, maxlenratio=2.5)
-        figures: Dict[str, float] = {}
-        skipped: List[str] = []
+        figures: dict[str, float] = {}
+        skipped: list[str] = []
         compared = {taught: 0 for taught in (False, bool(self.taught["taught_by"]))}
         spoken = list(made_up(bundle))
         ways = [(what, inputs, False) for what, inputs in spoken]
@@ -258,7 +261,7 @@ class Model:
         return Parity(figures, skipped)
 
     @torch.no_grad()
-    def lesson(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    def lesson(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Made-up speech of a text, and its durations where they are read."""
         random = np.random.default_rng(len(inputs["text"]))
         symbols = len(inputs["text"]) + 1
@@ -282,7 +285,7 @@ class Model:
     @torch.no_grad()
     def infer(
         self, inputs: Mapping[str, np.ndarray], options: Mapping[str, Any], seed: int
-    ) -> Dict[str, torch.Tensor]:
+    ) -> dict[str, torch.Tensor]:
         """What ESPnet's inference gives; a waveform where a network makes it."""
         torch.manual_seed(seed)
         batch = {name: torch.from_numpy(value) for name, value in inputs.items()}
@@ -296,7 +299,7 @@ class Model:
 
 def compare(
     made: Mapping[str, np.ndarray], reference: Mapping[str, torch.Tensor], what: str
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """Compare what was made of one text.
 
     Args:

@@ -1,9 +1,12 @@
 """How the text of a TTS model becomes tokens."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping, Tuple
+from typing import Any
 
 from espnet_onnx_plugin.bundle import Text
 from espnet_onnx_plugin.errors import PluginError
@@ -54,14 +57,14 @@ def write_tts_text(args: argparse.Namespace, work: Path) -> Text:
     return text
 
 
-def _cleaners(choice: Any) -> Tuple[str, ...]:
+def _cleaners(choice: Any) -> tuple[str, ...]:
     """Those that ESPnet's ``TextCleaner`` takes from None, a name or several."""
     if choice is None:
         return ()
     return (choice,) if isinstance(choice, str) else tuple(choice)
 
 
-def _read_symbols(path: Path) -> Tuple[str, ...]:
+def _read_symbols(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise PluginError(
             f"the training configuration names non_linguistic_symbols {path}, which "
