@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.export.archs.fastspeech2_tts import SMALL
 from espnet_onnx_plugin.export.layers.speaking import (
     DurationEncoder,
@@ -58,11 +59,9 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeec
     decoder = FeatureDecoder if tts.decoder_type != "diffusion" else _Decoder
     return TextToSpeech(
         {"encoder": encoder, "decoder": decoder(tts, encoder, normalize)},
-        dict(
-            kind="durations",
+        Durations(
             rounding="round",
-            taught_by=["speech", "durations", *encoder.variances],
-            options=[],
+            taught_by=("speech", "durations", *encoder.variances),
         ),
     )
 
