@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import inspect
 import io
@@ -11,18 +10,16 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from unittest import mock
 
 import onnx
 import onnx_ir
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe, weights_path
 from espnet_onnx_plugin.bundle.graph_file import THRESHOLD
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.parts import Part
-from espnet_onnx_plugin.export.patches import traceable
+from espnet_onnx_plugin.export.patches import one_operator_table, traceable
 from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
 from espnet_onnx_plugin.export.steps import GraphModule, StepModule
 from espnet_onnx_plugin.runtime.core.encoder import LENS
@@ -70,22 +67,17 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-#: The exporter makes a new table of its operators for every graph.
-_operators = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
-
-
 @contextlib.contextmanager
-def _in_haste() -> Iterator[None]:
-    """Spare the exporter what it repeats, and the collection of garbage.
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage, for the time of the block.
 
-    A trace makes very many objects that live until it ends. Both are a quarter of the
-    time of a tiny graph, a twentieth of a large one's.
+    A trace makes very many objects that live until it ends. With the table of operators
+    it is a quarter of the time of a tiny graph, a twentieth of a large one's.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
-        with mock.patch.object(ONNXRegistry, "from_torchlib", _operators):
-            yield
+        yield
     finally:
         if collects:
             gc.enable()
@@ -112,7 +104,7 @@ def _name_axes(
 
 
 def _trace(module, example, shapes, inputs, outputs) -> torch.onnx.ONNXProgram:
-    with torch.no_grad(), _quiet(), _in_haste():
+    with torch.no_grad(), _quiet(), _no_collection(), one_operator_table():
         with traceable():
             exported = torch.export.export(
                 module, tuple(example), dynamic_shapes=shapes, strict=False

@@ -1,24 +1,48 @@
-"""What has to differ from ESPnet while a graph is traced.
+"""Patches of ESPnet and torch, each in force for the time of a block.
 
-Every patch computes what ESPnet's own function computes, for any length. They are in
-force inside :func:`traceable` only and are undone on exceptions too.
+Those of :func:`traceable` compute what ESPnet's own functions compute, for any length;
+they can go when torch traces these. What one architecture alone needs stands in the
+architecture's file, put there by :func:`replaced` too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
+from torch.onnx._internal.exporter import _registration
 
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 
 _PADDED_LENGTH: list[Any] = []
+
+
+@contextlib.contextmanager
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Give an attribute another value, for the time of the block.
+
+    Args:
+        owner: a class, a module or another object.
+        name: of the attribute, which may be inherited.
+        value: what stands there.
+    """
+    getattr(owner, name)  # or there is nothing to replace
+    inherited = name not in vars(owner)
+    before = vars(owner).get(name)  # not by getattr, which binds static methods
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
 @contextlib.contextmanager
@@ -257,8 +281,35 @@ def traceable() -> Iterator[None]:
     }
     with contextlib.ExitStack() as stack:
         for cls, attribute, replacement in _patch_table():
-            stack.enter_context(mock.patch.object(cls, attribute, replacement))
+            stack.enter_context(replaced(cls, attribute, replacement))
         for name, replacement in functions.items():
             for module in _importers(name):
-                stack.enter_context(mock.patch.object(module, name, replacement))
+                stack.enter_context(replaced(module, name, replacement))
+        yield
+
+
+@contextlib.contextmanager
+def one_operator_table() -> Iterator[None]:
+    """Let torch's exporter make the table of its operators once, not for every graph.
+
+    It takes 0.7 s, as long as some of a model's five to seven graphs. This can go when
+    torch keeps its table.
+    """
+    registry = _registration.ONNXRegistry
+    with replaced(registry, "from_torchlib", staticmethod(_operators)):
+        yield
+
+
+#: Looked up where it is defined, not where it is replaced.
+_operators = functools.cache(_registration.ONNXRegistry.from_torchlib)
+
+
+@contextlib.contextmanager
+def nothing_rectified() -> Iterator[None]:
+    """Pass everything through torch's rectifiers.
+
+    They hide some of what a change of the input does to the output, which is how
+    :func:`~.layers.vocoder.context` finds what a frame depends on.
+    """
+    with replaced(torch.nn.ReLU, "forward", lambda _, x: x):
         yield

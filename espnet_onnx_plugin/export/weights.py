@@ -7,13 +7,14 @@ was drawn. Here a model's weights are all in its checkpoint, or it is refused by
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import importlib.util
 import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,21 @@ def read_checkpoint(path: Path) -> Any:
 def unsafe_allowed() -> bool:
     """Whether the user trusts the checkpoints, as ESPnet 202611 asks."""
     return os.environ.get(UNSAFE, "0") == "1"
+
+
+@contextlib.contextmanager
+def loading_as_allowed() -> Iterator[None]:
+    """Let another package's ``torch.load`` run code if the user trusts checkpoints."""
+    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch's own variable
+    before = os.environ.get(name)
+    if unsafe_allowed():
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def read_weights(path: Path) -> Weights:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.layers.hub_text import needs_transformers
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 #: Samples of a window and between two of them, and of the transform.
@@ -86,7 +86,7 @@ class HuggingFaceFrontend(torch.nn.Module):
         x = x[:, : 2 * pairs].reshape(x.size(0), pairs, 2 * x.size(2))
         x, _ = self.model.feature_projection(x)
         attention = type(self.model.encoder.layers[0].self_attn)
-        with mock.patch.object(attention, "forward", _attention):
+        with replaced(attention, "forward", _attention):
             x = self.model.encoder(x).last_hidden_state
         windows = torch.div(lengths - _WINDOW, _SHIFT, rounding_mode="floor") + 1
         return x, torch.div(windows, 2, rounding_mode="floor")

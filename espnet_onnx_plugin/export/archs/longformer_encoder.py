@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from typing import Any
-from unittest import mock
 
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import refuse_token_ids
-from espnet_onnx_plugin.export.patches import padding_kept_out
+from espnet_onnx_plugin.export.patches import padding_kept_out, replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -110,7 +109,7 @@ class LongformerEncoder(torch.nn.Module):
             return x.masked_fill(~mask.transpose(1, 2), 0.0), mask
 
         handle = self.encoder.encoders[0].register_forward_pre_hook(clear)
-        windows = mock.patch.object(self.attention, "forward", _attend)
+        windows = replaced(self.attention, "forward", _attend)
         try:
             with padding_kept_out(self.encoder, seen), windows:
                 x, lengths, _ = self.encoder(x, lengths, ctc=ctc)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -13,7 +12,7 @@ from espnet_onnx_plugin.export.layers.waveform import (
     PlainConvolutions,
     WaveformConvolutions,
 )
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.patches import make_pad_mask, replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -41,7 +40,7 @@ class TorchAudioHubert(torch.nn.Module):
         x = self.feature_projection(feats).masked_fill(padding[:, :, None], 0.0)
         attention = type(self.transformer.layers[0].attention)
         with self.plain.in_place():
-            with mock.patch.object(attention, "forward", _attention):
+            with replaced(attention, "forward", _attention):
                 x = self.transformer(x, attention_mask=padding[:, None, None, :])
         return x, lengths, None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from espnet_onnx_plugin.export.parts import (
     fold_weight_norm,
     idle_draws,
 )
-from espnet_onnx_plugin.export.patches import padded_to
+from espnet_onnx_plugin.export.patches import padded_to, replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -139,7 +138,7 @@ class _Encoder(Part):
             predictor.flows
         )  # one that has no effect is left out
         name = "piecewise_rational_quadratic_transform"
-        with mock.patch.object(flows, name, inverse_spline):
+        with replaced(flows, name, inverse_spline):
             z = noise[None]
             for step in (*steps, last):
                 z = step(z, mask, g=x, inverse=True)

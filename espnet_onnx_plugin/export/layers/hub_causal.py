@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.steps import (
     TREE_INPUTS,
     StepModule,
@@ -142,7 +142,7 @@ class _Network(torch.nn.Module):
         with contextlib.ExitStack() as stack:
             patch = stack.enter_context
             config, name = self.network.config, "_attn_implementation_internal"
-            patch(mock.patch.object(config, name, "eager"))
+            patch(replaced(config, name, "eager"))
             if self.alibi:
                 make = self.network.build_alibi_tensor
 
@@ -151,7 +151,7 @@ class _Network(torch.nn.Module):
                     alibi = slopes[:, None] * key_positions[:, None].to(dtype)
                     return alibi.flatten(0, 1)[:, None]
 
-                patch(mock.patch.object(self.network, "build_alibi_tensor", build))
+                patch(replaced(self.network, "build_alibi_tensor", build))
             yield
 
 

@@ -9,9 +9,10 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
+
+from espnet_onnx_plugin.export.patches import replaced
 
 
 @contextlib.contextmanager
@@ -26,9 +27,9 @@ def traceable_fairseq(encoder: torch.nn.Module) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, function in functions.items():
             if hasattr(module, name):
-                stack.enter_context(mock.patch.object(module, name, function))
+                stack.enter_context(replaced(module, name, function))
         for cls in {type(layer.self_attn) for layer in encoder.layers}:
-            stack.enter_context(mock.patch.object(cls, "forward", _attention))
+            stack.enter_context(replaced(cls, "forward", _attention))
         yield
 
 

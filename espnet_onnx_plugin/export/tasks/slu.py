@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from espnet_onnx_plugin.export.archs.hugging_face_transformers_postdecoder impor
 )
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.parity.encoding import encode_reference
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
+from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out, replaced
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.recognition import TaskModel, write_text
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
@@ -163,11 +162,12 @@ class Model(TaskModel):
             [padded[1]],
             [[0] * MAX_TOKENS],
             [[*range(MAX_TOKENS)]],
+            [len(ids)],
         )
-        with mock.patch.object(
+        with replaced(
             self.model.postdecoder,
             "convert_examples_to_features",
-            return_value=(*features, [len(ids)]),
+            lambda *_: features,
         ):
             return encode_reference(
                 self.model,

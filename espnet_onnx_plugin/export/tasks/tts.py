@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -31,9 +29,9 @@ from espnet_onnx_plugin.export.parts import Part, TextToSpeech
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.tts_text import refuse_text, write_tts_text
 from espnet_onnx_plugin.export.weights import (
+    loading_as_allowed,
     read_generator,
     refuse_no_numbers,
-    unsafe_allowed,
 )
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -115,12 +113,10 @@ class Model:
                 )
             return None
         files = (checkpoints.vocoder_config, checkpoints.vocoder_file)
-        # parallel_wavegan loads it once more, as safely.
-        trusted = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if unsafe_allowed() else {}
         if files[1] is not None and files[1].suffix == ".pkl":
             read_generator(files[1])
         try:
-            with mock.patch.dict(os.environ, trusted):
+            with loading_as_allowed():  # parallel_wavegan loads it once more
                 vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
         except ModuleNotFoundError as e:
             raise PluginError(
