@@ -28,15 +28,11 @@ from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.frontend import (
+    audio_specs,
     describe_speech,
-    export_audio,
     wrap_frontend,
 )
-from espnet_onnx_plugin.export.graph import (
-    export_memory,
-    export_sequence,
-    export_step,
-)
+from espnet_onnx_plugin.export.graph import export_graphs
 from espnet_onnx_plugin.export.parity import decoding, encoding
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
@@ -151,7 +147,7 @@ def exported(model, config, path):
     frontend = wrap_frontend(model, args)
     graph = EncoderGraph(model, config).eval()
     speech = describe_speech(model, frontend, args)
-    graphs = export_audio(frontend, graph, speech, path)
+    graphs = export_graphs(audio_specs(frontend, graph, speech), path)
     return Encoder(as_bundle(path, graphs), Device()), speech
 
 
@@ -202,11 +198,10 @@ def test_step_graph(arch, name, tmp_path, buildable):
         else:
             module = build(STTask, st_config(**choices)).decoder
     step = arch.wrap(module).eval()
-    graphs, memory = {}, None
+    specs, memory = {"step": step.graph_spec(len(TOKENS))}, None
     if step.memory is not None:
-        graphs["memory"] = export_memory(step, DIM, tmp_path / "memory.onnx")
-    graphs["step"] = export_step(step, len(TOKENS), tmp_path / "step.onnx")
-    bundle = as_bundle(tmp_path, graphs)
+        specs["memory"] = step.memory_spec(DIM)
+    bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
     if step.memory is not None:
         memory = Session(bundle, "memory", Device())
     session = Session(bundle, "step", Device())
@@ -227,11 +222,8 @@ def test_sequence_graph(name, tmp_path):
     decoder = arch.wrap(model.decoder).eval()
     size = len(model.token_list)
     assert size == len(TOKENS) + 1  # and the mask
-    graphs = {
-        "memory": export_memory(decoder, DIM, tmp_path / "memory.onnx"),
-        "decoder": export_sequence(decoder, size, tmp_path / "decoder.onnx"),
-    }
-    bundle = as_bundle(tmp_path, graphs)
+    specs = {"memory": decoder.memory_spec(DIM), "decoder": decoder.graph_spec(size)}
+    bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
     sessions = [Session(bundle, role, Device()) for role in ("decoder", "memory")]
     worst = decoding.check_sequence(decoder, *sessions, DIM, size, "mlm")
     assert 0 < worst <= TOLERANCE

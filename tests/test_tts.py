@@ -28,7 +28,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.graph import export_part
+from espnet_onnx_plugin.export.graph import export_graphs
 from espnet_onnx_plugin.export.layers.vocoder import context
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.export.registry import all_archs, find
@@ -513,7 +513,7 @@ def vocoder(tmp_path_factory):
         if name == "four_bands":
             pqmf = joint.joint_text2wav.PQMF(subbands=4)
         part = find("vocoder", arch).wrap(generator, dim, pqmf=pqmf).eval()
-        graphs = {"vocoder": export_part(part, path / "vocoder.onnx")}
+        graphs = export_graphs({"vocoder": part.graph_spec()}, path)
         synthesis = Synthesis(RATE, part.factor, "feat_gen", context(part))
         search = Durations(rounding="round", block=part.block)
         manifest = Manifest("tts", graphs, None, NO_TEXT, search, synthesis)
@@ -574,7 +574,7 @@ def test_features_of_speech_are_espnets(name, tmp_path):
     np.savez(tmp_path / "stats.npz", **stats)
     for normalize in (None, GlobalMVN(str(tmp_path / "stats.npz"))):
         part = arch.wrap(extract, normalize).eval()
-        graphs = {"frontend": export_part(part, tmp_path / "frontend.onnx")}
+        graphs = export_graphs({"frontend": part.graph_spec()}, tmp_path)
         manifest = Manifest("tts", graphs, None, NO_TEXT, NO_SEARCH)
         session = Session(Bundle(tmp_path, manifest), "frontend", Device())
         for samples in (part.shortest(), 777):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS
@@ -43,7 +44,49 @@ def run_encoder(
     return x, lengths
 
 
-class EncoderGraph(torch.nn.Module):
+class EncoderModule(torch.nn.Module):
+    """An encoder, and what follows it, as a graph.
+
+    Attributes:
+        names: of the input that has frames, and of the numbers of its frames.
+        others: inputs besides.
+        sizes: of their axes while the module is traced.
+        trace_frames: frames that an example needs to reach all of the encoder: a size
+            that is 1 in the example would be 1 in the graph.
+    """
+
+    names = ("feats", "feats_lengths")
+    others: Mapping[str, Tensor] = {}
+    sizes: Mapping[str, int] = {}
+    trace_frames = 1
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """The outputs by name, in order."""
+        raise NotImplementedError
+
+    def output_size(self) -> int:
+        """Size of the output's vectors."""
+        raise NotImplementedError
+
+    def graph_spec(self, frames: int, shape: Sequence[int]) -> GraphSpec:
+        """The graph.
+
+        Args:
+            frames: how many it is traced with.
+            shape: of a frame.
+        """
+        frames_name, lengths_name = self.names
+        inputs = {
+            frames_name: Tensor("float32", ("utterances", "frames_in", *shape)),
+            lengths_name: Tensor("int64", ("utterances",)),
+            **self.others,
+        }
+        sizes = {**self.sizes, "frames_in": frames}
+        return GraphSpec(self, inputs, self.outputs, sizes=sizes)
+
+
+class EncoderGraph(EncoderModule):
     """``ESPnetASRModel.encode`` less frontend and checks, and the CTC of its output.
 
     An utterance of a batch gets the result that it gets alone, where the encoder allows
@@ -85,10 +128,7 @@ class EncoderGraph(torch.nn.Module):
 
     @property
     def trace_frames(self) -> int:
-        """Frames of features that an example needs to reach all of the encoder.
-
-        A size that is 1 in the example would be 1 in the graph.
-        """
+        """Those that ESPnet's encoder says."""
         return getattr(self.encoder, "trace_frames", 1)
 
     def output_size(self) -> int:
@@ -115,10 +155,6 @@ class EncoderGraph(torch.nn.Module):
                     outputs[f"{name}{LENS}"] = outputs["encoder_out_lens"]
                 outputs[name] = Tensor("float32", (*rows, frames, size))
         return outputs
-
-    #: Inputs besides features and their lengths, by name, each with its values for two
-    #: utterances to trace with.
-    others: Mapping[str, tuple[Tensor, torch.Tensor]] = {}
 
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor

@@ -24,7 +24,7 @@ from espnet_onnx_plugin.bundle import (
 )
 from espnet_onnx_plugin.bundle.derive import is_current
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
-from espnet_onnx_plugin.export.graph import OPSET
+from espnet_onnx_plugin.export.graph import OPSET, export_graphs
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.tasks.recognition import ExportedModel, task_model
 from espnet_onnx_plugin.export.weights import refuse_ngram
@@ -113,7 +113,7 @@ def _export(
             ngrams[name] = describe_file(copy)
     model = task_model(task)(checkpoints)
     texts = model.write_texts(work)
-    graphs = model.export(work)
+    graphs = export_graphs(model.graph_specs(), work)
     manifest = Manifest(
         task=task,
         graphs=graphs,

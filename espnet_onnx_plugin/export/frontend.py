@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from espnet_onnx_plugin.bundle import Graph, Speech
+from espnet_onnx_plugin.bundle import Speech, Tensor
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.encoder import EncoderGraph
+from espnet_onnx_plugin.export.encoder import EncoderModule
 from espnet_onnx_plugin.export.espnet_compat import import_nets
-from espnet_onnx_plugin.export.graph import export_encoder, export_frontend
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.patches import subsampled
 from espnet_onnx_plugin.export.registry import find
 
@@ -97,37 +96,49 @@ def describe_speech(
     return Speech("waveform", frontend.sampling_rate, 0, samples, **common)
 
 
-def _example(speech: Speech, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two utterances of unequal lengths, to trace a graph with."""
-    shape = (2, length, *([speech.feature_dim] if speech.feature_dim else []))
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.tensor([length, length - length // 5])
-    return torch.randn(shape, generator=generator), lengths
+def audio_specs(
+    frontend: torch.nn.Module | None, encoder: EncoderModule, speech: Speech
+) -> dict[str, GraphSpec]:
+    """The graphs from audio to encoder output, by role.
 
+    A frontend that gives every utterance as many frames says so in ``frames``.
 
-def export_audio(
-    frontend: torch.nn.Module | None,
-    encoder: EncoderGraph,
-    speech: Speech,
-    work: Path,
-) -> dict[str, Graph]:
-    """Write the graphs from audio to encoder output, by role."""
-    graphs = {}
-    example = _example(speech, speech.min_length * 8 + 1)
-    if frontend is not None:
-        with torch.no_grad():
-            feats, lengths = frontend(*example)
-            while feats.size(1) < encoder.trace_frames:
-                example = _example(speech, 2 * example[0].size(1))
-                feats, lengths = frontend(*example)
-        graphs["frontend"] = export_frontend(
-            frontend, example, feats.shape[2:], work / "frontend.onnx"
-        )
+    Args:
+        frontend: what :func:`wrap_frontend` gave.
+        encoder: of the model.
+        speech: what :func:`describe_speech` gave.
+    """
+    length = speech.min_length * 8 + 1
+    if frontend is None:
+        length = max(length, encoder.trace_frames)
+        return {"encoder": encoder.graph_spec(length, (speech.feature_dim,))}
+    feats = _features(frontend, length)
+    while feats.size(1) < encoder.trace_frames:
+        length *= 2
+        feats = _features(frontend, length)
+    frames, shape = getattr(frontend, "frames", "frames_in"), feats.shape[2:]
+    return {
+        "frontend": GraphSpec(
+            frontend,
+            {
+                "speech": Tensor("float32", ("utterances", "samples")),
+                "speech_lengths": Tensor("int64", ("utterances",)),
+            },
+            {
+                "feats": Tensor("float32", ("utterances", frames, *shape)),
+                "feats_lengths": Tensor("int64", ("utterances",)),
+            },
+            sizes={"samples": length},
+        ),
         # With an even number of frames torch 2.11 fails on strided convolutions:
         # "Unable to determine the domain of the given function".
-        frames = feats.size(1) - 1 + feats.size(1) % 2
-        example = (feats[:, :frames], lengths.clamp(max=frames))
-    elif example[0].size(1) < encoder.trace_frames:
-        example = _example(speech, encoder.trace_frames)
-    graphs["encoder"] = export_encoder(encoder, example, work / "encoder.onnx")
-    return graphs
+        "encoder": encoder.graph_spec(feats.size(1) - 1 + feats.size(1) % 2, shape),
+    }
+
+
+@torch.no_grad()
+def _features(frontend: torch.nn.Module, length: int) -> torch.Tensor:
+    """Features of so many samples of noise."""
+    generator = torch.Generator().manual_seed(1)
+    speech = torch.randn((2, length), generator=generator)
+    return frontend(speech, torch.tensor([length, length - length // 5]))[0]

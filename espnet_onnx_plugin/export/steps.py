@@ -22,7 +22,9 @@ import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.patches import sinusoids
+from espnet_onnx_plugin.runtime.core.encoder import LENS
 
 _ROWS = ("utterances", "hypotheses")
 
@@ -41,8 +43,8 @@ TREE_INPUTS = {
 }
 
 
-class GraphModule(torch.nn.Module):
-    """What the exporter needs to know of a decoder or language model.
+class DecoderModule(torch.nn.Module):
+    """A decoder or language model as a graph, and as another one for its memory.
 
     Attributes:
         reference: ESPnet's own module, which the graph is compared with.
@@ -65,8 +67,20 @@ class GraphModule(torch.nn.Module):
         self.memory_tensors: Mapping[str, Tensor] = {}
         self.max_tokens: int | None = None
 
+    def graph_spec(self, vocabulary: int) -> GraphSpec:
+        """The graph for so many tokens."""
+        raise NotImplementedError
 
-class StepModule(GraphModule):
+    def memory_spec(self, dim: int) -> GraphSpec:
+        """The graph that projects an encoder output of this size."""
+        inputs = {}
+        for name, frames in self.reads.items():
+            inputs[name] = Tensor("float32", ("utterances", frames, dim))
+            inputs[f"{name}{LENS}"] = Tensor("int64", ("utterances",))
+        return GraphSpec(self.memory, inputs, self.memory_tensors)
+
+
+class StepModule(DecoderModule):
     """A decoder or language model that scores one token after the other.
 
     Attributes:
@@ -84,6 +98,14 @@ class StepModule(GraphModule):
         super().__init__(reference)
         self.inputs = inputs
         self.states: Mapping[str, State] = {}
+
+    def graph_spec(self, vocabulary: int) -> GraphSpec:
+        """The graph of one step, for so many tokens."""
+        inputs = {**self.inputs, **self.memory_tensors}
+        outputs = {"log_probs": Tensor("float32", ("rows", vocabulary))}
+        if self.returns_hidden:
+            outputs["hidden"] = Tensor("float32", ("rows", self.hidden_size))
+        return GraphSpec(self, inputs, outputs, self.states)
 
     def split(self, tensors: Sequence[torch.Tensor]) -> list[Sequence[torch.Tensor]]:
         """A step's tensors as those of :attr:`inputs`, of the memory, and states."""

@@ -9,11 +9,11 @@ import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.export.archs.default_frontend import RealStft
-from espnet_onnx_plugin.export.parts import Part
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModule
 
 
-class Analysis(Part):
+class Analysis(TTSModule):
     """A waveform to the features that a model was trained on.
 
     Args:

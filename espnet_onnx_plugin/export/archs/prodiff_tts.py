@@ -7,13 +7,10 @@ import torch
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.export.archs.fastspeech2_tts import SMALL
-from espnet_onnx_plugin.export.layers.speaking import (
-    DurationEncoder,
-    FeatureDecoder,
-    with_postnet,
-)
-from espnet_onnx_plugin.export.parts import TextToSpeech
+from espnet_onnx_plugin.export.layers.durations import DurationEncoder, FeatureDecoder
+from espnet_onnx_plugin.export.layers.generated_features import with_postnet
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModules
 
 
 class _Decoder(FeatureDecoder):
@@ -53,11 +50,11 @@ class _Decoder(FeatureDecoder):
         return noisy.transpose(1, 2)
 
 
-def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.tts.prodiff.ProDiff``; ESPnet gives it no speed."""
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
     decoder = FeatureDecoder if tts.decoder_type != "diffusion" else _Decoder
-    return TextToSpeech(
+    return TTSModules(
         {"encoder": encoder, "decoder": decoder(tts, encoder, normalize)},
         Durations(
             rounding="round",

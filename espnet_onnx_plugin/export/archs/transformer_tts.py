@@ -11,9 +11,11 @@ import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.bundle.search import Frames
-from espnet_onnx_plugin.export.layers.speaking import Conditions, Postnet
-from espnet_onnx_plugin.export.parts import Part, TextToSpeech, idle_draws
+from espnet_onnx_plugin.export.layers.conditions import Conditions
+from espnet_onnx_plugin.export.layers.draws import unused_draws
+from espnet_onnx_plugin.export.layers.generated_features import Postnet
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
 
 
 def _heads(att: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -23,16 +25,15 @@ def _heads(att: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
     return x if norm is None else norm(x)
 
 
-class _Encoder(Part):
+class _Encoder(TTSModule):
     """Text to the keys and values of every layer's attention to it."""
 
     def __init__(self, tts: torch.nn.Module):
         super().__init__()
         self.tts, self.eos = tts, tts.eos
-        self.idle = idle_draws(tts.encoder)
+        self.unused_draws = unused_draws(tts.encoder)
         self.conditions = Conditions(tts, tts.odim)
         self.inputs = {"text": Tensor("int64", ("tokens",)), **self.conditions.inputs}
-        self.below = {"text": tts.idim, **self.conditions.below}
         self.sizes = self.conditions.sizes
         layers = tts.decoder.decoders
         att = layers[0].src_attn
@@ -50,14 +51,14 @@ class _Encoder(Part):
         )
 
 
-class _Step(Part):
+class _Step(TTSModule):
     """One step of the decoder: ``reduction_factor`` frames."""
 
     def __init__(self, tts: torch.nn.Module, encoder: _Encoder):
         super().__init__()
         self.decoder, self.odim = tts.decoder, tts.odim
         self.feat_out, self.prob_out = tts.feat_out, tts.prob_out
-        self.idle = idle_draws(tts.decoder)  # when it is taught
+        self.unused_draws = unused_draws(tts.decoder)  # when it is taught
         self.layers = tts.decoder.decoders
         self.inputs: dict[str, Tensor] = dict(encoder.outputs)
         prenet = getattr(self.decoder.embed[0], "__getitem__", None)
@@ -163,11 +164,11 @@ class _Step(Part):
         return (frames, prob, torch.stack(attended), *state.values())
 
 
-def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.tts.transformer.Transformer``."""
     encoder = _Encoder(tts)
     step = _Step(tts, encoder)
-    parts = {
+    modules = {
         "encoder": encoder,
         "decoder": step,
         "postnet": Postnet(tts, tts.postnet, normalize),
@@ -179,7 +180,7 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeec
         dropout=0.0 if step.prenet is None else step.prenet.dropout_rate,
         options=("threshold", "minlenratio", "maxlenratio"),
     )
-    return TextToSpeech(parts, search)
+    return TTSModules(modules, search)
 
 
 SMALL = dict(

@@ -11,14 +11,11 @@ from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
-from espnet_onnx_plugin.export.parts import (
-    Part,
-    TextToSpeech,
-    fold_weight_norm,
-    idle_draws,
-)
+from espnet_onnx_plugin.export.layers.draws import unused_draws
+from espnet_onnx_plugin.export.layers.vocoder import fold_weight_norm
 from espnet_onnx_plugin.export.patches import padded_to, replaced
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
 
 
 def inverse_spline(
@@ -81,23 +78,20 @@ def inverse_spline(
     return torch.where(beyond, inputs, outputs), torch.zeros(())
 
 
-class _Encoder(Part):
+class _Encoder(TTSModule):
     """Text to the prior's mean and scale, and durations before speed and rounding."""
 
     def __init__(self, generator: torch.nn.Module):
         super().__init__()
         self.generator = generator
-        self.idle = idle_draws(generator.text_encoder)
+        self.unused_draws = unused_draws(generator.text_encoder)
         self.inputs = {"text": Tensor("int64", ("tokens",))}
-        self.below = {"text": generator.text_encoder.emb.num_embeddings}
         if generator.spks is not None:
             self.inputs["sids"] = Tensor("int64", (1,))
-            self.below["sids"] = generator.spks
         if generator.spk_embed_dim is not None:
             self.inputs["spembs"] = Tensor("float32", (generator.spk_embed_dim,))
         if generator.langs is not None:
             self.inputs["lids"] = Tensor("int64", (1,))
-            self.below["lids"] = generator.langs
         self.conditions = list(self.inputs)[1:]
         self.inputs["noise_dur"] = Tensor("float32", (2, "tokens"))
         self.inputs["noise_scale_dur"] = Tensor("float32", ())
@@ -156,7 +150,7 @@ class _Encoder(Part):
         return outputs if g is None else (*outputs, g[0])
 
 
-class _Decoder(Part):
+class _Decoder(TTSModule):
     """Mean and scale of every frame, and noise, to what the vocoder reads."""
 
     def __init__(self, generator: torch.nn.Module, encoder: _Encoder):
@@ -174,7 +168,6 @@ class _Decoder(Part):
             "noise_scale": Tensor("float32", ()),
             **outputs,
         }
-        self.below = {"symbol_of_frame": "symbols"}
         self.outputs = {"feats": Tensor("float32", ("frames", width))}
 
     def forward(self, mean, log_scale, index, noise, scale, *condition):
@@ -185,7 +178,7 @@ class _Decoder(Part):
         return z[0].T
 
 
-class _Alignment(Part):
+class _Alignment(TTSModule):
     """Speech that teaches the model, to what the vocoder reads of it.
 
     And how likely each of its frames is under each symbol.
@@ -229,7 +222,7 @@ class _Alignment(Part):
         return latents[0].T, likelihood
 
 
-def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.gan_tts.vits.VITS``."""
     generator = tts.generator
     encoder = _Encoder(generator)
@@ -246,13 +239,13 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TextToSpeec
         taught_by=("speech",),
         options=("speed_control_alpha", "noise_scale", "noise_scale_dur"),
     )
-    parts = {
+    modules = {
         "encoder": encoder,
         "decoder": decoder,
         "alignment": _Alignment(generator, encoder),
         "vocoder": vocoder,
     }
-    return TextToSpeech(parts, search, vocoder_reads="feats")
+    return TTSModules(modules, search, vocoder_reads="feats")
 
 
 SMALL = dict(

@@ -10,12 +10,24 @@ import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.parts import Part, fold_weight_norm
 from espnet_onnx_plugin.export.patches import nothing_rectified
 from espnet_onnx_plugin.export.registry import all_archs
+from espnet_onnx_plugin.export.tts_module import TTSModule
 
 
-class Vocoder(Part):
+def fold_weight_norm(module: torch.nn.Module) -> None:
+    """Make the weights of a module what weight normalization makes them at each call.
+
+    A graph would make them at each call too, and a quantizer would not know them.
+    """
+    for layer in module.modules():
+        if hasattr(layer, "weight_g"):
+            torch.nn.utils.remove_weight_norm(layer)
+        elif hasattr(layer, "parametrizations"):
+            torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+
+
+class Vocoder(TTSModule):
     """A generator of ESPnet or of parallel_wavegan.
 
     Args:
@@ -105,8 +117,10 @@ def context(vocoder: Vocoder, longest: int = 512) -> tuple[int, int] | None:
     with _in_double(vocoder), nothing_rectified():
         while frames <= longest:
             sizes = {"frames": frames, "blocks": math.ceil(frames / vocoder.block)}
-            inputs = vocoder.example(sizes, generator)
-            inputs = {name: value.double() for name, value in inputs.items()}
+            inputs = {}
+            for name, tensor in vocoder.inputs.items():
+                shape = [sizes.get(axis, axis) for axis in tensor.axes]
+                inputs[name] = torch.randn(shape, generator=generator).double()
             whole = vocoder(*inputs.values())
             middle, before, after = frames // 2, 0, 0
             for _ in range(3):

@@ -18,7 +18,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.parity.tolerance import require
 from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.steps import GraphModule, StepModule
+from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import LENS, Encoded
 from espnet_onnx_plugin.runtime.core.session import Session
@@ -26,7 +26,7 @@ from espnet_onnx_plugin.runtime.search.scorers import GraphScorer
 
 
 def check_decoder(
-    decoder: GraphModule,
+    decoder: DecoderModule,
     bundle: Bundle,
     role: str,
     device: Device,

@@ -9,7 +9,7 @@ from espnet_onnx_plugin.bundle.search import MaskCTC, Search
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
 from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.steps import GraphModule
+from espnet_onnx_plugin.export.steps import DecoderModule
 from espnet_onnx_plugin.export.tasks.recognition import TaskModel
 
 
@@ -44,7 +44,7 @@ class Model(TaskModel):
                 "a CTC and a decoder"
             )
 
-    def wrap_decoders(self) -> dict[str, GraphModule]:
+    def wrap_decoders(self) -> dict[str, DecoderModule]:
         """See :class:`TaskModel`."""
         steps = super().wrap_decoders()
         if isinstance(steps.get("decoder"), SequenceModule):

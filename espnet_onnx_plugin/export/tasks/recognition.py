@@ -21,7 +21,6 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import (
     Bundle,
-    Graph,
     Manifest,
     Speech,
     Text,
@@ -30,18 +29,14 @@ from espnet_onnx_plugin.bundle import (
 from espnet_onnx_plugin.bundle.search import LabelSynchronous, Search
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
-from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
+from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, EncoderModule
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.frontend import (
+    audio_specs,
     describe_speech,
-    export_audio,
     wrap_frontend,
 )
-from espnet_onnx_plugin.export.graph import (
-    export_memory,
-    export_sequence,
-    export_step,
-)
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.layers.hub_text import (
     WHISPER_TYPES,
     whisper_converter,
@@ -59,8 +54,7 @@ from espnet_onnx_plugin.export.parity.encoding import (
 )
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.steps import GraphModule, StepModule
+from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.io.data import Source, usable
@@ -83,8 +77,8 @@ class ExportedModel(Protocol):
     def write_texts(self, work: Path) -> dict[str, Text]:
         """Write tokens and tokenizers, and describe them by field of the manifest."""
 
-    def export(self, work: Path) -> dict[str, Graph]:
-        """Write every graph, by role."""
+    def graph_specs(self) -> dict[str, GraphSpec]:
+        """Every graph, by role."""
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says besides graphs and texts."""
@@ -131,7 +125,7 @@ class TaskModel:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
-        self.steps: dict[str, GraphModule] = self.wrap_decoders()
+        self.steps: dict[str, DecoderModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
             self.steps["lm"] = wrap_lm(
                 checkpoints.lm_train_config,
@@ -163,11 +157,11 @@ class TaskModel:
             )
         refuse_token_type("token_type", config)
 
-    def wrap_encoder(self) -> EncoderGraph:
+    def wrap_encoder(self) -> EncoderModule:
         """The encoder graph of the model."""
         return EncoderGraph(self.model, vars(self.args))
 
-    def wrap_decoders(self) -> dict[str, GraphModule]:
+    def wrap_decoders(self) -> dict[str, DecoderModule]:
         """Decoders of the model by role."""
         if self.model.decoder is None:
             return {}
@@ -235,20 +229,15 @@ class TaskModel:
             )
         return {"text": text}
 
-    def export(self, work: Path) -> dict[str, Graph]:
-        """Write every graph, by role."""
-        logger.info("exporting the encoder")
-        graphs = export_audio(self.frontend, self.encoder, self.speech, work)
+    def graph_specs(self) -> dict[str, GraphSpec]:
+        """Every graph, by role."""
+        specs = audio_specs(self.frontend, self.encoder, self.speech)
         for role, step in self.steps.items():
-            logger.info("exporting the %s", role)
             dim, vocabulary = self.sizes(role)
             if step.memory is not None:
-                name = f"{role}_memory"
-                graphs[name] = export_memory(step, dim, work / f"{name}.onnx")
-            whole = isinstance(step, SequenceModule)
-            export = export_sequence if whole else export_step
-            graphs[role] = export(step, vocabulary, work / f"{role}.onnx")
-        return graphs
+                specs[f"{role}_memory"] = step.memory_spec(dim)
+            specs[role] = step.graph_spec(vocabulary)
+        return specs
 
     def accompany(self, speech: np.ndarray) -> Utterance:
         """Audio with what else the model reads, made up for a check."""

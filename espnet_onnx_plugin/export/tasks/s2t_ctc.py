@@ -11,6 +11,7 @@ import torch
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import PromptedCTC
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.encoder import EncoderModule
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import StepModule
@@ -25,7 +26,7 @@ ENCODER = "e_branchformer_ctc"
 _SUBSAMPLING = {"conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
 
 
-class PromptedEncoderGraph(torch.nn.Module):
+class PromptedEncoderGraph(EncoderModule):
     """``ESPnetS2TCTCModel.encode`` less frontend, and the CTC of its output.
 
     Args:
@@ -47,9 +48,6 @@ class PromptedEncoderGraph(torch.nn.Module):
         self.embed_proj = model.embed_proj
         self.prompt_proj = model.prompt_proj
 
-    #: See :class:`.encoder.EncoderGraph`.
-    trace_frames = 1
-
     @property
     def outputs(self) -> dict[str, Tensor]:
         """The outputs by name, in order."""
@@ -61,16 +59,11 @@ class PromptedEncoderGraph(torch.nn.Module):
         }
 
     others = {
-        "text_prev": (
-            Tensor("int64", ("utterances", "tokens")),
-            torch.ones(2, 5, dtype=torch.int64),
-        ),
-        "text_prev_lengths": (Tensor("int64", ("utterances",)), torch.tensor([5, 3])),
-        "prefix": (
-            Tensor("int64", ("utterances", 2)),
-            torch.ones(2, 2, dtype=torch.int64),
-        ),
+        "text_prev": Tensor("int64", ("utterances", "tokens")),
+        "text_prev_lengths": Tensor("int64", ("utterances",)),
+        "prefix": Tensor("int64", ("utterances", 2)),
     }
+    sizes = {"tokens": 5}
 
     def output_size(self) -> int:
         """Size of the output's vectors."""
@@ -138,7 +131,7 @@ class Model(TaskModel):
             )
         find("encoder", config.get("promptencoder", "transformer"))
 
-    def wrap_encoder(self) -> PromptedEncoderGraph:  # type: ignore[override]
+    def wrap_encoder(self) -> PromptedEncoderGraph:
         """See :class:`TaskModel`."""
         return PromptedEncoderGraph(
             self.model, self.args.normalize, self.args.promptencoder

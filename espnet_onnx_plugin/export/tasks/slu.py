@@ -33,12 +33,10 @@ class DeliberationGraph(EncoderGraph):
     """
 
     others = {
-        "transcript": (
-            Tensor("int64", ("utterances", "transcript_tokens")),
-            torch.ones(2, 7, dtype=torch.int64),
-        ),
-        "transcript_lengths": (Tensor("int64", ("utterances",)), torch.tensor([7, 5])),
+        "transcript": Tensor("int64", ("utterances", "transcript_tokens")),
+        "transcript_lengths": Tensor("int64", ("utterances",)),
     }
+    sizes = {"transcript_tokens": 7}
 
     def __init__(self, model: torch.nn.Module, choices: dict[str, str | None]):
         super().__init__(model, choices)

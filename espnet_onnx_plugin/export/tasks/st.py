@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Bundle, Graph, Tensor, Text
+from espnet_onnx_plugin.bundle import Bundle, Tensor, Text
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
-from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, run_encoder
+from espnet_onnx_plugin.export.encoder import (
+    PARTS,
+    EncoderGraph,
+    EncoderModule,
+    run_encoder,
+)
 from espnet_onnx_plugin.export.frontend import shortest_frames
-from espnet_onnx_plugin.export.graph import export_encoder
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.layers.hub_text import WHISPER_TYPES, whisper_converter
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
 from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
@@ -35,8 +39,6 @@ from espnet_onnx_plugin.export.tasks.recognition import (
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import to_numpy
 from espnet_onnx_plugin.runtime.st import MD_ENCODER, SRC, MultiDecoderEncoder
-
-logger = logging.getLogger(__name__)
 
 ASR_DECODER = "extra_asr_decoder"
 
@@ -134,7 +136,7 @@ class STEncoderGraph(EncoderGraph):
         return (x, lengths, *ctc, *asr)
 
 
-class MDEncoderGraph(torch.nn.Module):
+class MDEncoderGraph(EncoderModule):
     """Hidden states of the ASR sub-decoder to what the target's decoder reads.
 
     Args:
@@ -142,7 +144,7 @@ class MDEncoderGraph(torch.nn.Module):
         choice: what ``config.yaml`` names for md_encoder.
     """
 
-    others: Mapping[str, tuple[Tensor, torch.Tensor]] = {}
+    names = ("hidden", "hidden_lens")
 
     def __init__(self, model: torch.nn.Module, choice: str):
         super().__init__()
@@ -312,24 +314,13 @@ class Model(TaskModel):
             )
         return texts
 
-    def export(self, work: Path) -> dict[str, Graph]:
+    def graph_specs(self) -> dict[str, GraphSpec]:
         """See :class:`TaskModel`."""
-        graphs = super().export(work)
+        specs = super().graph_specs()
         if self.md_encoder is not None:
-            logger.info("exporting the %s", MD_ENCODER)
-            size = self.steps[ASR_DECODER].hidden_size
-            generator = torch.Generator().manual_seed(1)
-            example = (
-                torch.randn((2, 9, size), generator=generator),
-                torch.tensor([9, 7]),
-            )
-            graphs[MD_ENCODER] = export_encoder(
-                self.md_encoder,
-                example,
-                work / f"{MD_ENCODER}.onnx",
-                ("hidden", "hidden_lens"),
-            )
-        return graphs
+            shape = (self.steps[ASR_DECODER].hidden_size,)
+            specs[MD_ENCODER] = self.md_encoder.graph_spec(9, shape)
+        return specs
 
     def encode(self, utterance: np.ndarray) -> dict[str, np.ndarray]:
         """See :class:`TaskModel`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Bundle, Graph, Manifest, Speech, Synthesis, Text
+from espnet_onnx_plugin.bundle import Bundle, Manifest, Speech, Synthesis, Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE, difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
-from espnet_onnx_plugin.export.graph import export_part
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.layers.draws import (
     OF_LOADER,
     drawn_since,
@@ -25,9 +24,9 @@ from espnet_onnx_plugin.export.layers.draws import (
 from espnet_onnx_plugin.export.layers.teaching import teaching
 from espnet_onnx_plugin.export.layers.vocoder import context, find_vocoder
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, Parity, require
-from espnet_onnx_plugin.export.parts import Part, TextToSpeech
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.tts_text import refuse_text, write_tts_text
+from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
 from espnet_onnx_plugin.export.weights import (
     loading_as_allowed,
     read_generator,
@@ -39,8 +38,6 @@ from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.synthesis.inputs import made_up
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 from espnet_onnx_plugin.runtime.tts import Text2Speech
-
-logger = logging.getLogger(__name__)
 
 #: How torch's layers say that they are given fewer frames than they need, or none: a
 #: made-up text may be short for a vocoder.
@@ -85,23 +82,23 @@ class Model:
         self.tts = self.model.tts
         self.vocoder = self._build_vocoder(TTSTask, checkpoints)
         self.drawn = drawn_since(0) + OF_LOADER
-        self.wrapped: TextToSpeech = find("tts", self.args.tts).wrap(
+        self.wrapped: TTSModules = find("tts", self.args.tts).wrap(
             self.tts, self.model.normalize
         )
-        self.parts: dict[str, Part] = dict(self.wrapped.parts)
+        self.modules: dict[str, TTSModule] = dict(self.wrapped.modules)
         if isinstance(self.vocoder, torch.nn.Module):
             wrap = find_vocoder(self.vocoder.vocoder)
-            self.parts["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
+            self.modules["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
         graphs, self.taught = teaching(self.model, self.wrapped.search.taught_by)
-        self.parts.update(graphs)
+        self.modules.update(graphs)
         if self.model.feats_extract is not None:
             analysis = find("feats_extract", self.args.feats_extract).wrap
-            self.parts = {
+            self.modules = {
                 "frontend": analysis(self.model.feats_extract, self.model.normalize),
-                **self.parts,
+                **self.modules,
             }
-        for part in self.parts.values():
-            part.eval()
+        for module in self.modules.values():
+            module.eval()
 
     def _build_vocoder(self, task: type, checkpoints: Checkpoints) -> Any:
         """ESPnet's vocoder of features, or None."""
@@ -134,9 +131,11 @@ class Model:
     @property
     def speech(self) -> Speech | None:
         """Speech that the model can read: for its style, or to be taught by it."""
-        if "frontend" not in self.parts:
+        if "frontend" not in self.modules:
             return None
-        analyses = [self.parts[r] for r in ("frontend", "energy") if r in self.parts]
+        analyses = [
+            self.modules[r] for r in ("frontend", "energy") if r in self.modules
+        ]
         shortest = max(analysis.shortest() for analysis in analyses)
         return Speech("waveform", self._rate or 0, 0, shortest)
 
@@ -150,7 +149,7 @@ class Model:
     @property
     def synthesis(self) -> Synthesis:
         """What the model makes, and reads besides text."""
-        tts, vocoder = self.tts, self.parts.get("vocoder")
+        tts, vocoder = self.tts, self.modules.get("vocoder")
         reads = {
             "speech": getattr(tts, "use_gst", False),
             "spembs": tts.spk_embed_dim is not None,
@@ -183,13 +182,9 @@ class Model:
         """Write tokens and what the text front end needs."""
         return {"text": write_tts_text(self.args, work)}
 
-    def export(self, work: Path) -> dict[str, Graph]:
-        """Write every graph, by role."""
-        graphs = {}
-        for role, part in self.parts.items():
-            logger.info("exporting the %s", role)
-            graphs[role] = export_part(part, work / f"{role}.onnx")
-        return graphs
+    def graph_specs(self) -> dict[str, GraphSpec]:
+        """Every graph, by role."""
+        return {role: module.graph_spec() for role, module in self.modules.items()}
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says besides graphs and texts."""
@@ -198,8 +193,8 @@ class Model:
             **self.taught,
             drawn=self.drawn,
             mkl=dropouts_are_of_mkl(),
-            idle={role: part.idle for role, part in self.parts.items()},
-            block=getattr(self.parts.get("vocoder"), "block", 1),
+            idle={role: m.unused_draws for role, m in self.modules.items()},
+            block=getattr(self.modules.get("vocoder"), "block", 1),
         )
         return dict(speech=self.speech, search=search, synthesis=self.synthesis)
 
@@ -261,10 +256,10 @@ class Model:
         """Made-up speech of a text, and its durations where they are read."""
         random = np.random.default_rng(len(inputs["text"]))
         symbols = len(inputs["text"]) + 1
-        if "frontend" not in self.parts:
+        if "frontend" not in self.modules:
             shape = (6 * symbols, self.tts.odim)
             return {"speech": random.standard_normal(shape).astype(np.float32)}
-        shift = self.parts["frontend"].stft.hop_length
+        shift = self.modules["frontend"].stft.hop_length
         time = np.arange(self.speech.min_length + 6 * symbols * shift)
         time = time / (self._rate or 16000)
         phase = 2 * np.pi * (150 * time + np.sin(20 * time))  # a voice that goes up
@@ -272,7 +267,7 @@ class Model:
         speech = 0.1 * voice + 0.01 * random.standard_normal(len(time))
         lesson = {"speech": speech.astype(np.float32)}
         if "durations" in self.taught["taught_by"]:
-            frames = len(self.parts["frontend"](torch.from_numpy(lesson["speech"])))
+            frames = len(self.modules["frontend"](torch.from_numpy(lesson["speech"])))
             factor = getattr(self.model.pitch_extract, "reduction_factor", 1)
             shares = np.full(symbols, 1 / symbols)
             lesson["durations"] = random.multinomial(frames // factor, shares)

@@ -10,7 +10,7 @@ import torch
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Energy, Pitch
 from espnet_onnx_plugin.export.archs.feats_extract import Analysis
-from espnet_onnx_plugin.export.parts import Part
+from espnet_onnx_plugin.export.tts_module import TTSModule
 
 
 class EnergyAnalysis(Analysis):
@@ -26,7 +26,7 @@ class EnergyAnalysis(Analysis):
 
 def teaching(
     model: torch.nn.Module, taught_by: Sequence[str]
-) -> tuple[dict[str, Part], dict[str, Any]]:
+) -> tuple[dict[str, TTSModule], dict[str, Any]]:
     """What a model is taught by.
 
     Args:
