@@ -19,7 +19,8 @@ from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.parity.decoding import check_sequence
 from espnet_onnx_plugin.export.parity.encoding import TOLERANCE, check_encoder
-from espnet_onnx_plugin.export.tasks.tts import _TOO_SHORT, Model
+from espnet_onnx_plugin.export.parity.synthesis import _TOO_SHORT
+from espnet_onnx_plugin.export.tasks.tts import TTSExporter
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.session import Session
@@ -189,14 +190,14 @@ SHORT = "Padding size should be less than the corresponding input dimension, but
 
 def failing(monkeypatch, message, fails):
     """Let ESPnet's inference fail where ``fails(tokens, taught)``."""
-    infer = Model.infer
+    infer = TTSExporter.infer
 
     def broken(self, inputs, options, seed):
         if fails(len(inputs["text"]), options["use_teacher_forcing"]):
             raise RuntimeError(message)
         return infer(self, inputs, options, seed)
 
-    monkeypatch.setattr(Model, "infer", broken)
+    monkeypatch.setattr(TTSExporter, "infer", broken)
 
 
 def test_a_text_that_is_too_short_is_written_down_as_skipped(
@@ -261,13 +262,13 @@ def test_a_way_to_speak_that_was_not_compared_is_refused(
 
 
 def test_a_voice_that_is_another_is_refused(voice, tmp_path, monkeypatch):
-    infer = Model.infer
+    infer = TTSExporter.infer
 
     def louder(self, *args):
         outputs = infer(self, *args)
         return {**outputs, "feat_gen": outputs["feat_gen"] * 1.001}
 
-    monkeypatch.setattr(Model, "infer", louder)
+    monkeypatch.setattr(TTSExporter, "infer", louder)
     with pytest.raises(PluginError, match="parity check failed: feat_gen differs"):
         export_bundle("tts", voice, tmp_path / "onnx")
 

@@ -29,10 +29,11 @@ from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.graph import export_graphs
+from espnet_onnx_plugin.export.layers.draws import dropouts_are_of_mkl
 from espnet_onnx_plugin.export.layers.vocoder import context
+from espnet_onnx_plugin.export.parity.synthesis import compare_outputs
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.export.registry import all_archs, find
-from espnet_onnx_plugin.export.tasks.tts import compare, dropouts_are_of_mkl
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -119,7 +120,7 @@ def agree(made, reference):
     assert set(made) == set(reference)
     if "wav" in made:  # joint models give ESPnet an axis more
         reference = {**reference, "wav": reference["wav"].reshape(-1)}
-    compare(made, reference, "the text")
+    compare_outputs(made, reference, "the text")
 
 
 @pytest.mark.parametrize("arch, name", cases("tts"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.util
 import sys
@@ -18,6 +19,7 @@ import yaml
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.weights import load_weights
 from espnet_onnx_plugin.packages import import_package
+from espnet_onnx_plugin.runtime.search.scorers import NgramScorer
 from espnet_onnx_plugin.tasks import find
 
 
@@ -158,6 +160,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def refuse_ngram(path: Path) -> None:
+    """Open an n-gram model, where kenlm is installed.
+
+    Raises:
+        PluginError: if it is empty, or kenlm cannot read it.
+    """
+    if path.stat().st_size == 0:
+        raise PluginError(f"{path} is empty; build the n-gram model again")
+    if importlib.util.find_spec("kenlm") is not None:
+        NgramScorer(str(path), [])
+
+
 @contextlib.contextmanager
 def losses_left_out() -> Iterator[None]:
     """Build models without the packages that only their losses need.
@@ -175,7 +189,9 @@ def losses_left_out() -> Iterator[None]:
             sys.modules.pop("espnet2.asr.bayes_risk_ctc", None)
 
 
-def build(task: type, config: Path, checkpoint: Path) -> tuple[torch.nn.Module, object]:
+def build(
+    task: type, config: Path, checkpoint: Path
+) -> tuple[torch.nn.Module, argparse.Namespace]:
     """Build a model of an ESPnet task and load its weights.
 
     Returns:
@@ -194,7 +210,7 @@ def build(task: type, config: Path, checkpoint: Path) -> tuple[torch.nn.Module, 
     return model.eval(), args
 
 
-def _build(task: type, config: Path) -> tuple[torch.nn.Module, object]:
+def _build(task: type, config: Path) -> tuple[torch.nn.Module, argparse.Namespace]:
     """Build a model with the weights that ESPnet begins with."""
     with tempfile.TemporaryDirectory() as work:
         # ESPnet initializes a model in another way where it has no checkpoint to load.

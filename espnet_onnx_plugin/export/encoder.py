@@ -11,7 +11,7 @@ import torch
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.graph import GraphSpec
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
+from espnet_onnx_plugin.export.padding import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS
 
@@ -20,7 +20,7 @@ PARTS = ("normalize", "preencoder", "encoder", "postencoder")
 
 
 def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
-    """Return an encoder as it is, unless its input layer looks up token ids."""
+    """Return an encoder unchanged, unless its input layer looks up token ids."""
     embed = getattr(encoder, "embed", None)
     if isinstance(embed, torch.nn.Sequential) and len(embed):
         if isinstance(embed[0], torch.nn.Embedding):
@@ -128,7 +128,7 @@ class EncoderGraph(EncoderModule):
 
     @property
     def trace_frames(self) -> int:
-        """Those that ESPnet's encoder says."""
+        """Frames that ESPnet's encoder asks for."""
         return getattr(self.encoder, "trace_frames", 1)
 
     def output_size(self) -> int:

@@ -23,25 +23,22 @@ from espnet_onnx_plugin.bundle import (
     write_manifest,
 )
 from espnet_onnx_plugin.bundle.derive import is_current
-from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
+from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config, refuse_ngram
 from espnet_onnx_plugin.export.graph import OPSET, export_graphs
 from espnet_onnx_plugin.export.parity.tolerance import Parity
-from espnet_onnx_plugin.export.tasks.recognition import ExportedModel, task_model
-from espnet_onnx_plugin.export.weights import refuse_ngram
+from espnet_onnx_plugin.export.tasks.exporter import Exporter, find_exporter
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.tasks import find
 
 logger = logging.getLogger(__name__)
 
 #: What graphs are checked on where nothing else is said.
 CPU = Device()
 
-#: ``model`` in the configuration of a model that s2t.sh trains with ``--s2t_ctc true``.
-CTC_MODEL = "espnet_ctc"
-
 
 def fingerprint(task: str, checkpoints: Checkpoints) -> dict[str, Any]:
-    """What a bundle is made from; equal fingerprints give equal bundles."""
+    """Sources of a bundle: equal fingerprints give equal bundles."""
     import espnet2
 
     return {
@@ -86,13 +83,11 @@ def export_bundle(
 
 
 def _recognized(task: str, checkpoints: Checkpoints) -> str:
-    """The task of a model: ESPnet's s2t_inference tells the CTC ones of s2t.sh too."""
-    if (
-        task == "s2t"
-        and read_config(checkpoints.train_config).get("model") == CTC_MODEL
-    ):
-        return "s2t_ctc"
-    return task
+    """The task of a model, which the driver of another one may have trained."""
+    by_model = find(task).by_model
+    if not by_model:
+        return task
+    return by_model.get(read_config(checkpoints.train_config).get("model"), task)
 
 
 def _export(
@@ -111,7 +106,7 @@ def _export(
             copy = work / f"{name}{file.suffix}"
             shutil.copyfile(file, copy)
             ngrams[name] = describe_file(copy)
-    model = task_model(task)(checkpoints)
+    model = find_exporter(task)(checkpoints)
     texts = model.write_texts(work)
     graphs = export_graphs(model.graph_specs(), work)
     manifest = Manifest(
@@ -133,7 +128,7 @@ def _export(
 
 def check_parity(
     bundle: Bundle,
-    model: ExportedModel,
+    model: Exporter,
     device: Device,
     source: Source | None = None,
 ) -> Parity:

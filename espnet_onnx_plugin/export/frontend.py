@@ -12,7 +12,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import EncoderModule
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import GraphSpec
-from espnet_onnx_plugin.export.patches import subsampled
+from espnet_onnx_plugin.export.padding import subsampled
 from espnet_onnx_plugin.export.registry import find
 
 #: Frames a second of extracted features: Kaldi's default shift of 10 ms.
@@ -20,7 +20,7 @@ FEATURE_RATE = 100
 
 
 def wrap_frontend(model: torch.nn.Module, args: Any) -> torch.nn.Module | None:
-    """What makes features of a waveform, traceable; None where the model reads them."""
+    """Waveform to features, traceable; None where the model reads features."""
     if model.frontend is not None:
         return find("frontend", args.frontend).wrap(model.frontend).eval()
     features = find("encoder", args.encoder).features
@@ -72,7 +72,7 @@ def _is_too_short(
 def describe_speech(
     model: torch.nn.Module, frontend: torch.nn.Module | None, args: Any
 ) -> Speech:
-    """What the input has to be.
+    """Requirements of the model's input.
 
     Args:
         model: ESPnet's model.

@@ -185,7 +185,7 @@ def normed(attention: torch.nn.Module, which: str, x: torch.Tensor) -> torch.Ten
 
 
 def tree_bias(visible: torch.Tensor) -> torch.Tensor:
-    """What self-attention adds to its scores so that a row sees its own past only.
+    """A bias for the scores of self-attention, by which a row sees its own past only.
 
     Args:
         visible: (utterances, hypotheses, kept + rows) bool.

@@ -10,7 +10,7 @@ import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import refuse_token_ids
-from espnet_onnx_plugin.export.patches import convolutions_see, subsampled
+from espnet_onnx_plugin.export.padding import convolutions_see, subsampled
 from espnet_onnx_plugin.export.registry import Arch, register
 
 

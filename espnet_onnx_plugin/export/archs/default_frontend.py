@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 
 

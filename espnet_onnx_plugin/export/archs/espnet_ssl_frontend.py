@@ -8,7 +8,7 @@ from espnet_onnx_plugin.export.encoder import run_encoder
 from espnet_onnx_plugin.export.frontend import shortest_frames
 from espnet_onnx_plugin.export.layers.ssl_layers import weighted_sum
 from espnet_onnx_plugin.export.layers.waveform import PlainConvolutions
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, find, register
 
 

@@ -1,6 +1,6 @@
 """``feats_extract: fbank``, ``spectrogram`` and ``linear_spectrogram``.
 
-Text-to-speech models read speech for their style, and where they are taught by it.
+Text-to-speech models read speech for their style, and for teacher forcing.
 """
 
 from __future__ import annotations

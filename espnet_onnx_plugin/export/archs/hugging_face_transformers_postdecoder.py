@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register, require_package
 
 #: To what length ESPnet cuts a transcript, its two end marks included.

@@ -11,7 +11,7 @@ from espnet_onnx_plugin.export.layers.attention import (
     hub_attention,
 )
 from espnet_onnx_plugin.export.layers.hub_text import needs_transformers
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 
 

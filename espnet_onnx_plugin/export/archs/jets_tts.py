@@ -41,10 +41,10 @@ class _Decoder(DurationDecoder):
 
 
 def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
-    """``espnet2.gan_tts.jets.JETS``; ESPnet gives it no speed, and cannot teach it.
+    """``espnet2.gan_tts.jets.JETS``, without speed control and teacher forcing.
 
-    ESPnet averages pitch by durations that are given, and hands these on to JETS, which
-    does not take them.
+    ESPnet has neither for it: it averages pitch by durations that are given, and hands
+    these on to JETS, which does not take them.
     """
     generator = tts.generator
     encoder = DurationEncoder(generator, generator.odim, None)

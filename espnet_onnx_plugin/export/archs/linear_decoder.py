@@ -37,7 +37,7 @@ class LinearDecoderStep(StepModule):
         self.memory_tensors = {"class_log_probs": Tensor("float32", axes)}
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         tokens, classes = tensors
         scores = torch.nn.functional.pad(classes, (2, 1), value=-torch.inf)
         return (scores[:, None].expand(-1, tokens.size(1), -1).flatten(0, 1),)

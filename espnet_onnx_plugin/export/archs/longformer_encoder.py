@@ -9,7 +9,8 @@ import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import refuse_token_ids
-from espnet_onnx_plugin.export.patches import padding_kept_out, replaced
+from espnet_onnx_plugin.export.padding import padding_kept_out
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 

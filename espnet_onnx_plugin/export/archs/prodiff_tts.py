@@ -51,7 +51,7 @@ class _Decoder(FeatureDecoder):
 
 
 def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
-    """``espnet2.tts.prodiff.ProDiff``; ESPnet gives it no speed."""
+    """``espnet2.tts.prodiff.ProDiff``; ESPnet has no speed control for it."""
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
     decoder = FeatureDecoder if tts.decoder_type != "diffusion" else _Decoder
     return TTSModules(

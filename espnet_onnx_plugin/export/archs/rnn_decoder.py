@@ -35,7 +35,7 @@ class RNNDecoderStep(StepModule):
         self.states.update(self.attention.states)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         decoder, count = self.reference, len(self.of_cells)
         (tokens, parents), memory, states = self.split(tensors)
         past = [state.index_select(0, parents.flatten()) for state in states]

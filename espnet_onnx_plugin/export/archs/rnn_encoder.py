@@ -6,7 +6,7 @@ import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.layers.recurrent import RecurrentLayer
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 
 

@@ -153,7 +153,7 @@ class S4DecoderStep(StepModule):
         self.memory_tensors = self.memory.tensors
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         (tokens, parents), (bias, *memory), past = self.split(tensors)
         keys_and_values = zip(memory[::2], memory[1::2])
         first = [state.index_select(0, parents[:, 0]) for state in past]

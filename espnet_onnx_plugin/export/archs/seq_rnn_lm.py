@@ -21,7 +21,7 @@ class SeqRNNLMStep(StepModule):
         self.states = {name: State("float32", axes) for name in names}
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         lm = self.reference
         (tokens, parents), _, states = self.split(tensors)
         past = [state.index_select(0, parents.flatten()) for state in states]

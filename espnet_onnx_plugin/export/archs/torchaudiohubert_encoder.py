@@ -12,7 +12,8 @@ from espnet_onnx_plugin.export.layers.waveform import (
     PlainConvolutions,
     WaveformConvolutions,
 )
-from espnet_onnx_plugin.export.patches import make_pad_mask, replaced
+from espnet_onnx_plugin.export.padding import make_pad_mask
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 

@@ -10,7 +10,7 @@ import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import (
     TREE_INPUTS,
@@ -177,7 +177,7 @@ class TransformerDecoderStep(StepModule):
         return cache_states([layer.self_attn for layer in self.layers])
 
     def past_inputs(self, inputs: Sequence[torch.Tensor]) -> Sequence[Any]:
-        """What every layer's :meth:`mix` needs of the inputs behind the positions."""
+        """Inputs of every layer's :meth:`mix`, from those behind the positions."""
         kept, visible = inputs
         return kept, tree_bias(visible)
 
@@ -203,7 +203,7 @@ class TransformerDecoderStep(StepModule):
         return {"cross": cross_part(attention, rows, index, memory)}
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         inputs, memory, past = self.split(tensors)
         tokens, positions, *rest = inputs
         embedding, pos_enc = self.reference.embed

@@ -30,7 +30,7 @@ class TransformerLMStep(StepModule):
         }
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), _, (padding, *past) = self.split(tensors)
         tokens = tokens.flatten()
         encoder = self.reference.encoder

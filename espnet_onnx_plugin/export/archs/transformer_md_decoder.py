@@ -17,7 +17,7 @@ from espnet_onnx_plugin.export.steps import StepModule
 
 
 class TwoMemories(torch.nn.Module):
-    """What every layer reads of the recognized text, and of the speech."""
+    """Keys and values of the recognized text and of the speech, for every layer."""
 
     def __init__(self, layers: torch.nn.ModuleList):
         super().__init__()
@@ -55,7 +55,7 @@ class TransformerMDDecoderStep(TransformerDecoderStep):
     def crossings(
         self, index: int, rows: Sequence[int], memory: Sequence[torch.Tensor]
     ) -> dict[str, Part]:
-        """See :class:`TransformerDecoderStep`."""
+        """A layer's attentions to the text that was recognized, and to speech."""
         layer, half = self.layers[index], len(memory) // 2
         return {
             "cross": cross_part(layer.src_attn, rows, index, memory[:half]),

@@ -30,7 +30,7 @@ class OPTStep(StepModule):
         self.max_tokens = self.decoder.max_target_positions
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), _, past = self.split(tensors)
         decoder = self.decoder
         x = decoder.embed_tokens(tokens.flatten())

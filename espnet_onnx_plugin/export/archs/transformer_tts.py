@@ -26,7 +26,7 @@ def _heads(att: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Encoder(TTSModule):
-    """Text to the keys and values of every layer's attention to it."""
+    """Text to keys and values, for every layer's attention to the text."""
 
     def __init__(self, tts: torch.nn.Module):
         super().__init__()
@@ -58,7 +58,7 @@ class _Step(TTSModule):
         super().__init__()
         self.decoder, self.odim = tts.decoder, tts.odim
         self.feat_out, self.prob_out = tts.feat_out, tts.prob_out
-        self.unused_draws = unused_draws(tts.decoder)  # when it is taught
+        self.unused_draws = unused_draws(tts.decoder)  # with teacher forcing
         self.layers = tts.decoder.decoders
         self.inputs: dict[str, Tensor] = dict(encoder.outputs)
         prenet = getattr(self.decoder.embed[0], "__getitem__", None)
@@ -98,12 +98,12 @@ class _Step(TTSModule):
 
     @staticmethod
     def _attend(att, q, k, v) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of one query: (1, dim), and weights (heads, time)."""
+        """Attention of one query: (1, dim), and weights (heads, time)."""
         weights = torch.softmax(q @ k.transpose(1, 2) / att.d_k**0.5, dim=-1)
         return att.linear_out((weights @ v).transpose(0, 1).flatten(1)), weights[:, 0]
 
     def _residual(self, layer, number: int, x: torch.Tensor, part) -> torch.Tensor:
-        """``x`` (1, dim) with what ``part`` makes of it."""
+        """``x`` (1, dim) and the output of ``part`` for ``x``, added."""
         norm = getattr(layer, f"norm{number}")
         y = norm(x) if layer.normalize_before else x
         made = part(y)

@@ -13,7 +13,8 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
 from espnet_onnx_plugin.export.layers.draws import unused_draws
 from espnet_onnx_plugin.export.layers.vocoder import fold_weight_norm
-from espnet_onnx_plugin.export.patches import padded_to, replaced
+from espnet_onnx_plugin.export.padding import padded_to
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
 
@@ -179,9 +180,9 @@ class _Decoder(TTSModule):
 
 
 class _Alignment(TTSModule):
-    """Speech that teaches the model, to what the vocoder reads of it.
+    """Speech of teacher forcing to latents for the vocoder.
 
-    And how likely each of its frames is under each symbol.
+    The likelihood of each frame under each symbol tells which symbol it belongs to.
     """
 
     def __init__(self, generator: torch.nn.Module, encoder: _Encoder):

@@ -29,7 +29,7 @@ class WhisperDecoderStep(CrossAttentionStep):
         self.register_buffer("embedding", self.decoder.token_embedding.weight.detach())
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), memory, past = self.split(tensors)
         x = embedding(tokens.flatten(), self.embedding)
         x = x + embedding(positions.flatten(), self.decoder.positional_embedding)

@@ -19,7 +19,7 @@ class OpenAIWhisperEncoder(WhisperEncoder):
     def forward(
         self, feats: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """As ESPnet's encoders return it."""
+        """Encode, and return also None, as ESPnet's encoders do."""
         return (*super().forward(feats, lengths), None)
 
 

@@ -19,7 +19,8 @@ from espnet_onnx_plugin.export.tts_module import TTSModule
 class DurationEncoder(TTSModule):
     """Text to hidden states, durations, and pitch and energy where the model has them.
 
-    And the logarithms of the durations, which ESPnet gives where it teaches the model.
+    The logarithms of the durations are outputs too: ESPnet gives them with teacher
+    forcing.
 
     Args:
         tts: ESPnet's model.

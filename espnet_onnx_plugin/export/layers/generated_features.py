@@ -54,7 +54,7 @@ def with_postnet(tts: torch.nn.Module, feats: torch.Tensor) -> torch.Tensor:
 
 
 class Postnet(TTSModule):
-    """What an autoregressive model does with all its frames, once it has them.
+    """The end of an autoregressive model, which reads all its frames.
 
     Args:
         tts: ESPnet's model.

@@ -49,7 +49,7 @@ class _Scorer(torch.nn.Module):
 
 
 class _Cache:
-    """What stands for transformers' ``Cache``.
+    """A stand-in for transformers' ``Cache``.
 
     Args:
         prompt: keys and values of each layer, (utterances, h, prompt, d); empty where
@@ -116,7 +116,7 @@ class _Network(torch.nn.Module):
         bias: torch.Tensor,
         cache: _Cache,
     ) -> torch.Tensor:
-        """Run it.
+        """Run the model.
 
         Args:
             x: (utterances, tokens, size).
@@ -253,7 +253,7 @@ class CausalDecoderStep(StepModule):
         return self.memory.prefix.size(1) + self.memory.postfix.size(1)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), memory, past = self.split(tensors)
         prompt_bias, last, end, *prompt = memory
         *past, nodes = past

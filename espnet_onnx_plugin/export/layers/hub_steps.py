@@ -109,7 +109,7 @@ class BartDecoderStep(CrossAttentionStep):
         self.max_tokens = self.decoder.config.max_position_embeddings
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), memory, past = self.split(tensors)
         table = self.decoder.embed_positions
         x = self.decoder.embed_tokens(tokens.flatten())
@@ -160,7 +160,7 @@ class T5DecoderStep(CrossAttentionStep):
         self.scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), memory, past = self.split(tensors)
         *past, nodes = past
         nodes = node_positions(nodes, kept, positions)

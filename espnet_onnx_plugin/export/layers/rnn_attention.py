@@ -31,12 +31,12 @@ from torch.nn.functional import linear, pad
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.layers.recurrent import lstm_cell
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.steps import masked
 
 
 class _Kind(NamedTuple):
-    """What tells one attention from another, beside the layers that it has.
+    """Differences between attentions, beside the layers that they have.
 
     Attributes:
         scaling: of the energies; None: the attention's own.

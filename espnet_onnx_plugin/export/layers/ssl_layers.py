@@ -1,4 +1,4 @@
-"""What differs from the layers of fairseq's kind of models while they are traced.
+"""Layers of fairseq's kind of models, as they are traced.
 
 fairseq's wav2vec 2.0 and HuBERT, s3prl's copies of them, and Microsoft's WavLM.
 """
@@ -36,7 +36,7 @@ def traceable_fairseq(encoder: torch.nn.Module) -> Iterator[None]:
 def fairseq_hidden_states(
     model: torch.nn.Module, speech: torch.Tensor
 ) -> list[torch.Tensor]:
-    """What enters each layer of a model of this kind, and its output.
+    """Inputs of the layers of a model of this kind, and the output of the last.
 
     Args:
         model: has ``extract_features`` and an ``encoder`` with ``layers``.

@@ -141,7 +141,7 @@ def context(vocoder: Vocoder, longest: int = 512) -> tuple[int, int] | None:
 
 
 def find_vocoder(generator: torch.nn.Module) -> Callable[..., Vocoder]:
-    """What wraps a generator, by the name of its class.
+    """The wrapper of a generator, by the name of its class.
 
     Raises:
         PluginError: if its class is not supported.

@@ -1,4 +1,4 @@
-"""What networks that read waveforms have in common."""
+"""Layers that networks on waveforms have in common."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 
 from espnet_onnx_plugin.export.archs.default_frontend import RealStft
 from espnet_onnx_plugin.export.layers.attention import Attention, attend_valid
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 
 
 def attention_of(module: torch.nn.Module) -> Attention:

@@ -1,7 +1,4 @@
-"""What a task of ESPnet trains, and what of it becomes graphs.
-
-Each task (asr, st, ...) is a subclass in a module of its own name, called ``Model``.
-"""
+"""Exporters of models that read speech: the modules that they have in common."""
 
 from __future__ import annotations
 
@@ -9,13 +6,9 @@ import dataclasses
 import functools
 import importlib
 import logging
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import (
-    Any,
-    Protocol,
-)
+from typing import Any
 
 import numpy as np
 
@@ -55,46 +48,18 @@ from espnet_onnx_plugin.export.parity.encoding import (
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
+from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.io.data import Source, usable
-from espnet_onnx_plugin.tasks import find as find_task
 
 logger = logging.getLogger(__name__)
 
-_TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
+class RecognitionExporter:
+    """The modules of a trained model whose ESPnet class has ``encode``.
 
-def task_model(task: str) -> Callable[[Checkpoints], ExportedModel]:
-    """The class of a task, by the task's name."""
-    module = f"espnet_onnx_plugin.export.tasks.{find_task(task).exporter}"
-    return importlib.import_module(module).Model
-
-
-class ExportedModel(Protocol):
-    """What the export asks of a task's model."""
-
-    def write_texts(self, work: Path) -> dict[str, Text]:
-        """Write tokens and tokenizers, and describe them by field of the manifest."""
-
-    def graph_specs(self) -> dict[str, GraphSpec]:
-        """Every graph, by role."""
-
-    def describe(self) -> dict[str, Any]:
-        """What the manifest says besides graphs and texts."""
-
-    def check_parity(
-        self, bundle: Bundle, device: Device, source: Source | None = None
-    ) -> Parity:
-        """The largest relative differences from PyTorch, by component."""
-
-    def measured(self, bundle: Bundle, device: Device) -> Manifest:
-        """The manifest with what has to be measured on the graphs."""
-
-
-class TaskModel:
-    """The modules of a trained model. As it stands, of one that reads speech and whose
-    ESPnet class has ``encode``, a CTC and a decoder.
+    As it stands, of one that has a CTC and a decoder.
 
     Args:
         checkpoints: the files of the model.
@@ -107,7 +72,7 @@ class TaskModel:
         args: its training arguments.
         frontend: waveform to features, or None.
         encoder: features to what the search reads.
-        steps: decoders and language models, by role.
+        decoders: decoders and language models, by role.
     """
 
     #: Module and class of ESPnet's task.
@@ -125,9 +90,9 @@ class TaskModel:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
-        self.steps: dict[str, DecoderModule] = self.wrap_decoders()
+        self.decoders: dict[str, DecoderModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
-            self.steps["lm"] = wrap_lm(
+            self.decoders["lm"] = wrap_lm(
                 checkpoints.lm_train_config,
                 checkpoints.lm_file,
                 list(self.model.token_list),
@@ -174,7 +139,7 @@ class TaskModel:
 
     @property
     def speech(self) -> Speech:
-        """What the input has to be."""
+        """Requirements of the model's input."""
         return describe_speech(self.model, self.frontend, self.args)
 
     @property
@@ -184,9 +149,9 @@ class TaskModel:
         """
         batch = import_nets("scorer_interface").BatchScorerInterface
         single = [
-            r for r, s in self.steps.items() if not isinstance(s.reference, batch)
+            r for r, d in self.decoders.items() if not isinstance(d.reference, batch)
         ]
-        limits = [step.max_tokens for step in self.steps.values() if step.max_tokens]
+        limits = [d.max_tokens for d in self.decoders.values() if d.max_tokens]
         primer = None
         if self.args.bpemodel in WHISPER_TYPES:
             primer = tuple(whisper_primer(self.whisper_converter))
@@ -195,10 +160,10 @@ class TaskModel:
             eos=self.model.eos,
             blank=0,
             single=tuple(single),
-            together=tuple(r for r, step in self.steps.items() if step.together),
+            together=tuple(r for r, d in self.decoders.items() if d.together),
             max_tokens=min(limits, default=None),
             primer=primer,
-            generate=getattr(self.steps.get("decoder"), "generate", None),
+            generate=getattr(self.decoders.get("decoder"), "generate", None),
         )
 
     @functools.cached_property
@@ -232,11 +197,11 @@ class TaskModel:
     def graph_specs(self) -> dict[str, GraphSpec]:
         """Every graph, by role."""
         specs = audio_specs(self.frontend, self.encoder, self.speech)
-        for role, step in self.steps.items():
+        for role, decoder in self.decoders.items():
             dim, vocabulary = self.sizes(role)
-            if step.memory is not None:
-                specs[f"{role}_memory"] = step.memory_spec(dim)
-            specs[role] = step.graph_spec(vocabulary)
+            if decoder.memory is not None:
+                specs[f"{role}_memory"] = decoder.memory_spec(dim)
+            specs[role] = decoder.graph_spec(vocabulary)
         return specs
 
     def accompany(self, speech: np.ndarray) -> Utterance:
@@ -248,8 +213,8 @@ class TaskModel:
         for what, array in noise(self.speech):
             yield what, self.accompany(array)
 
-    def describe(self) -> dict[str, Any]:
-        """What the manifest says besides graphs and texts."""
+    def describe(self) -> dict[str, object]:
+        """Fields of the manifest besides graphs and texts."""
         return dict(speech=self.speech, search=self.search)
 
     def check_parity(
@@ -267,9 +232,9 @@ class TaskModel:
             utterances = ((key, self.accompany(array)) for key, array, _ in audio)
             figure = check_encoder(self.encode, encoder, utterances)
             figures["encoder_on_real_audio"] = figure
-        for role, step in self.steps.items():
+        for role, decoder in self.decoders.items():
             sizes = self.sizes(role)
-            figures[role] = check_decoder(step, bundle, role, device, *sizes)
+            figures[role] = check_decoder(decoder, bundle, role, device, *sizes)
         return Parity({**figures, **self.check_others(bundle, device)})
 
     def check_others(self, bundle: Bundle, device: Device) -> dict[str, float]:
@@ -305,12 +270,6 @@ class TaskModel:
         return encode_reference(self.model, utterance)
 
 
-def refuse_token_type(key: str, config: Mapping[str, Any]) -> None:
-    """Raise a :class:`PluginError` where a tokenizer is not supported."""
-    if config.get(key) not in _TOKEN_TYPES:
-        raise PluginError(f"{key} '{config[key]}' is not supported yet")
-
-
 def wrap_lm(
     train_config: Path, checkpoint: Path, tokens: list[str], of: Path
 ) -> StepModule:
@@ -334,34 +293,3 @@ def wrap_lm(
             "trained on the same token list"
         )
     return arch.wrap(lm.lm).eval()
-
-
-def write_text(
-    tokens: list[str],
-    token_type: str | None,
-    bpemodel: str | None,
-    work: Path,
-    prefix: str = "",
-) -> Text:
-    """Write a token list and its tokenizer's model, and describe them.
-
-    Args:
-        tokens: the vocabulary.
-        token_type: ESPnet's name of the tokenizer.
-        bpemodel: file of a sentencepiece model.
-        work: the directory.
-        prefix: of the files' names.
-    """
-    token_list = work / f"{prefix}tokens.txt"
-    token_list.write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    copy = None
-    if token_type == "bpe" and bpemodel is not None:
-        if not Path(bpemodel).is_file():
-            raise PluginError(
-                f"the training configuration names bpemodel {bpemodel}, which does not "
-                "exist; run this in the recipe's directory"
-            )
-        path = work / f"{prefix}bpe.model"
-        shutil.copyfile(bpemodel, path)
-        copy = describe_file(path)
-    return Text(token_type, describe_file(token_list), copy)

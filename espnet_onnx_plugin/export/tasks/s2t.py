@@ -7,7 +7,7 @@ from typing import Any
 
 from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.tasks.recognition import TaskModel
+from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter
 
 #: Symbols of ``preprocessor_conf`` that the search needs, by their name in a manifest.
 _TIMES = {
@@ -47,14 +47,14 @@ def special_tokens(model: Any) -> dict[str, int]:
     )
 
 
-class Model(TaskModel):
+class S2TExporter(RecognitionExporter):
     """An ``ESPnetS2TModel``."""
 
     espnet_task = ("espnet2.tasks.s2t", "S2TTask")
 
     @property
     def search(self) -> Prompted:
-        """See :class:`TaskModel`."""
+        """Settings of the search, with symbols of the prompt and of times."""
         conf = preprocessing(self.args)
         tokens = list(self.model.token_list)
         times = {}

@@ -12,10 +12,10 @@ from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import PromptedCTC
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import EncoderModule
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
+from espnet_onnx_plugin.export.padding import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.steps import StepModule
-from espnet_onnx_plugin.export.tasks.recognition import TaskModel
+from espnet_onnx_plugin.export.steps import DecoderModule
+from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter
 from espnet_onnx_plugin.export.tasks.s2t import preprocessing, segment, special_tokens
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
 
@@ -110,18 +110,18 @@ class PromptedEncoderGraph(EncoderModule):
         return x, lengths, self.ctc.log_softmax(x)
 
 
-class Model(TaskModel):
+class S2TCTCExporter(RecognitionExporter):
     """An ``ESPnetS2TCTCModel``."""
 
     espnet_task = ("espnet2.tasks.s2t_ctc", "S2TTask")
     models = ("espnet_ctc",)
 
     def roles(self, config: Mapping[str, Any]) -> list[str]:
-        """See :class:`TaskModel`; the encoder of this task is no other's."""
+        """Keys that choose an architecture; this task's encoder is no other's."""
         return ["frontend", "normalize"]
 
     def refuse(self, config: Mapping[str, Any]) -> None:
-        """See :class:`TaskModel`."""
+        """Refuse also another encoder than the one that reads a prompt."""
         super().refuse(config)
         if config.get("encoder", ENCODER) != ENCODER:
             raise PluginError(
@@ -132,18 +132,18 @@ class Model(TaskModel):
         find("encoder", config.get("promptencoder", "transformer"))
 
     def wrap_encoder(self) -> PromptedEncoderGraph:
-        """See :class:`TaskModel`."""
+        """The encoder graph with the prompt's encoder."""
         return PromptedEncoderGraph(
             self.model, self.args.normalize, self.args.promptencoder
         )
 
-    def wrap_decoders(self) -> dict[str, StepModule]:
-        """See :class:`TaskModel`."""
+    def wrap_decoders(self) -> dict[str, DecoderModule]:
+        """No decoders: the CTC decodes."""
         return {}
 
     @property
     def search(self) -> PromptedCTC:
-        """See :class:`TaskModel`."""
+        """Settings of the CTC's search, with symbols of the prompt."""
         conf = preprocessing(self.args)
         rate = None
         layer = self.args.encoder_conf.get("input_layer", "conv2d8")
@@ -157,7 +157,7 @@ class Model(TaskModel):
         )
 
     def accompany(self, speech: np.ndarray) -> Utterance:
-        """See :class:`TaskModel`: with ESPnet's default prompt."""
+        """Audio with ESPnet's default prompt."""
         tokens = list(self.model.token_list)
         prefix = [
             tokens.index(symbol) if symbol in tokens else self.model.na
@@ -167,7 +167,7 @@ class Model(TaskModel):
         return Accompanied(speech, prompt)
 
     def encode(self, utterance: Accompanied) -> dict[str, np.ndarray]:
-        """See :class:`TaskModel`."""
+        """Outputs of the encoder graph, from ESPnet's own ``encode``."""
         speech, prompt = torch.from_numpy(utterance.speech), {}
         for name, ids in utterance.others.items():
             prompt[name] = torch.from_numpy(ids)[None]

@@ -15,10 +15,12 @@ from espnet_onnx_plugin.export.archs.hugging_face_transformers_postdecoder impor
     MAX_TOKENS,
 )
 from espnet_onnx_plugin.export.encoder import EncoderGraph
+from espnet_onnx_plugin.export.padding import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.parity.encoding import encode_reference
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out, replaced
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.tasks.recognition import TaskModel, write_text
+from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter
+from espnet_onnx_plugin.export.tasks.texts import write_text
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
 
 
@@ -84,17 +86,17 @@ class DeliberationGraph(EncoderGraph):
         return self.with_ctc(x, lengths, intermediate)
 
 
-class Model(TaskModel):
+class SLUExporter(RecognitionExporter):
     """An ``ESPnetSLUModel``."""
 
     espnet_task = ("espnet2.tasks.slu", "SLUTask")
 
     def roles(self, config: Mapping[str, Any]) -> list[str]:
-        """See :class:`TaskModel`."""
+        """Keys of a training configuration that choose an architecture."""
         return [*super().roles(config), "postdecoder", "deliberationencoder"]
 
     def refuse(self, config: Mapping[str, Any]) -> None:
-        """See :class:`TaskModel`."""
+        """Refuse also models that classify."""
         if (config.get("model_conf") or {}).get("superb_setup"):
             raise PluginError(
                 "model_conf superb_setup: true is not supported: it classifies chunks "
@@ -103,13 +105,13 @@ class Model(TaskModel):
         super().refuse(config)
 
     def wrap_encoder(self) -> EncoderGraph:
-        """See :class:`TaskModel`."""
+        """The encoder graph, which may read a transcript too."""
         if self.model.postdecoder is None:
             return super().wrap_encoder()
         return DeliberationGraph(self.model, vars(self.args))
 
     def write_texts(self, work: Path) -> dict[str, Text]:
-        """See :class:`TaskModel`."""
+        """Write tokens and tokenizers, also those of the transcript."""
         texts = super().write_texts(work)
         if self.model.postdecoder is not None:
             words = list(self.model.transcript_token_list)
@@ -129,7 +131,7 @@ class Model(TaskModel):
         return texts
 
     def accompany(self, speech: np.ndarray) -> Utterance:
-        """See :class:`TaskModel`: a transcript of up to ten words."""
+        """Audio with a transcript of up to ten words, if the model reads one."""
         if self.model.postdecoder is None:
             return speech
         random = np.random.default_rng(len(speech))
@@ -147,7 +149,7 @@ class Model(TaskModel):
         return np.array(ids[:length])
 
     def encode(self, utterance: Utterance) -> dict[str, np.ndarray]:
-        """See :class:`TaskModel`."""
+        """Outputs of the encoder graph, from ESPnet's own ``encode``."""
         if not isinstance(utterance, Accompanied):
             return super().encode(utterance)
         # The tokens are given here, ESPnet makes them of words.

@@ -10,7 +10,7 @@ from typing import Any
 
 from espnet_onnx_plugin.bundle import Text
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.tasks.recognition import refuse_token_type, write_text
+from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.io.data import read_lines
 from espnet_onnx_plugin.runtime.text.cleaner import CLEANERS
 from espnet_onnx_plugin.runtime.text.phonemes import G2PS
@@ -58,7 +58,7 @@ def write_tts_text(args: argparse.Namespace, work: Path) -> Text:
 
 
 def _cleaners(choice: Any) -> tuple[str, ...]:
-    """Those that ESPnet's ``TextCleaner`` takes from None, a name or several."""
+    """Names of cleaners, as ESPnet's ``TextCleaner`` takes None, one or several."""
     if choice is None:
         return ()
     return (choice,) if isinstance(choice, str) else tuple(choice)
