@@ -1,9 +1,9 @@
-"""Audio to what the search reads: frontend and encoder of a model, and their input."""
+"""Frontend and encoder of a model, from audio to what the search reads."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
-from typing import Any
 
 import torch
 
@@ -19,7 +19,9 @@ from espnet_onnx_plugin.export.registry import find
 FEATURE_RATE = 100
 
 
-def wrap_frontend(model: torch.nn.Module, args: Any) -> torch.nn.Module | None:
+def wrap_frontend(
+    model: torch.nn.Module, args: argparse.Namespace
+) -> torch.nn.Module | None:
     """Waveform to features, traceable; None where the model reads features."""
     if model.frontend is not None:
         return find("frontend", args.frontend).wrap(model.frontend).eval()
@@ -53,7 +55,7 @@ def shortest_frames(encoder: torch.nn.Module, made: int = 1) -> int:
 def _is_too_short(
     model: torch.nn.Module,
     frontend: torch.nn.Module | None,
-    args: Any,
+    args: argparse.Namespace,
     frames: int,
 ) -> bool:
     """Whether ESPnet's model gives up on so many feature frames."""
@@ -70,7 +72,7 @@ def _is_too_short(
 
 
 def describe_speech(
-    model: torch.nn.Module, frontend: torch.nn.Module | None, args: Any
+    model: torch.nn.Module, frontend: torch.nn.Module | None, args: argparse.Namespace
 ) -> Speech:
     """Requirements of the model's input.
 

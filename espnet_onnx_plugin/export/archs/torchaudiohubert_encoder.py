@@ -52,6 +52,7 @@ def _attention(
     attention_mask: torch.Tensor | None = None,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
+    """``SelfAttention.forward`` of torchaudio, in plain operations."""
     return attend(self, x, padding=attention_mask), None
 
 

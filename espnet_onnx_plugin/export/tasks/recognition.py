@@ -137,15 +137,17 @@ class RecognitionExporter:
         """Size of what the memory of a step reads, and of the step's vocabulary."""
         return self.encoder.output_size(), len(self.model.token_list)
 
-    @property
+    @functools.cached_property
     def speech(self) -> Speech:
         """Requirements of the model's input."""
         return describe_speech(self.model, self.frontend, self.args)
 
     @property
     def search(self) -> Search:
-        """Ids for the search, and which scorers ESPnet asks hypothesis by
-        hypothesis: with one of them its search differs.
+        """Settings of the search.
+
+        Among them are the scorers that ESPnet asks hypothesis by hypothesis: with one
+        of them its search differs.
         """
         batch = import_nets("scorer_interface").BatchScorerInterface
         single = [
@@ -262,7 +264,7 @@ class RecognitionExporter:
         return [] if alone else ["encoder"]
 
     def encode(self, utterance: Utterance) -> dict[str, np.ndarray]:
-        """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
+        """Outputs of the encoder graph for one utterance, from ESPnet's ``encode``.
 
         Args:
             utterance: (samples,) or (frames, dim), with what accompanies it.

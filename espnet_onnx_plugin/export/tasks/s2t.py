@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
@@ -17,7 +20,7 @@ _TIMES = {
 }
 
 
-def preprocessing(args: Any) -> dict[str, Any]:
+def preprocessing(args: argparse.Namespace) -> dict[str, Any]:
     """``preprocessor_conf`` with the defaults of ESPnet's class.
 
     Args:
@@ -32,7 +35,7 @@ def preprocessing(args: Any) -> dict[str, Any]:
 
 
 def segment(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """How ESPnet cuts speech: the length in seconds that all input is brought to.
+    """ESPnet's cut of speech: the length in seconds that all input is brought to.
 
     Args:
         conf: what :func:`preprocessing` gives.
@@ -40,7 +43,7 @@ def segment(conf: Mapping[str, Any]) -> dict[str, Any]:
     return dict(fs=int(conf["fs"]), speech_length=conf["speech_length"])
 
 
-def special_tokens(model: Any) -> dict[str, int]:
+def special_tokens(model: torch.nn.Module) -> dict[str, int]:
     """Ids of the model's symbols."""
     return dict(
         sos=model.sos, eos=model.eos, sop=model.sop, na=model.na, blank=model.blank_id

@@ -131,8 +131,7 @@ class TTSExporter:
                 return int(module.fs)
         return None
 
-    @property
-    def synthesis(self) -> Synthesis:
+    def describe_synthesis(self) -> Synthesis:
         """Speech that the model makes, and inputs that it reads besides text."""
         tts, vocoder = self.tts, self.modules.get("vocoder")
         reads = {
@@ -181,7 +180,8 @@ class TTSExporter:
             idle={role: m.unused_draws for role, m in self.modules.items()},
             block=getattr(self.modules.get("vocoder"), "block", 1),
         )
-        return dict(speech=self.speech, search=search, synthesis=self.synthesis)
+        synthesis = self.describe_synthesis()
+        return dict(speech=self.speech, search=search, synthesis=synthesis)
 
     def measured(self, bundle: Bundle, device: Device) -> Manifest:
         """The manifest: there is nothing to measure that the check does not."""
