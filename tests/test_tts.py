@@ -25,13 +25,15 @@ from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.bundle.search import Durations, Pitch
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.graph import export_part
+from espnet_onnx_plugin.export.graph import export_graphs
+from espnet_onnx_plugin.export.layers.draws import dropouts_are_of_mkl
 from espnet_onnx_plugin.export.layers.vocoder import context
-from espnet_onnx_plugin.export.parity.graphs import TOLERANCE, difference
+from espnet_onnx_plugin.export.parity.synthesis import compare_outputs
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.export.registry import all_archs, find
-from espnet_onnx_plugin.export.tasks.tts import compare, dropouts_are_of_mkl
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -118,7 +120,7 @@ def agree(made, reference):
     assert set(made) == set(reference)
     if "wav" in made:  # joint models give ESPnet an axis more
         reference = {**reference, "wav": reference["wav"].reshape(-1)}
-    compare(made, reference, "the text")
+    compare_outputs(made, reference, "the text")
 
 
 @pytest.mark.parametrize("arch, name", cases("tts"))
@@ -513,7 +515,7 @@ def vocoder(tmp_path_factory):
         if name == "four_bands":
             pqmf = joint.joint_text2wav.PQMF(subbands=4)
         part = find("vocoder", arch).wrap(generator, dim, pqmf=pqmf).eval()
-        graphs = {"vocoder": export_part(part, path / "vocoder.onnx")}
+        graphs = export_graphs({"vocoder": part.graph_spec()}, path)
         synthesis = Synthesis(RATE, part.factor, "feat_gen", context(part))
         search = Durations(rounding="round", block=part.block)
         manifest = Manifest("tts", graphs, None, NO_TEXT, search, synthesis)
@@ -574,7 +576,7 @@ def test_features_of_speech_are_espnets(name, tmp_path):
     np.savez(tmp_path / "stats.npz", **stats)
     for normalize in (None, GlobalMVN(str(tmp_path / "stats.npz"))):
         part = arch.wrap(extract, normalize).eval()
-        graphs = {"frontend": export_part(part, tmp_path / "frontend.onnx")}
+        graphs = export_graphs({"frontend": part.graph_spec()}, tmp_path)
         manifest = Manifest("tts", graphs, None, NO_TEXT, NO_SEARCH)
         session = Session(Bundle(tmp_path, manifest), "frontend", Device())
         for samples in (part.shortest(), 777):

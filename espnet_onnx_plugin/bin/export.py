@@ -91,19 +91,22 @@ def export(args: argparse.Namespace) -> None:
         vocoder_from_tag,
     )
     from espnet_onnx_plugin.export.export import export_bundle
+    from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.runtime.io.data import Source
 
     if args.vocoder_tag:
         more.update(vocoder_from_tag(args.vocoder_tag))
-    parity = None
+    parity, device = None, Device()
     if args.parity_scp:
         parity = Source.parse(args.parity_scp, args.parity_utterances)
     if args.model_tag is not None:
         with from_tag(args.task, args.model_tag, **more) as checkpoints:
-            bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
+            bundle = export_bundle(
+                args.task, checkpoints, args.output_dir, parity, device
+            )
     else:
         checkpoints = Checkpoints(**files, **more)
-        bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
+        bundle = export_bundle(args.task, checkpoints, args.output_dir, parity, device)
     worst = max(bundle.manifest.checks["parity"].values())
     print(
         f"{bundle.path}: {', '.join(bundle.manifest.graphs)}, "
