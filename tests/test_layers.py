@@ -150,7 +150,8 @@ def test_a_copied_bundle_decodes_without_torch_espnet_and_onnx(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["export", "optimize", "quantize", "asr_inference", "verify"]
+    "name",
+    ["export", "optimize", "quantize", "asr_inference", "tts_inference", "verify"],
 )
 def test_help_imports_nothing_heavy(name):
     code = f"""

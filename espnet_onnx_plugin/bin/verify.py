@@ -1,10 +1,13 @@
 """Check a bundle: its files, and where torch and ESPnet are, its parity."""
 
-import argparse
-from pathlib import Path
-from typing import Optional, Sequence
+from __future__ import annotations
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, run
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_onnx_plugin.bin._common import run
+from espnet_onnx_plugin.bin._parser import ArgumentParser
 from espnet_onnx_plugin.errors import PluginError
 
 
@@ -62,7 +65,7 @@ def verify(args: argparse.Namespace) -> None:
     print(f"{bundle.path}: {report}")
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Entry point."""
     run(get_parser(), verify, cmd)
 

@@ -1,15 +1,14 @@
 """Speech to text with a bundle: the counterpart of ``espnet2.bin.asr_inference``."""
 
 import logging
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Optional
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import Generate, MaskCTC
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.recognition import options
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel
+from espnet_onnx_plugin.runtime.recognition.options import AsrOptions as DecodeOptions
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.generate import (
     NOT_ASKED_FOR,
@@ -19,26 +18,6 @@ from espnet_onnx_plugin.runtime.search.generate import (
 from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults.
-
-    Attributes:
-        ctc_window_margin: frames before and behind the hypotheses of a step that the
-            CTC prefix score looks at; 0: all frames; None: what is default in the
-            release of ESPnet that exported the bundle.
-    """
-
-    time_sync: bool = False
-    multi_asr: bool = False
-    lid_prompt: bool = False
-    lang_prompt_token: Optional[str] = None
-    nlp_prompt_token: Optional[str] = None
-    hugging_face_decoder: bool = False
-    hugging_face_decoder_conf: Mapping[str, Any] = field(default_factory=dict)
-    ctc_window_margin: Optional[int] = None
 
 
 class Speech2Text(SpeechModel):

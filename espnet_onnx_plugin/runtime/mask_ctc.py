@@ -6,7 +6,6 @@ by a decoder of whole sequences in a few passes, the surest tokens first.
 
 import logging
 import time
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -19,25 +18,11 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoded, pad, to_numpy
 from espnet_onnx_plugin.runtime.core.session import Session, Value
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.recognition.options import MaskCTCOptions
 from espnet_onnx_plugin.runtime.search.scorers import Primers
 from espnet_onnx_plugin.runtime.search.utterance import Hypothesis
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MaskCTCOptions:
-    """Options of ``espnet2.bin.asr_inference_maskctc``, with its names and defaults.
-
-    Attributes:
-        maskctc_n_iterations: most passes over an utterance; 0: as many as masks.
-        maskctc_threshold_probability: tokens below it are masked.
-    """
-
-    maskctc_n_iterations: int = 10
-    maskctc_threshold_probability: float = 0.99
-    nbest = 1
-    ctm = False
 
 
 def greedy(log_probs: np.ndarray, blank: int) -> Tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ All speech is brought to one length, as in training. A hypothesis begins with a 
 """
 
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
@@ -17,7 +16,6 @@ from espnet_onnx_plugin.runtime import s2t_ctc
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.io.data import prepare
-from espnet_onnx_plugin.runtime.recognition import options
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.long_form import (
     Audio,
@@ -26,6 +24,8 @@ from espnet_onnx_plugin.runtime.recognition.long_form import (
     fixed_length,
     read_speech,
 )
+from espnet_onnx_plugin.runtime.recognition.options import S2tOfCtcOptions
+from espnet_onnx_plugin.runtime.recognition.options import S2tOptions as DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers
@@ -38,34 +38,6 @@ logger = logging.getLogger(__name__)
 Result = s2t_ctc.Result
 TextPrev = s2t_ctc.TextPrev
 Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
-
-
-@dataclass(frozen=True)
-class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults."""
-
-    beam_size: int = 5
-    ctc_weight: float = 0.0
-    lm_weight: float = 0.0
-    ngram_weight: float = 0.0
-    # The tokens of language and task were not spoken.
-    ctm: bool = field(default=False, init=False)
-    lang_sym: str = "<eng>"
-    task_sym: str = "<asr>"
-    predict_time: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ctc_weight > 0.0 and self.predict_time:
-            raise PluginError(
-                "CTC cannot predict timestamps: set ctc_weight to 0 or predict_time to "
-                "false"
-            )
-
-    @property
-    def weights(self) -> Dict[str, float]:
-        """See :class:`.options.DecodeOptions`."""
-        return {**super().weights, "scorefilter": 1.0}
 
 
 class Speech2Text(SpeechModel):
@@ -317,20 +289,10 @@ class Speech2Text(SpeechModel):
             offset += advance
 
 
-@dataclass(frozen=True)
-class CTCDecodeOptions(DecodeOptions):
-    """The same options for a model that is all CTC, whatever ``ctc_weight`` says."""
-
-    @property
-    def weights(self) -> Dict[str, float]:
-        """See :class:`.options.DecodeOptions`."""
-        return {**super().weights, "decoder": 0.0, "ctc": 1.0}
-
-
 class CTCSpeech2Text(s2t_ctc.Speech2Text):
     """A model that is all CTC under the class that takes models of either kind."""
 
-    options_class = CTCDecodeOptions
+    options_class = S2tOfCtcOptions
 
     def decode_long(self, speech: Audio, **how: Any) -> List[Segment]:
         """Recognize speech of any length; arguments as in :meth:`iter_long`."""

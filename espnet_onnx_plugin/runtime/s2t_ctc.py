@@ -1,7 +1,6 @@
 """OWSM-CTC: the counterpart of ``espnet2.bin.s2t_inference_ctc``."""
 
 import dataclasses
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -11,7 +10,6 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Encoded, Utterance
 from espnet_onnx_plugin.runtime.core.releases import Conventions, conventions
 from espnet_onnx_plugin.runtime.io.data import prepare
-from espnet_onnx_plugin.runtime.recognition import options
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel
 from espnet_onnx_plugin.runtime.recognition.long_form import (
     Audio,
@@ -19,6 +17,12 @@ from espnet_onnx_plugin.runtime.recognition.long_form import (
     Segment,
     fixed_length,
     read_speech,
+)
+from espnet_onnx_plugin.runtime.recognition.options import (
+    S2tCtcGreedyOptions as GreedyOptions,
+)
+from espnet_onnx_plugin.runtime.recognition.options import (
+    S2tCtcOptions as DecodeOptions,
 )
 from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, Lines
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
@@ -33,32 +37,6 @@ TextPrev = Union[str, Sequence[int], np.ndarray]
 
 #: What the encoder reads besides speech, by the graph's input.
 Prompt = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults.
-
-    Attributes:
-        beam_size: default: that of the ESPnet that exported the model.
-    """
-
-    beam_size: Optional[int] = None  # type: ignore[assignment]
-    ctc_weight: float = field(default=1.0, init=False)
-    lm_weight: float = 0.0
-    ngram_weight: float = 0.0
-    normalize_length: bool = field(default=False, init=False)
-    # The tokens of language and task were not spoken.
-    ctm: bool = field(default=False, init=False)
-    lang_sym: str = "<nolang>"
-    task_sym: str = "<asr>"
-
-
-@dataclass(frozen=True)
-class GreedyOptions(DecodeOptions):
-    """The same; a beam of 1 is the best token of each frame, a larger one searches."""
-
-    beam_size: int = 1
 
 
 def frame_tokens(encoded: Encoded) -> List[np.ndarray]:

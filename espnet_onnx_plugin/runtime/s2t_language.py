@@ -1,7 +1,6 @@
 """Spoken language identification: ``espnet2.bin.s2t_inference_language``."""
 
 import time
-from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
@@ -9,21 +8,13 @@ import numpy as np
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.recognition.options import LanguageOptions
 from espnet_onnx_plugin.runtime.recognition.results import Lines
 from espnet_onnx_plugin.runtime.s2t import Speech2Text
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers, graph_scorer
 
 #: A language's symbol and its probability among the languages.
 Language = Tuple[str, float]
-
-
-@dataclass(frozen=True)
-class LanguageOptions:
-    """ESPnet's options, with its names and defaults."""
-
-    nbest: int = 1
-    first_lang_sym: str = "<abk>"
-    last_lang_sym: str = "<zul>"
 
 
 class LanguageSearch:

@@ -1,6 +1,5 @@
 """Speech to meaning with a bundle: the counterpart of ``espnet2.bin.slu_inference``."""
 
-from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -8,18 +7,11 @@ import numpy as np
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import asr
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
+from espnet_onnx_plugin.runtime.recognition.options import SluOptions as DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.results import Results
 from espnet_onnx_plugin.runtime.text.converter import read_tokens
 
 UNKNOWN = "<unk>"
-
-
-@dataclass(frozen=True)
-class DecodeOptions(asr.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults."""
-
-    # ESPnet has a window in asr_inference alone.
-    ctc_window_margin: int = field(default=0, init=False)
 
 
 class Speech2Understand(asr.Speech2Text):

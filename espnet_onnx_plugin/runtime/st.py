@@ -8,7 +8,6 @@ decoder reads that, besides the speech or in its place.
 import dataclasses
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -18,8 +17,8 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoded, Encoder, pad
 from espnet_onnx_plugin.runtime.core.session import Session
-from espnet_onnx_plugin.runtime.recognition import options
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.recognition.options import StOptions as DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, Lines, Result
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.generate import NOT_ASKED_FOR
@@ -38,44 +37,6 @@ _SRC_ROLES = {"decoder": "extra_asr_decoder", "lm": "src_lm"}
 #: As a translation's, with the decoder's hidden states (tokens, dim).
 Recognition = Tuple[Optional[str], List[str], List[int], Hypothesis, np.ndarray]
 Results = Union[List[Result], Tuple[List[Result], List[Recognition]]]
-
-
-@dataclass(frozen=True)
-class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults.
-
-    ``normalize_length`` changes nothing without ``hugging_face_decoder``: ESPnet's
-    translation takes it and does not hand it on to the search.
-    """
-
-    ctc_weight: float = 0.0
-    # A translation does not follow the speech in time.
-    ctm: bool = field(default=False, init=False)
-    asr_maxlenratio: float = 0.0
-    asr_minlenratio: float = 0.0
-    asr_beam_size: int = 20
-    asr_ctc_weight: float = 0.3
-    asr_lm_weight: float = 1.0
-    asr_ngram_weight: float = 0.9
-    asr_penalty: float = 0.0
-    asr_nbest: int = 1
-    hugging_face_decoder: bool = False
-    ctc_greedy: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.hugging_face_decoder:
-            object.__setattr__(self, "normalize_length", False)
-        super().__post_init__()
-
-    @property
-    def recognition(self) -> Dict[str, Any]:
-        """Options of the first search."""
-        prefix = "asr_"
-        return {
-            name[len(prefix) :]: value
-            for name, value in vars(self).items()
-            if name.startswith(prefix)
-        }
 
 
 def recognizing_side(bundle: Bundle) -> Bundle:

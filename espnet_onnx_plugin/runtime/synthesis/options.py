@@ -1,9 +1,12 @@
 """ESPnet's decoding options of text-to-speech."""
 
-import dataclasses
-from typing import Any, Dict, Mapping, Optional, Sequence
+from __future__ import annotations
 
-from espnet_onnx_plugin.bundle.typed import check_types
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from espnet_onnx_plugin.bundle.typed import check_types, option
 from espnet_onnx_plugin.errors import PluginError
 
 #: Names that ESPnet's models have for an option.
@@ -25,20 +28,30 @@ _OF_MODELS = (
 
 @dataclasses.dataclass(frozen=True)
 class TtsOptions:
-    """Those of ``espnet2.bin.tts_inference``, with its names and defaults."""
+    """Options of ``tts_inference``, with the names and defaults of ESPnet's class.
 
-    threshold: float = 0.5
-    minlenratio: float = 0.0
-    maxlenratio: float = 10.0
-    use_teacher_forcing: bool = False
-    use_att_constraint: bool = False
-    backward_window: int = 1
-    forward_window: int = 3
-    speed_control_alpha: float = 1.0
-    noise_scale: float = 0.667
-    noise_scale_dur: float = 0.8
-    seed: int = 777
-    always_fix_seed: bool = False
+    Those that ``option`` makes are the command's too
+    (:func:`~espnet_onnx_plugin.bundle.typed.option`).
+
+    Attributes:
+        prefer_normalized_feats: whether features are given as the model makes them,
+            where they could be denormalized.
+    """
+
+    maxlenratio: float = option(10.0, "most frames per symbol")
+    minlenratio: float = option(0.0, "fewest frames per symbol")
+    threshold: float = option(0.5, "probability of the stop")
+    use_att_constraint: bool = option(False, "attention has to move forward")
+    backward_window: int = option(1, "of the constraint")
+    forward_window: int = option(3, "of the constraint")
+    use_teacher_forcing: bool = option(
+        False, "durations, or frames, are those of given speech"
+    )
+    speed_control_alpha: float = option(1.0, "above 1 is slower")
+    noise_scale: float = option(0.667, "of VITS' flow")
+    noise_scale_dur: float = option(0.8, "of VITS' durations")
+    seed: int = option(777, "of all that is drawn", command=0)
+    always_fix_seed: bool = option(False, "begin every utterance with the seed")
     prefer_normalized_feats: bool = False
 
     def __post_init__(self) -> None:
@@ -52,7 +65,7 @@ class TtsOptions:
                 f"{self.minlenratio} not above it"
             )
 
-    def changed(self, conf: Optional[Mapping[str, Any]]) -> "TtsOptions":
+    def changed(self, conf: Mapping[str, Any] | None) -> TtsOptions:
         """These with others for a call, by ESPnet's models' names or the command's.
 
         Raises:
@@ -66,7 +79,7 @@ class TtsOptions:
         except TypeError as e:
             raise PluginError(f"decode_conf: {e}")
 
-    def of_model(self, given: Sequence[str]) -> Dict[str, Any]:
+    def of_model(self, given: Sequence[str]) -> dict[str, Any]:
         """Values by name; ESPnet's defaults of those that it does not give the model.
 
         Args:
@@ -76,7 +89,7 @@ class TtsOptions:
         defaults = {n: getattr(TtsOptions, n) for n in _OF_MODELS if n not in given}
         return {**values, **defaults}
 
-    def of_espnet(self, given: Sequence[str]) -> Dict[str, Any]:
+    def of_espnet(self, given: Sequence[str]) -> dict[str, Any]:
         """What ESPnet gives to its model, by the model's names."""
         named = {_IN_MODELS.get(name, name): getattr(self, name) for name in given}
         return dict(use_teacher_forcing=self.use_teacher_forcing, **named)
