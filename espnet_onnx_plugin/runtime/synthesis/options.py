@@ -1,12 +1,15 @@
 """ESPnet's decoding options of text-to-speech."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Any, Dict, Mapping, Optional, Sequence
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from espnet_onnx_plugin.bundle.typed import check_types
 from espnet_onnx_plugin.errors import PluginError
 
-#: Names that ESPnet's models have for an option.
+#: Options that ESPnet's models call by another name.
 _IN_MODELS = {"speed_control_alpha": "alpha"}
 
 #: Options that ESPnet gives to some models only.
@@ -25,7 +28,7 @@ _OF_MODELS = (
 
 @dataclasses.dataclass(frozen=True)
 class TtsOptions:
-    """Those of ``espnet2.bin.tts_inference``, with its names and defaults."""
+    """Options of ``espnet2.bin.tts_inference``, with its names and defaults."""
 
     threshold: float = 0.5
     minlenratio: float = 0.0
@@ -52,8 +55,8 @@ class TtsOptions:
                 f"{self.minlenratio} not above it"
             )
 
-    def changed(self, conf: Optional[Mapping[str, Any]]) -> "TtsOptions":
-        """These with others for a call, by ESPnet's models' names or the command's.
+    def changed(self, conf: Mapping[str, Any] | None) -> TtsOptions:
+        """These with others for a call, by the names of the command or the models.
 
         Raises:
             PluginError: if one is unknown or of another type.
@@ -66,17 +69,16 @@ class TtsOptions:
         except TypeError as e:
             raise PluginError(f"decode_conf: {e}")
 
-    def of_model(self, given: Sequence[str]) -> Dict[str, Any]:
-        """Values by name; ESPnet's defaults of those that it does not give the model.
+    def for_model(self, given: Collection[str]) -> TtsOptions:
+        """These with ESPnet's defaults of the ones that it does not give the model.
 
         Args:
             given: those of :data:`_OF_MODELS` that it does.
         """
-        values = dataclasses.asdict(self)
         defaults = {n: getattr(TtsOptions, n) for n in _OF_MODELS if n not in given}
-        return {**values, **defaults}
+        return dataclasses.replace(self, **defaults)
 
-    def of_espnet(self, given: Sequence[str]) -> Dict[str, Any]:
-        """What ESPnet gives to its model, by the model's names."""
+    def as_espnet(self, given: Collection[str]) -> dict[str, Any]:
+        """Arguments of ESPnet's model, by its names for them."""
         named = {_IN_MODELS.get(name, name): getattr(self, name) for name in given}
         return dict(use_teacher_forcing=self.use_teacher_forcing, **named)
