@@ -72,9 +72,11 @@ class Text2Speech(Synthesizer):
             RuntimeError: if something that the model reads is not given, as in ESPnet.
             PluginError: if it cannot be used.
         """
-        return self.synthesize(text, speech, durations, spembs, sids, lids, decode_conf)
+        return self._synthesize(
+            text, speech, durations, spembs, sids, lids, decode_conf
+        )
 
-    def request(
+    def _request(
         self,
         text: str | Given,
         speech: Given = None,
@@ -85,8 +87,8 @@ class Text2Speech(Synthesizer):
         decode_conf: Mapping[str, Any] | None = None,
     ) -> Request:
         """Check the arguments of :meth:`__call__`."""
-        options = self.call_options(decode_conf)
-        needed = self.needed(options)
+        options = self._call_options(decode_conf)
+        needed = self._needed(options)
         given = dict(
             speech=speech, durations=durations, spembs=spembs, sids=sids, lids=lids
         )
@@ -99,5 +101,5 @@ class Text2Speech(Synthesizer):
                 tensors[name] = condition(self.bundle.manifest, name, given[name])
         if "speech" in needed:
             tensors["speech"] = finite("speech", speech)
-            tensors["feats"] = self.features_of_speech(tensors["speech"])
+            tensors["feats"] = self._features_of_speech(tensors["speech"])
         return Request(ModelInputs(**tensors, durations=durations), options)

@@ -27,5 +27,5 @@ def features_of(manifest: Manifest) -> Features:
         PluginError: if the manifest describes a search instead.
     """
     if not isinstance(manifest.search, (Durations, Frames)):
-        raise PluginError(f"manifest.yaml says how to search, not speak; {_REMEDY}")
+        raise PluginError(f"manifest.yaml says nothing of features; {_REMEDY}")
     return manifest.search

@@ -42,7 +42,8 @@ class Request(NamedTuple):
 class Synthesizer(Reopened):
     """A bundle's model and vocoder. A task's class makes it a drop-in for ESPnet's.
 
-    Such a class says what is given for an utterance, by :meth:`request`.
+    Such a class says in :meth:`_request` what is given for an utterance, and has
+    ESPnet's ``__call__`` around :meth:`_synthesize`.
 
     Args:
         model_dir: the bundle, or its directory.
@@ -81,7 +82,7 @@ class Synthesizer(Reopened):
         self.synthesis = synthesis_of(bundle.manifest)
         self.search = features_of(bundle.manifest)
         self.converter = TokenConverter(bundle)
-        self.call_options()  # refuses those that the model cannot meet
+        self._call_options()  # refuses those that the model cannot meet
         self._graphs = Graphs(bundle, device)
         self._features = self._open_features()
         self.vocoder = open_vocoder(bundle, device)
@@ -127,7 +128,7 @@ class Synthesizer(Reopened):
         """The options that ESPnet gives to its model, by its names for them."""
         return self.options.as_espnet(self.search.options)
 
-    def call_options(self, conf: Mapping[str, Any] | None = None) -> TtsOptions:
+    def _call_options(self, conf: Mapping[str, Any] | None = None) -> TtsOptions:
         """Options of a call.
 
         Args:
@@ -144,12 +145,12 @@ class Synthesizer(Reopened):
             )
         return options
 
-    def needed(self, options: TtsOptions) -> set[str]:
+    def _needed(self, options: TtsOptions) -> set[str]:
         """Names of what the model reads besides text, with these options."""
         forced = self.search.taught_by if options.use_teacher_forcing else ()
         return {*self.synthesis.reads, *forced}
 
-    def features_of_speech(self, speech: np.ndarray) -> np.ndarray:
+    def _features_of_speech(self, speech: np.ndarray) -> np.ndarray:
         """Normalized features (frames, dim) of speech (samples,).
 
         Raises:
@@ -165,7 +166,7 @@ class Synthesizer(Reopened):
             )
         return run(self._graphs["frontend"], {"speech": speech})["feats"]
 
-    def request(self, *args: Any, **kwargs: Any) -> Request:
+    def _request(self, *args: Any, **kwargs: Any) -> Request:
         """Check what is given for an utterance; every task has its own inputs.
 
         Args:
@@ -173,11 +174,11 @@ class Synthesizer(Reopened):
         """
         raise NotImplementedError
 
-    def synthesize(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+    def _synthesize(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """Synthesize one utterance.
 
         Args:
-            args, kwargs: as of :meth:`request`.
+            args, kwargs: as of :meth:`__call__`.
 
         Returns:
             ESPnet's outputs by name.
@@ -198,11 +199,11 @@ class Synthesizer(Reopened):
     ) -> Iterator[np.ndarray]:
         """Synthesize one utterance, and give its waveform in pieces.
 
-        Their concatenation is the waveform of :meth:`synthesize`. A vocoder that is not
+        Their concatenation is the waveform of :meth:`__call__`. A vocoder that is not
         convolutional, and Griffin-Lim, give one piece.
 
         Args:
-            args, kwargs: as of :meth:`request`.
+            args, kwargs: as of :meth:`__call__`.
             chunk: frames of a piece.
 
         Raises:
@@ -241,8 +242,8 @@ class Synthesizer(Reopened):
         return seconds
 
     def _acoustic(self, *args: Any, **kwargs: Any) -> Synthesized:
-        """What is made before the vocoder's turn."""
-        inputs, options = self.request(*args, **kwargs)
+        """Features of one utterance, before the vocoder's turn."""
+        inputs, options = self._request(*args, **kwargs)
         self.symbols = len(inputs.text) + 1
         if options.always_fix_seed:
             self.noise = self._seeded(options.seed)

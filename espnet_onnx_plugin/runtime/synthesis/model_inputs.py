@@ -39,7 +39,7 @@ class ModelInputs:
 
     @property
     def tensors(self) -> Mapping[str, np.ndarray]:
-        """What graphs read, by name."""
+        """Those that graphs read, by name."""
         return {
             name: value
             for name, value in vars(self).items()

@@ -122,7 +122,7 @@ class GriffinLimVocoder:
 
 
 def open_vocoder(bundle: Bundle, device: Device) -> Vocoder | GriffinLimVocoder | None:
-    """What makes the waveforms of a bundle; None: it makes features alone."""
+    """The vocoder of a bundle, or Griffin-Lim; None: it makes features alone."""
     if "vocoder" in bundle.manifest.graphs:
         return Vocoder(bundle, device)
     settings = synthesis_of(bundle.manifest).griffin_lim
