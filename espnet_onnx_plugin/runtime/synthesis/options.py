@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from espnet_onnx_plugin.bundle.typed import check_types, option
 from espnet_onnx_plugin.errors import PluginError
 
-#: Names that ESPnet's models have for an option.
+#: Options that ESPnet's models call by another name.
 _IN_MODELS = {"speed_control_alpha": "alpha"}
 
 #: Options that ESPnet gives to some models only.
@@ -66,7 +66,7 @@ class TtsOptions:
             )
 
     def changed(self, conf: Mapping[str, Any] | None) -> TtsOptions:
-        """These with others for a call, by ESPnet's models' names or the command's.
+        """These with others for a call, by the names of the command or the models.
 
         Raises:
             PluginError: if one is unknown or of another type.
@@ -79,17 +79,16 @@ class TtsOptions:
         except TypeError as e:
             raise PluginError(f"decode_conf: {e}")
 
-    def of_model(self, given: Sequence[str]) -> dict[str, Any]:
-        """Values by name; ESPnet's defaults of those that it does not give the model.
+    def for_model(self, given: Collection[str]) -> TtsOptions:
+        """These with ESPnet's defaults of the ones that it does not give the model.
 
         Args:
             given: those of :data:`_OF_MODELS` that it does.
         """
-        values = dataclasses.asdict(self)
         defaults = {n: getattr(TtsOptions, n) for n in _OF_MODELS if n not in given}
-        return {**values, **defaults}
+        return dataclasses.replace(self, **defaults)
 
-    def of_espnet(self, given: Sequence[str]) -> dict[str, Any]:
-        """What ESPnet gives to its model, by the model's names."""
+    def as_espnet(self, given: Collection[str]) -> dict[str, Any]:
+        """Arguments of ESPnet's model, by its names for them."""
         named = {_IN_MODELS.get(name, name): getattr(self, name) for name in given}
         return dict(use_teacher_forcing=self.use_teacher_forcing, **named)
