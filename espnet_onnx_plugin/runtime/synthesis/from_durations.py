@@ -72,10 +72,10 @@ class FromDurations:
         else:
             frames = checked_durations(inputs.durations, len(encoded["duration"]))
             lengths = Lengths(frames, encoded["log_duration"])  # as ESPnet gives them
-            spoken = variances_of_speech(
+            of_speech = variances_of_speech(
                 self._graphs, inputs.tensors, self._search, frames
             )
-            hidden = {**encoded, **spoken}
+            hidden = {**encoded, **of_speech}
         decoded = self._decode(hidden, lengths, options, noise)
         path = None
         if self._search.rounding == "ceil":
