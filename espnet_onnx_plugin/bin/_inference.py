@@ -20,7 +20,7 @@ from espnet_onnx_plugin.bin._parser import (
     values_of,
 )
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
 from espnet_onnx_plugin.tasks import TASKS, door_called
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Inference:
         )
         parser.add_argument(
             "--provider",
-            choices=("cpu", "cuda"),
+            choices=tuple(PROVIDERS),
             help="where graphs run; default: cuda if --ngpu is above 0, else cpu",
         )
         parser.add_argument("--num_threads", type=int, default=1, help="CPU threads")

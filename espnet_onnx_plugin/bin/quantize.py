@@ -49,7 +49,7 @@ def get_parser() -> ArgumentParser:
     add_options(parser, TokenBudget)
     group = parser.add_argument_group("The budget of task tts, against fp32")
     group.add_argument(
-        "--asr_model_dir", type=Path, help="bundle of an ASR model that listens"
+        "--asr_model_dir", type=Path, help="bundle of an ASR model that scores speech"
     )
     add_options(group, SpeechBudget)
     return parser

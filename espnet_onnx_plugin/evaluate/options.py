@@ -41,11 +41,13 @@ class SpeechBudget:
     """Limits for synthesized speech, against fp32 with the same noise."""
 
     max_mcd: float = option(1.0, "mel-cepstral distortion in dB")
-    max_log_f0_rmse: float = option(0.1, "of the natural logarithm")
+    max_log_f0_rmse: float = option(
+        0.1, "root mean square error of the natural logarithm of F0"
+    )
     max_cer_increase: float = option(
         0.5,
-        "how much the character error rate may rise where one listens, in absolute "
-        "percent",
+        "how much the character error rate may rise where an ASR model scores the "
+        "speech, in absolute percent",
     )
 
     def __post_init__(self) -> None:
