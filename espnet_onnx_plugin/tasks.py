@@ -45,7 +45,11 @@ class Task:
         gives: what is made of an utterance.
         reads: texts that some models read beside the audio.
         packed: what ESPnet begins the names of a packed model's files with.
-        listens: whether a model can tell what was said in speech of another one.
+        evaluator: class that compares their bundles, with its module of
+            espnet_onnx_plugin.evaluate.
+        special_tokens: whether transcripts hold tokens that say how it is spoken:
+            language, task, times.
+        scores_speech: whether a model can recognize speech that another one made.
     """
 
     name: str
@@ -56,7 +60,9 @@ class Task:
     gives: Literal["tokens", "speech"] = "tokens"
     reads: tuple[str, ...] = ()
     packed: str = ""
-    listens: bool = False
+    evaluator: str = "recognition.RecognitionEvaluator"
+    special_tokens: bool = False
+    scores_speech: bool = False
 
     @property
     def doors(self) -> tuple[Door, ...]:
@@ -71,7 +77,7 @@ _ROWS = (
         exporter="asr",
         by_kind={MaskCTC: Door("asr_inference_maskctc", "mask_ctc")},
         packed="asr_",
-        listens=True,
+        scores_speech=True,
     ),
     Task("st", Door("st_inference", "st"), exporter="st", packed="st_"),
     Task(
@@ -87,19 +93,22 @@ _ROWS = (
         exporter="s2t",
         others=(Door("s2t_inference_language", "s2t_language", "Speech2Language"),),
         packed="s2t_",
-        listens=True,
+        special_tokens=True,
+        scores_speech=True,
     ),
     Task(
         "s2t_ctc",
         Door("s2t_inference_ctc", "s2t_ctc", "Speech2TextGreedySearch"),
         exporter="s2t_ctc",
         packed="s2t_",
+        special_tokens=True,
     ),
     Task(
         "tts",
         Door("tts_inference", "tts", "Text2Speech"),
         exporter="tts",
         gives="speech",
+        evaluator="synthesis.SynthesisEvaluator",
     ),
 )
 

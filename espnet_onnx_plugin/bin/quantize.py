@@ -1,6 +1,7 @@
 """Quantize the graphs of a bundle."""
 
 import argparse
+import dataclasses
 import importlib
 import shlex
 from pathlib import Path
@@ -96,12 +97,9 @@ def search_options(
 def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.errors import PluginError
-    from espnet_onnx_plugin.evaluate.budget import Budget
-    from espnet_onnx_plugin.evaluate.recognition import Utterances
-    from espnet_onnx_plugin.evaluate.synthesis import SpeechBudget, Spoken
-    from espnet_onnx_plugin.optimize.fuse import given
+    from espnet_onnx_plugin.evaluate.evaluator import evaluator_of
     from espnet_onnx_plugin.quantize.quantize import quantize
+    from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.tasks import door_of, task_of
 
     model = read_bundle(args.model_dir)
@@ -109,26 +107,16 @@ def quantize(args: argparse.Namespace) -> None:
     options = search_options(
         door_of(model).command, args.inference_config, args.inference_args
     )
-    if task_of(model).gives == "speech":
-        if args.calibration_text:
-            raise PluginError("--calibration_text is not for a model that speaks")
-        if args.asr_model_dir is not None and source is None:
-            raise PluginError(
-                "--asr_model_dir needs texts: --data_path_and_name_and_type"
-            )
-        utterances = Spoken(source, options, args.asr_model_dir)
-        budget = SpeechBudget(args.max_mcd, args.max_log_f0_rmse, args.max_cer_increase)
-    else:
-        if args.asr_model_dir is not None:
-            raise PluginError(
-                "--asr_model_dir is for a model of task tts, which speaks"
-            )
-        if args.calibration_text and source is None:
-            raise PluginError("--calibration_text needs the audio: --calibration_scp")
-        utterances = Utterances(source, args.calibration_text, options)
-        budget = Budget(args.max_wer_increase, args.min_token_agreement)
-    bundle = quantize(model, args.output_dir, args.precision, utterances, budget)
+    evaluator = evaluator_of(model).from_options(
+        source, options, args.calibration_text, args.asr_model_dir
+    )
+    limits = dataclasses.fields(evaluator.budget_class)
+    budget = evaluator.budget_class(**{f.name: getattr(args, f.name) for f in limits})
+    bundle = quantize(
+        model, args.output_dir, args.precision, evaluator, budget, Device()
+    )
     figures = bundle.manifest.checks["quantize"]
+    gives = task_of(model).gives
     speed = "emulated on the CPU, no speed measured"
     if "speed_ratio" in figures:
         speed = f"{figures['speed_ratio']:.2f} x the speed"
@@ -136,7 +124,7 @@ def quantize(args: argparse.Namespace) -> None:
         f"{bundle.path}: {model.size / 2**20:.1f} -> {bundle.size / 2**20:.1f} MiB, "
         f"{speed}, "
         f"{sum(map(len, figures['kept'].values()))} layers kept in higher precision, "
-        f"same {given(model)} on {figures['identical']} of {figures['utterances']} "
+        f"same {gives} on {figures['identical']} of {figures['utterances']} "
         f"utterances ({figures['audio']} input)"
     )
 
