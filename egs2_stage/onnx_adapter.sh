@@ -65,7 +65,7 @@ onnx_need_commands() {
 # onnx_run_espnet: ESPnet's own stages, up to its scoring
 onnx_run_espnet() {
     if [ "${onnx_stop_stage}" -ge 14 ]; then
-        onnx_need_modules onnx onnxruntime onnxscript
+        onnx_need_modules onnx onnxruntime onnxscript jiwer
     fi
     onnx_find_scorer
     if [ "${onnx_stage}" -le 13 ]; then

@@ -47,7 +47,11 @@ class Task:
         gives: what is made of an utterance.
         reads: texts that some models read beside the audio.
         packed: what ESPnet begins the names of a packed model's files with.
-        listens: whether a model can tell what was said in speech of another one.
+        evaluator: class that compares their bundles, with its module of
+            espnet_onnx_plugin.evaluate.
+        special_tokens: whether transcripts hold tokens that say how it is spoken:
+            language, task, times.
+        scores_speech: whether a model can recognize speech that another one made.
     """
 
     name: str
@@ -59,7 +63,9 @@ class Task:
     gives: Literal["tokens", "speech"] = "tokens"
     reads: tuple[str, ...] = ()
     packed: str = ""
-    listens: bool = False
+    evaluator: str = "recognition.RecognitionEvaluator"
+    special_tokens: bool = False
+    scores_speech: bool = False
 
     @property
     def doors(self) -> tuple[Door, ...]:
@@ -74,7 +80,7 @@ _ROWS = (
         exporter="asr.ASRExporter",
         by_kind={MaskCTC: Door("asr_inference_maskctc", "mask_ctc")},
         packed="asr_",
-        listens=True,
+        scores_speech=True,
     ),
     Task("st", Door("st_inference", "st"), exporter="st.STExporter", packed="st_"),
     Task(
@@ -91,19 +97,22 @@ _ROWS = (
         others=(Door("s2t_inference_language", "s2t_language", "Speech2Language"),),
         by_model={"espnet_ctc": "s2t_ctc"},  # s2t.sh --s2t_ctc true
         packed="s2t_",
-        listens=True,
+        special_tokens=True,
+        scores_speech=True,
     ),
     Task(
         "s2t_ctc",
         Door("s2t_inference_ctc", "s2t_ctc", "Speech2TextGreedySearch"),
         exporter="s2t_ctc.S2TCTCExporter",
         packed="s2t_",
+        special_tokens=True,
     ),
     Task(
         "tts",
         Door("tts_inference", "tts", "Text2Speech"),
         exporter="tts.TTSExporter",
         gives="speech",
+        evaluator="synthesis.SynthesisEvaluator",
     ),
 )
 

@@ -27,7 +27,7 @@ from benchmarking.benchmark_report import (
     describe_distance,
     write_report,
 )
-from benchmarking.config import Config, RandomModel, read_config
+from benchmarking.config import Config, RandomModel, read_config, synthesizes
 from benchmarking.measurement import (
     REFERENCE,
     BaseSetting,
@@ -53,7 +53,7 @@ PACKAGES = {
     "onnx": "onnx",
     "numpy": "numpy",
 }
-NEEDED = {**PACKAGES, "onnxscript": "onnxscript", "matplotlib": "matplotlib"}
+NEEDED = {**PACKAGES, **{name: name for name in ("jiwer", "matplotlib", "onnxscript")}}
 # Variants that give PyTorch's results, or are wrong.
 EXACT = ("fp32", "optimized")
 # What decides how fast a CPU multiplies small numbers.
@@ -132,8 +132,8 @@ class Benchmark:
             )
         else:
             self._checkpoints = config.model
-        self._speaks = self._checkpoints.task == "tts"
-        self._mkl = self._speaks and models.dropouts_are_of_mkl()
+        self._speech = synthesizes(self._checkpoints.task)
+        self._mkl = self._speech and models.dropouts_are_of_mkl()
         variants = {v for setting in config.settings for v in setting.variants}
         self._bundles = models.make_bundles(
             self._checkpoints, variants, output_dir / "bundles", self._logs
@@ -170,7 +170,7 @@ class Benchmark:
     def _inputs(self, setting: BaseSetting) -> models.Inputs:
         bundle, directory = self._bundles["fp32"], self._output_dir / "inputs"
         seconds, data = setting.audio_seconds, self._config.data
-        if self._speaks:
+        if self._speech:
             if seconds is not None:
                 return models.make_text(seconds, bundle, directory)
             return models.choose_text(data, bundle, directory)
@@ -183,7 +183,7 @@ class Benchmark:
         self, name: str, setting: BaseSetting, utterances: int, waves: Path
     ) -> Distance | None:
         """Compare the waveforms with the reference's, if there are any."""
-        if not self._speaks or name == REFERENCE or REFERENCE not in setting.variants:
+        if not self._speech or name == REFERENCE or REFERENCE not in setting.variants:
             return None
         reference, other = (
             [waves / f"{system}_{number}.npy" for number in range(utterances)]
@@ -226,7 +226,7 @@ class Benchmark:
             "threads": setting.threads,
             "inputs": [str(path) for path in inputs.files],
         }
-        return {**spec, "mkl": self._mkl, "waves": str(waves)} if self._speaks else spec
+        return {**spec, "mkl": self._mkl, "waves": str(waves)} if self._speech else spec
 
     def _size(self, name: str) -> int:
         if name != REFERENCE:

@@ -23,8 +23,8 @@ from onnx.helper import (
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.budget import Budget
-from espnet_onnx_plugin.evaluate.recognition import Utterances
+from espnet_onnx_plugin.evaluate.budgets import TokenBudget
+from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.quantize import quantize as quantization
 from espnet_onnx_plugin.quantize.lowering import SWITCHES, Lowering
@@ -35,7 +35,7 @@ from espnet_onnx_plugin.runtime.io.data import Source
 
 ROOT = Path(__file__).parents[1]
 SIZE = 16
-FREE = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
+FREE = TokenBudget(max_wer_increase=100.0, min_token_agreement=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +219,7 @@ QEMU = shutil.which("qemu-x86_64")
 )
 def test_an_int8_bundle_scores_alike_on_other_processors(tiny, tmp_path, eight_bits):
     """Haswell has AVX2 and no VNNI; onnxruntime's kernels for Nehalem are exact."""
-    audio = Utterances(Source(tiny["data"] / "wav.scp", "sound"))
+    audio = RecognitionEvaluator(Source(tiny["data"] / "wav.scp", "sound"))
     bundle = quantization.quantize(
         read_bundle(tiny["bundle"]), tmp_path / "int8", "int8", audio, FREE
     )

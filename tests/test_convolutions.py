@@ -169,7 +169,7 @@ def int8_is_faster(request, monkeypatch):
     """What comes out where this machine's int8 convolutions are."""
     asked = []
 
-    def is_faster(path, other, feed):
+    def is_faster(path, other, feed, device):
         asked.append([count_nodes(x)["QLinearConv"] for x in (path, other)])
         assert len(feed["x"]) == 9  # the longest
         return request.param

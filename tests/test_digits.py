@@ -6,6 +6,7 @@ import pytest
 import soundfile
 
 import espnet_onnx_plugin
+from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.optimize.fuse import optimize
@@ -30,7 +31,9 @@ def bundles(digits, tmp_path_factory):
         out = tmp_path_factory.mktemp("digits")
         source = Source(digits / "dump" / "raw" / "dev" / "wav.scp", "sound", 10)
         fp32 = export_bundle("asr", checkpoints, out / "fp32", source)
-        optimized = optimize(fp32, out / "optimized", "cpu", source)
+        optimized = optimize(
+            fp32, out / "optimized", "cpu", RecognitionEvaluator(source)
+        )
     return {"fp32": fp32, "optimized": optimized}
 
 

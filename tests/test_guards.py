@@ -12,9 +12,11 @@ from conftest import save_tts
 from espnet_onnx_plugin.bin import export, optimize, tts_inference, verify
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate import graphs as compare
-from espnet_onnx_plugin.evaluate.budget import Budget, Quality
+from espnet_onnx_plugin.evaluate import recognition
+from espnet_onnx_plugin.evaluate.budgets import TokenBudget
 from espnet_onnx_plugin.evaluate.graphs import Comparison
+from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
+from espnet_onnx_plugin.evaluate.tokens import TokenQuality
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.parity.decoding import check_sequence
@@ -130,7 +132,7 @@ def test_a_sequence_that_is_another_is_refused(value):
 def test_an_optimized_bundle_that_is_another_is_refused(
     comparison, message, tiny, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(fuse, "compare", lambda *args: comparison)
+    monkeypatch.setattr(RecognitionEvaluator, "compare", lambda *args: comparison)
     files = ("--model_dir", tiny["bundle"], "--output_dir", tmp_path / "new")
     assert message in refused(capsys, optimize.main, *files)
     assert not list(tmp_path.iterdir())
@@ -144,7 +146,7 @@ def test_a_graph_that_was_not_compared_is_written_down(
     assert "not_compared" not in made.manifest.checks["optimize"]
     assert set(made.manifest.checks["optimize"]["differences"]) >= {"encoder", "lm"}
     options = dict(beam_size=2, lm_weight=0.0)
-    monkeypatch.setattr(compare, "search_options", lambda bundle: options)
+    monkeypatch.setattr(recognition, "search_options", lambda bundle: options)
     made = fuse.optimize(model, tmp_path / "part", "cpu", None)
     assert made.manifest.checks["optimize"]["not_compared"] == ["lm"]
     assert "not compared with the original, for nothing here uses them: lm" in (
@@ -164,15 +166,15 @@ def test_graphs_of_a_voice_that_were_not_compared_are_written_down(tmp_path):
 
 
 def test_tokens_and_errors_of_a_quantized_model_are_held():
-    budget = Budget(max_wer_increase=0.1, min_token_agreement=0.99)
-    assert Quality(5, 5, 0.99, 4.0, 4.1).within(budget)
+    budget = TokenBudget(max_wer_increase=0.1, min_token_agreement=0.99)
+    assert TokenQuality(5, 5, 0.99, 4.0, 4.1).within(budget)
     for broken in (
         dict(token_agreement=0.98),
         dict(token_agreement=float("nan")),
         dict(wer=4.2),
         dict(wer=float("nan")),
     ):
-        quality = dataclasses.replace(Quality(5, 5, 0.99, 4.0, 4.1), **broken)
+        quality = dataclasses.replace(TokenQuality(5, 5, 0.99, 4.0, 4.1), **broken)
         assert not quality.within(budget)
 
 

@@ -16,18 +16,20 @@ from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.bundle.derive import derive
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate import recognition
-from espnet_onnx_plugin.evaluate.budget import Budget, Quality, fewest
-from espnet_onnx_plugin.evaluate.quality import Result, error_rate
-from espnet_onnx_plugin.evaluate.recognition import Utterances
+from espnet_onnx_plugin.evaluate.budgets import TokenBudget
+from espnet_onnx_plugin.evaluate.evaluator import Evaluator, evaluator_class
+from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
+from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality, error_rate
 from espnet_onnx_plugin.quantize import lowering, products
 from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products
 from espnet_onnx_plugin.quantize.lowering import Lowering
-from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
+from espnet_onnx_plugin.quantize.quantize import calibrate, fewest, quantize
 from espnet_onnx_plugin.quantize.sensitivity import rank
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.tasks import TASKS
 
-NO_BUDGET = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
+NO_BUDGET = TokenBudget(max_wer_increase=100.0, min_token_agreement=0.0)
 SEARCH = dict(beam_size=3, ctc_weight=0.3, lm_weight=0.3, maxlenratio=-8.0)
 
 
@@ -39,7 +41,9 @@ def int8_is_faster(monkeypatch):
 
 @pytest.fixture(scope="module")
 def utterances(tiny):
-    return Utterances(Source(tiny["data"] / "wav.scp", "sound"), options=SEARCH)
+    return RecognitionEvaluator(
+        Source(tiny["data"] / "wav.scp", "sound"), options=SEARCH
+    )
 
 
 def nodes(bundle, role):
@@ -114,7 +118,7 @@ def test_channels_use_the_whole_range():
 def test_each_precision_decodes(
     tiny, tmp_path, utterances, monkeypatch, precision, operators
 ):
-    budget = Budget(min_token_agreement=0.5)
+    budget = TokenBudget(min_token_agreement=0.5)
     model = read_bundle(tiny["bundle"])
     bundle = quantize(model, tmp_path / "q", precision, utterances, budget)
     assert operators <= set(nodes(bundle, "encoder"))
@@ -159,7 +163,7 @@ def test_a_batch_gives_what_one_at_a_time_gives(tiny, tmp_path, utterances, prec
 
 def test_convolutions_need_audio(tiny, tmp_path, utterances, caplog):
     model = read_bundle(tiny["bundle"])
-    budget = Budget(min_token_agreement=0)
+    budget = TokenBudget(min_token_agreement=0)
     bundle = quantize(model, tmp_path / "audio", "int8", utterances, budget)
     assert nodes(bundle, "encoder").count("QLinearConv") == 1
     with caplog.at_level(logging.WARNING):
@@ -171,9 +175,9 @@ def test_convolutions_need_audio(tiny, tmp_path, utterances, caplog):
 
 def test_the_range_of_a_convolution_is_the_audios(tiny, utterances):
     model = read_bundle(tiny["bundle"])
-    reader = recognition.Reader(model, utterances)
+    baseline = utterances.run(model, Device())
     lowering = Lowering(
-        model.file("encoder.onnx"), "int8", False, reader.feeds["encoder"]
+        model.file("encoder.onnx"), "int8", False, baseline.feeds["encoder"]
     )
     assert len(lowering._ranges) == 2
     for low, high in lowering._ranges.values():
@@ -221,11 +225,11 @@ def hostile_bundle(tiny, tmp_path_factory):
 
 
 def test_a_hostile_layer_is_found_and_kept(tiny, hostile_bundle, tmp_path, utterances):
-    free = Budget(min_token_agreement=0)
+    free = TokenBudget(min_token_agreement=0)
     model = read_bundle(tiny["bundle"])
     usual = figures(quantize(model, tmp_path / "usual", "int8", utterances, free))
     bundle = quantize(hostile_bundle, tmp_path / "free", "int8", utterances, free)
-    budget = Budget(min_token_agreement=usual["token_agreement"] - 0.15)
+    budget = TokenBudget(min_token_agreement=usual["token_agreement"] - 0.15)
     assert not figures(bundle)["token_agreement"] >= budget.min_token_agreement
     bundle = quantize(hostile_bundle, tmp_path / "q", "int8", utterances, budget)
     kept = sum(figures(bundle)["kept"].values(), [])
@@ -237,9 +241,9 @@ def test_a_hostile_layer_is_found_and_kept(tiny, hostile_bundle, tmp_path, utter
 
 
 def test_ranking_puts_the_hostile_layer_first(hostile_bundle, utterances):
-    quantizer = _Quantizer(hostile_bundle, "int8", utterances, Budget())
+    quantizer = calibrate(hostile_bundle, "int8", utterances, TokenBudget(), Device())
     outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
-    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds)
+    steps = rank(quantizer.lowerings, outputs, quantizer.baseline.feeds)
     assert steps[0].role == "decoder" and steps[0].layer.endswith("output_layer")
     assert steps[0].gain > 10 * steps[2].gain
     layers = [f"{s.role} {s.layer}" for s in steps]
@@ -250,9 +254,9 @@ def test_ranking_puts_the_hostile_layer_first(hostile_bundle, utterances):
 
 def test_a_model_that_the_search_does_not_use_comes_last(hostile_bundle, utterances):
     without_lm = dataclasses.replace(utterances, options={**SEARCH, "lm_weight": 0.0})
-    quantizer = _Quantizer(hostile_bundle, "int8", without_lm, Budget())
+    quantizer = calibrate(hostile_bundle, "int8", without_lm, TokenBudget(), Device())
     outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
-    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds)
+    steps = rank(quantizer.lowerings, outputs, quantizer.baseline.feeds)
     assert steps[0].role == "decoder"
     assert {step.gain for step in steps if step.role == "lm"} == {0.0}
 
@@ -282,22 +286,22 @@ def test_a_budget_that_cannot_be_met_is_refused(
 
 
 def test_fp16_over_the_budget_is_refused(tiny, tmp_path, utterances, monkeypatch):
-    monkeypatch.setattr(Quality, "within", lambda self, budget: False)
+    monkeypatch.setattr(TokenQuality, "within", lambda self, budget: False)
     model = read_bundle(tiny["bundle"])
     with pytest.raises(PluginError, match="fp16 misses the budget.*none was written"):
-        quantize(model, tmp_path / "q", "fp16", utterances, Budget())
+        quantize(model, tmp_path / "q", "fp16", utterances, TokenBudget())
     assert not any(tmp_path.iterdir())
 
 
 def test_an_error_rate_over_the_budget_is_mended(
     hostile_bundle, tmp_path, utterances, caplog
 ):
-    """Transcripts are what fp32 reads, so any other token is an error."""
-    reference = recognition.Reader(hostile_bundle, utterances).reference
+    """Transcripts are what fp32 decodes, so any other token is an error."""
+    reference = utterances.run(hostile_bundle, Device()).decoded
     text = tmp_path / "text"
     text.write_text("".join(f"{k} {r.texts[0]}\n" for k, r in reference.items()))
-    budget = Budget(max_wer_increase=0.0, min_token_agreement=0.0)
-    said = Utterances(utterances.source, [text], SEARCH)
+    budget = TokenBudget(max_wer_increase=0.0, min_token_agreement=0.0)
+    said = RecognitionEvaluator(utterances.source, SEARCH, [text])
     bundle = quantize(hostile_bundle, tmp_path / "q", "int8", said, budget)
     assert figures(bundle)["wer"] == figures(bundle)["wer_fp32"] == 0
     kept = sum(figures(bundle)["kept"].values(), [])
@@ -318,39 +322,41 @@ def test_fewest_raises(threshold):
         fewest(100, lambda count: False)
 
 
-# Readings
+# Decoded results
 
 
-def test_quality_of_a_reading():
-    reference = {"a": Result([1, 2, 3], ["x y"]), "b": Result([4], ["z"])}
-    other = {"a": Result([1, 3], ["x"]), "b": Result([4], ["z"])}
-    quality = Quality.of(other, reference, [{"a": "x  y", "b": "z z", "c": ""}])
+def test_quality_of_decoded_results():
+    reference = {"a": Decoded([1, 2, 3], ["x y"]), "b": Decoded([4], ["z"])}
+    other = {"a": Decoded([1, 3], ["x"]), "b": Decoded([4], ["z"])}
+    quality = TokenQuality.measure(
+        other, reference, [{"a": "x  y", "b": "z z", "c": ""}]
+    )
     assert quality.identical == 1 and quality.token_agreement == 0.75
     assert quality.wer_fp32 == 25 and quality.wer == 50
-    assert quality.within(Budget(25.0, 0.75))
-    assert not quality.within(Budget(24.9, 0.75))
-    assert not quality.within(Budget(25.0, 0.76))
+    assert quality.within(TokenBudget(25.0, 0.75))
+    assert not quality.within(TokenBudget(24.9, 0.75))
+    assert not quality.within(TokenBudget(25.0, 0.76))
     # Without spaces, characters count.
-    spaceless = {"a": Result([1, 2], ["xy"])}
-    assert Quality.of(spaceless, spaceless, [{"a": "xz"}]).wer == 50
+    spaceless = {"a": Decoded([1, 2], ["xy"])}
+    assert TokenQuality.measure(spaceless, spaceless, [{"a": "xz"}]).wer == 50
     with pytest.raises(PluginError, match="no line for utterance 'b'"):
-        Quality.of(other, reference, [{"a": "x"}])
+        TokenQuality.measure(other, reference, [{"a": "x"}])
 
 
 def test_each_speaker_has_a_transcript(tiny):
     model = read_bundle(tiny["bundle"])
     with pytest.raises(PluginError, match=r"2 file\(s\) for a model of 1 speaker"):
-        Utterances(texts=["text_spk1", "text_spk2"]).transcripts(model)
+        RecognitionEvaluator(texts=["text_spk1", "text_spk2"]).transcripts(model)
 
 
 def test_speakers_are_assigned_as_espnet_scores_them():
     said = [{"a": "u v w x", "b": "u v"}, {"a": "u", "b": "w"}]
-    assert error_rate({"b": Result([], ["w", "u v"])}, said) == 0
-    assert error_rate({"b": Result([], ["", "w u v"])}, said) == 100 * 2 / 3
+    assert error_rate({"b": Decoded([], ["w", "u v"])}, said) == 0
+    assert error_rate({"b": Decoded([], ["", "w u v"])}, said) == 100 * 2 / 3
     # The rates decide, 4/4 + 1/1 before 2/4 + 2/1, not the counts.
-    assert error_rate({"a": Result([], ["y z", "u v"])}, said) == 100 * 5 / 5
+    assert error_rate({"a": Decoded([], ["y z", "u v"])}, said) == 100 * 5 / 5
     with pytest.raises(PluginError, match="no line for utterance 'c'"):
-        error_rate({"c": Result([], ["u", "v"])}, said)
+        error_rate({"c": Decoded([], ["u", "v"])}, said)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +376,16 @@ def test_bad_options(tiny, tmp_path, capsys, arguments, message):
         )
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_the_limits_of_a_budget_are_options(task):
+    evaluator = evaluator_class(task)
+    assert issubclass(evaluator, Evaluator)
+    args = command.get_parser().parse_args(["--model_dir", "a", "--output_dir", "b"])
+    limits = dataclasses.asdict(evaluator.budget_class())
+    assert limits and limits.items() <= vars(args).items()
+    assert hasattr(args, evaluator.option.removeprefix("--"))
 
 
 def test_the_search_is_the_recipes(tmp_path):

@@ -22,9 +22,9 @@ RUN_BY = {
         "install_recipe.sh",
     ),
     "cd ESPNET/egs2/CORPUS/asr1": ("tests/test_install_recipe.py", "egs2"),
-    "python -m pip install onnx onnxruntime onnxscript": (
+    "python -m pip install onnx onnxruntime onnxscript jiwer": (
         "egs2_stage/onnx_adapter.sh",
-        "onnx_need_modules onnx onnxruntime onnxscript",
+        "onnx_need_modules onnx onnxruntime onnxscript jiwer",
     ),
     "python -m espnet_onnx_plugin.bin.asr_inference": (
         ".ci/run",

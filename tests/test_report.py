@@ -7,8 +7,9 @@ import pytest
 
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.report.bleu import read_bleu
-from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts, read_result
+from espnet_onnx_plugin.report.counts import STAND_IN, read_result
 from espnet_onnx_plugin.report.decodes import compare
 from espnet_onnx_plugin.report.notes import notes
 from espnet_onnx_plugin.report.results import Result, System

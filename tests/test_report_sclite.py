@@ -10,7 +10,8 @@ from pathlib import Path
 import jiwer
 import pytest
 
-from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
+from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
+from espnet_onnx_plugin.report.counts import read_result
 from espnet_onnx_plugin.report.sclite import main
 
 ROOT = Path(__file__).resolve().parents[1]

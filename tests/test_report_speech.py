@@ -11,14 +11,19 @@ import soundfile
 
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate import listener
+from espnet_onnx_plugin.evaluate import asr_scoring
+from espnet_onnx_plugin.evaluate.asr_scoring import (
+    AsrScorer,
+    count_characters,
+    normalize,
+)
+from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report import speech
-from espnet_onnx_plugin.report.counts import ErrorCounts
-from espnet_onnx_plugin.report.hearing import count_characters
 from espnet_onnx_plugin.report.results import System
 from espnet_onnx_plugin.report.tables import to_csv, to_markdown
 from espnet_onnx_plugin.report.timing import TIMING
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError
 
 TEXTS = {"a": "One, two.", "b": "THREE", "c": "four"}
@@ -65,15 +70,15 @@ def root(tmp_path, monkeypatch):
                 print(json.dumps(timing), file=f)
     threads = ThreadPoolExecutor
     monkeypatch.setattr(speech, "ProcessPoolExecutor", lambda n, **_: threads(n))
-    monkeypatch.setattr(speech, "compare_files", louder)
+    monkeypatch.setattr(speech, "measure_files", louder)
     return tmp_path
 
 
-def compare_all(root, reference=True, num_utts=2, listener=None):
+def compare_all(root, reference=True, num_utts=2, transcribe=None):
     systems = [System(name, root / name) for name in ("torch", "fp32", "int8")]
     reference = systems.pop(0) if reference else None
     [spoken] = speech.compare_speech(
-        ["test"], systems, reference, root / "data", num_utts, listener
+        ["test"], systems, reference, root / "data", num_utts, transcribe
     )
     return spoken
 
@@ -158,13 +163,13 @@ def test_a_text_without_a_line_is_named(root):
         compare_all(root)
 
 
-def heard_in(path):
-    heard = {"a": "ONE TWO", "b": "three"}[path.stem]
-    return heard if "int8" not in str(path) else heard.replace("ONE ", "ON E ")
+def transcribe(path):
+    text = {"a": "ONE TWO", "b": "three"}[path.stem]
+    return text if "int8" not in str(path) else text.replace("ONE ", "ON E ")
 
 
-def test_characters_that_are_heard(root):
-    spoken = compare_all(root, listener=heard_in)
+def test_characters_that_are_recognized(root):
+    spoken = compare_all(root, transcribe=transcribe)
     torch, fp32, int8 = results = spoken.results()
     assert torch.errors["CER"] == ErrorCounts(2, 12, 12)
     assert int8.errors["CER"] == ErrorCounts(2, 12, 12, 0, 0, 1, 1)
@@ -178,16 +183,16 @@ def test_characters_that_are_heard(root):
     "text, expected",
     [("It's  A-B, «c»!", "its ab c"), ("ÄÖ 1.5\tx", "äö 15 x"), ("...", "")],
 )
-def test_plain(text, expected):
-    assert listener.plain(text) == expected
+def test_normalized(text, expected):
+    assert normalize(text) == expected
 
 
-def test_nothing_to_be_heard():
+def test_nothing_to_be_recognized():
     assert count_characters({"a": "?"}, {"a": "x"}) is None
 
 
 class Recognizer:
-    """Stands for an ASR bundle at 16 kHz that hears how long a waveform is."""
+    """Stands for an ASR bundle at 16 kHz that tells how long a waveform is."""
 
     def __call__(self, samples):
         assert samples.dtype == np.float32 and np.abs(samples).max() > 0.05
@@ -204,17 +209,17 @@ def manifest(task="asr", speakers=None, kind="waveform"):
     return SimpleNamespace(task=task, speakers=speakers, speech=audio)
 
 
-def test_listener(tmp_path, monkeypatch):
+def test_asr_scorer(tmp_path, monkeypatch):
     bundle = SimpleNamespace(manifest=manifest())
-    monkeypatch.setattr(listener, "read_bundle", lambda path: bundle)
-    monkeypatch.setattr(listener, "open_model", lambda bundle: Recognizer())
-    listen = listener.Listener(tmp_path)
-    for rate, samples, heard in ((16000, 2000, "2000"), (24000, 3000, "2000")):
+    monkeypatch.setattr(asr_scoring, "read_bundle", lambda path: bundle)
+    monkeypatch.setattr(asr_scoring, "open_on", lambda device, bundle: Recognizer())
+    scorer = AsrScorer(tmp_path, Device())
+    for rate, samples, text in ((16000, 2000, "2000"), (24000, 3000, "2000")):
         path = tmp_path / f"{rate}.wav"
         soundfile.write(path, 0.1 * np.sin(np.arange(samples) / 9), rate)
-        assert listen(path) == heard
+        assert scorer.transcribe_file(path) == text
     soundfile.write(path, 0.1 * np.sin(np.arange(600) / 9), 16000)
-    assert listen(path) == ""
+    assert scorer.transcribe_file(path) == ""
 
 
 @pytest.mark.parametrize(
@@ -225,17 +230,18 @@ def test_listener(tmp_path, monkeypatch):
         ({"kind": "features"}, "reads features"),
     ],
 )
-def test_a_model_that_cannot_listen(tmp_path, monkeypatch, changes, match):
+def test_a_model_that_cannot_score_speech(tmp_path, monkeypatch, changes, match):
     bundle = SimpleNamespace(manifest=manifest(**changes))
-    monkeypatch.setattr(listener, "read_bundle", lambda path: bundle)
+    monkeypatch.setattr(asr_scoring, "read_bundle", lambda path: bundle)
     with pytest.raises(PluginError, match=match):
-        listener.Listener(tmp_path)
+        AsrScorer(tmp_path, Device())
 
 
 def test_command_line(root, monkeypatch, capsys):
-    """With processes of its own, and the model that listens."""
+    """With processes of its own, and the model that scores the speech."""
     monkeypatch.undo()
-    monkeypatch.setattr(listener, "Listener", lambda path: heard_in)
+    scorer = SimpleNamespace(transcribe_file=transcribe)
+    monkeypatch.setattr(asr_scoring, "AsrScorer", lambda path, device: scorer)
     out = root / "onnx"
     report.main(
         ["--reference", "PyTorch", str(root / "torch"), "--num_utts", "1"]
@@ -257,7 +263,7 @@ def test_command_line(root, monkeypatch, capsys):
     ]
 
 
-def test_what_listens_needs_texts(root, capsys):
+def test_asr_scoring_needs_texts(root, capsys):
     with pytest.raises(SystemExit):
         report.main(
             ["--system", "fp32", str(root / "fp32"), "--test_sets", "test"]

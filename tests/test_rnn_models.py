@@ -7,13 +7,14 @@ from conftest import asr_config, build_asr, build_lm, save, sharpen, waves, writ
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph
-from espnet_onnx_plugin.evaluate.budget import Budget
-from espnet_onnx_plugin.evaluate.recognition import Utterances
+from espnet_onnx_plugin.evaluate.budgets import TokenBudget
+from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.optimize.fuse import optimize
-from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
+from espnet_onnx_plugin.quantize.quantize import calibrate, quantize
 from espnet_onnx_plugin.quantize.sensitivity import rank
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
 
 MODELS = {
@@ -99,8 +100,8 @@ def test_optimized_and_quantized_bundles_decode(rnn):
     optimized = optimize(rnn["bundle"], rnn["root"] / "optimized", "cpu", None)
     ours = espnet_onnx_plugin.Speech2Text(rnn["bundle"], **OPTIONS["joint"])
     fused = espnet_onnx_plugin.Speech2Text(optimized, **OPTIONS["joint"])
-    audio = Utterances(rnn["source"], options=OPTIONS["joint"])
-    free = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
+    audio = RecognitionEvaluator(rnn["source"], options=OPTIONS["joint"])
+    free = TokenBudget(max_wer_increase=100.0, min_token_agreement=0.0)
     quantized = quantize(rnn["bundle"], rnn["root"] / "int8", "int8", audio, free)
     small = espnet_onnx_plugin.Speech2Text(quantized, **OPTIONS["joint"])
     for wave in waves(2).values():
@@ -119,10 +120,12 @@ def test_optimized_and_quantized_bundles_decode(rnn):
 
 
 def test_lstm_layers_are_ranked_by_what_int8_costs(rnn):
-    quantizer = _Quantizer(rnn["bundle"], "int8", Utterances(), Budget())
+    quantizer = calibrate(
+        rnn["bundle"], "int8", RecognitionEvaluator(), TokenBudget(), Device()
+    )
     outputs = {"encoder": ["encoder_out"]}
     lowerings = {"encoder": quantizer.lowerings["encoder"]}
-    steps = rank(lowerings, outputs, quantizer.reader.feeds)
+    steps = rank(lowerings, outputs, quantizer.baseline.feeds)
     layers = [step for step in steps if step.layer.endswith(".rnn")]
     encoder = rnn["bundle"].file("encoder.onnx")
     lstm = [x.op_type for x in load_graph(encoder).graph.node].count("LSTM")

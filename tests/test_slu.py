@@ -7,9 +7,10 @@ from conftest import RATE, asr_config, build, save, sharpen, waves
 
 from espnet_onnx_plugin.bin import optimize, quantize, slu_inference
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.recognition import Reader, Utterances
+from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.slu import Speech2Understand
 
@@ -181,7 +182,7 @@ def test_the_commands(bert, tmp_path):
     assert written["optimized"] == written["fp32"]
     # What decides the precision is read with the transcripts.
     source = Source(scp, "sound", others={"transcript": text})
-    [first, *_] = Reader(bundle, Utterances(source)).feeds["encoder"]
+    [first, *_] = RecognitionEvaluator(source).run(bundle, Device()).feeds["encoder"]
     prepared = Speech2Understand(bundle).prepare(waves()["utt0"], TRANSCRIPTS["utt0"])
     assert first["transcript"].tolist() == [prepared.others["transcript"].tolist()]
 

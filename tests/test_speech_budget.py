@@ -1,4 +1,4 @@
-"""The budget of a voice can be missed: by what it sounds like and by what is heard."""
+"""The budget of synthesis can be missed: by distance and by character errors."""
 
 import math
 
@@ -9,20 +9,16 @@ from conftest import RATE, save_tts
 from espnet_onnx_plugin.bin import quantize
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.evaluate import synthesis
-from espnet_onnx_plugin.evaluate.error_rate import error_rate
-from espnet_onnx_plugin.evaluate.listener import Listener, plain
-from espnet_onnx_plugin.evaluate.synthesis import (
-    LOST,
-    Speaker,
-    SpeechBudget,
-    SpeechQuality,
-    Spoken,
-    _measured,
-)
+from espnet_onnx_plugin.evaluate.asr_scoring import AsrScorer, normalize
+from espnet_onnx_plugin.evaluate.budgets import SpeechBudget
+from espnet_onnx_plugin.evaluate.error_rate import count_errors
+from espnet_onnx_plugin.evaluate.synthesis import SynthesisEvaluator
+from espnet_onnx_plugin.evaluate.synthesized import LOST, SpeechQuality, measure_or_lost
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
 from espnet_onnx_plugin.runtime.tts import Text2Speech
 
@@ -70,53 +66,60 @@ def refused(capsys, *arguments, **options):
     return capsys.readouterr().err
 
 
-def test_an_asr_model_listens(voice, texts, tiny, tmp_path):
+def test_an_asr_model_scores_the_speech(voice, texts, tiny, tmp_path):
     figures = run(
         voice,
         texts,
         tmp_path / "int8",
         *("--asr_model_dir", tiny["bundle"], "--max_cer_increase", 1e9),
     )
-    listener = Listener(tiny["bundle"])
+    scorer = AsrScorer(tiny["bundle"], Device())
     for name, bundle in (("cer_fp32", voice), ("cer", read_bundle(tmp_path / "int8"))):
         model = Text2Speech(bundle, always_fix_seed=True)
-        heard = [
-            (plain(listener.hear(model(text)["wav"], model.fs)), plain(text))
+        transcribed = [
+            normalize(scorer.transcribe(model(text)["wav"], model.fs))
             for text in TEXTS.values()
         ]
-        assert figures[name] == pytest.approx(error_rate(heard), abs=1e-4)
+        counts = count_errors(map(normalize, TEXTS.values()), transcribed)
+        assert figures[name] == pytest.approx(counts.rate, abs=1e-4)
 
 
-class Ear:
-    """Understands the speech of the exported model, and nothing else."""
+class Recognizer:
+    """Recognizes the speech of the exported model, and nothing else."""
 
     speech = {}
 
-    def __init__(self, model_dir):
+    def __init__(self, model_dir, device):
         pass
 
-    def hear(self, wave, rate):
+    def transcribe(self, wave, rate):
         return self.speech.get(wave.tobytes(), "")
 
 
 @pytest.fixture
-def ear(voice, monkeypatch):
+def recognizer(voice, monkeypatch):
     model = Text2Speech(voice, always_fix_seed=True)
     made = {model(text)["wav"].tobytes(): text.upper() for text in TEXTS.values()}
-    monkeypatch.setattr(Ear, "speech", made)
-    monkeypatch.setattr(synthesis, "Listener", Ear)
-    return ["--asr_model_dir", "ear"]
+    monkeypatch.setattr(Recognizer, "speech", made)
+    monkeypatch.setattr(synthesis, "AsrScorer", Recognizer)
+    return ["--asr_model_dir", "recognizer"]
 
 
-def test_characters_that_are_not_understood_cost_layers(voice, texts, tmp_path, ear):
-    figures = run(voice, texts, tmp_path / "any", *ear, "--max_cer_increase", 100)
+def test_characters_that_are_not_recognized_cost_layers(
+    voice, texts, tmp_path, recognizer
+):
+    figures = run(
+        voice, texts, tmp_path / "any", *recognizer, "--max_cer_increase", 100
+    )
     assert (figures["cer_fp32"], figures["cer"]) == (0, 100) and not figures["kept"]
-    figures = run(voice, texts, tmp_path / "strict", *ear, "--max_cer_increase", 0.5)
+    figures = run(
+        voice, texts, tmp_path / "strict", *recognizer, "--max_cer_increase", 0.5
+    )
     assert (figures["cer_fp32"], figures["cer"]) == (0, 0) and figures["kept"]["fp32"]
 
 
-def test_speech_that_is_not_understood_is_not_written(
-    voice, texts, tmp_path, ear, monkeypatch, capsys
+def test_speech_that_is_not_recognized_is_not_written(
+    voice, texts, tmp_path, recognizer, monkeypatch, capsys
 ):
     write = Lowering.write
 
@@ -124,18 +127,18 @@ def test_speech_that_is_not_understood_is_not_written(
         write(self, {layer.name: f[0] for layer, f in self.ladders.items()}, target)
 
     monkeypatch.setattr(Lowering, "write", always_low)
-    line = refused(capsys, voice, texts, tmp_path / "int8", *ear)
+    line = refused(capsys, voice, texts, tmp_path / "int8", *recognizer)
     assert "the budget does not hold even with every layer in fp32" in line
     assert not list(tmp_path.iterdir())
 
 
-def test_what_listens_needs_texts_in_letters(voice, texts, tiny, tmp_path, capsys):
-    listens = ("--asr_model_dir", tiny["bundle"])
-    line = refused(capsys, voice, None, tmp_path / "int8", *listens)
+def test_asr_scoring_needs_texts_in_letters(voice, texts, tiny, tmp_path, capsys):
+    scoring = ("--asr_model_dir", tiny["bundle"])
+    line = refused(capsys, voice, None, tmp_path / "int8", *scoring)
     assert "--asr_model_dir needs texts" in line
     ids = tmp_path / "ids"
     ids.write_text("one " + "3 4 5 " * 50 + "\n")
-    line = refused(capsys, voice, ids, tmp_path / "int8", *listens, kind="text_int")
+    line = refused(capsys, voice, ids, tmp_path / "int8", *scoring, kind="text_int")
     assert "needs texts that it can hear" in line
     assert not (tmp_path / "int8").exists()
 
@@ -168,20 +171,20 @@ def hum(rate, seconds=0.5):
 @pytest.mark.parametrize("rate", [RATE, 16000])
 def test_a_voice_that_is_lost_is_infinitely_far(rate):
     wave = hum(rate)
-    assert _measured(wave, wave, rate).mcd == 0
-    assert _measured(wave, wave[:9], rate) == LOST
-    assert _measured(wave, wave[:0], rate) == LOST
-    assert _measured(wave, wave * np.nan, rate) == LOST
+    assert measure_or_lost(wave, wave, rate).mcd == 0
+    assert measure_or_lost(wave, wave[:9], rate) == LOST
+    assert measure_or_lost(wave, wave[:0], rate) == LOST
+    assert measure_or_lost(wave, wave * np.nan, rate) == LOST
     whispered = 0.1 * np.random.default_rng(0).standard_normal(len(wave))
-    assert _measured(wave, whispered, rate).log_f0_rmse == math.inf
-    assert _measured(whispered, whispered, rate).log_f0_rmse is None
-    assert _measured(wave[:9], wave[:9], rate).mcd is None
+    assert measure_or_lost(wave, whispered, rate).log_f0_rmse == math.inf
+    assert measure_or_lost(whispered, whispered, rate).log_f0_rmse is None
+    assert measure_or_lost(wave[:9], wave[:9], rate).mcd is None
 
 
 def test_a_bundle_that_says_nothing_misses_the_budget(voice, texts, monkeypatch):
-    spoken = Spoken(Texts([(str(texts), "text", "text")]))
-    speaker = Speaker(voice, spoken)
-    assert speaker.quality(voice).within(SpeechBudget())
+    data = SynthesisEvaluator(Texts([(str(texts), "text", "text")]))
+    baseline = data.run(voice, Device())
+    assert baseline.measure(voice).within(SpeechBudget())
     speak = Text2Speech.__call__
 
     def mute(self, *args, **kwargs):
@@ -189,4 +192,4 @@ def test_a_bundle_that_says_nothing_misses_the_budget(voice, texts, monkeypatch)
         return {**made, "wav": made["wav"][:9]}
 
     monkeypatch.setattr(Text2Speech, "__call__", mute)
-    assert not speaker.quality(voice).within(SpeechBudget())
+    assert not baseline.measure(voice).within(SpeechBudget())

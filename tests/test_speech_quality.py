@@ -13,11 +13,11 @@ from espnet_onnx_plugin.evaluate import mel_cepstrum
 from espnet_onnx_plugin.evaluate.speech_quality import (
     MEL_CEPSTRA,
     Measures,
-    align,
     average,
-    compare,
-    compare_files,
+    measure,
+    measure_files,
     mel_cepstral_distortion,
+    time_warp,
     wav_files,
 )
 
@@ -38,35 +38,35 @@ def speech(f0=120.0, formants=(700, 1200, 2600), seconds=0.6, rate=RATE, level=0
 
 def test_identical():
     wave = speech()
-    assert compare(wave, wave.copy(), RATE) == Measures(0.0, 0.0)
+    assert measure(wave, wave.copy(), RATE) == Measures(0.0, 0.0)
 
 
 def test_a_missing_package_of_the_pitch_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyworld", None)
     with pytest.raises(PluginError, match="log-F0 needs pyworld: pip install pyworld"):
-        compare(speech(), speech(), RATE)
+        measure(speech(), speech(), RATE)
     assert mel_cepstral_distortion(speech(), speech(), RATE) == 0.0
 
 
 @pytest.mark.parametrize("semitones", [1, 3])
 def test_pitch(semitones):
     other = speech(f0=120 * 2 ** (semitones / 12))
-    measures = compare(speech(), other, RATE)
+    measures = measure(speech(), other, RATE)
     assert measures.log_f0_rmse == pytest.approx(semitones * SEMITONE, rel=0.05)
 
 
 def test_timbre():
     wave, near = speech(), speech(formants=(720, 1230, 2650))
     far = speech(formants=(300, 2300, 3000))
-    there, back = compare(wave, far, RATE), compare(far, wave, RATE)
-    assert 0 < compare(wave, near, RATE).mcd < there.mcd
+    there, back = measure(wave, far, RATE), measure(far, wave, RATE)
+    assert 0 < measure(wave, near, RATE).mcd < there.mcd
     assert there.mcd == pytest.approx(back.mcd, rel=1e-6)
     assert there.log_f0_rmse < SEMITONE / 2
 
 
 def test_level():
     """Energy counts: half the amplitude is ln 2 less of the first coefficient."""
-    measures = compare(speech(level=0.8), speech(level=0.4), RATE)
+    measures = measure(speech(level=0.8), speech(level=0.4), RATE)
     expected = 10 / math.log(10) * math.sqrt(2) * math.log(2)
     assert measures.mcd == pytest.approx(expected, rel=5e-3)
 
@@ -78,7 +78,7 @@ def test_level():
 def test_as_espnets_scripts(rate, mcd, log_f0_rmse):
     """What evaluate_mcd.py and evaluate_f0.py give with pysptk 1.0.1, fastdtw 0.3.4."""
     other = speech(130, (650, 1300, 2500), seconds=0.5, rate=rate, level=0.2)
-    measures = compare(speech(rate=rate), other, rate)
+    measures = measure(speech(rate=rate), other, rate)
     assert measures.mcd == pytest.approx(mcd, rel=1e-5)
     assert measures.log_f0_rmse == pytest.approx(log_f0_rmse, rel=1e-5)
 
@@ -108,21 +108,21 @@ def test_mel_cepstrum_of_sptk(rate, first, last):
 def test_alignment_is_the_best_path():
     a = np.array([[0.0], [1.0], [1.0], [5.0], [2.0]])
     b = np.array([[0.0], [0.0], [1.0], [5.0], [5.0], [2.0]])
-    i, j = align(a, b)
+    i, j = time_warp(a, b)
     assert (a[i] == b[j]).all()
     for path, frames in ((i, len(a)), (j, len(b))):
         assert path[0] == 0 and path[-1] == frames - 1
         assert set(np.diff(path)) <= {0, 1}
     assert (np.diff(i) + np.diff(j) > 0).all()
     # Of equal paths the straight one.
-    i, j = align(np.zeros((4, 2)), np.zeros((4, 2)))
+    i, j = time_warp(np.zeros((4, 2)), np.zeros((4, 2)))
     assert i.tolist() == j.tolist() == [0, 1, 2, 3]
 
 
 def test_nothing_to_measure():
     silence = np.zeros(2000)
-    assert compare(silence, speech(), RATE).log_f0_rmse is None
-    assert compare(silence[:1023], speech(), RATE) == Measures(None, None)
+    assert measure(silence, speech(), RATE).log_f0_rmse is None
+    assert measure(silence[:1023], speech(), RATE) == Measures(None, None)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_nothing_to_measure():
 )
 def test_refused(wave, rate, match):
     with pytest.raises(PluginError, match=match):
-        compare(np.zeros(2000), wave, rate)
+        measure(np.zeros(2000), wave, rate)
 
 
 def test_average():
@@ -153,24 +153,24 @@ def test_files(tmp_path):
     scp.write_text(f"b {tmp_path}/b.wav\na {tmp_path}/a.wav\n")
     references, others = wav_files(scp), wav_files(tmp_path / "set")
     assert list(references) == ["b", "a"] and others.keys() == {"a", "b"}
-    # A file's samples are those that compare() rounds to.
-    assert compare_files(references["a"], others["a"]) == Measures(0, 0)
-    measures = compare(other, wave, RATE)
-    assert compare_files(references["b"], others["b"]) == measures
+    # A file's samples are those that measure() rounds to.
+    assert measure_files(references["a"], others["a"]) == Measures(0, 0)
+    measures = measure(other, wave, RATE)
+    assert measure_files(references["b"], others["b"]) == measures
 
     soundfile.write(tmp_path / "set/a.wav", wave, 22050)
     with pytest.raises(PluginError, match="two files of one utterance"):
         wav_files(tmp_path / "set")
     with pytest.raises(PluginError, match="set/a.wav is sampled at 22050 Hz"):
-        compare_files(references["a"], tmp_path / "set/a.wav")
+        measure_files(references["a"], tmp_path / "set/a.wav")
     with pytest.raises(PluginError, match="cannot read audio file"):
-        compare_files(scp, scp)
+        measure_files(scp, scp)
 
 
 def test_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None; import numpy as np; "
-        "from espnet_onnx_plugin.evaluate.speech_quality import compare; "
-        "wave = np.sin(np.arange(3000) / 9); compare(wave, wave, 16000)"
+        "from espnet_onnx_plugin.evaluate.speech_quality import measure; "
+        "wave = np.sin(np.arange(3000) / 9); measure(wave, wave, 16000)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

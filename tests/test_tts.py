@@ -949,7 +949,7 @@ def test_other_speech_is_refused(exported, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-def spoil(source, target, provider):
+def spoil(source, target, provider, device):
     """Write a graph whose first large weight is another one."""
     model = load_graph(source)
     weights = [w for w in model.graph.initializer if len(w.dims) == 3]

@@ -23,16 +23,19 @@ def get_parser() -> ArgumentParser:
 def optimize(args: argparse.Namespace) -> None:
     """Optimize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.optimize.fuse import given, optimize
+    from espnet_onnx_plugin.evaluate.evaluator import evaluator_of
+    from espnet_onnx_plugin.optimize.fuse import optimize
+    from espnet_onnx_plugin.runtime.core.device import Device
+    from espnet_onnx_plugin.tasks import task_of
 
     model = read_bundle(args.model_dir)
-    source = calibration_source(args, model)
-    bundle = optimize(model, args.output_dir, args.provider, source)
+    evaluator = evaluator_of(model)(calibration_source(args, model))
+    bundle = optimize(model, args.output_dir, args.provider, evaluator, Device())
     figures = bundle.manifest.checks["optimize"]
     nodes = figures["nodes"].values()
     print(
         f"{bundle.path}: {sum(n['before'] for n in nodes)} -> "
-        f"{sum(n['after'] for n in nodes)} nodes, same {given(model)} on "
+        f"{sum(n['after'] for n in nodes)} nodes, same {task_of(model).gives} on "
         f"{figures['identical']} of {figures['utterances']} utterances "
         f"({figures['audio']} input)"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from espnet_onnx_plugin.bin._common import add_derive_options, calibration_source, run
 from espnet_onnx_plugin.bin._parser import ArgumentParser, add_options, values_of
-from espnet_onnx_plugin.evaluate.options import SpeechBudget, TokenBudget
+from espnet_onnx_plugin.evaluate.budgets import SpeechBudget, TokenBudget
 
 
 def get_parser() -> ArgumentParser:
@@ -72,11 +72,9 @@ def search_options(
 def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.errors import PluginError
-    from espnet_onnx_plugin.evaluate.recognition import Utterances
-    from espnet_onnx_plugin.evaluate.synthesis import Spoken
-    from espnet_onnx_plugin.optimize.fuse import given
+    from espnet_onnx_plugin.evaluate.evaluator import evaluator_of
     from espnet_onnx_plugin.quantize.quantize import quantize
+    from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.tasks import door_of, task_of
 
     model = read_bundle(args.model_dir)
@@ -84,26 +82,15 @@ def quantize(args: argparse.Namespace) -> None:
     options = search_options(
         door_of(model).command, args.inference_config, args.inference_args
     )
-    if task_of(model).gives == "speech":
-        if args.calibration_text:
-            raise PluginError("--calibration_text is not for a model that speaks")
-        if args.asr_model_dir is not None and source is None:
-            raise PluginError(
-                "--asr_model_dir needs texts: --data_path_and_name_and_type"
-            )
-        utterances = Spoken(source, options, args.asr_model_dir)
-        budget = SpeechBudget(**values_of(args, SpeechBudget))
-    else:
-        if args.asr_model_dir is not None:
-            raise PluginError(
-                "--asr_model_dir is for a model of task tts, which speaks"
-            )
-        if args.calibration_text and source is None:
-            raise PluginError("--calibration_text needs the audio: --calibration_scp")
-        utterances = Utterances(source, args.calibration_text, options)
-        budget = TokenBudget(**values_of(args, TokenBudget))
-    bundle = quantize(model, args.output_dir, args.precision, utterances, budget)
+    evaluator = evaluator_of(model).from_options(
+        source, options, args.calibration_text, args.asr_model_dir
+    )
+    budget = evaluator.budget_class(**values_of(args, evaluator.budget_class))
+    bundle = quantize(
+        model, args.output_dir, args.precision, evaluator, budget, Device()
+    )
     figures = bundle.manifest.checks["quantize"]
+    gives = task_of(model).gives
     speed = "emulated on the CPU, no speed measured"
     if "speed_ratio" in figures:
         speed = f"{figures['speed_ratio']:.2f} x the speed"
@@ -111,7 +98,7 @@ def quantize(args: argparse.Namespace) -> None:
         f"{bundle.path}: {model.size / 2**20:.1f} -> {bundle.size / 2**20:.1f} MiB, "
         f"{speed}, "
         f"{sum(map(len, figures['kept'].values()))} layers kept in higher precision, "
-        f"same {given(model)} on {figures['identical']} of {figures['utterances']} "
+        f"same {gives} on {figures['identical']} of {figures['utterances']} "
         f"utterances ({figures['audio']} input)"
     )
 

@@ -69,11 +69,12 @@ def get_parser() -> ArgumentParser:
 def report(args: argparse.Namespace) -> None:
     """Read, compare, write."""
     from espnet_onnx_plugin.errors import PluginError
-    from espnet_onnx_plugin.evaluate.listener import Listener
+    from espnet_onnx_plugin.evaluate.asr_scoring import AsrScorer
     from espnet_onnx_plugin.report import plots, tables
     from espnet_onnx_plugin.report.decodes import compare
     from espnet_onnx_plugin.report.results import System
     from espnet_onnx_plugin.report.speech import compare_speech
+    from espnet_onnx_plugin.runtime.core.device import Device
 
     def system(values: list[str]) -> System:
         name, *paths = values
@@ -90,12 +91,12 @@ def report(args: argparse.Namespace) -> None:
             raise PluginError("--asr_model_dir needs the texts: --data_dir")
         results = compare(args.test_sets, systems, reference)
     else:
-        listener = None
+        transcribe = None
         if args.asr_model_dir is not None:
-            listener = Listener(args.asr_model_dir)
+            transcribe = AsrScorer(args.asr_model_dir, Device()).transcribe_file
             facts["ASR model"] = str(args.asr_model_dir)
         spoken = compare_speech(
-            args.test_sets, systems, reference, args.data_dir, args.num_utts, listener
+            args.test_sets, systems, reference, args.data_dir, args.num_utts, transcribe
         )
         results = [row for a_set in spoken for row in a_set.results()]
     args.output_dir.mkdir(parents=True, exist_ok=True)

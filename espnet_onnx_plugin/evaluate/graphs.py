@@ -1,19 +1,13 @@
-"""How far a rewritten bundle is from the one it was made from, on the same audio."""
+"""Differences of arrays, and of the graphs of two bundles on the same inputs."""
 
-import logging
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Speech
-from espnet_onnx_plugin.runtime.core.encoder import LENS, to_numpy
-from espnet_onnx_plugin.runtime.io.data import Source, usable
-from espnet_onnx_plugin.tasks import door_of, open_model
-
-logger = logging.getLogger(__name__)
-
-BEAM_SIZE = 5
+from espnet_onnx_plugin.bundle import Bundle
 
 #: The largest difference of a waveform, relative to its scale: a vocoder magnifies
 #: what the features differ by.
@@ -26,8 +20,8 @@ class Comparison:
 
     Attributes:
         utterances: how many were compared.
-        audio: ``real`` or ``noise`` (where no audio was given).
-        identical: of these, how many got the same tokens.
+        audio: the kind of input: ``real``, or what stood in where none was given.
+        identical: of the utterances, how many got the same result.
         differences: by component, the largest difference of an output relative to its
             scale.
         not_compared: roles of the graphs that nothing used.
@@ -36,10 +30,10 @@ class Comparison:
     utterances: int
     audio: str
     identical: int
-    differences: Dict[str, float]
+    differences: Mapping[str, float]
     not_compared: Sequence[str] = ()
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For the manifest."""
         differences = {
             name: float(np.format_float_scientific(value, 2))
@@ -48,15 +42,6 @@ class Comparison:
         lists = {"not_compared": list(self.not_compared)} if self.not_compared else {}
         figures = {k: v for k, v in vars(self).items() if k != "not_compared"}
         return {**figures, "differences": differences, **lists}
-
-
-def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray, Dict[str, str]]]:
-    """Utterances for a check without audio, as :func:`.data.usable` gives real ones."""
-    random = np.random.default_rng(0)
-    for factor in (3, 7, 20):
-        shape = [speech.min_length * factor]
-        shape += [speech.feature_dim] if speech.feature_dim else []
-        yield f"noise {shape}", random.standard_normal(shape) * 0.1, {}
 
 
 def difference(ours: np.ndarray, reference: np.ndarray) -> float:
@@ -78,73 +63,20 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> float:
     return worst if np.isfinite(worst) else float("inf")
 
 
-def search_options(bundle: Bundle) -> Dict[str, Any]:
-    """Decoding options for a check, such that every graph of the bundle is used."""
-    return door_of(bundle).load().check_options(bundle, BEAM_SIZE)
+class Differences(dict[str, float]):
+    """Largest difference of the outputs of each component, by its name."""
+
+    def add(self, component: str, ours: np.ndarray, reference: np.ndarray) -> None:
+        """Compare another output of a component."""
+        figure = difference(ours, reference)
+        self[component] = max(self.get(component, 0.0), figure)
 
 
-def not_used(bundle: Bundle, used: Set[str]) -> List[str]:
-    """Roles of the graphs whose files are not among those that were used."""
-    graphs = bundle.manifest.graphs
-    return [role for role, graph in graphs.items() if graph.file.name not in used]
+def roles_by_file(bundle: Bundle) -> dict[str, str]:
+    """Role of each graph by its file, for a search may use another role than that."""
+    return {graph.file.name: role for role, graph in bundle.manifest.graphs.items()}
 
 
-def compare(reference: Bundle, other: Bundle, source: Optional[Source]) -> Comparison:
-    """Run two bundles on the same audio, on the CPU.
-
-    Args:
-        reference: the bundle that counts as right.
-        other: with the same graphs.
-        source: audio; noise stands in where it is None.
-    """
-    used: Set[str] = set()
-    left, right = (
-        open_model(b, session={"watch": watch}, **search_options(b))
-        for b, watch in (
-            (reference, lambda graph, feeds: used.add(graph.file.name)),
-            (other, None),
-        )
-    )
-    speech = reference.manifest.speech
-    count = identical = 0
-    differences: Dict[str, float] = {}
-
-    def note(component: str, ours: np.ndarray, expected: np.ndarray) -> None:
-        figure = difference(ours, expected)
-        differences[component] = max(differences.get(component, 0.0), figure)
-
-    utterances = noise(speech) if source is None else usable(source, speech)
-    for key, audio, others in utterances:
-        logger.info("comparing on %s", key)
-        prepared = [left.prepare(audio, **others)]
-        same = True
-        sides = (side.stages(side.encode(prepared)) for side in (right, left))
-        for ours, expected in zip(*sides, strict=True):
-            for role, made in expected.made.items():
-                for name, value in made.items():
-                    if not name.endswith(LENS):
-                        note(role, to_numpy(ours.made[role][name]), to_numpy(value))
-            # One, or one for each speaker.
-            pairs = zip(ours.hypotheses, expected.hypotheses, strict=True)
-            for i, (made, best) in enumerate(pairs):
-                found = [h.yseq for h in made[:1]]
-                same &= [h.yseq for h in best[:1]] == found
-                tokens = best[0].yseq[:-1] if best else [0]
-                tokens = tokens[
-                    : getattr(reference.manifest.search, "max_tokens", None)
-                ]
-                encoded = expected.encoded.select([i])
-                for name, role in expected.roles.items():
-                    if name in expected.search.scorers:
-                        # Both get what the reference's encoder made: each component on
-                        # its own.
-                        forced = (
-                            stage.search.scorers[name].along(encoded, tokens)
-                            for stage in (ours, expected)
-                        )
-                        note(role, *forced)
-        count += 1
-        identical += same
-    kind = "noise" if source is None else "real"
-    left_out = not_used(reference, used)
-    return Comparison(count, kind, identical, differences, left_out)
+def not_among(bundle: Bundle, roles: Collection[str]) -> list[str]:
+    """Roles of a bundle's graphs that are not among those given."""
+    return [role for role in bundle.manifest.graphs if role not in roles]

@@ -1,26 +1,44 @@
-"""What a bundle makes of utterances, and how far that is from another's result."""
+"""Evaluation of bundles that recognize speech, by their tokens and error rates."""
+
+from __future__ import annotations
 
 import logging
+import math
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.budget import Quality
-from espnet_onnx_plugin.evaluate.graphs import noise, search_options
-from espnet_onnx_plugin.evaluate.quality import Reading, Result
-from espnet_onnx_plugin.evaluate.recorder import TIMED, Feeds, Recorder
+from espnet_onnx_plugin.evaluate.budgets import TokenBudget
+from espnet_onnx_plugin.evaluate.error_rate import import_jiwer
+from espnet_onnx_plugin.evaluate.evaluator import Baseline, Evaluator, open_on
+from espnet_onnx_plugin.evaluate.graphs import (
+    Comparison,
+    Differences,
+    not_among,
+    roles_by_file,
+)
+from espnet_onnx_plugin.evaluate.recorder import InputRecorder
+from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
+from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.encoder import LENS, to_numpy
 from espnet_onnx_plugin.runtime.io.data import Source, read_scp, usable
 from espnet_onnx_plugin.runtime.io.progress import progress
-from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel
-from espnet_onnx_plugin.tasks import open_model
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.tasks import door_of, task_of
 
 logger = logging.getLogger(__name__)
+
+#: Beam of a search for a check.
+BEAM_SIZE = 5
 
 #: Decoding the set with the fp32 bundle stops after this time; what was decoded by then
 #: is the set.
@@ -29,49 +47,58 @@ MAX_SECONDS = 900.0
 #: A token of a transcript that says how it is spoken: language, task, time.
 SPECIAL = re.compile(r"<[^<>\s]+>")
 
+#: An utterance: id, audio, and by name what else the model reads.
+Utterance = tuple[str, np.ndarray, dict[str, str]]
+
+
+def noise(speech: Speech) -> Iterator[Utterance]:
+    """Utterances for a check without audio, as :func:`.data.usable` gives real ones."""
+    random = np.random.default_rng(0)
+    for factor in (3, 7, 20):
+        shape = [speech.min_length * factor]
+        shape += [speech.feature_dim] if speech.feature_dim else []
+        yield f"noise {shape}", random.standard_normal(shape) * 0.1, {}
+
+
+def search_options(bundle: Bundle) -> dict[str, Any]:
+    """Decoding options for a check, such that every graph of the bundle is used."""
+    return door_of(bundle).load().check_options(bundle, BEAM_SIZE)
+
 
 @dataclass(frozen=True)
-class Utterances:
-    """The audio of a reading, and what was said.
+class RecognitionEvaluator(Evaluator[TokenBudget]):
+    """Audio, its transcripts, and the search that decodes it.
 
     Attributes:
-        source: the audio; noise stands in where it is None.
         texts: transcripts in Kaldi's format, one file for each speaker; none: unknown.
-        options: ESPnet's decoding options; those of :func:`search_options` where None.
     """
 
-    source: Optional[Source] = None
+    source: Source | None = None
     texts: Sequence[Path] = ()
-    options: Optional[Mapping[str, Any]] = None
 
-    #: What the command takes such input as.
+    budget_class = TokenBudget
     option = "--calibration_scp"
+    made_up = "noise"
 
-    @property
-    def real(self) -> bool:
-        """Whether the audio is given."""
-        return self.source is not None
+    @classmethod
+    def from_options(
+        cls,
+        source: Source | None,
+        options: Mapping[str, Any] | None,
+        calibration_text: Sequence[Path],
+        asr_model_dir: Path | None,
+    ) -> RecognitionEvaluator:
+        """Make the evaluator of a command's options."""
+        if asr_model_dir is not None:
+            raise PluginError(
+                "--asr_model_dir is for a model of task tts, which speaks"
+            )
+        if calibration_text and source is None:
+            raise PluginError("--calibration_text needs the audio: --calibration_scp")
+        return cls(source, options, calibration_text)
 
-    @property
-    def kind(self) -> str:
-        """What a manifest calls it."""
-        return "real" if self.real else "noise"
-
-    def reader(self, model: Bundle) -> "Reader":
-        """Read with the fp32 bundle."""
-        return Reader(model, self)
-
-    def of(self, model: Bundle) -> Iterator[Tuple[str, np.ndarray, Dict[str, str]]]:
-        """Utterances that the model can take: id, audio, and what else it reads."""
-        speech = model.manifest.speech
-        return noise(speech) if self.source is None else usable(self.source, speech)
-
-    def search(self, model: Bundle) -> Mapping[str, Any]:
-        """The decoding options."""
-        return search_options(model) if self.options is None else self.options
-
-    def as_dict(self) -> Optional[Dict[str, Any]]:
-        """For the manifest: what decides the reading."""
+    def as_dict(self) -> dict[str, Any] | None:
+        """For the manifest: what decides the figures."""
         if self.source is None:
             return None
         return dict(
@@ -83,7 +110,12 @@ class Utterances:
             options=self.options and dict(self.options),
         )
 
-    def transcripts(self, model: Bundle) -> Optional[List[Mapping[str, str]]]:
+    def utterances(self, model: Bundle) -> Iterator[Utterance]:
+        """Utterances that the model can take."""
+        speech = model.manifest.speech
+        return noise(speech) if self.source is None else usable(self.source, speech)
+
+    def transcripts(self, model: Bundle) -> Sequence[Mapping[str, str]] | None:
         """What each speaker said, by utterance.
 
         Raises:
@@ -98,20 +130,125 @@ class Utterances:
                 f"{speakers} speaker(s): give one for each"
             )
         tables = list(map(read_scp, self.texts))
-        if model.manifest.task in ("s2t", "s2t_ctc"):
+        if task_of(model).special_tokens:
             return [
                 {k: SPECIAL.sub(" ", t) for k, t in table.items()} for table in tables
             ]
         return tables
 
+    def compare(self, reference: Bundle, other: Bundle, device: Device) -> Comparison:
+        """Decode with two bundles, and compare each component and the best tokens.
 
-def _best(speech2text: SpeechModel, audio: np.ndarray, **others: str) -> Result:
+        Both get what the reference's encoder made: each component on its own.
+        """
+        used: set[str] = set()
+        roles = roles_by_file(reference)
+        watched = replace(
+            device, watch=lambda graph, feeds: used.add(roles[graph.file.name])
+        )
+        left: SpeechModel = open_on(watched, reference, **search_options(reference))
+        right: SpeechModel = open_on(device, other, **search_options(other))
+        count = identical = 0
+        differences = Differences()
+        for key, audio, others in self.utterances(reference):
+            logger.info("comparing on %s", key)
+            prepared = [left.prepare(audio, **others)]
+            same = True
+            sides = (side.stages(side.encode(prepared)) for side in (right, left))
+            for ours, expected in zip(*sides, strict=True):
+                same &= _compare_stage(ours, expected, reference, differences)
+            count += 1
+            identical += same
+        left_out = not_among(reference, used)
+        return Comparison(count, self.kind, identical, differences, left_out)
+
+    def run(self, model: Bundle, device: Device) -> RecognitionBaseline:
+        """Decode with the fp32 bundle."""
+        import_jiwer()  # missed now, not after all has been decoded
+        options = search_options(model) if self.options is None else self.options
+        device = replace(device, emulate=True)
+        transcripts = self.transcripts(model)
+        recorder = InputRecorder(model)
+        watched = replace(device, watch=recorder.record)
+        decoded = _decode(
+            open_on(watched, model, **options),
+            self.utterances(model),
+            (self.source and self.source.limit) or 0,
+            MAX_SECONDS,
+            recorder,
+        )
+        return RecognitionBaseline(
+            model=model,
+            device=device,
+            options=options,
+            feeds=recorder.by_role,
+            evaluator=self,
+            transcripts=transcripts,
+            decoded=decoded,
+        )
+
+
+@dataclass(frozen=True)
+class RecognitionBaseline(Baseline[TokenBudget]):
+    """Decoded results of the fp32 bundle, which others are held against.
+
+    Attributes:
+        evaluator: the audio.
+        transcripts: what each speaker said, by utterance, where that is known.
+        decoded: best hypotheses by utterance.
+    """
+
+    evaluator: RecognitionEvaluator
+    transcripts: Sequence[Mapping[str, str]] | None
+    decoded: Mapping[str, Decoded]
+
+    def measure(self, bundle: Bundle) -> TokenQuality:
+        """Decode the same with another bundle, and compare."""
+        count = len(self.decoded)
+        utterances = islice(self.evaluator.utterances(bundle), count)
+        decoded = _decode(self.open(bundle), utterances, count)
+        return TokenQuality.measure(decoded, self.decoded, self.transcripts)
+
+    def time(self, bundle: Bundle) -> Seconds:
+        """Seconds in encoder and search of the fp32 bundle and another."""
+        utterances = self.evaluator.utterances(bundle)
+        return time_in_turns(self.open_both(bundle), utterances, _seconds)
+
+
+def _decode(
+    speech2text: SpeechModel,
+    utterances: Iterable[Utterance],
+    total: int,
+    max_seconds: float = math.inf,
+    recorder: InputRecorder | None = None,
+) -> dict[str, Decoded]:
+    """Decode utterances, for some time at most, and record what the graphs are fed."""
+    # Its lines on each utterance are for who decodes one.
+    logging.getLogger("espnet_onnx_plugin.runtime").setLevel(logging.WARNING)
+    start = time.monotonic()
+    decoded: dict[str, Decoded] = {}
+    for key, audio, others in progress(utterances, total):
+        if time.monotonic() - start > max_seconds:
+            logger.warning(
+                "decoding takes long: the budget is measured on %d utterances",
+                len(decoded),
+            )
+            break
+        decoded[key] = _best(speech2text, audio, **others)
+        if recorder is not None:
+            recorder.next_utterance()
+    seconds = time.monotonic() - start
+    logger.info("decoded %d utterances in %.0f s", len(decoded), seconds)
+    return decoded
+
+
+def _best(speech2text: SpeechModel, audio: np.ndarray, **others: str) -> Decoded:
     results = speech2text(audio, **others)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
         results = results[0]
     lists = [results] if speech2text.bundle.manifest.speakers is None else results
-    tokens: List[int] = []
-    texts: List[str] = []
+    tokens: list[int] = []
+    texts: list[str] = []
     for nbest in lists:
         if not nbest:
             texts.append("")
@@ -121,89 +258,39 @@ def _best(speech2text: SpeechModel, audio: np.ndarray, **others: str) -> Result:
         text = speech2text.lines(nbest[0]).get("text_nospecial", text)
         tokens += token_int
         texts.append(text or " ".join(map(str, token_int)))
-    return Result(tokens, texts)
+    return Decoded(tokens, texts)
 
 
-class Reader:
-    """Decodes the utterances, with the fp32 bundle once and with others as they come.
+def _seconds(speech2text: SpeechModel, utterance: Utterance) -> dict[str, float]:
+    """Seconds in encoder and search of one utterance."""
+    _, audio, others = utterance
+    speech2text(audio, **others)
+    timing = speech2text.timing
+    encoder = timing.frontend + timing.encoder
+    return {"encoder": encoder, "search": sum(timing) - encoder}
 
-    Args:
-        model: the fp32 bundle.
-        utterances: what to decode.
 
-    Attributes:
-        reference: what the fp32 bundle gave.
-        feeds: inputs of each graph as the search fed them, by role.
-    """
-
-    def __init__(self, model: Bundle, utterances: Utterances):
-        self._model = model
-        self._utterances = utterances
-        self._options = utterances.search(model)
-        self._transcripts = utterances.transcripts(model)
-        feeds = Recorder(model)
-        self.reference = self._decode(model, feeds, MAX_SECONDS)
-        self.feeds: Mapping[str, List[Feeds]] = feeds.by_role
-
-    def quality(self, bundle: Bundle) -> Quality:
-        """Decode with another bundle what the fp32 one has decoded, and compare."""
-        return Quality.of(self._decode(bundle), self.reference, self._transcripts)
-
-    def _open(self, bundle: Bundle, **session: Any) -> SpeechModel:
-        return open_model(bundle, session={"emulate": True, **session}, **self._options)
-
-    def _decode(
-        self,
-        bundle: Bundle,
-        feeds: Optional[Recorder] = None,
-        max_seconds: float = float("inf"),
-    ) -> Reading:
-        watched = {} if feeds is None else {"watch": feeds.keep}
-        speech2text = self._open(bundle, **watched)
-        # Its lines on each utterance are for who decodes one.
-        logging.getLogger("espnet_onnx_plugin.runtime").setLevel(logging.WARNING)
-        known = None if feeds is not None else self.reference
-        source = self._utterances.source
-        total = len(known) if known is not None else (source and source.limit) or 0
-        start = time.monotonic()
-        reading: Dict[str, Result] = {}
-        for key, audio, others in progress(self._utterances.of(bundle), total):
-            if known is not None and len(reading) == len(known):
-                break
-            if time.monotonic() - start > max_seconds:
-                logger.warning(
-                    "decoding takes long: the budget is measured on %d utterances",
-                    len(reading),
+def _compare_stage(
+    ours: Stage, expected: Stage, bundle: Bundle, differences: Differences
+) -> bool:
+    """Compare one search of two bundles; whether the best tokens are the same."""
+    for role, made in expected.made.items():
+        for name, value in made.items():
+            if not name.endswith(LENS):
+                differences.add(role, to_numpy(ours.made[role][name]), to_numpy(value))
+    same = True
+    # One, or one for each speaker.
+    pairs = zip(ours.hypotheses, expected.hypotheses, strict=True)
+    for i, (found, best) in enumerate(pairs):
+        same &= [h.yseq for h in best[:1]] == [h.yseq for h in found[:1]]
+        tokens = best[0].yseq[:-1] if best else [0]
+        tokens = tokens[: getattr(bundle.manifest.search, "max_tokens", None)]
+        encoded = expected.encoded.select([i])
+        for name, role in expected.roles.items():
+            if name in expected.search.scorers:
+                forced = (
+                    stage.search.scorers[name].along(encoded, tokens)
+                    for stage in (ours, expected)
                 )
-                break
-            reading[key] = _best(speech2text, audio, **others)
-            if feeds is not None:
-                feeds.next_utterance()
-        logger.info(
-            "decoded %d utterances in %.0f s", len(reading), time.monotonic() - start
-        )
-        return reading
-
-    def speed(self, bundle: Bundle) -> Dict[str, Dict[str, float]]:
-        """Seconds in encoder and search of the fp32 bundle and another.
-
-        They take turns, utterance by utterance, after one for warming up, so that what
-        else the machine does meets both.
-        """
-        sides = {"fp32": self._open(self._model), "quantized": self._open(bundle)}
-        seconds = {side: {"encoder": 0.0, "search": 0.0} for side in sides}
-        for i, (_, audio, others) in enumerate(self._utterances.of(bundle)):
-            if i == TIMED:
-                break
-            for side, speech2text in sides.items():
-                if i == 0:
-                    speech2text(audio, **others)
-                speech2text(audio, **others)
-                timing = speech2text.timing
-                encoder = timing.frontend + timing.encoder
-                seconds[side]["encoder"] += encoder
-                seconds[side]["search"] += sum(timing) - encoder
-        return {
-            side: {name: round(value, 4) for name, value in parts.items()}
-            for side, parts in seconds.items()
-        }
+                differences.add(role, *forced)
+    return same

@@ -1,10 +1,13 @@
-"""What graphs are fed, kept for the comparison of graphs and for ranges."""
+"""Recorded inputs of graphs, for the comparison of graphs and for ranges."""
 
-from typing import Dict, List, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Graph
+from espnet_onnx_plugin.evaluate.graphs import roles_by_file
 from espnet_onnx_plugin.runtime.core.session import Value
 
 #: Inputs of one run of a graph, by name.
@@ -16,12 +19,9 @@ RECORDED = 4
 #: Utterances whose first inputs are kept, for the ranges of convolutions.
 CALIBRATED = 20
 
-#: Utterances on which the speed is measured.
-TIMED = 5
 
-
-class Recorder:
-    """Inputs of a bundle's graphs, kept for some utterances and steps.
+class InputRecorder:
+    """Inputs of a bundle's graphs, recorded for some utterances and steps.
 
     Args:
         model: the bundle.
@@ -31,20 +31,18 @@ class Recorder:
     """
 
     def __init__(self, model: Bundle) -> None:
-        self.by_role: Dict[str, List[Feeds]] = {}
-        # A search may call a graph by another role than the manifest does.
-        graphs = model.manifest.graphs
-        self._roles = {graph.file.name: role for role, graph in graphs.items()}
+        self.by_role: dict[str, list[Feeds]] = {}
+        self._roles = roles_by_file(model)
         self._utterance = 0
-        self._calls: Dict[str, int] = {}
+        self._calls: dict[str, int] = {}
 
     def next_utterance(self) -> None:
-        """What follows belongs to another utterance."""
+        """Begin the next utterance."""
         self._utterance += 1
         self._calls = {}
 
-    def keep(self, graph: Graph, feeds: Mapping[str, Value]) -> None:
-        """Take what a graph is about to be run with."""
+    def record(self, graph: Graph, feeds: Mapping[str, Value]) -> None:
+        """Keep the inputs with which a graph is about to be run, if they are wanted."""
         role = self._roles[graph.file.name]
         call = self._calls.get(role, 0)
         self._calls[role] = call + 1

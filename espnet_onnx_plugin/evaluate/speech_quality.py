@@ -49,7 +49,7 @@ class Measures:
     log_f0_rmse: float | None
 
 
-def compare(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
+def measure(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
     """Measure a waveform.
 
     Args:
@@ -71,7 +71,7 @@ def compare(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
 def mel_cepstral_distortion(
     reference: np.ndarray, other: np.ndarray, rate: int
 ) -> float | None:
-    """Measure a waveform as :func:`compare` does, without F0 and so without pyworld."""
+    """Measure a waveform as :func:`measure` does, without F0 and so without pyworld."""
     _check_rate(rate)
     waves = [_as_pcm(wave) for wave in (reference, other)]
     return None if min(map(len, waves)) < WINDOW else _mcd(*waves, rate)
@@ -85,11 +85,11 @@ def _check_rate(rate: int) -> None:
         )
 
 
-def compare_files(reference: Path, other: Path) -> Measures:
+def measure_files(reference: Path, other: Path) -> Measures:
     """Measure a waveform in a file.
 
     Raises:
-        PluginError: As of :func:`compare`, and if sampling rates differ or a file
+        PluginError: As of :func:`measure`, and if sampling rates differ or a file
             cannot be read.
     """
     wave, rate = read_wav(reference)
@@ -98,7 +98,7 @@ def compare_files(reference: Path, other: Path) -> Measures:
         raise PluginError(
             f"{other} is sampled at {other_rate} Hz, {reference} at {rate} Hz"
         )
-    return compare(wave, other_wave, rate)
+    return measure(wave, other_wave, rate)
 
 
 def average(measures: Iterable[Measures]) -> Measures:
@@ -154,7 +154,7 @@ def _as_pcm(wave: np.ndarray) -> np.ndarray:
 
 def _mcd(reference: np.ndarray, other: np.ndarray, rate: int) -> float:
     cepstra = [_cepstrum(wave, rate) for wave in (reference, other)]
-    i, j = align(*cepstra)
+    i, j = time_warp(*cepstra)
     squares = np.sum((cepstra[0][i] - cepstra[1][j]) ** 2, axis=1)
     return float(np.mean(10 / math.log(10) * np.sqrt(2 * squares)))
 
@@ -172,7 +172,7 @@ def _log_f0_rmse(reference: np.ndarray, other: np.ndarray, rate: int) -> float |
     (cepstrum, f0), (other_cepstrum, other_f0) = (
         _world(wave, rate) for wave in (reference, other)
     )
-    i, j = align(cepstrum, other_cepstrum)
+    i, j = time_warp(cepstrum, other_cepstrum)
     voiced = (f0[i] > 0) & (other_f0[j] > 0)
     if not voiced.any():
         return None
@@ -193,7 +193,7 @@ def _world(wave: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     return mel_cepstrum.from_envelope(envelope, *MEL_CEPSTRA[rate]), f0
 
 
-def align(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def time_warp(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Align two sequences by dynamic time warping, without slopes or weights.
 
     Args:

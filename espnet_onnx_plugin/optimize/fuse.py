@@ -5,11 +5,14 @@ on any machine; onnxruntime adds those when it loads a graph. For CUDA it stops 
 every provider runs, and the provider fuses the rest when it loads.
 """
 
+from __future__ import annotations
+
 import logging
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Union
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -18,16 +21,15 @@ from espnet_onnx_plugin.bundle import Bundle, weights_path
 from espnet_onnx_plugin.bundle.derive import derive
 from espnet_onnx_plugin.bundle.graph_file import THRESHOLD, load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.graphs import compare
-from espnet_onnx_plugin.evaluate.speech_graphs import compare_speech
+from espnet_onnx_plugin.evaluate.evaluator import Evaluator, evaluator_of
 from espnet_onnx_plugin.optimize.rules.registry import apply_rules
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import session_options
-from espnet_onnx_plugin.runtime.io.data import Source
-from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
 from espnet_onnx_plugin.tasks import task_of
 
 logger = logging.getLogger(__name__)
+
+CPU = Device()
 
 #: Largest difference of an output relative to its scale that fusion may cause.
 TOLERANCE = 1e-4
@@ -38,9 +40,15 @@ _LEVELS = {
 }
 
 
-def fuse_graph(source: Path, target: Path, provider: str) -> None:
-    """Write what onnxruntime's optimizer makes of one ONNX file."""
-    options = session_options(Device())
+def fuse_graph(source: Path, target: Path, provider: str, device: Device = CPU) -> None:
+    """Write what onnxruntime's optimizer makes of one ONNX file.
+
+    Args:
+        source, target: the files.
+        provider: where the graph will run.
+        device: where it is optimized.
+    """
+    options = session_options(device)
     options.graph_optimization_level = _LEVELS[provider]
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry(
@@ -61,13 +69,15 @@ def fuse_graph(source: Path, target: Path, provider: str) -> None:
         )
 
 
-def optimize_graph(source: Path, target: Path, provider: str) -> Dict[str, int]:
+def optimize_graph(
+    source: Path, target: Path, provider: str, device: Device = CPU
+) -> dict[str, int]:
     """Write the optimized form of an ONNX file; returns how often each rule matched."""
     model, counts = apply_rules(load_graph(source), provider)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         rewritten = Path(work) / target.name
         save_graph(model, rewritten)
-        fuse_graph(rewritten, target, provider)
+        fuse_graph(rewritten, target, provider, device)
     return counts
 
 
@@ -77,16 +87,12 @@ def count_nodes(path: Path) -> Counter:
     return Counter(node.op_type for node in graph.node)
 
 
-def given(model: Bundle) -> str:
-    """What a bundle gives, for messages."""
-    return task_of(model).gives
-
-
 def optimize(
     model: Bundle,
     output_dir: Path,
     provider: str,
-    source: Union[Source, Texts, None],
+    evaluator: Evaluator[Any] | None = None,
+    device: Device = CPU,
 ) -> Bundle:
     """Write the fused form of a bundle, and check that it decodes the same.
 
@@ -94,16 +100,18 @@ def optimize(
         model: the bundle to optimize.
         output_dir: the new bundle.
         provider: where it will run.
-        source: audio for the check, or texts for a model that speaks.
+        evaluator: what to compare on, of the model's task.
+        device: where it is optimized and compared.
 
     Raises:
         PluginError: if an output differs from the original's, or any token or waveform
             does.
     """
-    nodes: Dict[str, Any] = {}
+    evaluator = evaluator_of(model)() if evaluator is None else evaluator
+    nodes: dict[str, Any] = {}
 
     def rewrite(role: str, old: Path, new: Path) -> bool:
-        rules = optimize_graph(old, new, provider)
+        rules = optimize_graph(old, new, provider, device)
         before, after = count_nodes(old), count_nodes(new)
         nodes[role] = {
             "before": sum(before.values()),
@@ -114,8 +122,7 @@ def optimize(
         return True
 
     def check(bundle: Bundle) -> Mapping[str, Any]:
-        speaks = task_of(model).gives == "speech"
-        comparison = (compare_speech if speaks else compare)(model, bundle, source)
+        comparison = evaluator.compare(model, bundle, device)
         if not comparison.utterances:
             raise PluginError(
                 "there is no utterance to compare the optimized model on; nothing was "
@@ -134,7 +141,7 @@ def optimize(
                 )
         if comparison.identical < comparison.utterances:
             raise PluginError(
-                f"the optimized model gave other {given(model)} for "
+                f"the optimized model gave other {task_of(model).gives} for "
                 f"{comparison.utterances - comparison.identical} of "
                 f"{comparison.utterances} utterances; nothing was written"
             )

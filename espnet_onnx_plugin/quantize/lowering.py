@@ -13,7 +13,7 @@ from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.evaluate.speed import is_faster
-from espnet_onnx_plugin.optimize.fuse import fuse_graph
+from espnet_onnx_plugin.optimize.fuse import CPU, fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import convolutions, products, recurrent
 from espnet_onnx_plugin.quantize.convolutions import Range
@@ -74,6 +74,7 @@ class Lowering:
         feeds: inputs made from real audio, which tell the ranges of convolutions and
             whether int8 makes these faster; none leave them in fp32.
         only_faster: whether a graph that is no faster stays in fp32 whole.
+        device: where it is calibrated and timed.
 
     Attributes:
         ladders: the forms of each layer, the one to start from first.
@@ -89,9 +90,12 @@ class Lowering:
         reduce_range: bool,
         feeds: Sequence[Feeds] = (),
         only_faster: bool = False,
+        *,
+        device: Device = CPU,
     ):
         self._source = source
         self._reduce_range = reduce_range
+        self._device = device
         editor = Editor(self._model())
         self.ladders: Dict[Layer, Tuple[str, ...]] = {}
         for layer in find_layers(editor.model):
@@ -121,7 +125,7 @@ class Lowering:
             paths = [Path(work) / f"{side}.onnx" for side in ("low", "high")]
             for path, forms in zip(paths, (low, {**low, **high})):
                 self.write(forms, path)
-            return is_faster(*paths, longest)
+            return is_faster(*paths, longest, self._device)
 
     @staticmethod
     def _pays(editor: Editor, layer: Layer, calibrated: bool) -> bool:
@@ -149,7 +153,7 @@ class Lowering:
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / self._source.name
             save_graph(editor.model, path)
-            session = open_graph(path, Device())
+            session = open_graph(path, self._device)
         known = {entry.name for entry in session.get_inputs()}
         ranges: Dict[str, Range] = {}
         for feed in feeds:

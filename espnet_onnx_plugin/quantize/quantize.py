@@ -6,28 +6,31 @@ it misses the budget, layers are kept in higher precision, those first that cost
 until it holds.
 """
 
+from __future__ import annotations
+
 import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple, Union
+from typing import Any, Generic
 
 import onnxruntime as ort
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import Bundle, Precision
 from espnet_onnx_plugin.bundle.derive import derive
 from espnet_onnx_plugin.bundle.graph_file import load_graph
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.budget import Budget, Quality, fewest
-from espnet_onnx_plugin.evaluate.graphs import difference
-from espnet_onnx_plugin.evaluate.recognition import Reader, Utterances
-from espnet_onnx_plugin.evaluate.synthesis import (
-    Speaker,
-    SpeechBudget,
-    SpeechQuality,
-    Spoken,
+from espnet_onnx_plugin.evaluate.evaluator import (
+    Baseline,
+    BudgetOf,
+    Evaluator,
+    Quality,
+    evaluator_of,
 )
-from espnet_onnx_plugin.optimize.fuse import optimize_graph
+from espnet_onnx_plugin.evaluate.graphs import Differences
+from espnet_onnx_plugin.optimize.fuse import CPU, optimize_graph
 from espnet_onnx_plugin.quantize.half import to_half
 from espnet_onnx_plugin.quantize.layers import find_layers
 from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
@@ -35,33 +38,34 @@ from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
 from espnet_onnx_plugin.runtime.core.arithmetic import products_saturate
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import Session
-from espnet_onnx_plugin.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
 FP16 = "fp16"
 PRECISIONS = (*LADDERS, FP16)
 
-NO_UTTERANCES = Utterances()
-DEFAULT_BUDGET = Budget()
+#: After this time a solution that holds is not made smaller any more.
+MAX_SECONDS = 3600.0
 
 
 def quantize(
     model: Bundle,
     output_dir: Path,
-    precision: str = "int8",
-    utterances: Union[Utterances, Spoken] = NO_UTTERANCES,
-    budget: Union[Budget, SpeechBudget] = DEFAULT_BUDGET,
+    precision: Precision = "int8",
+    evaluator: Evaluator[BudgetOf] | None = None,
+    budget: BudgetOf | None = None,
+    device: Device = CPU,
 ) -> Bundle:
-    """Write a bundle in lower precision, with the figures of a reading.
+    """Write a bundle in lower precision, with the figures of its quality.
 
     Args:
         model: the bundle that was exported.
         output_dir: the new bundle.
         precision: one of :data:`PRECISIONS`.
-        utterances: audio, or texts for a model that speaks, to measure on; without,
-            nothing holds the budget, and convolutions stay in fp32.
-        budget: what quantization may cost.
+        evaluator: what to measure on, of the model's task; without data, nothing
+            holds the budget, and convolutions stay in fp32.
+        budget: what quantization may cost, by default that of the evaluator.
+        device: where it is measured.
 
     Raises:
         PluginError: if the budget does not hold; nothing is written then.
@@ -70,61 +74,88 @@ def quantize(
         raise PluginError(
             f"precision '{precision}' is unknown; use one of {', '.join(PRECISIONS)}"
         )
-    if not utterances.real:
+    evaluator = evaluator_of(model)() if evaluator is None else evaluator
+    budget = evaluator.budget_class() if budget is None else budget
+    if not evaluator.real:
         logger.warning(
             "nothing to calibrate on: convolutions stay in fp32 and the budget is not "
             "measured; give %s",
-            utterances.option,
+            evaluator.option,
         )
-    quantizer = _Quantizer(model, precision, utterances, budget)
     made_by = dict(
         step="quantize",
         precision=precision,
-        reduce_range=quantizer.reduce_range,
+        reduce_range=products_saturate(),
         budget=asdict(budget),
-        calibration=utterances.as_dict(),
+        calibration=evaluator.as_dict(),
         onnxruntime=ort.__version__,
     )
+
+    @cache
+    def quantizer() -> Quantizer[BudgetOf]:
+        """Calibrate, once, and not where the output is up to date."""
+        return calibrate(model, precision, evaluator, budget, device)
+
     return derive(
-        model, output_dir, made_by, quantizer.rewrite, quantizer.check, precision
+        model,
+        output_dir,
+        made_by,
+        lambda role, old, new: quantizer().rewrite(role, old, new),
+        lambda bundle: quantizer().check(bundle),
+        precision,
     )
+
+
+def calibrate(
+    model: Bundle,
+    precision: Precision,
+    evaluator: Evaluator[BudgetOf],
+    budget: BudgetOf,
+    device: Device,
+) -> Quantizer[BudgetOf]:
+    """Run the fp32 bundle on the data, and calibrate its graphs.
+
+    The arguments are those of :func:`quantize`.
+    """
+    # With 7 bits of weights products are fast here, and none saturates.
+    reduce_range = products_saturate()
+    baseline = evaluator.run(model, device)
+    lowerings = {
+        role: Lowering(
+            model.file(graph.file.name),
+            precision,
+            reduce_range,
+            baseline.feeds.get(role, ()) if evaluator.real else (),
+            only_faster=evaluator.only_faster,
+            device=device,
+        )
+        for role, graph in model.manifest.graphs.items()
+        if precision != FP16
+    }
+    return Quantizer(model, precision, evaluator, budget, device, baseline, lowerings)
 
 
 @dataclass(frozen=True)
-class _Quantizer:
+class Quantizer(Generic[BudgetOf]):
+    """A calibrated model, ready to be written within a budget.
+
+    Attributes:
+        model, precision, evaluator, budget, device: as of :func:`quantize`.
+        baseline: results of the model.
+        lowerings: the graphs that are quantized, by role.
+    """
+
     model: Bundle
-    precision: str
-    utterances: Union[Utterances, Spoken]
-    budget: Union[Budget, SpeechBudget]
+    precision: Precision
+    evaluator: Evaluator[BudgetOf]
+    budget: BudgetOf
+    device: Device
+    baseline: Baseline[BudgetOf]
+    lowerings: Mapping[str, Lowering]
 
-    @cached_property
-    def reduce_range(self) -> bool:
-        """Whether weights get 7 bits: fast here, and no product saturates."""
-        return products_saturate()
-
-    @cached_property
-    def reader(self) -> Union[Reader, Speaker]:
-        return self.utterances.reader(self.model)
-
-    @cached_property
-    def lowerings(self) -> Dict[str, Lowering]:
-        """The graphs that are quantized, by role."""
-        real = self.utterances.real
-        return {
-            role: Lowering(
-                self.model.file(graph.file.name),
-                self.precision,
-                self.reduce_range,
-                self.reader.feeds.get(role, ()) if real else (),
-                only_faster=task_of(self.model).gives == "speech",
-            )
-            for role, graph in self.model.manifest.graphs.items()
-            if self.precision != FP16
-        }
-
-    def forms(self, raises: List[Raise]) -> Dict[str, Dict[str, str]]:
+    def forms(self, raises: Sequence[Raise]) -> dict[str, dict[str, str]]:
         """Form of each layer by role and name, after some raises."""
-        forms = {}
+        forms: dict[str, dict[str, str]] = {}
         for role, lowering in self.lowerings.items():
             forms[role] = {}
             for layer, ladder in lowering.ladders.items():
@@ -146,39 +177,36 @@ class _Quantizer:
         if self.precision == FP16 and find_layers(load_graph(old)):
             to_half(old, new)
         else:
-            optimize_graph(old, new, "cuda" if self.precision == FP16 else "cpu")
+            provider = "cuda" if self.precision == FP16 else "cpu"
+            optimize_graph(old, new, provider, self.device)
         return True
 
     def check(self, bundle: Bundle) -> Mapping[str, Any]:
         """Hold a bundle to the budget, raising what costs most; return the figures."""
-        real = self.utterances.real
-
-        def measured() -> Union[Quality, SpeechQuality]:
-            return self.reader.quality(bundle)
-
-        quality = measured()
+        real = self.evaluator.real
+        quality = self.baseline.measure(bundle)
         if real and not quality.utterances:
             raise PluginError("there is no utterance to measure the budget on")
         if real and not quality.measured:
             logger.warning("the budget is not measured: %s", quality)
-        raises: List[Raise] = []
+        raises: Sequence[Raise] = ()
         if real and not quality.within(self.budget):
             logger.info("%s misses the budget: %s", self.precision, quality)
             if self.precision == FP16:
                 raise PluginError(
                     f"fp16 misses the budget: {quality}; none was written"
                 )
-            quality, raises = self._raised(bundle, measured)
+            quality, raises = self._raised(bundle)
         logger.info("%s: %s", self.precision, quality)
         speed = self._speed(bundle)
-        kept: Dict[str, List[str]] = {}
+        kept: dict[str, list[str]] = {}
         for role, forms in self.forms(raises).items():
             for layer, form in forms.items():
                 if form != self.forms([])[role][layer]:
                     kept.setdefault(form, []).append(f"{role}: {layer}")
         return {
             "quantize": {
-                "audio": self.utterances.kind,
+                "audio": self.evaluator.kind,
                 **quality.as_dict(),
                 "budget": asdict(self.budget) if real else None,
                 "kept": kept,
@@ -187,24 +215,24 @@ class _Quantizer:
             }
         }
 
-    def _speed(self, bundle: Bundle) -> Dict[str, Any]:
+    def _speed(self, bundle: Bundle) -> dict[str, Any]:
         """Figures of the speed next to fp32, where this machine can tell them."""
         if self.precision == FP16:
             logger.info("fp16 was measured on the CPU, emulated: its speed is not told")
             return {"emulated": True}
-        seconds = self.reader.speed(bundle)
+        seconds = self.baseline.time(bundle)
         ratio = sum(seconds["fp32"].values()) / sum(seconds["quantized"].values())
         ratio = round(ratio, 3)  # what the manifest says is what is warned of
         if ratio < 1:
             logger.warning("%s is slower than fp32 on this machine", self.precision)
         return {"seconds": seconds, "speed_ratio": ratio, "slower": ratio < 1}
 
-    def _raised(self, bundle: Bundle, measured: Any) -> Tuple[Any, List[Raise]]:
+    def _raised(self, bundle: Bundle) -> tuple[Quality[BudgetOf], Sequence[Raise]]:
         """Rewrite a bundle's graphs with as few raises as hold the budget."""
         outputs = {r: list(g.outputs) for r, g in self.model.manifest.graphs.items()}
-        steps = rank(self.lowerings, outputs, self.reader.feeds)
+        steps = rank(self.lowerings, outputs, self.baseline.feeds, device=self.device)
         written = self.forms([])
-        qualities: Dict[int, Any] = {}
+        qualities: dict[int, Quality[BudgetOf]] = {}
 
         def write(count: int) -> None:
             for role, forms in self.forms(steps[:count]).items():
@@ -215,7 +243,7 @@ class _Quantizer:
 
         def holds(count: int) -> bool:
             write(count)
-            qualities[count] = measured()
+            qualities[count] = self.baseline.measure(bundle)
             logger.info("%d layers raised: %s", count, qualities[count])
             return qualities[count].within(self.budget)
 
@@ -223,19 +251,42 @@ class _Quantizer:
         write(count)
         return qualities[count], steps[:count]
 
-    def _differences(self, bundle: Bundle) -> Dict[str, float]:
+    def _differences(self, bundle: Bundle) -> dict[str, float]:
         """Largest difference of each graph's outputs, on the same inputs."""
-        figures = {}
+        worst = Differences()
         for role, graph in self.model.manifest.graphs.items():
-            if not self.reader.feeds.get(role):  # a graph that nothing here uses
+            recorded = self.baseline.feeds.get(role)
+            if not recorded:  # a graph that nothing here uses
                 continue
-            sides = [Session(b, role, Device()) for b in (self.model, bundle)]
-            worst = 0.0
-            for feeds in self.reader.feeds[role]:
+            sides = [Session(b, role, self.device) for b in (self.model, bundle)]
+            for feeds in recorded:
                 expected, ours = (s.run(feeds, graph.outputs) for s in sides)
-                worst = max(
-                    worst,
-                    *(difference(ours[name], expected[name]) for name in graph.outputs),
-                )
-            figures[role] = float(f"{worst:.2e}")
-        return figures
+                for name in graph.outputs:
+                    worst.add(role, ours[name], expected[name])
+        return {role: float(f"{figure:.2e}") for role, figure in worst.items()}
+
+
+def fewest(count: int, holds: Callable[[int], bool]) -> int:
+    """The smallest number up to ``count`` that holds, taking it that more also hold.
+
+    It doubles, then bisects.
+
+    Raises:
+        PluginError: if not even ``count`` holds.
+    """
+    low, high = 0, min(1, count)
+    start = time.monotonic()
+    while not holds(high):
+        if high == count:
+            raise PluginError(
+                "the budget does not hold even with every layer in fp32; nothing was "
+                "written"
+            )
+        low, high = high, min(2 * high, count)
+    while high - low > 1 and time.monotonic() - start < MAX_SECONDS:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high

@@ -9,6 +9,7 @@ from typing import Dict, List, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from espnet_onnx_plugin.evaluate.recorder import Feeds
+from espnet_onnx_plugin.optimize.fuse import CPU
 from espnet_onnx_plugin.quantize.lowering import (
     FP32,
     SWITCHES,
@@ -37,6 +38,8 @@ def rank(
     lowerings: Mapping[str, Lowering],
     outputs: Mapping[str, Sequence[str]],
     feeds: Mapping[str, Sequence[Feeds]],
+    *,
+    device: Device = CPU,
 ) -> List[Raise]:
     """All steps from the lowest precision to fp32, those that gain most first.
 
@@ -48,10 +51,11 @@ def rank(
         lowerings: the graphs, by role.
         outputs: of each graph, those on which the error is measured.
         feeds: inputs of each graph.
+        device: where they run.
     """
     raises = []
     for role, lowering in lowerings.items():
-        costs = _costs(role, lowering, outputs[role], feeds.get(role, ()))
+        costs = _costs(role, lowering, outputs[role], feeds.get(role, ()), device)
         for layer, forms in lowering.ladders.items():
             known = [costs[form][layer.name] for form in forms[:-1]] + [0.0]
             raises += [
@@ -62,7 +66,11 @@ def rank(
 
 
 def _costs(
-    role: str, lowering: Lowering, outputs: Sequence[str], feeds: Sequence[Feeds]
+    role: str,
+    lowering: Lowering,
+    outputs: Sequence[str],
+    feeds: Sequence[Feeds],
+    device: Device,
 ) -> Dict[str, Dict[str, float]]:
     """By form and layer's name."""
     forms = {form for ladder in lowering.ladders.values() for form in ladder}
@@ -73,7 +81,7 @@ def _costs(
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / f"{role}.onnx"
             layers = lowering.write_probe(form, path)
-            session = open_graph(path, Device())
+            session = open_graph(path, device)
         known = {entry.name for entry in session.get_inputs()}
         start = time.monotonic()
         total = np.zeros(len(layers))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.report.bleu import Bleu, read_bleu
-from espnet_onnx_plugin.report.counts import ErrorCounts, read_result
+from espnet_onnx_plugin.report.counts import read_result
 from espnet_onnx_plugin.report.results import (
     TIE,
     Result,

@@ -11,9 +11,9 @@ import yaml
 
 from espnet_onnx_plugin.bundle import MANIFEST
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report.bleu import Bleu
-from espnet_onnx_plugin.report.counts import ErrorCounts
 from espnet_onnx_plugin.report.timing import Timing
 
 # Error rates by the names that the tables have for them.
@@ -72,7 +72,7 @@ class Result:
         identical: Utterances with the same token_int as the reference's, of every
             speaker.
         ties: Those of the others whose scores are the reference's, to 1e-3.
-        measured: Number of the utterances that were listened to, of synthesized speech.
+        measured: Number of the utterances whose synthesized speech was measured.
         distances: How far its waveforms are from others, by the name of those.
         timing: Over the sample that was timed, None where none was.
         speed_up: The reference's real-time factor over this system's, None where it was

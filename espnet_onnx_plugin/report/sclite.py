@@ -2,7 +2,7 @@
 
 It reads the same ``trn`` files, aligns them with jiwer, and prints the tables that
 ESPnet's scoring stage and ``show_asr_result.sh`` read. What has a meaning of its own to
-sclite has the same here, for a model may well say a brace: see :func:`_readings`.
+sclite has the same here, for a model may well say a brace: see :func:`_alternatives`.
 Other options are refused.
 
 jiwer counts the least number of errors (Levenshtein). sclite finds the cheapest
@@ -20,22 +20,21 @@ import string
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice, product, zip_longest
+from itertools import islice, product
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.counts import STAND_IN, ErrorCounts
+from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts, Pair, align_words
+from espnet_onnx_plugin.report.counts import STAND_IN
 from espnet_onnx_plugin.runtime.io.data import read_lines
 
 # Of the ways to read a line with alternations, how many are tried.
-MOST_READINGS = 64
+MOST_ALTERNATIVES = 64
 # Only ASCII white space separates words, as in C's isspace.
 BLANKS = " \t\v\f\r"
 # In an alternation braces and slashes are words wherever they stand.
 PART = re.compile(rf"[{{}}/]|[^{{}}/{BLANKS}]+")
 WORD = re.compile(rf"[^{BLANKS}]+")
-# Stands for a word without a letter, which jiwer cannot align.
-EMPTY = "\0"
 ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
@@ -44,11 +43,11 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Utterance:
-    """A line of a trn file: ``words (speaker-utterance)``, and the ways to read it."""
+    """A line of a trn file: ``words (speaker-utterance)``, and its alternatives."""
 
     utterance_id: str
     speaker: str
-    readings: tuple[Words, ...]
+    alternatives: tuple[Words, ...]
 
 
 @dataclass(frozen=True)
@@ -56,24 +55,12 @@ class Alignment:
     """One utterance's pairs of (reference word, hypothesis word), None for a gap."""
 
     utterance: Utterance
-    pairs: tuple[tuple[str | None, str | None], ...]
+    pairs: tuple[Pair, ...]
 
     @property
     def counts(self) -> ErrorCounts:
         """Return the counts of this one sentence."""
-        deletions = sum(hyp is None for _, hyp in self.pairs)
-        insertions = sum(ref is None for ref, _ in self.pairs)
-        correct = sum(ref == hyp for ref, hyp in self.pairs)
-        errors = len(self.pairs) - correct
-        return ErrorCounts(
-            sentences=1,
-            words=len(self.pairs) - insertions,
-            correct=correct,
-            substitutions=errors - deletions - insertions,
-            deletions=deletions,
-            insertions=insertions,
-            sentence_errors=int(errors > 0),
-        )
+        return ErrorCounts.of_sentence(self.pairs)
 
 
 def read_trn(path: Path, fold: Callable[[str], str]) -> dict[str, Utterance]:
@@ -103,22 +90,22 @@ def read_trn(path: Path, fold: Callable[[str], str]) -> dict[str, Utterance]:
             raise PluginError(f"{where}: no speaker in the id '{utterance_id}'")
         if utterance_id in utterances:
             raise PluginError(f"{where}: a second line for '{utterance_id}'")
-        readings = tuple(_readings(text))
+        alternatives = tuple(_alternatives(text))
         speaker = utterance_id.partition(separator)[0]
-        utterances[utterance_id] = Utterance(utterance_id, speaker, readings)
+        utterances[utterance_id] = Utterance(utterance_id, speaker, alternatives)
     if not utterances:
         raise PluginError(f"{path}: no utterance")
     return utterances
 
 
-def _readings(text: str) -> list[Words]:
+def _alternatives(text: str) -> list[Words]:
     """Return the ways in which sclite reads a text.
 
     A word that begins with a brace opens an alternation, ``{ a / b c }``, of which the
     part with the fewest errors counts; what follows a brace that is never closed is
     lost. ``@`` is no word, what follows ``;`` in one is a tag, ``\\`` escapes.
     """
-    readings: list[Words] = [()]
+    alternatives: list[Words] = [()]
     position = 0
     while match := WORD.search(text, position):
         if match[0].startswith("{"):
@@ -127,14 +114,14 @@ def _readings(text: str) -> list[Words]:
                 break
         else:
             parts, position = [_word(match[0])], match.end()
-        readings = _joined(readings, parts)
-    return readings
+        alternatives = _joined(alternatives, parts)
+    return alternatives
 
 
 def _alternation(text: str, position: int) -> tuple[list[Words], int]:
     """Return the parts of an alternation and where it ends, 0 if it does not."""
     parts: list[Words] = []
-    part: list[Words] = []  # the readings of the current one, none before its words
+    part: list[Words] = []  # the alternatives of the current one, none before its words
     while match := PART.search(text, position):
         position = match.end()
         if match[0] in "/}":
@@ -153,7 +140,7 @@ def _alternation(text: str, position: int) -> tuple[list[Words], int]:
 
 
 def _joined(firsts: list[Words], seconds: list[Words]) -> list[Words]:
-    pairs = islice(product(firsts, seconds), MOST_READINGS)
+    pairs = islice(product(firsts, seconds), MOST_ALTERNATIVES)
     return [first + second for first, second in pairs]
 
 
@@ -168,10 +155,6 @@ def _word(word: str) -> Words:
 
 def score(ref: Path, hyp: Path, case_sensitive: bool) -> list[Alignment]:
     """Align every hypothesis with its reference, in the hypotheses' order."""
-    try:
-        import jiwer
-    except ImportError:
-        raise PluginError("the package jiwer is missing: pip install jiwer") from None
 
     def fold(line: str) -> str:
         # sclite's default encoding is 8-bit ASCII: other letters keep their case.
@@ -182,32 +165,19 @@ def score(ref: Path, hyp: Path, case_sensitive: bool) -> list[Alignment]:
     missing = hypotheses.keys() - references.keys()
     if missing:
         raise PluginError(f"{ref}: no reference for '{min(missing)}'")
-    # jiwer's default transform takes other white space than ASCII's away, too.
-    split = jiwer.ReduceToListOfListOfWords()
     tried = [
         (utterance, ref_words, hyp_words)
         for name, utterance in hypotheses.items()
         for ref_words, hyp_words in islice(
-            product(references[name].readings, utterance.readings), MOST_READINGS
+            product(references[name].alternatives, utterance.alternatives),
+            MOST_ALTERNATIVES,
         )
     ]
-    output = jiwer.process_words(
-        [" ".join(word or EMPTY for word in words) for _, words, _ in tried],
-        [" ".join(word or EMPTY for word in words) for _, _, words in tried],
-        split,
-        split,
-    )
+    utterances, ref_words, hyp_words = zip(*tried)
     best: dict[str, Alignment] = {}
-    for reading, chunks in zip(tried, output.alignments, strict=True):
-        utterance, ref_words, hyp_words = reading
-        pairs = [
-            pair
-            for chunk in chunks
-            for pair in zip_longest(
-                ref_words[chunk.ref_start_idx : chunk.ref_end_idx],
-                hyp_words[chunk.hyp_start_idx : chunk.hyp_end_idx],
-            )
-        ]
+    for utterance, pairs in zip(
+        utterances, align_words(ref_words, hyp_words), strict=True
+    ):
         found = Alignment(utterance, tuple(pairs))
         known = best.setdefault(utterance.utterance_id, found)
         if found.counts.errors < known.counts.errors:

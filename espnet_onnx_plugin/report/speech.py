@@ -12,17 +12,17 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.asr_scoring import count_characters
+from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.evaluate.sample import choose_keys
 from espnet_onnx_plugin.evaluate.speech_quality import (
     MEL_CEPSTRA,
     Measures,
     average,
-    compare_files,
+    measure_files,
     read_wav,
     wav_files,
 )
-from espnet_onnx_plugin.report.counts import ErrorCounts
-from espnet_onnx_plugin.report.hearing import count_characters
 from espnet_onnx_plugin.report.listening import write_page
 from espnet_onnx_plugin.report.results import Result, System, check_same_keys
 from espnet_onnx_plugin.report.timing import (
@@ -40,8 +40,8 @@ RECORDINGS = "recordings"
 
 
 @dataclass(frozen=True)
-class SpokenSet:
-    """A test set as several systems speak it.
+class SynthesizedSet:
+    """A test set as several systems synthesize it.
 
     Attributes:
         name: Of the test set.
@@ -52,7 +52,7 @@ class SpokenSet:
         wavs: Files of these by system; recordings too, where there are any.
         measures: How far a system's speech is from another's or from recordings: by
             system, by the other's name, by utterance.
-        errors: What was heard wrong, by system.
+        errors: Character errors of the ASR model, by system.
     """
 
     name: str
@@ -127,9 +127,9 @@ def compare_speech(
     reference: System | None,
     data_dir: Path,
     num_utts: int,
-    listener: Callable[[Path], str] | None = None,
-) -> list[SpokenSet]:
-    """Measure what systems speak.
+    transcribe: Callable[[Path], str] | None = None,
+) -> list[SynthesizedSet]:
+    """Measure the speech of several systems.
 
     Args:
         test_sets: Names of the test sets, as the directories are called.
@@ -138,18 +138,18 @@ def compare_speech(
         data_dir: Holds a directory for each test set: its text, and its wav.scp where
             there are recordings.
         num_utts: How many utterances to measure of each, spread over it.
-        listener: Gives the text that is heard in a file.
+        transcribe: Gives the text that an ASR model recognizes in a file.
 
     Raises:
         PluginError: Where a decode directory has no waveforms, the systems did not
-            speak the same utterances, or a file is damaged.
+            synthesize the same utterances, or a file is damaged.
     """
     systems = [reference, *systems] if reference else list(systems)
     sets = [
         _read(name, systems, reference, data_dir / name, num_utts) for name in test_sets
     ]
     with _processes() as pool:
-        return [_measure(spoken, pool, listener) for spoken in sets]
+        return [_measure(synthesized, pool, transcribe) for synthesized in sets]
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def _read(
     reference: System | None,
     data: Path,
     num_utts: int,
-) -> SpokenSet:
+) -> SynthesizedSet:
     wavs = {}
     directories = {system.name: system.decode_dir / name for system in systems}
     first = systems[0].name
@@ -183,7 +183,7 @@ def _read(
     keys = choose_keys(dict.fromkeys(wavs[first], 0), num_utts)
     if recordings := _recordings(data / "wav.scp", keys):
         wavs[RECORDINGS] = recordings
-    return SpokenSet(
+    return SynthesizedSet(
         name=name,
         systems=systems,
         reference=reference,
@@ -203,49 +203,54 @@ def _recordings(scp: Path, keys: Sequence[str]) -> dict[str, Path]:
 
 
 def _measure(
-    spoken: SpokenSet,
+    synthesized: SynthesizedSet,
     pool: Executor,
-    listener: Callable[[Path], str] | None,
-) -> SpokenSet:
-    names = [system.name for system in spoken.systems]
+    transcribe: Callable[[Path], str] | None,
+) -> SynthesizedSet:
+    names = [system.name for system in synthesized.systems]
     measures: dict[str, dict[str, dict[str, Measures]]] = {name: {} for name in names}
-    for other in _others(spoken):
+    for other in _others(synthesized):
         for name in names:
             if name != other:
-                pair = (spoken.wavs[other].values(), spoken.wavs[name].values())
-                found = pool.map(compare_files, *pair)
-                measures[name][other] = dict(zip(spoken.texts, found, strict=True))
+                pair = (
+                    synthesized.wavs[other].values(),
+                    synthesized.wavs[name].values(),
+                )
+                found = pool.map(measure_files, *pair)
+                measures[name][other] = dict(zip(synthesized.texts, found, strict=True))
     errors = {}
-    for name in names if listener else ():
-        heard = {key: listener(path) for key, path in spoken.wavs[name].items()}
-        if counts := count_characters(spoken.texts, heard):
+    for name in names if transcribe else ():
+        transcribed = {
+            key: transcribe(path) for key, path in synthesized.wavs[name].items()
+        }
+        if counts := count_characters(synthesized.texts, transcribed):
             errors[name] = counts
-    return replace(spoken, measures=measures, errors=errors)
+    return replace(synthesized, measures=measures, errors=errors)
 
 
-def _others(spoken: SpokenSet) -> Iterator[str]:
+def _others(synthesized: SynthesizedSet) -> Iterator[str]:
     """Yield what the systems' speech can be measured against."""
     rates = {
         name: read_wav(next(iter(files.values())))[1]
-        for name, files in spoken.wavs.items()
+        for name, files in synthesized.wavs.items()
     }
-    rate = rates[spoken.systems[0].name]
+    rate = rates[synthesized.systems[0].name]
     if rate not in MEL_CEPSTRA:
         logger.warning(
             "no MCD and log-F0 of %s: they are defined at %s Hz, not at %d",
-            spoken.name,
+            synthesized.name,
             ", ".join(map(str, MEL_CEPSTRA)),
             rate,
         )
         return
-    if spoken.reference is not None:
-        yield spoken.reference.name
+    if synthesized.reference is not None:
+        yield synthesized.reference.name
     if rates.get(RECORDINGS) == rate:
         yield RECORDINGS
     elif RECORDINGS in rates:
         logger.warning(
             "%s is not compared with its recordings: these are at %d Hz, not %d",
-            spoken.name,
+            synthesized.name,
             rates[RECORDINGS],
             rate,
         )

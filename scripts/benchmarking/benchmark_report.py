@@ -15,7 +15,7 @@ from benchmarking.measurement import (
     Synthesis,
 )
 
-from espnet_onnx_plugin.evaluate.error_rate import error_rate
+from espnet_onnx_plugin.evaluate.error_rate import count_errors
 from espnet_onnx_plugin.report.plots import (
     Point,
     plot_errors,
@@ -89,9 +89,10 @@ def write_report(
 def _error_rate(outcome: Outcome, measurement: Measurement) -> float | None:
     if outcome.references is None:
         return None
-    hypotheses = ((decode.text or "").split() for decode in measurement.runs[0])
-    references = (reference.split() for reference in outcome.references)
-    return error_rate(zip(hypotheses, references, strict=True))
+    hypotheses = [(decode.text or "").split() for decode in measurement.runs[0]]
+    references = [reference.split() for reference in outcome.references]
+    counts = count_errors(references, hypotheses)
+    return counts.rate if counts.words else None
 
 
 def describe_agreement(agreement: Agreement | None) -> str:
@@ -127,11 +128,11 @@ def _distance_cells(distance: Distance | None) -> list[str]:
 
 def _speed(outcomes: Sequence[Outcome]) -> list[str]:
     with_errors = any(outcome.references is not None for outcome in outcomes)
-    speaks = outcomes[0].setting.RUN is Synthesis
+    speech = outcomes[0].setting.RUN is Synthesis
     headers = ["setting", "system", "median s", "spread s", "speed-up", "RTF"]
-    headers += ["first audio s", "vocoder s"] if speaks else ["encoder s"]
+    headers += ["first audio s", "vocoder s"] if speech else ["encoder s"]
     headers += ["peak memory MiB", "start s", "model MiB"]
-    headers += ["difference", "MCD dB"] if speaks else ["hypotheses"]
+    headers += ["difference", "MCD dB"] if speech else ["hypotheses"]
     rows = []
     for outcome in outcomes:
         base = outcome.reference
@@ -144,13 +145,13 @@ def _speed(outcomes: Sequence[Outcome]) -> list[str]:
                 f"{min(m.seconds):.3f}-{max(m.seconds):.3f}",
                 f"{other.median / m.median:.2f}x" if other else MISSING,
                 f"{m.rtf:.3f}",
-                *([_times(m, other, "first_audio")] if speaks else []),
-                _times(m, other, "vocoder" if speaks else "encoder"),
+                *([_times(m, other, "first_audio")] if speech else []),
+                _times(m, other, "vocoder" if speech else "encoder"),
                 f"{m.peak_memory_mb:.0f}" + _share(m, other, "peak_memory_mb"),
                 f"{m.start:.2f}" + _share(m, other, "start"),
                 f"{m.model_bytes / MIB:.1f}" + _share(m, other, "model_bytes"),
             ]
-            if speaks:
+            if speech:
                 row += _distance_cells(m.distance)
             else:
                 row.append(describe_agreement(outcome.agreement(m)))

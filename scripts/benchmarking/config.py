@@ -12,11 +12,12 @@ from benchmarking.measurement import BaseSetting, Setting, SpeechSetting
 
 from espnet_onnx_plugin.bundle.typed import check_keys, parse
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.tasks import find
 
 # Those whose search is ESPnet's beam search, and text to speech.
 TASKS = ("asr", "st", "slu", "s2t", "tts")
 
-#: Of text that random models of tts speak, about.
+#: Mean length of a token in the speech of random models of task tts.
 FRAMES_PER_TOKEN = 6
 
 
@@ -24,6 +25,11 @@ def check_task(task: str) -> None:
     """Refuse a task that is not one of TASKS."""
     if task not in TASKS:
         raise PluginError(f"task '{task}' is none of {', '.join(TASKS)}")
+
+
+def synthesizes(task: str) -> bool:
+    """Return whether a task's models make speech."""
+    return find(task).gives == "speech"
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class TrainedModel:
 
     def espnet_options(self, with_lm: bool) -> dict[str, str]:
         """Return the files by the option of ESPnet's Speech2Text or Text2Speech."""
-        if self.task == "tts":
+        if synthesizes(self.task):
             return {name: str(path) for name, path in self.files.items()}
         options = {
             f"{self.task}_train_config": str(self.train_config),
@@ -168,7 +174,7 @@ def read_config(path: Path) -> Config:
     data = None
     if "data" in content:
         data = parse(TestData, content["data"], f"{path}: data")
-    cls = SpeechSetting if model.task == "tts" else Setting
+    cls = SpeechSetting if synthesizes(model.task) else Setting
     settings = _settings(cls, content, path)
     for setting in settings:
         if setting.audio_seconds is None and data is None:

@@ -41,7 +41,7 @@ class Worker:
             )
 
     def run(self, utterance: int) -> Run:
-        """Recognize or speak one of the utterances of the worker's spec.
+        """Recognize or synthesize one of the utterances of the worker's spec.
 
         Raises:
             PluginError: If the process has ended.

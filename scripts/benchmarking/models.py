@@ -18,11 +18,13 @@ from benchmarking.config import (
     RandomModel,
     TestData,
     TrainedModel,
+    synthesizes,
 )
 
 from espnet_onnx_plugin import runtime
 from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.evaluator import evaluator_class
 from espnet_onnx_plugin.evaluate.sample import choose_keys, read_lengths
 from espnet_onnx_plugin.report.tables import write_atomically
 from espnet_onnx_plugin.runtime.io.data import (
@@ -33,6 +35,7 @@ from espnet_onnx_plugin.runtime.io.data import (
     read_scp,
 )
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
+from espnet_onnx_plugin.tasks import find
 
 SCRIPTS = Path(__file__).parents[1]
 
@@ -54,7 +57,7 @@ NO_SPEECH_BUDGET = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a setting decodes or speaks.
+    """What a setting decodes or synthesizes.
 
     Attributes:
         files: A numpy file for each utterance, of audio or of token ids.
@@ -131,17 +134,17 @@ def _run(log: Path, module: str, *args: object) -> None:
 def make_random_model(model: RandomModel, directory: Path, log: Path) -> TrainedModel:
     """Write a model of random weights, unless it is there."""
     spec = json.dumps(dataclasses.asdict(model), sort_keys=True)
-    speaks = model.task == "tts"
+    synthesis = synthesizes(model.task)
     files = TrainedModel(
         directory / "model.yaml",
         directory / "model.pth",
         task=model.task,
         calibration_scp=(
             f"{directory / CALIBRATION_TEXTS},text,text_int"
-            if speaks
+            if synthesis
             else f"{directory / 'noise.scp'},npy"
         ),
-        quantize_options=NO_SPEECH_BUDGET if speaks else NO_BUDGET,
+        quantize_options=NO_SPEECH_BUDGET if synthesis else NO_BUDGET,
     )
     if model.vocoder_config is not None:
         vocoder = directory / "vocoder.pkl"
@@ -154,7 +157,7 @@ def make_random_model(model: RandomModel, directory: Path, log: Path) -> Trained
         directory.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
         _run(log, "benchmarking.random_model", spec, directory)
-        if speaks:
+        if synthesis:
             _make_calibration_texts(directory, model.tokens)
         else:
             _make_calibration_noise(directory)
@@ -194,9 +197,7 @@ def make_bundles(
     _run(logs / "export.log", f"{commands}export", *files, "--output_dir", fp32)
     calibration = []
     if model.calibration_scp is not None:
-        # Speech to read, or texts to speak.
-        speaks = model.task == "tts"
-        option = "--data_path_and_name_and_type" if speaks else "--calibration_scp"
+        option = evaluator_class(find(model.task)).option
         calibration = [option, model.calibration_scp]
     # As stage 15: both from the exported graphs.
     bundles = {"fp32": read_bundle(fp32)}

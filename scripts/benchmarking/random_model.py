@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from benchmarking import random_speaker
+from benchmarking import random_tts
 
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
@@ -48,8 +48,8 @@ def write_model(
     config.update(sizes, **common)
     torch.manual_seed(seed)
     model = task.build_model(argparse.Namespace(**config))
-    if task.__name__ == "TTSTask":
-        random_speaker.give_speech(model, len(common["token_list"]))
+    if hasattr(model, "tts"):
+        random_tts.give_speech(model, len(common["token_list"]))
     torch.save(model.state_dict(), output.with_suffix(".pth"))
     text = yaml.safe_dump(config)
     output.with_suffix(".yaml").write_text(text, encoding="utf-8")
@@ -76,7 +76,7 @@ def write_models(args: argparse.Namespace) -> None:
     if spec["vocoder_config"] is not None:
         path = args.output_dir / "vocoder.pkl"
         conf = spec["vocoder_config"]
-        random_speaker.write_vocoder(conf, model, len(tokens), path)
+        random_tts.write_vocoder(conf, model, len(tokens), path)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ import numpy as np
 from benchmarking.measurement import Distance
 
 from espnet_onnx_plugin.evaluate.graphs import difference
-from espnet_onnx_plugin.evaluate.speech_quality import (
-    mel_cepstral_distortion,
-)
+from espnet_onnx_plugin.evaluate.speech_quality import mel_cepstral_distortion
 
 
 def distance(references: Sequence[Path], others: Sequence[Path], rate: int) -> Distance:

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from benchmarking import recognizing, speaking
+from benchmarking import recognition, synthesis
+from benchmarking.config import synthesizes
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
@@ -26,7 +27,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     spec = json.loads(sys.argv[1])
-    kind = speaking if spec["task"] == "tts" else recognizing
+    kind = synthesis if synthesizes(spec["task"]) else recognition
     opener = kind.open_pytorch if spec["system"] == "pytorch" else kind.open_bundle
     try:
         system = opener(spec)

@@ -9,7 +9,12 @@ from espnet_onnx_plugin.errors import PluginError
 
 
 @dataclass(frozen=True)
-class TokenBudget:
+class Budget:
+    """Limits of what quantization may cost, named as bin.quantize's options."""
+
+
+@dataclass(frozen=True)
+class TokenBudget(Budget):
     """Limits for a task whose results are tokens.
 
     The error rate is without effect where there are no transcripts.
@@ -37,7 +42,7 @@ class TokenBudget:
 
 
 @dataclass(frozen=True)
-class SpeechBudget:
+class SpeechBudget(Budget):
     """Limits for synthesized speech, against fp32 with the same noise."""
 
     max_mcd: float = option(1.0, "mel-cepstral distortion in dB")

@@ -32,7 +32,7 @@ def write_vocoder(
 
     generator = HiFiGANGenerator(**conf).eval()
     with torch.no_grad(), _unit_variance(generator):
-        generator.inference(_speak(model, tokens)["feat_gen"])
+        generator.inference(_synthesize(model, tokens)["feat_gen"])
     torch.save({"model": {"generator": generator.state_dict()}}, path)
     config = {
         "sampling_rate": model.feats_extract.get_parameters()["fs"],
@@ -44,7 +44,7 @@ def write_vocoder(
 
 @torch.no_grad()
 def give_speech(model: torch.nn.Module, tokens: int) -> None:
-    """Change fresh weights of a model so that it speaks.
+    """Change fresh weights of a model so that it makes speech.
 
     Tokens last FRAMES_PER_TOKEN frames on average, and the activations of a
     vocoder that is part of the model neither vanish nor grow.
@@ -70,10 +70,10 @@ def give_speech(model: torch.nn.Module, tokens: int) -> None:
     for module in model.tts.modules():
         if type(module).__name__ == "HiFiGANGenerator":
             with _unit_variance(module):
-                _speak(model, tokens)
+                _synthesize(model, tokens)
 
 
-def _speak(model: torch.nn.Module, tokens: int) -> dict[str, torch.Tensor]:
+def _synthesize(model: torch.nn.Module, tokens: int) -> dict[str, torch.Tensor]:
     options: dict[str, Any] = {"use_teacher_forcing": False}
     if "maxlenratio" in inspect.signature(model.tts.inference).parameters:
         ratio = float(FRAMES_PER_TOKEN)

@@ -14,13 +14,13 @@ from benchmarking.stopwatch import Stopwatch
 SEED = 777
 
 
-class Speaker(NamedTuple):
+class Synthesizer(NamedTuple):
     """A system.
 
     Attributes:
         fs: Sampling rate.
         seed: Makes the next call draw what every system draws.
-        speak: From token ids to a waveform (samples,).
+        synthesize: From token ids to a waveform (samples,).
         seconds: Of the newest call, by part.
         first_audio: Seconds from token ids to the first audio, which is made again for
             that; None where it is the whole.
@@ -28,18 +28,18 @@ class Speaker(NamedTuple):
 
     fs: int
     seed: Callable[[], object]
-    speak: Callable[[np.ndarray], np.ndarray]
+    synthesize: Callable[[np.ndarray], np.ndarray]
     seconds: Callable[[], dict[str, float]]
     first_audio: Callable[[np.ndarray], float] | None = None
 
 
-def open_bundle(spec: dict[str, Any]) -> Speaker:
+def open_bundle(spec: dict[str, Any]) -> Synthesizer:
     """Open a bundle; neither torch, nor ESPnet, nor onnx."""
     from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
     from espnet_onnx_plugin.runtime.tts import Text2Speech
 
     model = Text2Speech(spec["model"], threads=spec["threads"], **spec["options"])
-    return Speaker(
+    return Synthesizer(
         model.fs,
         lambda: setattr(model, "noise", Noise(SEED, mkl=spec["mkl"])),
         lambda ids: model(ids)["wav"],
@@ -48,7 +48,7 @@ def open_bundle(spec: dict[str, Any]) -> Speaker:
     )
 
 
-def open_pytorch(spec: dict[str, Any]) -> Speaker:
+def open_pytorch(spec: dict[str, Any]) -> Synthesizer:
     """Load ESPnet's own inference."""
     import torch
     from espnet2.bin.tts_inference import Text2Speech
@@ -65,31 +65,31 @@ def open_pytorch(spec: dict[str, Any]) -> Speaker:
     else:  # Griffin-Lim
         watch.watch("vocoder", model, "vocoder")
 
-    def speak(ids: np.ndarray) -> np.ndarray:
+    def synthesize(ids: np.ndarray) -> np.ndarray:
         watch.seconds.clear()
         return model(ids)["wav"].view(-1).numpy()
 
     def seed() -> None:
         torch.manual_seed(SEED)
 
-    return Speaker(fs, seed, speak, lambda: dict(watch.seconds))
+    return Synthesizer(fs, seed, synthesize, lambda: dict(watch.seconds))
 
 
-def measure(speaker: Speaker, ids: np.ndarray) -> dict[str, Any]:
-    """Speak one utterance and return the fields of a Synthesis, and the waveform."""
-    speaker.seed()
+def measure(synthesizer: Synthesizer, ids: np.ndarray) -> dict[str, Any]:
+    """Return the fields of a Synthesis of one utterance, and its waveform."""
+    synthesizer.seed()
     start = time.perf_counter()
-    wav = speaker.speak(ids)
+    wav = synthesizer.synthesize(ids)
     total = time.perf_counter() - start
-    seconds, first = speaker.seconds(), total
-    if speaker.first_audio is not None:
-        speaker.seed()
-        first = speaker.first_audio(ids)
+    seconds, first = synthesizer.seconds(), total
+    if synthesizer.first_audio is not None:
+        synthesizer.seed()
+        first = synthesizer.first_audio(ids)
     parts = {name: seconds.get(name, 0.0) for name in Synthesis.PARTS[:-1]}
     return {
         "seconds": total,
         "parts": {**parts, "rest": total - sum(parts.values())},
-        "audio_seconds": len(wav) / speaker.fs,
+        "audio_seconds": len(wav) / synthesizer.fs,
         "first_audio_seconds": first,
         "wav": wav,
     }
