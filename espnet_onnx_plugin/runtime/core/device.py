@@ -1,7 +1,10 @@
-"""Where and how graphs run."""
+"""The device that graphs run on."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Optional
+from typing import Any
 
 from espnet_onnx_plugin.bundle import Bundle, Graph
 from espnet_onnx_plugin.bundle.typed import check_types
@@ -13,7 +16,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how graphs run.
+    """A device and how graphs run on it.
 
     The defaults are what measured best, on utterances of several lengths and two cores.
 
@@ -28,9 +31,9 @@ class Device:
             third less (499 MiB for 756 of 8 s of speech).
         memory_pattern: whether memory is planned for the shapes of a run (no faster,
             and 40 to 85 MiB more: the next utterance has other shapes).
-        emulate: whether it may run what is made for another one: with the same result,
-            however slowly.
-        watch: is told of every run of a graph, and of its inputs by name.
+        emulate: whether it may run a bundle that is made for another device: with the
+            same result, however slowly.
+        watch: called before every run of a graph, with its inputs by name.
     """
 
     provider: str = "cpu"
@@ -40,7 +43,7 @@ class Device:
     shared: bool = True
     memory_pattern: bool = False
     emulate: bool = False
-    watch: Optional[Callable[[Graph, Mapping[str, Any]], None]] = None
+    watch: Callable[[Graph, Mapping[str, Any]], None] | None = None
 
     def __post_init__(self) -> None:
         plain = {name: v for name, v in vars(self).items() if name != "watch"}
