@@ -31,7 +31,11 @@ from espnet_onnx_plugin.export.tasks.recognition import (
 )
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import to_numpy
-from espnet_onnx_plugin.runtime.st import MD_ENCODER, SRC, MultiDecoderEncoder
+from espnet_onnx_plugin.runtime.recognition.multi_decoder import (
+    MD_ENCODER,
+    SRC,
+    MultiDecoderEncoder,
+)
 
 logger = logging.getLogger(__name__)
 
