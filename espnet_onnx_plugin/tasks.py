@@ -39,9 +39,11 @@ class Task:
     Attributes:
         name: of the driver, without ``.sh``.
         door: what decodes their bundles.
-        exporter: module of espnet_onnx_plugin.export.
+        exporter: module and class of espnet_onnx_plugin.export.tasks.
         by_kind: doors of the bundles with other kinds of search.
         others: doors for another use of the bundles.
+        by_model: other tasks whose models the driver trains too, by ``model`` in their
+            ``config.yaml``.
         gives: what is made of an utterance.
         reads: texts that some models read beside the audio.
         packed: what ESPnet begins the names of a packed model's files with.
@@ -53,6 +55,7 @@ class Task:
     exporter: str
     by_kind: Mapping[type, Door] = field(default_factory=lambda: MappingProxyType({}))
     others: tuple[Door, ...] = ()
+    by_model: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     gives: Literal["tokens", "speech"] = "tokens"
     reads: tuple[str, ...] = ()
     packed: str = ""
@@ -68,37 +71,38 @@ _ROWS = (
     Task(
         "asr",
         Door("asr_inference", "asr"),
-        exporter="asr",
+        exporter="asr.ASRExporter",
         by_kind={MaskCTC: Door("asr_inference_maskctc", "mask_ctc")},
         packed="asr_",
         listens=True,
     ),
-    Task("st", Door("st_inference", "st"), exporter="st", packed="st_"),
+    Task("st", Door("st_inference", "st"), exporter="st.STExporter", packed="st_"),
     Task(
         "slu",
         Door("slu_inference", "slu", "Speech2Understand"),
-        exporter="slu",
+        exporter="slu.SLUExporter",
         reads=("transcript",),
         packed="slu_",
     ),
     Task(
         "s2t",
         Door("s2t_inference", "s2t"),
-        exporter="s2t",
+        exporter="s2t.S2TExporter",
         others=(Door("s2t_inference_language", "s2t_language", "Speech2Language"),),
+        by_model={"espnet_ctc": "s2t_ctc"},  # s2t.sh --s2t_ctc true
         packed="s2t_",
         listens=True,
     ),
     Task(
         "s2t_ctc",
         Door("s2t_inference_ctc", "s2t_ctc", "Speech2TextGreedySearch"),
-        exporter="s2t_ctc",
+        exporter="s2t_ctc.S2TCTCExporter",
         packed="s2t_",
     ),
     Task(
         "tts",
         Door("tts_inference", "tts", "Text2Speech"),
-        exporter="tts",
+        exporter="tts.TTSExporter",
         gives="speech",
     ),
 )

@@ -38,7 +38,8 @@ from benchmarking.measurement import (
 )
 
 import espnet_onnx_plugin
-from espnet_onnx_plugin.bin._common import add_log_level, run, str2bool
+from espnet_onnx_plugin.bin._common import run
+from espnet_onnx_plugin.bin._parser import add_log_level, str2bool
 from espnet_onnx_plugin.bundle import MANIFEST, sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE

@@ -1,8 +1,8 @@
 """Graphs that several tests need are exported once: an export takes seconds.
 
-Two modules are the same where every layer, setting and weight of theirs is. Of the
-example that a graph is traced with, the types count: a trace sees no values, sizes of
-fixed axes stand in the axes, and a free axis that came out fixed is refused.
+Two modules are the same where every layer, setting and weight of theirs is. The sizes
+that a graph is traced with do not count: those of fixed axes stand in the axes, and a
+free axis that came out fixed is refused.
 """
 
 import contextlib
@@ -56,22 +56,22 @@ def shared_graphs(tmp_path_factory):
         root = root.parent  # the workers' common one
     root = root / "graphs"
     root.mkdir(exist_ok=True)
-    export_graph = graph.export_graph
+    write_graph = graph.write_graph
 
-    def export_once(module, example, inputs, outputs, path):
-        types = [str(tensor.dtype) for tensor in example]
-        name = fingerprint(module, types, dict(inputs), dict(outputs), path.name)
+    def write_once(spec, path):
+        tensors = [dict(t) for t in (spec.inputs, spec.outputs, spec.states)]
+        name = fingerprint(spec.module, tensors, path.name)
         if name is None:
-            export_graph(module, example, inputs, outputs, path)
+            write_graph(spec, path)
             return
         kept = root / name
         if not kept.exists():
             aside = tmp_path_factory.mktemp("graph")
-            export_graph(module, example, inputs, outputs, aside / path.name)
+            write_graph(spec, aside / path.name)
             with contextlib.suppress(OSError):  # another worker was faster
                 aside.rename(kept)
         shutil.copytree(kept, path.parent, dirs_exist_ok=True)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "export_graph", export_once)
+        patch.setattr(graph, "write_graph", write_once)
         yield

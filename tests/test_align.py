@@ -10,7 +10,7 @@ from conftest import RATE, waves
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.parity.speech import frame_shift
+from espnet_onnx_plugin.export.parity.encoding import frame_shift
 from espnet_onnx_plugin.runtime.search.ctc_align import Span, align, words
 
 

@@ -17,11 +17,11 @@ from espnet2.tasks.lm import LMTask
 
 from espnet_onnx_plugin.bin import export
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export import checkpoint_file
 from espnet_onnx_plugin.export import checkpoints as export_model
-from espnet_onnx_plugin.export import weights as weights_module
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.parity import graphs as parity
+from espnet_onnx_plugin.export.parity import encoding as parity
 
 #: With running statistics.
 CONFORMER = dict(
@@ -201,17 +201,17 @@ def test_code_in_a_checkpoint_runs_where_the_user_says_so(
     content = dict(model=weights, other=Code(tmp_path / "ran"))
     file = tmp_path / "code.pth"
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    monkeypatch.delenv(weights_module.UNSAFE, raising=False)
+    monkeypatch.delenv(checkpoint_file.UNSAFE, raising=False)
     with pytest.raises(PluginError, match="mkdir.*set ESPNET_ALLOW_UNSAFE.*=1"):
         load.file(file)
     assert not (tmp_path / "ran").exists()
-    monkeypatch.setenv(weights_module.UNSAFE, "1")
+    monkeypatch.setenv(checkpoint_file.UNSAFE, "1")
     assert same(load.file(file), weights)
     assert (tmp_path / "ran").exists()
 
 
 def test_a_harmless_class_is_refused_by_name(load, weights, monkeypatch):
-    monkeypatch.delenv(weights_module.UNSAFE, raising=False)
+    monkeypatch.delenv(checkpoint_file.UNSAFE, raising=False)
     content = dict(model=weights, args=types.SimpleNamespace(a=1))
     assert "more than weights (types.SimpleNamespace)" in message(load, content)
 
@@ -376,18 +376,18 @@ def test_a_vocoder_needs_a_generator(tmp_path, weights):
     file = tmp_path / "vocoder.pkl"
     for content in (weights, dict(model=weights), [1]):
         with pytest.raises(PluginError, match="vocoder.pkl holds no generator"):
-            weights_module.read_generator(write(file, content))
-    weights_module.read_generator(write(file, dict(model=dict(generator=weights))))
+            checkpoint_file.read_generator(write(file, content))
+    checkpoint_file.read_generator(write(file, dict(model=dict(generator=weights))))
     file.write_bytes(b"junk")
     with pytest.raises(PluginError, match="vocoder.pkl is no checkpoint of torch"):
-        weights_module.read_generator(file)
+        checkpoint_file.read_generator(file)
 
 
 def test_an_empty_ngram_model_is_refused_also_without_kenlm(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "kenlm", None)
     (tmp_path / "x.arpa").touch()
     with pytest.raises(PluginError, match="x.arpa is empty; build the n-gram model"):
-        weights_module.refuse_ngram(tmp_path / "x.arpa")
+        export_model.refuse_ngram(tmp_path / "x.arpa")
 
 
 @pytest.mark.parametrize("content", [b"junk", b"\\data\\\nngram 1=3\n"])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_rules import assert_same, parse
 
+from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
-from espnet_onnx_plugin.export.graph import export_graph
+from espnet_onnx_plugin.export.graph import GraphSpec, export_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules import minimal_filtering
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
@@ -64,9 +65,10 @@ class Vocoder(torch.nn.Module):
 def vocoder(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocoder") / "vocoder.onnx"
     torch.manual_seed(0)
-    inputs, outputs = {"x": ("time", CHANNELS)}, {"y": (1, 1, "samples")}
-    example = [torch.randn(6, CHANNELS)]
-    export_graph(Vocoder().eval(), example, inputs, outputs, path)
+    inputs = {"x": Tensor("float32", ("time", CHANNELS))}
+    outputs = {"y": Tensor("float32", (1, 1, "samples"))}
+    spec = GraphSpec(Vocoder().eval(), inputs, outputs, sizes={"time": 6})
+    export_graph(spec, path)
     return path
 
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_stages import VARIABLES
+from recipes import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE = ROOT / "egs2_stage"
@@ -94,7 +94,7 @@ def test_the_demos_driver_sets_what_the_adapter_reads():
 
 
 def made_up(template: str) -> "set[str]":
-    """Names that the made-up driver of test_stages sets."""
+    """Names that the made-up driver of recipes.py sets."""
     return set(re.findall(r"(\w+)=", VARIABLES[template]))
 
 

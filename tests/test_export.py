@@ -271,13 +271,15 @@ def test_verify_measures_parity_and_notices_another_model(capsys, tiny, tmp_path
 
 
 def test_rounding_noise_is_measured_not_assumed(tiny):
-    from espnet_onnx_plugin.export.parity import graphs as parity
-    from espnet_onnx_plugin.export.parity.audio import encode_reference
+    from espnet_onnx_plugin.export.parity.encoding import (
+        encode_reference,
+        rounding_noise,
+    )
 
     config = yaml.safe_load(tiny["asr"]["config"].read_text())
     model = build_asr(config)
     speech = waves()["utt1"].astype(np.float32)
     encode = functools.partial(encode_reference, model)
-    noise = parity.rounding_noise(encode, speech, encode(speech))
+    noise = rounding_noise(encode, speech, encode(speech))
     assert 0 < noise["encoder_out"] < 1e-4
     assert np.isfinite(list(noise.values())).all()

@@ -17,8 +17,10 @@ from espnet_onnx_plugin.evaluate.budget import Budget, Quality
 from espnet_onnx_plugin.evaluate.graphs import Comparison
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.parity import graphs as parity
-from espnet_onnx_plugin.export.tasks.tts import _TOO_SHORT, Model
+from espnet_onnx_plugin.export.parity.decoding import check_sequence
+from espnet_onnx_plugin.export.parity.encoding import TOLERANCE, check_encoder
+from espnet_onnx_plugin.export.parity.synthesis import _TOO_SHORT
+from espnet_onnx_plugin.export.tasks.tts import TTSExporter
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.session import Session
@@ -38,7 +40,7 @@ def refused(capsys, main, *arguments):
 
 
 class Graphs:
-    """The encoder's graphs as :func:`parity.check_encoder` calls them."""
+    """The encoder's graphs as :func:`check_encoder` calls them."""
 
     def __init__(self, value):
         self._value = value
@@ -57,24 +59,24 @@ SPEECH = [("noise", np.ones(8, np.float32))]
 
 
 def test_an_encoder_is_held_to_the_tolerance():
-    figure = parity.check_encoder(lambda _: encoding(1.0), Graphs(1.00005), SPEECH)
-    assert 0 < figure <= parity.TOLERANCE
+    figure = check_encoder(lambda _: encoding(1.0), Graphs(1.00005), SPEECH)
+    assert 0 < figure <= TOLERANCE
     with pytest.raises(PluginError, match=r"encoder \(encoder_out\) differs"):
-        parity.check_encoder(lambda _: encoding(1.0), Graphs(1.0002), SPEECH)
+        check_encoder(lambda _: encoding(1.0), Graphs(1.0002), SPEECH)
 
 
 def test_an_encoder_that_gives_no_numbers_is_refused():
     """PyTorch's own rounding, which is the limit then, is infinite too."""
     with pytest.raises(PluginError, match=r"encoder \(encoder_out\) differs.* by inf"):
-        parity.check_encoder(lambda _: encoding(np.nan), Graphs(np.nan), SPEECH)
+        check_encoder(lambda _: encoding(np.nan), Graphs(np.nan), SPEECH)
     given = iter([encoding(1.0), encoding(np.nan)])
     with pytest.raises(PluginError, match=r"encoder \(encoder_out\) differs"):
-        parity.check_encoder(lambda _: next(given), Graphs(1.5), SPEECH)
+        check_encoder(lambda _: next(given), Graphs(1.5), SPEECH)
 
 
 def test_an_encoder_that_is_compared_on_nothing_is_refused():
     with pytest.raises(PluginError, match="no utterance to compare the encoder on"):
-        parity.check_encoder(lambda _: encoding(1.0), Graphs(1.0), [])
+        check_encoder(lambda _: encoding(1.0), Graphs(1.0), [])
 
 
 # Parity of decoders
@@ -104,7 +106,7 @@ def test_a_sequence_that_is_another_is_refused(value):
     session.run.return_value = {"scores": np.full((3, 9, size), value, np.float32)}
 
     def check():
-        return parity.check_sequence(decoder, session, memory, 2, size, "mlm")
+        return check_sequence(decoder, session, memory, 2, size, "mlm")
 
     if value == 0:
         assert check() == 0
@@ -188,14 +190,14 @@ SHORT = "Padding size should be less than the corresponding input dimension, but
 
 def failing(monkeypatch, message, fails):
     """Let ESPnet's inference fail where ``fails(tokens, taught)``."""
-    infer = Model.infer
+    infer = TTSExporter.infer
 
     def broken(self, inputs, options, seed):
         if fails(len(inputs["text"]), options["use_teacher_forcing"]):
             raise RuntimeError(message)
         return infer(self, inputs, options, seed)
 
-    monkeypatch.setattr(Model, "infer", broken)
+    monkeypatch.setattr(TTSExporter, "infer", broken)
 
 
 def test_a_text_that_is_too_short_is_written_down_as_skipped(
@@ -260,13 +262,13 @@ def test_a_way_to_speak_that_was_not_compared_is_refused(
 
 
 def test_a_voice_that_is_another_is_refused(voice, tmp_path, monkeypatch):
-    infer = Model.infer
+    infer = TTSExporter.infer
 
     def louder(self, *args):
         outputs = infer(self, *args)
         return {**outputs, "feat_gen": outputs["feat_gen"] * 1.001}
 
-    monkeypatch.setattr(Model, "infer", louder)
+    monkeypatch.setattr(TTSExporter, "infer", louder)
     with pytest.raises(PluginError, match="parity check failed: feat_gen differs"):
         export_bundle("tts", voice, tmp_path / "onnx")
 

@@ -24,7 +24,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.layers.hub_text import needs_whisper
-from espnet_onnx_plugin.export.tasks.recognition import task_model
+from espnet_onnx_plugin.export.tasks.exporter import find_exporter
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
@@ -514,4 +514,4 @@ def test_settings_of_a_hub_decoder_are_refused(task, conf, message, tmp_path):
         model = build(dict(asr=ASRTask, st=STTask)[task], dict(config))
         files = save(model, config, tmp_path / "model", "model.pth")
         with pytest.raises(PluginError, match=message):
-            task_model(task)(Checkpoints(files["config"], files["file"]))
+            find_exporter(task)(Checkpoints(files["config"], files["file"]))

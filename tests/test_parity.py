@@ -27,18 +27,14 @@ from hub_models import use_tiny_models
 from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import EncoderGraph
-from espnet_onnx_plugin.export.graph import (
-    export_memory,
-    export_sequence,
-    export_step,
-)
-from espnet_onnx_plugin.export.parity import graphs as parity
-from espnet_onnx_plugin.export.parity.audio import (
+from espnet_onnx_plugin.export.frontend import (
+    audio_specs,
     describe_speech,
-    encode_reference,
-    export_audio,
     wrap_frontend,
 )
+from espnet_onnx_plugin.export.graph import export_graphs
+from espnet_onnx_plugin.export.parity import decoding, encoding
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder
@@ -151,7 +147,7 @@ def exported(model, config, path):
     frontend = wrap_frontend(model, args)
     graph = EncoderGraph(model, config).eval()
     speech = describe_speech(model, frontend, args)
-    graphs = export_audio(frontend, graph, speech, path)
+    graphs = export_graphs(audio_specs(frontend, graph, speech), path)
     return Encoder(as_bundle(path, graphs), Device()), speech
 
 
@@ -172,16 +168,17 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
     else:
         sharpen(model)  # as the sweep's models are
     encoder, speech = exported(model, config, tmp_path)
-    encode = partial(encode_reference, model)
-    worst = parity.check_encoder(encode, encoder, parity.noise(speech))
-    assert 0 < worst <= parity.TOLERANCE
+    encode = partial(encoding.encode_reference, model)
+    worst = encoding.check_encoder(encode, encoder, encoding.noise(speech))
+    assert 0 < worst <= TOLERANCE
     if name == "trimmed":
-        encoded = [encoder([u]) for _, u in parity.noise(speech)]
+        encoded = [encoder([u]) for _, u in encoding.noise(speech)]
         shorter = [one.lengths < one.lengths_of("interctc_1") for one in encoded]
         assert any(shorter) and not all(shorter)
     mixes = (arch.name, name) in MIXES_BATCHES
     assert (
-        parity.encodes_batches(encoder, [u for _, u in parity.noise(speech)]) != mixes
+        encoding.encodes_batches(encoder, [u for _, u in encoding.noise(speech)])
+        != mixes
     )
 
 
@@ -201,19 +198,18 @@ def test_step_graph(arch, name, tmp_path, buildable):
         else:
             module = build(STTask, st_config(**choices)).decoder
     step = arch.wrap(module).eval()
-    graphs, memory = {}, None
+    specs, memory = {"step": step.graph_spec(len(TOKENS))}, None
     if step.memory is not None:
-        graphs["memory"] = export_memory(step, DIM, tmp_path / "memory.onnx")
-    graphs["step"] = export_step(step, len(TOKENS), tmp_path / "step.onnx")
-    bundle = as_bundle(tmp_path, graphs)
+        specs["memory"] = step.memory_spec(DIM)
+    bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
     if step.memory is not None:
         memory = Session(bundle, "memory", Device())
     session = Session(bundle, "step", Device())
     for frames in ((19, 11), (30,), (1, 6, 3)):
-        worst = parity.check_step(
+        worst = decoding.check_step(
             step, session, memory, DIM, len(TOKENS), arch.role, frames
         )
-        assert 0 < worst <= parity.TOLERANCE
+        assert 0 < worst <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ARCHS["decoder", "mlm"].tiny)
@@ -226,14 +222,11 @@ def test_sequence_graph(name, tmp_path):
     decoder = arch.wrap(model.decoder).eval()
     size = len(model.token_list)
     assert size == len(TOKENS) + 1  # and the mask
-    graphs = {
-        "memory": export_memory(decoder, DIM, tmp_path / "memory.onnx"),
-        "decoder": export_sequence(decoder, size, tmp_path / "decoder.onnx"),
-    }
-    bundle = as_bundle(tmp_path, graphs)
+    specs = {"memory": decoder.memory_spec(DIM), "decoder": decoder.graph_spec(size)}
+    bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
     sessions = [Session(bundle, role, Device()) for role in ("decoder", "memory")]
-    worst = parity.check_sequence(decoder, *sessions, DIM, size, "mlm")
-    assert 0 < worst <= parity.TOLERANCE
+    worst = decoding.check_sequence(decoder, *sessions, DIM, size, "mlm")
+    assert 0 < worst <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -285,6 +278,6 @@ def test_a_setting_that_is_not_supported_is_named(choices, message):
 
 def test_a_difference_is_an_error_that_names_it():
     with pytest.raises(PluginError, match=r"decoder differs.*2\.00e-04.*step 3"):
-        parity.require("decoder", "step 3", 2e-4)
-    assert parity.difference(np.ones(3), np.ones(4)) == float("inf")
-    assert parity.difference(np.array([np.nan]), np.ones(1)) == float("inf")
+        require("decoder", "step 3", 2e-4)
+    assert encoding.difference(np.ones(3), np.ones(4)) == float("inf")
+    assert encoding.difference(np.array([np.nan]), np.ones(1)) == float("inf")

@@ -10,15 +10,16 @@ import torch
 from conftest import TOKENS, asr_config, build_asr, sharpen
 from torchaudio.models.wav2vec2.components import SelfAttention
 
+from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.graph_file import load_graph
 from espnet_onnx_plugin.export.encoder import EncoderGraph
-from espnet_onnx_plugin.export.graph import export_graph, export_step
-from espnet_onnx_plugin.export.layers.ssl_layers import attend
-from espnet_onnx_plugin.export.parity.audio import (
+from espnet_onnx_plugin.export.frontend import (
+    audio_specs,
     describe_speech,
-    export_audio,
     wrap_frontend,
 )
+from espnet_onnx_plugin.export.graph import GraphSpec, export_graph, export_graphs
+from espnet_onnx_plugin.export.layers.ssl_layers import attend
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
@@ -83,7 +84,7 @@ def encoders(tmp_path_factory):
             module = EncoderGraph(model, config).eval()
             speech = describe_speech(model, frontend, args)
             path = tmp_path_factory.mktemp("encoder")
-            export_audio(frontend, module, speech, path)
+            export_graphs(audio_specs(frontend, module, speech), path)
             made[name, variant] = path / "encoder.onnx"
         return made[name, variant]
 
@@ -128,9 +129,10 @@ class Biased(torch.nn.Module):
 
 def test_attention_with_biases_of_positions(tmp_path):
     path = tmp_path / "attention.onnx"
-    inputs = {"x": ("rows", "time", 8), "bias": ("rows", 2, "time", "time")}
-    example = (torch.randn(2, 7, 8), torch.randn(2, 2, 7, 7))
-    export_graph(Biased().eval(), example, inputs, {"y": ("rows", "time", 8)}, path)
+    x = Tensor("float32", ("rows", "time", 8))
+    inputs = {"x": x, "bias": Tensor("float32", ("rows", 2, "time", "time"))}
+    sizes = {"rows": 2, "time": 7}
+    export_graph(GraphSpec(Biased().eval(), inputs, {"y": x}, sizes=sizes), path)
     model = load_graph(path)
     rewritten, counts = apply_rules(model, "cpu")
     assert counts["attention"] == 1
@@ -147,7 +149,7 @@ def step(tmp_path_factory):
     model = build_asr(asr_config())
     sharpen(model)
     module = find("decoder", "transformer").wrap(model.decoder)
-    export_step(module.eval(), len(TOKENS), path)
+    export_graph(module.eval().graph_spec(len(TOKENS)), path)
     return load_graph(path)
 
 

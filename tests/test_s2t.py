@@ -27,6 +27,7 @@ from espnet_onnx_plugin.bin import (
     s2t_inference_ctc,
     s2t_inference_language,
 )
+from espnet_onnx_plugin.bin._inference import UNSUPPORTED
 from espnet_onnx_plugin.bundle import (
     Bundle,
     Manifest,
@@ -455,7 +456,8 @@ def test_every_option_of_espnets_command_is_known(command):
     files |= {"word_lm_file", "ngram_file", "model_tag"}  # a bundle has its own
     ours = {action.dest for action in command.COMMAND.get_parser()._actions}
     assert {action.dest for action in theirs._actions} - files <= ours
-    for option, (default, remedy) in command.COMMAND.unsupported.items():
+    for option in command.COMMAND.unsupported:
+        default, remedy = UNSUPPORTED[option]
         other = {False: "true", None: "some", "float32": "float64"}[default]
         args = ["--model_dir", "m", "--output_dir", "o", f"--{option}", other]
         args += ["--data_path_and_name_and_type", "a,speech,sound"]

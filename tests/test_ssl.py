@@ -11,7 +11,7 @@ from conftest import asr_config, build_asr
 from test_asr import compare, variant
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.parity.audio import wrap_frontend
+from espnet_onnx_plugin.export.frontend import wrap_frontend
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize

@@ -22,7 +22,7 @@ from espnet_onnx_plugin.bin import st_inference
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.tasks.st import Model
+from espnet_onnx_plugin.export.tasks.st import STExporter
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.st import Speech2Text
@@ -307,7 +307,7 @@ def test_what_is_not_supported_is_named(tmp_path, choices, message):
     if message.startswith(("use_", "hier_encoder with", "Trans")):
         save(build_st(config), config, tmp_path, "model.pth")
     with pytest.raises(PluginError, match=message):
-        Model(Checkpoints(tmp_path / "config.yaml", tmp_path / "model.pth"))
+        STExporter(Checkpoints(tmp_path / "config.yaml", tmp_path / "model.pth"))
 
 
 def test_models_of_the_source_language_are_for_models_that_recognize(translators):
@@ -315,4 +315,4 @@ def test_models_of_the_source_language_are_for_models_that_recognize(translators
     source, _ = translators("multi_decoder")
     files = {k: v for k, v in source.files().items() if k.startswith("src_")}
     with pytest.raises(PluginError, match="has no md_encoder"):
-        Model(dataclasses.replace(checkpoints, **files))
+        STExporter(dataclasses.replace(checkpoints, **files))

@@ -23,15 +23,17 @@ from sweeping.build import randomize
 from espnet_onnx_plugin.bin import export, optimize, quantize, tts_inference
 from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
-from espnet_onnx_plugin.bundle.search import Durations
+from espnet_onnx_plugin.bundle.search import Durations, Pitch
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
-from espnet_onnx_plugin.export.graph import export_part
+from espnet_onnx_plugin.export.graph import export_graphs
+from espnet_onnx_plugin.export.layers.draws import dropouts_are_of_mkl
 from espnet_onnx_plugin.export.layers.vocoder import context
-from espnet_onnx_plugin.export.parity.graphs import TOLERANCE, difference
+from espnet_onnx_plugin.export.parity.synthesis import compare_outputs
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.export.registry import all_archs, find
-from espnet_onnx_plugin.export.tasks.tts import compare, dropouts_are_of_mkl
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -118,7 +120,7 @@ def agree(made, reference):
     assert set(made) == set(reference)
     if "wav" in made:  # joint models give ESPnet an axis more
         reference = {**reference, "wav": reference["wav"].reshape(-1)}
-    compare(made, reference, "the text")
+    compare_outputs(made, reference, "the text")
 
 
 @pytest.mark.parametrize("arch, name", cases("tts"))
@@ -132,12 +134,12 @@ def test_a_model_speaks_as_in_espnet(arch, name, exported):
     assert len(made["wav"]) == reference["wav"].numel() > 8
 
 
-#: Those that ESPnet cannot teach: it reads pitch of given durations, and JETS does not
-#: take these; and of the other the configuration says nothing of pitch.
-NOT_TAUGHT = ("jets/conformer", "joint_text2wav/fastspeech2_hifigan")
+#: Models without teacher forcing in ESPnet, which reads pitch of the durations given:
+#: JETS does not take these, and the other's configuration says nothing of pitch.
+NOT_FORCED = ("jets/conformer", "joint_text2wav/fastspeech2_hifigan")
 
 
-def lesson(bundle):
+def forced_inputs(bundle):
     given = {**inputs(bundle), "speech": OTHERS["speech"]}
     if "durations" in bundle.manifest.search.taught_by:
         frames = 1 + len(given["speech"]) // 8
@@ -148,17 +150,17 @@ def lesson(bundle):
     return given
 
 
-TAUGHT = dict(use_teacher_forcing=True)
+FORCED = dict(use_teacher_forcing=True)
 
 
 @pytest.mark.parametrize(
     "arch, name",
-    [case for case in cases("tts") if "/".join(case.values) not in NOT_TAUGHT],
+    [case for case in cases("tts") if "/".join(case.values) not in NOT_FORCED],
 )
-def test_a_model_is_taught_as_in_espnet(arch, name, exported):
+def test_teacher_forcing_is_espnets(arch, name, exported):
     files, bundle = exported(f"{arch}/{name}")
-    given = lesson(bundle)
-    ours, theirs = Text2Speech(bundle, **TAUGHT), espnet(files, **TAUGHT)
+    given = forced_inputs(bundle)
+    ours, theirs = Text2Speech(bundle, **FORCED), espnet(files, **FORCED)
     assert ours.use_speech
     made, reference = speak(ours, theirs, given, seed=9)
     agree(made, reference)
@@ -174,21 +176,21 @@ def test_a_model_is_taught_as_in_espnet(arch, name, exported):
                 ours(**short)
 
 
-@pytest.mark.parametrize("what", NOT_TAUGHT)
-def test_what_espnet_cannot_teach_is_refused(what, exported):
+@pytest.mark.parametrize("what", NOT_FORCED)
+def test_teacher_forcing_that_espnet_cannot_do_is_refused(what, exported):
     files, bundle = exported(what)
     with pytest.raises(PluginError, match="use_teacher_forcing: .* cannot be taught"):
-        Text2Speech(bundle, **TAUGHT)
+        Text2Speech(bundle, **FORCED)
     with pytest.raises(PluginError, match="use_teacher_forcing: .* cannot be taught"):
-        Text2Speech(bundle)(**inputs(bundle), decode_conf=TAUGHT)
-    given = dict(lesson(bundle), durations=np.ones(len(TEXT) + 1, np.int64))
+        Text2Speech(bundle)(**inputs(bundle), decode_conf=FORCED)
+    given = dict(forced_inputs(bundle), durations=np.ones(len(TEXT) + 1, np.int64))
     with pytest.raises((TypeError, AttributeError)):
-        espnet(files, **TAUGHT)(**given)
+        espnet(files, **FORCED)(**given)
 
 
-def test_a_lesson_that_does_not_fit_is_refused(exported, monkeypatch):
+def test_teacher_forcing_by_what_does_not_fit_is_refused(exported, monkeypatch):
     bundle = exported("fastspeech2/conformer")[1]
-    ours, given = Text2Speech(bundle, **TAUGHT), lesson(bundle)
+    ours, given = Text2Speech(bundle, **FORCED), forced_inputs(bundle)
     for change, message in (
         (dict(durations=given["durations"] + 1), "340 frames, the speech has 301"),
         (dict(durations=given["durations"][1:]), "19 durations are given for 20"),
@@ -200,9 +202,9 @@ def test_a_lesson_that_does_not_fit_is_refused(exported, monkeypatch):
     with pytest.raises(PluginError, match="pip install pyworld"):
         ours(**given)
     bundle = exported("vits/one_speaker")[1]
-    short = dict(lesson(bundle), speech=OTHERS["speech"][:100])
+    short = dict(forced_inputs(bundle), speech=OTHERS["speech"][:100])
     with pytest.raises(PluginError, match="cannot be aligned with 19 symbols"):
-        Text2Speech(bundle, **TAUGHT)(**short)
+        Text2Speech(bundle, **FORCED)(**short)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,10 @@ def test_the_best_path_is_espnets(frames, symbols):
             torch.from_numpy(scores)[None], torch.ones(1, frames, symbols)
         )
         assert np.array_equal(path_of(best_path(scores), symbols), reference[0])
+
+
+#: Settings of a pitch that is neither averaged nor normalized.
+UNCHANGED = dict(reduction_factor=1, shift=None, scale=None)
 
 
 @pytest.mark.parametrize("continuous", [True, False])
@@ -238,7 +244,7 @@ def test_pitch_is_espnets(continuous, log):
     extract = Dio(**settings, n_fft=64, use_token_averaged_f0=False)
     for speech in (voice(8000), voice(8000) * 0):
         reference = extract(torch.from_numpy(speech)[None])[0][0, :, 0].numpy()
-        made = pitch_of_frames(speech, settings)
+        made = pitch_of_frames(speech, Pitch(**settings, **UNCHANGED))
         np.testing.assert_allclose(made, reference, rtol=1e-6)
         assert speech.any() == made.any()
 
@@ -512,7 +518,7 @@ def vocoder(tmp_path_factory):
         if name == "four_bands":
             pqmf = joint.joint_text2wav.PQMF(subbands=4)
         part = find("vocoder", arch).wrap(generator, dim, pqmf=pqmf).eval()
-        graphs = {"vocoder": export_part(part, path / "vocoder.onnx")}
+        graphs = export_graphs({"vocoder": part.graph_spec()}, path)
         synthesis = Synthesis(RATE, part.factor, "feat_gen", context(part))
         search = Durations(rounding="round", block=part.block)
         manifest = Manifest("tts", graphs, None, NO_TEXT, search, synthesis)
@@ -573,7 +579,7 @@ def test_features_of_speech_are_espnets(name, tmp_path):
     np.savez(tmp_path / "stats.npz", **stats)
     for normalize in (None, GlobalMVN(str(tmp_path / "stats.npz"))):
         part = arch.wrap(extract, normalize).eval()
-        graphs = {"frontend": export_part(part, tmp_path / "frontend.onnx")}
+        graphs = export_graphs({"frontend": part.graph_spec()}, tmp_path)
         manifest = Manifest("tts", graphs, None, NO_TEXT, NO_SEARCH)
         session = Session(Bundle(tmp_path, manifest), "frontend", Device())
         for samples in (part.shortest(), 777):

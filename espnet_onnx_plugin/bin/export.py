@@ -1,20 +1,18 @@
 """Export a trained ESPnet model to a bundle."""
 
-import argparse
-from pathlib import Path
-from typing import Optional, Sequence
+from __future__ import annotations
 
-from espnet_onnx_plugin.bin._common import (
-    ArgumentParser,
-    at_least_one,
-    run,
-    str_or_none,
-)
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_onnx_plugin.bin._common import run
+from espnet_onnx_plugin.bin._parser import ArgumentParser, at_least_one, str_or_none
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.tasks import TASKS
 
 
-def path_or_none(value: str) -> Optional[Path]:
+def path_or_none(value: str) -> Path | None:
     """A path; ``none`` is None, as in ESPnet's recipes."""
     name = str_or_none(value)
     return None if name is None else Path(name)
@@ -70,8 +68,8 @@ def get_parser() -> ArgumentParser:
 
 def export(args: argparse.Namespace) -> None:
     """Export and say what was written."""
-    names = ("train_config", "model_file", "lm_train_config", "lm_file")
-    names += ("src_lm_train_config", "src_lm_file")
+    names = ["train_config", "model_file", "lm_train_config", "lm_file"]
+    names += ["src_lm_train_config", "src_lm_file"]
     files = {name: getattr(args, name) for name in names}
     if args.model_tag is not None and any(files.values()):
         raise PluginError("--model_tag and files of a model exclude each other")
@@ -91,19 +89,22 @@ def export(args: argparse.Namespace) -> None:
         vocoder_from_tag,
     )
     from espnet_onnx_plugin.export.export import export_bundle
+    from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.runtime.io.data import Source
 
     if args.vocoder_tag:
         more.update(vocoder_from_tag(args.vocoder_tag))
-    parity = None
+    parity, device = None, Device()
     if args.parity_scp:
         parity = Source.parse(args.parity_scp, args.parity_utterances)
     if args.model_tag is not None:
         with from_tag(args.task, args.model_tag, **more) as checkpoints:
-            bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
+            bundle = export_bundle(
+                args.task, checkpoints, args.output_dir, parity, device
+            )
     else:
         checkpoints = Checkpoints(**files, **more)
-        bundle = export_bundle(args.task, checkpoints, args.output_dir, parity)
+        bundle = export_bundle(args.task, checkpoints, args.output_dir, parity, device)
     worst = max(bundle.manifest.checks["parity"].values())
     print(
         f"{bundle.path}: {', '.join(bundle.manifest.graphs)}, "
@@ -111,7 +112,7 @@ def export(args: argparse.Namespace) -> None:
     )
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Entry point."""
     run(get_parser(), export, cmd)
 

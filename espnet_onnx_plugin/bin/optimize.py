@@ -1,14 +1,12 @@
 """Fuse the graphs of a bundle."""
 
-import argparse
-from typing import Optional, Sequence
+from __future__ import annotations
 
-from espnet_onnx_plugin.bin._common import (
-    ArgumentParser,
-    add_derive_options,
-    calibration_source,
-    run,
-)
+import argparse
+from collections.abc import Sequence
+
+from espnet_onnx_plugin.bin._common import add_derive_options, calibration_source, run
+from espnet_onnx_plugin.bin._parser import ArgumentParser
 
 
 def get_parser() -> ArgumentParser:
@@ -39,7 +37,7 @@ def optimize(args: argparse.Namespace) -> None:
     )
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Entry point."""
     run(get_parser(), optimize, cmd)
 

@@ -1,17 +1,17 @@
 """Quantize the graphs of a bundle."""
 
+from __future__ import annotations
+
 import argparse
 import importlib
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
-from espnet_onnx_plugin.bin._common import (
-    ArgumentParser,
-    add_derive_options,
-    calibration_source,
-    run,
-)
+from espnet_onnx_plugin.bin._common import add_derive_options, calibration_source, run
+from espnet_onnx_plugin.bin._parser import ArgumentParser, add_options, values_of
+from espnet_onnx_plugin.evaluate.options import SpeechBudget, TokenBudget
 
 
 def get_parser() -> ArgumentParser:
@@ -46,42 +46,18 @@ def get_parser() -> ArgumentParser:
         default="",
         help="more of them in one string, e.g. '--lm_weight 0.3'; they win",
     )
-    parser.add_argument(
-        "--max_wer_increase",
-        type=float,
-        default=0.1,
-        help="how much the error rate may rise, in absolute percent",
-    )
-    parser.add_argument(
-        "--min_token_agreement",
-        type=float,
-        default=0.99,
-        help="share of the tokens that have to be fp32's, which also holds sets "
-        "without transcripts or too small for an error rate",
-    )
+    add_options(parser, TokenBudget)
     group = parser.add_argument_group("The budget of task tts, against fp32")
-    group.add_argument(
-        "--max_mcd", type=float, default=1.0, help="mel-cepstral distortion in dB"
-    )
-    group.add_argument(
-        "--max_log_f0_rmse", type=float, default=0.1, help="of the natural logarithm"
-    )
     group.add_argument(
         "--asr_model_dir", type=Path, help="bundle of an ASR model that listens"
     )
-    group.add_argument(
-        "--max_cer_increase",
-        type=float,
-        default=0.5,
-        help="how much the character error rate may rise where one listens, in "
-        "absolute percent",
-    )
+    add_options(group, SpeechBudget)
     return parser
 
 
 def search_options(
-    command: str, config: Optional[str], args: str
-) -> Optional[Dict[str, Any]]:
+    command: str, config: str | None, args: str
+) -> dict[str, Any] | None:
     """Decoding options as a command reads them, None where none are given."""
     given = [*(["--config", config] if config else []), *shlex.split(args)]
     if not given:
@@ -90,16 +66,15 @@ def search_options(
     required += ["--data_path_and_name_and_type", "scp,speech,sound"]
     module = importlib.import_module(f"espnet_onnx_plugin.bin.{command}")
     parsed = module.COMMAND.get_parser().parse_args(required + given)
-    return module.COMMAND.decoding_options(parsed)
+    return values_of(parsed, module.COMMAND.options)
 
 
 def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
     from espnet_onnx_plugin.errors import PluginError
-    from espnet_onnx_plugin.evaluate.budget import Budget
     from espnet_onnx_plugin.evaluate.recognition import Utterances
-    from espnet_onnx_plugin.evaluate.synthesis import SpeechBudget, Spoken
+    from espnet_onnx_plugin.evaluate.synthesis import Spoken
     from espnet_onnx_plugin.optimize.fuse import given
     from espnet_onnx_plugin.quantize.quantize import quantize
     from espnet_onnx_plugin.tasks import door_of, task_of
@@ -117,7 +92,7 @@ def quantize(args: argparse.Namespace) -> None:
                 "--asr_model_dir needs texts: --data_path_and_name_and_type"
             )
         utterances = Spoken(source, options, args.asr_model_dir)
-        budget = SpeechBudget(args.max_mcd, args.max_log_f0_rmse, args.max_cer_increase)
+        budget = SpeechBudget(**values_of(args, SpeechBudget))
     else:
         if args.asr_model_dir is not None:
             raise PluginError(
@@ -126,7 +101,7 @@ def quantize(args: argparse.Namespace) -> None:
         if args.calibration_text and source is None:
             raise PluginError("--calibration_text needs the audio: --calibration_scp")
         utterances = Utterances(source, args.calibration_text, options)
-        budget = Budget(args.max_wer_increase, args.min_token_agreement)
+        budget = TokenBudget(**values_of(args, TokenBudget))
     bundle = quantize(model, args.output_dir, args.precision, utterances, budget)
     figures = bundle.manifest.checks["quantize"]
     speed = "emulated on the CPU, no speed measured"
@@ -141,7 +116,7 @@ def quantize(args: argparse.Namespace) -> None:
     )
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Entry point."""
     run(get_parser(), quantize, cmd)
 

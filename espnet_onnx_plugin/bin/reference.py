@@ -8,13 +8,14 @@ what ESPnet writes and ``timing.jsonl``, in the form of the ONNX decoder's.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
-from unittest import mock
 
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
@@ -38,6 +39,17 @@ def get_parser(command: str) -> argparse.ArgumentParser:
         "--num_threads", type=int, default=1, help="Threads of PyTorch on the CPU"
     )
     return parser
+
+
+@contextlib.contextmanager
+def replaced(module: ModuleType, classes: Mapping[str, type]) -> Iterator[None]:
+    """Classes of a module by others, until the block ends."""
+    originals = {name: getattr(module, name) for name in classes}
+    vars(module).update(classes)
+    try:
+        yield
+    finally:
+        vars(module).update(originals)
 
 
 def _heard_seconds(model: Any, audio: Audio) -> float:
@@ -115,7 +127,7 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     # s2t_inference_ctc decodes with one class at beam 1, else with the other.
     names = {decoder, "Speech2Text"}
     classes = {n: timed(getattr(module, n)) for n in names if hasattr(module, n)}
-    with mock.patch.multiple(module, **classes):
+    with replaced(module, classes):
         module.inference(**options)
     if len(timings) != len(keys):
         raise PluginError(f"{len(keys)} utterances, but {len(timings)} were decoded")

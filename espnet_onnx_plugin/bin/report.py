@@ -1,11 +1,14 @@
 """Write tables that compare decode directories."""
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import List, Optional, Sequence
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, at_least_one, run
+from espnet_onnx_plugin.bin._common import run
+from espnet_onnx_plugin.bin._parser import ArgumentParser, at_least_one
 
 
 def get_parser() -> ArgumentParser:
@@ -72,7 +75,7 @@ def report(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.report.results import System
     from espnet_onnx_plugin.report.speech import compare_speech
 
-    def system(values: List[str]) -> System:
+    def system(values: list[str]) -> System:
         name, *paths = values
         if not paths:
             raise PluginError(f"'{name}' lacks its decode directory: NAME DECODE_DIR")
@@ -110,7 +113,7 @@ def report(args: argparse.Namespace) -> None:
     print(f"wrote {args.output_dir}/RESULTS.md, .tex and .csv; {plotted}")
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Entry point."""
     run(get_parser(), report, cmd)
 

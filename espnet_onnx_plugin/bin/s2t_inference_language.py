@@ -1,20 +1,13 @@
 """Tell languages with a bundle: ``espnet2.bin.s2t_inference_language`` without torch
 and ESPnet."""
 
-from espnet_onnx_plugin.bin._inference import UNSUPPORTED, WITHOUT_EFFECT, Inference
+from espnet_onnx_plugin.bin._inference import Inference
+from espnet_onnx_plugin.runtime.recognition.options import LanguageOptions
 
 COMMAND = Inference(
-    name="s2t_inference_language",
-    options={
-        "nbest": dict(type=int, default=1),
-        "first_lang_sym": dict(default="<abk>", help="the first language's symbol"),
-        "last_lang_sym": dict(default="<zul>", help="the last language's symbol"),
-    },
-    unsupported={
-        "dtype": UNSUPPORTED["dtype"],
-        "quantize_s2t_model": (False, "use the int8 bundle"),
-    },
-    without_effect=WITHOUT_EFFECT,
+    "s2t_inference_language",
+    LanguageOptions,
+    unsupported=("dtype", "quantize_s2t_model"),
 )
 
 main = COMMAND.main

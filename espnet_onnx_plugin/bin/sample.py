@@ -1,10 +1,13 @@
 """Choose the utterances of a test set on which decoders are timed."""
 
-import argparse
-from pathlib import Path
-from typing import Optional, Sequence
+from __future__ import annotations
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, at_least_one, run
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_onnx_plugin.bin._common import run
+from espnet_onnx_plugin.bin._parser import ArgumentParser, at_least_one
 
 
 def get_parser() -> ArgumentParser:
@@ -37,7 +40,7 @@ def sample(args: argparse.Namespace) -> None:
     print(f"chose {len(keys)} utterances of {args.scp}")
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Entry point."""
     run(get_parser(), sample, cmd)
 

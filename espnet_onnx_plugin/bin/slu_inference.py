@@ -1,17 +1,20 @@
 """Decode with a bundle: ``espnet2.bin.slu_inference`` without torch and ESPnet."""
 
-from espnet_onnx_plugin.bin._inference import UNSUPPORTED, Inference
+from espnet_onnx_plugin.bin._inference import Inference
+from espnet_onnx_plugin.runtime.recognition.options import DecodeOptions
 
 COMMAND = Inference(
-    name="slu_inference",
-    unsupported={
-        **UNSUPPORTED,
-        "streaming": (False, "streaming search is not supported yet"),
-        "run_chunk": (False, "classification of chunks is not supported"),
-        "quantize_asr_model": (False, "use the int8 bundle"),
-        "transducer_conf": (None, "transducers are not supported yet"),
-    },
-    texts=("transcript",),
+    "slu_inference",
+    DecodeOptions,
+    unsupported=(
+        "dtype",
+        "quantize_lm",
+        "word_lm_train_config",
+        "streaming",
+        "run_chunk",
+        "quantize_asr_model",
+        "transducer_conf",
+    ),
 )
 
 main = COMMAND.main

@@ -1,21 +1,23 @@
-"""Speak with a bundle: ``espnet2.bin.tts_inference`` without torch and ESPnet."""
+"""Synthesize with a bundle: ``espnet2.bin.tts_inference`` without torch and ESPnet."""
+
+from __future__ import annotations
 
 import argparse
 import copy
 import logging
 import time
-from typing import List
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, str2bool
-from espnet_onnx_plugin.bin._inference import SESSION_OPTIONS, Inference
+from espnet_onnx_plugin.bin._inference import LOADING, Inference
+from espnet_onnx_plugin.bin._parser import ArgumentParser, str2bool
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
 
 
-class Speaking(Inference):
-    """The command, which makes speech where the others read it."""
+class Synthesis(Inference):
+    """The command that makes speech, where the others read it."""
 
     def get_parser(self) -> ArgumentParser:
-        """See :class:`Inference`."""
+        """The options, and one that ESPnet does not have."""
         parser = super().get_parser()
         parser.add_argument(
             "--time_first_audio",
@@ -26,7 +28,7 @@ class Speaking(Inference):
         return parser
 
     def run(self, args: argparse.Namespace) -> None:
-        """Speak every text and write the results."""
+        """Synthesize every text and write the results."""
         self.check(args)
 
         from tqdm.contrib.logging import logging_redirect_tqdm
@@ -38,24 +40,16 @@ class Speaking(Inference):
         from espnet_onnx_plugin.runtime.io.speech_writer import FAILED, speech_writer
         from espnet_onnx_plugin.runtime.io.writer import IncompleteError
         from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
-        from espnet_onnx_plugin.runtime.tts import Text2Speech
 
-        provider = args.provider or ("cuda" if args.ngpu > 0 else "cpu")
-        model = Text2Speech(
-            args.model_dir,
-            provider,
-            args.num_threads,
-            {name: getattr(args, name) for name in SESSION_OPTIONS},
-            **self.decoding_options(args),
-        )
+        model = self.open_model(args)
         texts = Texts(args.data_path_and_name_and_type).read(model.use_speech)
-        keys: List[str] = read_keys(args.key_file) if args.key_file else texts.keys
+        keys: list[str] = read_keys(args.key_file) if args.key_file else texts.keys
         if texts.kinds["text"] == "text":
             # A package that is missing here is the fault of no text.
             model.converter.text2ids("")
         if args.batch_size > 1:
             logging.info("--batch_size has no effect: texts are spoken one by one")
-        failures: List[str] = []
+        failures: list[str] = []
         model.begin_job()
         with speech_writer(args.output_dir, keys) as writer, logging_redirect_tqdm():
             for key in progress(keys, len(keys)):
@@ -104,31 +98,11 @@ class Speaking(Inference):
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
 
 
-COMMAND = Speaking(
-    name="tts_inference",
-    options={
-        "maxlenratio": dict(type=float, default=10.0, help="most frames per symbol"),
-        "minlenratio": dict(type=float, default=0.0, help="fewest frames per symbol"),
-        "threshold": dict(type=float, default=0.5, help="probability of the stop"),
-        "use_att_constraint": dict(type=str2bool, default=False),
-        "backward_window": dict(type=int, default=1, help="of the constraint"),
-        "forward_window": dict(type=int, default=3, help="of the constraint"),
-        "use_teacher_forcing": dict(type=str2bool, default=False),
-        "speed_control_alpha": dict(type=float, default=1.0, help="above 1 is slower"),
-        "noise_scale": dict(type=float, default=0.667, help="of VITS' flow"),
-        "noise_scale_dur": dict(type=float, default=0.8, help="of VITS' durations"),
-        "seed": dict(type=int, default=0, help="of all that is drawn"),
-        "always_fix_seed": dict(
-            type=str2bool, default=False, help="begin every utterance with the seed"
-        ),
-    },
-    unsupported={
-        "dtype": ("float32", "graphs have the bundle's precision"),
-        "vocoder_config": (None, "the bundle has its vocoder: give it to the export"),
-        "vocoder_file": (None, "the bundle has its vocoder: give it to the export"),
-        "vocoder_tag": (None, "the bundle has its vocoder: give it to the export"),
-    },
-    without_effect=("num_workers", "allow_variable_data_keys"),
+COMMAND = Synthesis(
+    "tts_inference",
+    TtsOptions,
+    unsupported=("dtype", "vocoder_config", "vocoder_file", "vocoder_tag"),
+    without_effect=LOADING,
 )
 
 main = COMMAND.main

@@ -1,10 +1,13 @@
 """Check a bundle: its files, and where torch and ESPnet are, its parity."""
 
-import argparse
-from pathlib import Path
-from typing import Optional, Sequence
+from __future__ import annotations
 
-from espnet_onnx_plugin.bin._common import ArgumentParser, run
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_onnx_plugin.bin._common import run
+from espnet_onnx_plugin.bin._parser import ArgumentParser
 from espnet_onnx_plugin.errors import PluginError
 
 
@@ -30,16 +33,16 @@ def verify(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.runtime.core.session import Session
 
-    bundle = read_bundle(args.model_dir)
+    bundle, device = read_bundle(args.model_dir), Device()
     for role in bundle.manifest.graphs:
-        Session(bundle, role, Device())
+        Session(bundle, role, device)
     report = "files and graphs are whole"
     if (args.train_config is None) != (args.model_file is None):
         raise PluginError("--train_config and --model_file go together")
     if args.train_config is not None:
         from espnet_onnx_plugin.export.checkpoints import Checkpoints
         from espnet_onnx_plugin.export.export import check_parity
-        from espnet_onnx_plugin.export.tasks.recognition import task_model
+        from espnet_onnx_plugin.export.tasks.exporter import find_exporter
         from espnet_onnx_plugin.runtime.io.data import Source
 
         checkpoints = Checkpoints(
@@ -53,8 +56,8 @@ def verify(args: argparse.Namespace) -> None:
             vocoder_file=args.vocoder_file,
         )
         source = Source.parse(args.parity_scp) if args.parity_scp else None
-        model = task_model(bundle.manifest.task)(checkpoints)
-        figures, skipped = check_parity(bundle, model, source)
+        model = find_exporter(bundle.manifest.task)(checkpoints)
+        figures, skipped = check_parity(bundle, model, device, source)
         worst = max(figures, key=figures.__getitem__)
         report += f"; largest difference from PyTorch {figures[worst]:.1e} ({worst})"
         if skipped:
@@ -62,7 +65,7 @@ def verify(args: argparse.Namespace) -> None:
     print(f"{bundle.path}: {report}")
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Entry point."""
     run(get_parser(), verify, cmd)
 

@@ -1,7 +1,7 @@
-"""YAML's values to data classes and back, strictly.
+"""Data classes that are read and written: from YAML, from Python, from a command line.
 
-A class is told from the others of a union by its ``kind``, which stands first among its
-keys.
+Values are taken strictly. A class is told from the others of a union by its ``kind``,
+which stands first among its keys.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import dataclasses
 import math
 import numbers
 import types
-from collections import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import (
+    TYPE_CHECKING,
     Any,
     Literal,
     TypeVar,
@@ -25,9 +25,38 @@ from typing import (
 
 from espnet_onnx_plugin.errors import PluginError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+#: How a value is told to be of a type, by the type; numpy's numbers are numbers.
+_ABSTRACT = {int: numbers.Integral, float: numbers.Real}
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    command: Any = None,
+    read: Callable[[str], Any] | None = None,
+) -> Any:
+    """A field that a command line has as an option too.
+
+    Args:
+        default: its value, or ``dict`` for an empty one.
+        help: the line of ``--help``.
+        command: the command's default, where ESPnet has another one there.
+        read: makes the value of the command line's text; default: by the field's type.
+    """
+    if command is None:
+        command = {} if default is dict else default
+    metadata = dict(help=help, command=command, read=read)
+    if default is dict:
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -99,7 +128,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value in arguments:
             return value
         raise PluginError(f"{where} {value!r} is none of {', '.join(arguments)}")
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return parse(hint, value, where)
     if origin is tuple and isinstance(value, list):
         if arguments[-1] is Ellipsis:
@@ -110,11 +139,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is Mapping and isinstance(value, dict):
         _, of_value = arguments
         return {k: _value(of_value, v, f"{where}: {k}") for k, v in value.items()}
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
+    if hint is float and _is_of(value, hint) and math.isfinite(value):
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint in (bool, int, str) and type(value) is hint:
+    if hint in (bool, int, str) and _is_of(value, hint):
         return value
     named = _NAMES.get(hint, "a list" if origin is tuple else "as it should be")
     raise PluginError(f"{where} is not {named}: {value!r}")
@@ -141,12 +170,8 @@ def _of_union(alternatives: tuple[Any, ...], value: Any, where: str) -> Any:
     return _value(alternatives[-1], value, where)
 
 
-#: How a value is told to be of a type, by the type; numpy's numbers are numbers.
-_ABSTRACT = {int: numbers.Integral, float: numbers.Real}
-
-
 def check_types(options_class: type, options: Mapping[str, Any]) -> None:
-    """Refuse options of another type than the class says.
+    """Refuse values given in Python that are of another type than the class says.
 
     Args:
         options_class: a data class.
@@ -156,17 +181,16 @@ def check_types(options_class: type, options: Mapping[str, Any]) -> None:
         PluginError: naming the option, its value and what it has to be.
     """
     hints = get_type_hints(options_class)
-    for name in hints.keys() & options.keys():
-        value, known = options[name], get_args(hints[name]) or (hints[name],)
-        if get_origin(hints[name]) is abc.Mapping:
-            known = (abc.Mapping,)
+    for name, value in options.items():
+        hint = hints.get(name, Any)
+        known = (Mapping,) if get_origin(hint) is Mapping else get_args(hint) or (hint,)
         if Any in known or any(_is_of(value, one) for one in known):
             continue
         names = " or ".join(one.__name__.replace("NoneType", "None") for one in known)
         raise PluginError(f"{name} {value!r} must be of type {names}")
 
 
-def _is_of(value: Any, wanted: Any) -> bool:
+def _is_of(value: Any, wanted: type) -> bool:
     if isinstance(value, bool):  # no number
         return wanted is bool
     return isinstance(value, _ABSTRACT.get(wanted, wanted))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.options import TokenBudget as Budget
 from espnet_onnx_plugin.evaluate.quality import (
     Reading,
     error_rate,
@@ -17,32 +18,6 @@ logger = logging.getLogger(__name__)
 
 #: After this time a solution that holds is not made smaller any more.
 MAX_SECONDS = 3600.0
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of what quantization may cost.
-
-    Attributes:
-        max_wer_increase: absolute percent more than fp32's error rate; without effect
-            where there are no transcripts.
-        min_token_agreement: share of the tokens that have to be fp32's; it holds where
-            a set has no transcripts or is too small for an error rate to tell.
-    """
-
-    max_wer_increase: float = 0.1
-    min_token_agreement: float = 0.99
-
-    def __post_init__(self) -> None:
-        if not self.max_wer_increase >= 0:
-            raise PluginError(
-                f"max_wer_increase {self.max_wer_increase} must be 0 or more"
-            )
-        if not 0 <= self.min_token_agreement <= 1:
-            raise PluginError(
-                f"min_token_agreement {self.min_token_agreement} must lie between 0 "
-                "and 1"
-            )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.error_rate import error_rate
 from espnet_onnx_plugin.evaluate.listener import Listener, plain
+from espnet_onnx_plugin.evaluate.options import SpeechBudget
 from espnet_onnx_plugin.evaluate.recorder import TIMED, Feeds, Recorder
 from espnet_onnx_plugin.evaluate.speech_graphs import check_options
 from espnet_onnx_plugin.evaluate.speech_quality import (
@@ -28,27 +29,6 @@ from espnet_onnx_plugin.runtime.synthesis.inputs import Texts, utterances
 from espnet_onnx_plugin.runtime.tts import Text2Speech
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SpeechBudget:
-    """Limits of what quantization may cost, against fp32 with the same noise.
-
-    Attributes:
-        max_mcd: mel-cepstral distortion in dB.
-        max_log_f0_rmse: root mean square error of the natural logarithm of F0.
-        max_cer_increase: absolute percent more than fp32's character error rate, where
-            an ASR model listens.
-    """
-
-    max_mcd: float = 1.0
-    max_log_f0_rmse: float = 0.1
-    max_cer_increase: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value >= 0:
-                raise PluginError(f"{name} {value} must be 0 or more")
 
 
 @dataclass(frozen=True)

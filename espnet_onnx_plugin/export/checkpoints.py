@@ -1,13 +1,17 @@
 """Loading what training wrote: from a recipe, a packed zip or the model zoo."""
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import importlib.util
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any
 
 import torch
 import yaml
@@ -15,6 +19,7 @@ import yaml
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.weights import load_weights
 from espnet_onnx_plugin.packages import import_package
+from espnet_onnx_plugin.runtime.search.scorers import NgramScorer
 from espnet_onnx_plugin.tasks import find
 
 
@@ -28,14 +33,14 @@ class Checkpoints:
 
     train_config: Path
     model_file: Path
-    lm_train_config: Optional[Path] = None
-    lm_file: Optional[Path] = None
-    ngram_file: Optional[Path] = None
-    src_lm_train_config: Optional[Path] = None
-    src_lm_file: Optional[Path] = None
-    src_ngram_file: Optional[Path] = None
-    vocoder_config: Optional[Path] = None
-    vocoder_file: Optional[Path] = None
+    lm_train_config: Path | None = None
+    lm_file: Path | None = None
+    ngram_file: Path | None = None
+    src_lm_train_config: Path | None = None
+    src_lm_file: Path | None = None
+    src_ngram_file: Path | None = None
+    vocoder_config: Path | None = None
+    vocoder_file: Path | None = None
 
     def __post_init__(self) -> None:
         for name, path in self.files().items():
@@ -49,13 +54,13 @@ class Checkpoints:
             if (getattr(self, config) is None) != (getattr(self, file) is None):
                 raise PluginError(f"--{config} and --{file} go together")
 
-    def files(self) -> Dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The files that are given, by the option that names them."""
         return {name: path for name, path in vars(self).items() if path is not None}
 
 
 @contextlib.contextmanager
-def from_tag(task: str, tag: str, **others: Optional[Path]) -> Iterator[Checkpoints]:
+def from_tag(task: str, tag: str, **others: Path | None) -> Iterator[Checkpoints]:
     """Files of a packed model: a local zip, or a tag of espnet_model_zoo.
 
     Args:
@@ -96,7 +101,7 @@ def from_tag(task: str, tag: str, **others: Optional[Path]) -> Iterator[Checkpoi
         )
 
 
-def _download(tag: str) -> Dict[str, str]:
+def _download(tag: str) -> dict[str, str]:
     try:
         from espnet_model_zoo.downloader import ModelDownloader
     except ImportError:
@@ -114,7 +119,7 @@ def _download(tag: str) -> Dict[str, str]:
         )
 
 
-def vocoder_from_tag(tag: str) -> Dict[str, Path]:
+def vocoder_from_tag(tag: str) -> dict[str, Path]:
     """Files of a vocoder that parallel_wavegan offers, by name of :class:`Checkpoints`.
 
     Args:
@@ -140,7 +145,7 @@ def vocoder_from_tag(tag: str) -> Dict[str, Path]:
     return {"vocoder_file": file, "vocoder_config": file.parent / "config.yml"}
 
 
-def read_config(path: Path) -> Dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """Read a training configuration.
 
     Raises:
@@ -153,6 +158,18 @@ def read_config(path: Path) -> Dict[str, Any]:
     if not isinstance(config, dict):
         raise PluginError(f"{path} is not a training configuration of ESPnet")
     return config
+
+
+def refuse_ngram(path: Path) -> None:
+    """Open an n-gram model, where kenlm is installed.
+
+    Raises:
+        PluginError: if it is empty, or kenlm cannot read it.
+    """
+    if path.stat().st_size == 0:
+        raise PluginError(f"{path} is empty; build the n-gram model again")
+    if importlib.util.find_spec("kenlm") is not None:
+        NgramScorer(str(path), [])
 
 
 @contextlib.contextmanager
@@ -172,7 +189,9 @@ def losses_left_out() -> Iterator[None]:
             sys.modules.pop("espnet2.asr.bayes_risk_ctc", None)
 
 
-def build(task: type, config: Path, checkpoint: Path) -> Tuple[torch.nn.Module, object]:
+def build(
+    task: type, config: Path, checkpoint: Path
+) -> tuple[torch.nn.Module, argparse.Namespace]:
     """Build a model of an ESPnet task and load its weights.
 
     Returns:
@@ -191,7 +210,7 @@ def build(task: type, config: Path, checkpoint: Path) -> Tuple[torch.nn.Module, 
     return model.eval(), args
 
 
-def _build(task: type, config: Path) -> Tuple[torch.nn.Module, object]:
+def _build(task: type, config: Path) -> tuple[torch.nn.Module, argparse.Namespace]:
     """Build a model with the weights that ESPnet begins with."""
     with tempfile.TemporaryDirectory() as work:
         # ESPnet initializes a model in another way where it has no checkpoint to load.

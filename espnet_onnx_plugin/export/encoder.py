@@ -1,13 +1,17 @@
 """The encoder graph: features in, encoder output and CTC scores out."""
 
+from __future__ import annotations
+
 import contextlib
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
+from espnet_onnx_plugin.export.graph import GraphSpec
+from espnet_onnx_plugin.export.padding import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS
 
@@ -16,7 +20,7 @@ PARTS = ("normalize", "preencoder", "encoder", "postencoder")
 
 
 def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
-    """Return an encoder as it is, unless its input layer looks up token ids."""
+    """Return an encoder unchanged, unless its input layer looks up token ids."""
     embed = getattr(encoder, "embed", None)
     if isinstance(embed, torch.nn.Sequential) and len(embed):
         if isinstance(embed[0], torch.nn.Embedding):
@@ -29,7 +33,7 @@ def refuse_token_ids(encoder: torch.nn.Module) -> torch.nn.Module:
 
 def run_encoder(
     encoder: torch.nn.Module, x: torch.Tensor, lengths: torch.Tensor, **more: Any
-) -> Tuple[Any, torch.Tensor]:
+) -> tuple[Any, torch.Tensor]:
     """Encode a batch so that each utterance gets the result that it gets alone.
 
     Returns:
@@ -40,7 +44,49 @@ def run_encoder(
     return x, lengths
 
 
-class EncoderGraph(torch.nn.Module):
+class EncoderModule(torch.nn.Module):
+    """An encoder, and what follows it, as a graph.
+
+    Attributes:
+        names: of the input that has frames, and of the numbers of its frames.
+        others: inputs besides.
+        sizes: of their axes while the module is traced.
+        trace_frames: frames that an example needs to reach all of the encoder: a size
+            that is 1 in the example would be 1 in the graph.
+    """
+
+    names = ("feats", "feats_lengths")
+    others: Mapping[str, Tensor] = {}
+    sizes: Mapping[str, int] = {}
+    trace_frames = 1
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """The outputs by name, in order."""
+        raise NotImplementedError
+
+    def output_size(self) -> int:
+        """Size of the output's vectors."""
+        raise NotImplementedError
+
+    def graph_spec(self, frames: int, shape: Sequence[int]) -> GraphSpec:
+        """The graph.
+
+        Args:
+            frames: how many it is traced with.
+            shape: of a frame.
+        """
+        frames_name, lengths_name = self.names
+        inputs = {
+            frames_name: Tensor("float32", ("utterances", "frames_in", *shape)),
+            lengths_name: Tensor("int64", ("utterances",)),
+            **self.others,
+        }
+        sizes = {**self.sizes, "frames_in": frames}
+        return GraphSpec(self, inputs, self.outputs, sizes=sizes)
+
+
+class EncoderGraph(EncoderModule):
     """``ESPnetASRModel.encode`` less frontend and checks, and the CTC of its output.
 
     An utterance of a batch gets the result that it gets alone, where the encoder allows
@@ -52,7 +98,7 @@ class EncoderGraph(torch.nn.Module):
             is none.
     """
 
-    def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
+    def __init__(self, model: torch.nn.Module, choices: dict[str, str | None]):
         super().__init__()
         wrapped = {
             role: find(role, choices[role]).wrap(getattr(model, role))
@@ -63,7 +109,7 @@ class EncoderGraph(torch.nn.Module):
         self.encoder = wrapped.pop("encoder")
         self.parts = torch.nn.ModuleList(wrapped.values())
         self.ctc = model.ctc
-        self.interctc: List[int] = list(
+        self.interctc: list[int] = list(
             getattr(model.encoder, "interctc_layer_idx", [])
         )
         conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
@@ -71,7 +117,7 @@ class EncoderGraph(torch.nn.Module):
         self.trims = getattr(model.encoder, "ctc_trim", False)
         self.reads_ctc = conditioned or self.trims
         #: Number of speakers that the encoder tells apart; None: it has no such axis.
-        self.speakers: Optional[int] = getattr(model.encoder, "num_inf", None)
+        self.speakers: int | None = getattr(model.encoder, "num_inf", None)
         if self.interctc and self.ctc is None:
             raise PluginError("interctc_layer_idx without a CTC is not supported")
         if self.postencoder is not None and (self.interctc or self.speakers):
@@ -82,10 +128,7 @@ class EncoderGraph(torch.nn.Module):
 
     @property
     def trace_frames(self) -> int:
-        """Frames of features that an example needs to reach all of the encoder.
-
-        A size that is 1 in the example would be 1 in the graph.
-        """
+        """Frames that ESPnet's encoder asks for."""
         return getattr(self.encoder, "trace_frames", 1)
 
     def output_size(self) -> int:
@@ -93,7 +136,7 @@ class EncoderGraph(torch.nn.Module):
         return (self.postencoder or self.encoder).output_size()
 
     @property
-    def outputs(self) -> Dict[str, Tensor]:
+    def outputs(self) -> dict[str, Tensor]:
         """The outputs by name, in order."""
         rows = ("utterances",)
         if self.speakers is not None:
@@ -113,13 +156,9 @@ class EncoderGraph(torch.nn.Module):
                 outputs[name] = Tensor("float32", (*rows, frames, size))
         return outputs
 
-    #: Inputs besides features and their lengths, by name, each with its values for two
-    #: utterances to trace with.
-    others: Mapping[str, Tuple[Tensor, torch.Tensor]] = {}
-
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode a batch.
 
         Args:
@@ -134,7 +173,7 @@ class EncoderGraph(torch.nn.Module):
 
     def encode(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Features to encoder output, its lengths, and what intermediate CTCs give."""
         for part in self.parts:
             x, lengths = part(x, lengths)
@@ -152,9 +191,9 @@ class EncoderGraph(torch.nn.Module):
         return x, lengths, intermediate
 
     @contextlib.contextmanager
-    def _untrimmed(self) -> Iterator[Dict[int, List[torch.Tensor]]]:
+    def _untrimmed(self) -> Iterator[dict[int, list[torch.Tensor]]]:
         """Collect by layer, where frames are cut off, the lengths before that."""
-        lengths: Dict[int, List[torch.Tensor]] = {}
+        lengths: dict[int, list[torch.Tensor]] = {}
 
         def take(number: int, output: Any) -> None:
             lengths[number] = [output[1].sum(dim=(1, 2))]  # (x, mask (B, 1, T))
@@ -169,8 +208,8 @@ class EncoderGraph(torch.nn.Module):
             yield lengths
 
     def with_ctc(
-        self, x: torch.Tensor, lengths: torch.Tensor, intermediate: List[torch.Tensor]
-    ) -> Tuple[torch.Tensor, ...]:
+        self, x: torch.Tensor, lengths: torch.Tensor, intermediate: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
         """The outputs of the graph."""
         results = [x, lengths]
         if self.ctc is not None:

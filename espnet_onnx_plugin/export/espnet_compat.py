@@ -4,6 +4,8 @@ Up to release 202511 the network modules live in ``espnet.nets``; from 2026 the 
 modules live in ``espnet2.legacy.nets``. Everything else is ``espnet2.*`` in both.
 """
 
+from __future__ import annotations
+
 import importlib
 from types import ModuleType
 

@@ -1,10 +1,12 @@
 """Export of a trained model: checkpoint to bundle."""
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,21 +23,22 @@ from espnet_onnx_plugin.bundle import (
     write_manifest,
 )
 from espnet_onnx_plugin.bundle.derive import is_current
-from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
-from espnet_onnx_plugin.export.graph import OPSET
-from espnet_onnx_plugin.export.parity.graphs import Parity
-from espnet_onnx_plugin.export.tasks.recognition import ExportedModel, task_model
-from espnet_onnx_plugin.export.weights import refuse_ngram
+from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config, refuse_ngram
+from espnet_onnx_plugin.export.graph import OPSET, export_graphs
+from espnet_onnx_plugin.export.parity.tolerance import Parity
+from espnet_onnx_plugin.export.tasks.exporter import Exporter, find_exporter
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.tasks import find
 
 logger = logging.getLogger(__name__)
 
-#: ``model`` in the configuration of a model that s2t.sh trains with ``--s2t_ctc true``.
-CTC_MODEL = "espnet_ctc"
+#: What graphs are checked on where nothing else is said.
+CPU = Device()
 
 
-def fingerprint(task: str, checkpoints: Checkpoints) -> Dict[str, Any]:
-    """What a bundle is made from; equal fingerprints give equal bundles."""
+def fingerprint(task: str, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Sources of a bundle: equal fingerprints give equal bundles."""
     import espnet2
 
     return {
@@ -53,7 +56,8 @@ def export_bundle(
     task: str,
     checkpoints: Checkpoints,
     output_dir: Path,
-    parity_source: Optional[Source] = None,
+    parity_source: Source | None = None,
+    device: Device = CPU,
 ) -> Bundle:
     """Write a bundle from ESPnet's checkpoints, and check it.
 
@@ -62,6 +66,7 @@ def export_bundle(
         checkpoints: the files.
         output_dir: the bundle; left alone when it is up to date.
         parity_source: real audio, of which a few utterances check the encoder.
+        device: what the graphs are checked on.
 
     Raises:
         PluginError: if something is not supported, cannot be read, or a graph differs
@@ -73,26 +78,25 @@ def export_bundle(
         logger.info("%s is up to date", output_dir)
         return read_bundle(output_dir)
     with new_bundle(output_dir) as work:
-        _export(task, checkpoints, work, source, parity_source)
+        _export(task, checkpoints, work, source, parity_source, device)
     return read_bundle(output_dir)
 
 
 def _recognized(task: str, checkpoints: Checkpoints) -> str:
-    """The task of a model: ESPnet's s2t_inference tells the CTC ones of s2t.sh too."""
-    if (
-        task == "s2t"
-        and read_config(checkpoints.train_config).get("model") == CTC_MODEL
-    ):
-        return "s2t_ctc"
-    return task
+    """The task of a model, which the driver of another one may have trained."""
+    by_model = find(task).by_model
+    if not by_model:
+        return task
+    return by_model.get(read_config(checkpoints.train_config).get("model"), task)
 
 
 def _export(
     task: str,
     checkpoints: Checkpoints,
     work: Path,
-    source: Dict[str, Any],
-    parity_source: Optional[Source],
+    source: dict[str, Any],
+    parity_source: Source | None,
+    device: Device,
 ) -> None:
     ngrams = {}
     for name in ("ngram", "src_ngram"):
@@ -102,9 +106,9 @@ def _export(
             copy = work / f"{name}{file.suffix}"
             shutil.copyfile(file, copy)
             ngrams[name] = describe_file(copy)
-    model = task_model(task)(checkpoints)
+    model = find_exporter(task)(checkpoints)
     texts = model.write_texts(work)
-    graphs = model.export(work)
+    graphs = export_graphs(model.graph_specs(), work)
     manifest = Manifest(
         task=task,
         graphs=graphs,
@@ -114,29 +118,33 @@ def _export(
         **texts,
     )
     bundle = Bundle(work, manifest)
-    parity = check_parity(bundle, model, parity_source)
-    checks: Dict[str, Any] = dict(parity=parity.figures)
+    parity = check_parity(bundle, model, device, parity_source)
+    checks: dict[str, Any] = dict(parity=parity.figures)
     if parity.skipped:
         checks["parity_skipped"] = list(parity.skipped)
-    manifest = model.measured(bundle)
+    manifest = model.measured(bundle, device)
     write_manifest(work, dataclasses.replace(manifest, checks=checks))
 
 
 def check_parity(
-    bundle: Bundle, model: ExportedModel, source: Optional[Source] = None
+    bundle: Bundle,
+    model: Exporter,
+    device: Device,
+    source: Source | None = None,
 ) -> Parity:
     """Compare every graph of an fp32 bundle with the model it was made from.
 
     Args:
         bundle: the graphs.
         model: the model.
+        device: what the graphs run on.
         source: real audio for the encoder, besides noise.
 
     Raises:
         PluginError: if a difference is above the tolerance.
     """
     logger.info("comparing every graph with PyTorch")
-    figures, skipped = model.check_parity(bundle, source)
+    figures, skipped = model.check_parity(bundle, device, source)
     for name, figure in figures.items():
         logger.info("parity of %s: %.1e", name, figure)
     for case in skipped:

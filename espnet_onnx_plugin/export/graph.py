@@ -1,29 +1,32 @@
-"""From a torch module to an ONNX file with named tensors and free sizes."""
+"""A graph to be, and its export: from a torch module to an ONNX file."""
+
+from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import inspect
 import io
 import logging
 import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence, Tuple
-from unittest import mock
 
 import onnx
 import onnx_ir
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from espnet_onnx_plugin.bundle import Graph, State, Tensor, describe, weights_path
+from espnet_onnx_plugin.bundle import (
+    Axis,
+    Graph,
+    State,
+    Tensor,
+    describe,
+    weights_path,
+)
 from espnet_onnx_plugin.bundle.graph_file import THRESHOLD
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.parts import Part
-from espnet_onnx_plugin.export.patches import traceable
-from espnet_onnx_plugin.export.sequences import SEQUENCE_INPUTS, SequenceModule
-from espnet_onnx_plugin.export.steps import GraphModule, StepModule
-from espnet_onnx_plugin.runtime.core.encoder import LENS
+from espnet_onnx_plugin.export.patches import one_operator_table, traceable
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +34,9 @@ logger = logging.getLogger(__name__)
 #: quantizers of the supported range all know.
 OPSET = 20
 
-#: Sizes of the axes of traced steps; all differ, so that none is taken for another.
-_SIZES = dict(
+#: Sizes of the axes of modules while they are traced; all differ, so that none is taken
+#: for another.
+SIZES = dict(
     utterances=2,
     hypotheses=3,
     rows=5,
@@ -47,6 +51,84 @@ _SIZES = dict(
     frames_out=14,
     history=15,
 )
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """A graph to be: a module, and its tensors by name.
+
+    The module takes the inputs and then the states, each by its place, and gives the
+    outputs and then the states of the next step.
+
+    Attributes:
+        module: in eval mode.
+        inputs, outputs: the tensors that are not states, in order; an axis that is a
+            string is free.
+        states: the recurrent states, in order.
+        sizes: of free axes while the module is traced, at least 2, where they are not
+            those of :data:`SIZES`.
+    """
+
+    module: torch.nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    states: Mapping[str, State] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def example(self) -> list[torch.Tensor]:
+        """Inputs and states of these sizes; a trace sees no values."""
+        sizes = {**SIZES, **self.sizes}
+        return [
+            torch.zeros(
+                [
+                    sizes[axis] if isinstance(axis, str) else axis
+                    for axis in tensor.axes
+                ],
+                dtype=getattr(torch, tensor.dtype),
+            )
+            for tensor in (*self.inputs.values(), *self.states.values())
+        ]
+
+    def input_axes(self) -> dict[str, Sequence[Axis]]:
+        """Axes of what the graph reads."""
+        axes = {name: tensor.axes for name, tensor in self.inputs.items()}
+        return axes | {
+            name: _axes_of_step(state, "previous")
+            for name, state in self.states.items()
+        }
+
+    def output_axes(self) -> dict[str, Sequence[Axis]]:
+        """Axes of what the graph gives."""
+        axes = {name: tensor.axes for name, tensor in self.outputs.items()}
+        return axes | {
+            f"next_{name}": _axes_of_step(state, "next")
+            for name, state in self.states.items()
+        }
+
+
+def _axes_of_step(state: State, when: str) -> Sequence[Axis]:
+    """Axes of a state: each step has its own number of rows and nodes."""
+    names = {axis: f"{when}_{axis}" for axis in ("rows", "nodes")}
+    return tuple(names.get(axis, axis) for axis in state.axes)
+
+
+def export_graphs(specs: Mapping[str, GraphSpec], directory: Path) -> dict[str, Graph]:
+    """Write graphs by role, see :func:`export_graph`."""
+    graphs = {}
+    for role, spec in specs.items():
+        logger.info("exporting the %s", role)
+        graphs[role] = export_graph(spec, directory / f"{role}.onnx")
+    return graphs
+
+
+def export_graph(spec: GraphSpec, path: Path) -> Graph:
+    """Trace a module, write it, and describe what was written.
+
+    Raises:
+        PluginError: if torch cannot trace or convert the module.
+    """
+    write_graph(spec, path)
+    return describe(path, spec.inputs, spec.outputs, spec.states)
 
 
 @contextlib.contextmanager
@@ -68,95 +150,27 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-#: The exporter makes a new table of its operators for every graph.
-_operators = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
-
-
 @contextlib.contextmanager
-def _in_haste() -> Iterator[None]:
-    """Spare the exporter what it repeats, and the collection of garbage.
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage, for the time of the block.
 
-    A trace makes very many objects that live until it ends. Both are a quarter of the
-    time of a tiny graph, a twentieth of a large one's.
+    A trace makes very many objects that live until it ends. With the table of operators
+    it is a quarter of the time of a tiny graph, a twentieth of a large one's.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
-        with mock.patch.object(ONNXRegistry, "from_torchlib", _operators):
-            yield
+        yield
     finally:
         if collects:
             gc.enable()
 
 
-def _name_axes(
-    values: Sequence[onnx.ValueInfoProto], tensors: Mapping[str, Sequence]
-) -> None:
-    for value in values:
-        dims = value.type.tensor_type.shape.dim
-        axes = tensors[value.name]
-        if len(dims) != len(axes):
-            raise PluginError(
-                f"{value.name} came out with {len(dims)} axes, not {axes}"
-            )
-        for dim, axis in zip(dims, axes):
-            if isinstance(axis, str):
-                if dim.HasField("dim_value"):
-                    raise PluginError(
-                        f"axis {axis} of {value.name} came out fixed to "
-                        f"{dim.dim_value}: the graph would take no other size"
-                    )
-                dim.dim_param = axis
-
-
-def _trace(module, example, shapes, inputs, outputs) -> torch.onnx.ONNXProgram:
-    with torch.no_grad(), _quiet(), _in_haste():
-        with traceable():
-            exported = torch.export.export(
-                module, tuple(example), dynamic_shapes=shapes, strict=False
-            )
-        return torch.onnx.export(
-            exported,
-            input_names=inputs,
-            output_names=outputs,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-
-
-def export_graph(
-    module: torch.nn.Module,
-    example: Sequence[torch.Tensor],
-    inputs: Mapping[str, Sequence],
-    outputs: Mapping[str, Sequence],
-    path: Path,
-) -> None:
-    """Trace a module and write it.
-
-    Args:
-        module: in eval mode.
-        example: one tensor for each input; sizes of free axes are at least 2.
-        inputs, outputs: axes by tensor name; an axis that is a string is free.
-        path: the file to write.
-
-    Raises:
-        PluginError: if torch cannot trace or convert the module.
-    """
-    shapes = tuple(
-        {
-            i: torch.export.Dim.AUTO
-            for i, axis in enumerate(axes)
-            if isinstance(axis, str)
-        }
-        for axes in inputs.values()
-    )
-    if any(p.kind == p.VAR_POSITIONAL for p in _parameters(module)):
-        fixed = sum(p.kind != p.VAR_POSITIONAL for p in _parameters(module))
-        if len(shapes) > fixed:
-            shapes = (*shapes[:fixed], shapes[fixed:])
+def write_graph(spec: GraphSpec, path: Path) -> None:
+    """Trace a module and write it, see :func:`export_graph`."""
+    inputs, outputs = spec.input_axes(), spec.output_axes()
     try:
-        program = _trace(module, example, shapes, list(inputs), list(outputs))
+        program = _trace(spec, inputs, outputs)
     except PluginError:
         raise
     except Exception as e:  # whatever the model's code or torch's exporter raises
@@ -185,137 +199,62 @@ def export_graph(
     onnx.save(model, path)
 
 
-def _parameters(module: torch.nn.Module):
-    return list(inspect.signature(module.forward).parameters.values())
+def _trace(
+    spec: GraphSpec, inputs: Mapping[str, Sequence[Axis]], outputs: Iterable[str]
+) -> torch.onnx.ONNXProgram:
+    with torch.no_grad(), _quiet(), _no_collection(), one_operator_table():
+        with traceable():
+            exported = torch.export.export(
+                spec.module,
+                tuple(spec.example()),
+                dynamic_shapes=_dynamic_shapes(spec.module, inputs.values()),
+                strict=False,
+            )
+        return torch.onnx.export(
+            exported,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
 
 
-def _axes(tensors: Mapping[str, object]) -> Dict[str, Sequence]:
-    return {name: tensor.axes for name, tensor in tensors.items()}
-
-
-def _zeros(tensor) -> torch.Tensor:
-    shape = [_SIZES.get(axis, axis) for axis in tensor.axes]
-    return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
-
-
-def export_frontend(
-    module: torch.nn.Module,
-    example: Sequence[torch.Tensor],
-    shape: Sequence[int],
-    path: Path,
-) -> Graph:
-    """Write a frontend's graph; ``example`` is (speech, lengths) of two utterances.
-
-    ``shape`` is that of a frame.
-    A frontend that gives every utterance as many frames says so in ``frames``.
-    """
-    inputs = {
-        "speech": Tensor("float32", ("utterances", "samples")),
-        "speech_lengths": Tensor("int64", ("utterances",)),
-    }
-    frames = getattr(module, "frames", "frames_in")
-    outputs = {
-        "feats": Tensor("float32", ("utterances", frames, *shape)),
-        "feats_lengths": Tensor("int64", ("utterances",)),
-    }
-    export_graph(module, example, _axes(inputs), _axes(outputs), path)
-    return describe(path, inputs, outputs, {})
-
-
-def export_encoder(
-    module: torch.nn.Module,
-    example: Sequence[torch.Tensor],
-    path: Path,
-    names: Tuple[str, str] = ("feats", "feats_lengths"),
-) -> Graph:
-    """Write an encoder graph.
-
-    Args:
-        module: with its ``outputs`` and ``others``.
-        example: what it reads and the lengths, of two utterances.
-        path: the file to write.
-        names: of these inputs.
-    """
-    inputs = {
-        names[0]: Tensor("float32", ("utterances", "frames_in", *example[0].shape[2:])),
-        names[1]: Tensor("int64", ("utterances",)),
-        **{name: tensor for name, (tensor, _) in module.others.items()},
-    }
-    example = (*example, *(value for _, value in module.others.values()))
-    outputs = module.outputs
-    export_graph(module, example, _axes(inputs), _axes(outputs), path)
-    return describe(path, inputs, outputs, {})
-
-
-def export_memory(decoder: GraphModule, dim: int, path: Path) -> Graph:
-    """Write the graph that projects the encoder's output for a decoder."""
-    inputs, example = {}, []
-    for name, frames in decoder.reads.items():
-        inputs[name] = Tensor("float32", ("utterances", frames, dim))
-        inputs[f"{name}{LENS}"] = Tensor("int64", ("utterances",))
-        length = _SIZES[frames]
-        example += [torch.zeros(2, length, dim), torch.tensor([length, length - 2])]
-    outputs = decoder.memory_tensors
-    export_graph(decoder.memory, example, _axes(inputs), _axes(outputs), path)
-    return describe(path, inputs, outputs, {})
-
-
-def export_step(step: StepModule, vocabulary: int, path: Path) -> Graph:
-    """Write the graph of one decoding step."""
-    inputs = {**step.inputs, **step.memory_tensors}
-    outputs = {"log_probs": Tensor("float32", ("rows", vocabulary))}
-    if step.returns_hidden:
-        outputs["hidden"] = Tensor("float32", ("rows", step.hidden_size))
-    states: Dict[str, State] = dict(step.states)
-    export_graph(
-        step,
-        [_zeros(tensor) for tensor in (*inputs.values(), *states.values())],
-        {**_axes(inputs), **_state_axes(states, "previous")},
+def _dynamic_shapes(
+    module: torch.nn.Module, inputs: Iterable[Sequence[Axis]]
+) -> tuple[object, ...]:
+    """Free axes as torch.export wants them: those of ``*args`` in a tuple of theirs."""
+    shapes: tuple[object, ...] = tuple(
         {
-            **_axes(outputs),
-            **{
-                f"next_{name}": axes
-                for name, axes in _state_axes(states, "next").items()
-            },
-        },
-        path,
+            i: torch.export.Dim.AUTO
+            for i, axis in enumerate(axes)
+            if isinstance(axis, str)
+        }
+        for axes in inputs
     )
-    return describe(path, inputs, outputs, states)
+    kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
+    variadic = kinds.count(inspect.Parameter.VAR_POSITIONAL)
+    fixed = len(kinds) - variadic
+    if variadic and len(shapes) > fixed:
+        return (*shapes[:fixed], shapes[fixed:])
+    return shapes
 
 
-def export_part(part: Part, path: Path) -> Graph:
-    """Write a graph of a text-to-speech model."""
-    inputs, states = part.inputs, part.states
-    example = part.example({**_SIZES, **part.sizes}, torch.Generator().manual_seed(0))
-    export_graph(
-        part,
-        list(example.values()),
-        {**_axes(inputs), **_state_axes(states, "previous")},
-        {
-            **_axes(part.outputs),
-            **{
-                f"next_{name}": axes
-                for name, axes in _state_axes(states, "next").items()
-            },
-        },
-        path,
-    )
-    return describe(path, inputs, part.outputs, states)
-
-
-def export_sequence(decoder: SequenceModule, vocabulary: int, path: Path) -> Graph:
-    """Write the graph of a decoder of whole sequences."""
-    inputs = {**SEQUENCE_INPUTS, **decoder.memory_tensors}
-    outputs = {"scores": Tensor("float32", ("utterances", "tokens", vocabulary))}
-    example = [_zeros(tensor) for tensor in inputs.values()]
-    export_graph(decoder, example, _axes(inputs), _axes(outputs), path)
-    return describe(path, inputs, outputs, {})
-
-
-def _state_axes(states: Mapping[str, State], when: str) -> Dict[str, Sequence]:
-    """Axes of states, of which each step has its own number of rows and nodes."""
-    names = {axis: f"{when}_{axis}" for axis in ("rows", "nodes")}
-    return {
-        name: tuple(names.get(axis, axis) for axis in state.axes)
-        for name, state in states.items()
-    }
+def _name_axes(
+    values: Iterable[onnx.ValueInfoProto], tensors: Mapping[str, Sequence[Axis]]
+) -> None:
+    for value in values:
+        dims = value.type.tensor_type.shape.dim
+        axes = tensors[value.name]
+        if len(dims) != len(axes):
+            raise PluginError(
+                f"{value.name} came out with {len(dims)} axes, not {axes}"
+            )
+        for dim, axis in zip(dims, axes):
+            if isinstance(axis, str):
+                if dim.HasField("dim_value"):
+                    raise PluginError(
+                        f"axis {axis} of {value.name} came out fixed to "
+                        f"{dim.dim_value}: the graph would take no other size"
+                    )
+                dim.dim_param = axis

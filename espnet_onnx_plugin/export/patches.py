@@ -1,153 +1,55 @@
-"""What has to differ from ESPnet while a graph is traced.
+"""Patches of ESPnet and torch, each in force for the time of a block.
 
-Every patch computes what ESPnet's own function computes, for any length. They are in
-force inside :func:`traceable` only and are undone on exceptions too.
+Those of :func:`traceable` compute what ESPnet's own functions compute, for any length;
+they can go when torch traces these. What one architecture alone needs stands in the
+architecture's file, put there by :func:`replaced` too.
 """
 
+from __future__ import annotations
+
 import contextlib
+import functools
 import math
 import sys
-from typing import Any, Callable, Iterator, List, Optional, Tuple
-from unittest import mock
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch.onnx._internal.exporter import _registration
 
 from espnet_onnx_plugin.export.espnet_compat import import_nets
-
-_PADDED_LENGTH: List[Any] = []
+from espnet_onnx_plugin.export.padding import make_pad_mask
 
 
 @contextlib.contextmanager
-def padded_to(length: Any) -> Iterator[None]:
-    """Tell :func:`make_pad_mask` the padded length of the batch being traced.
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Give an attribute another value, for the time of the block.
 
-    ESPnet's encoders ask for a mask by lengths alone; its width is then the longest
-    length, a value that a graph has to compute, and equals the padded width.
+    Args:
+        owner: a class, a module or another object.
+        name: of the attribute, which may be inherited.
+        value: what stands there.
     """
-    _PADDED_LENGTH.append(length)
+    getattr(owner, name)  # or there is nothing to replace
+    inherited = name not in vars(owner)
+    before = vars(owner).get(name)  # not by getattr, which binds static methods
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        _PADDED_LENGTH.pop()
-
-
-@contextlib.contextmanager
-def padding_kept_out(
-    encoder: torch.nn.Module,
-    seen: Callable[[torch.Tensor], torch.Tensor] = lambda mask: mask,
-) -> Iterator[None]:
-    """Give each utterance of a batch what it gets alone, for the time of the block.
-
-    Alone, a convolution sees zeros behind the last frame, and a subsampled frame exists
-    if all frames that it is made of do. In a batch, ESPnet's convolutions see what the
-    layers made of the padding, and subsampled frames may be made of it.
-
-    Args:
-        encoder: ESPnet's.
-        seen: what its convolutions see alone, from the mask (B, 1, T) of a layer.
-    """
-    masks: List[Optional[torch.Tensor]] = [None]
-
-    def take_mask(layer, args):  # (x, mask (B, 1, T), ...)
-        mask = args[1] if len(args) > 1 else None
-        masks[0] = seen(mask) if mask is not None and mask.dim() == 3 else None
-
-    def subsample_mask(embed, args, output):
-        x, mask = output
-        if mask is not None:
-            # Frames that the caller puts before the first one are never padding.
-            before = args[2].size(1) if len(args) > 2 and args[2] is not None else 0
-            frames = (x[0] if isinstance(x, tuple) else x).size(1)
-            lengths = before + subsampled(args[1].sum(dim=-1), embed.conv)
-            mask = torch.arange(frames) < lengths[..., None]
-        return x, mask
-
-    with contextlib.ExitStack() as stack:
-
-        def hook(handle):
-            stack.callback(handle.remove)
-
-        for name in ("encoders", "encoders_sd"):
-            for layer in getattr(encoder, name, []):
-                hook(layer.register_forward_pre_hook(take_mask))
-                stack.enter_context(convolutions_see(layer, lambda: masks[0]))
-        embed = getattr(encoder, "embed", None)
-        if isinstance(getattr(embed, "conv", None), torch.nn.Sequential):
-            hook(embed.register_forward_hook(subsample_mask))
-        yield
-
-
-@contextlib.contextmanager
-def convolutions_see(
-    layer: torch.nn.Module, mask: Callable[[], Optional[torch.Tensor]]
-) -> Iterator[None]:
-    """Zero what convolutions over time get outside a mask, for the time of the block.
-
-    Args:
-        layer: what holds the convolutions.
-        mask: gives the mask (B, 1, T) in force, true at what is seen; None: everything.
-    """
-
-    def clear(conv, args):  # (x (B, C, T),)
-        if mask() is not None:
-            return (args[0].masked_fill(~mask(), 0.0),)
-
-    with contextlib.ExitStack() as stack:
-        for module in layer.modules():
-            if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1:
-                stack.callback(module.register_forward_pre_hook(clear).remove)
-        yield
-
-
-def subsampled(lengths: Any, conv: torch.nn.Sequential) -> Any:
-    """How many frames are left of so many, by a subsampling without padding."""
-    for layer in conv:
-        if isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d)):
-            lengths = (lengths - layer.kernel_size[0]) // layer.stride[0] + 1
-    return lengths
-
-
-def make_pad_mask(
-    lengths: torch.Tensor,
-    xs: Optional[torch.Tensor] = None,
-    length_dim: int = -1,
-    maxlen: Optional[Any] = None,
-) -> torch.Tensor:
-    """True at padded positions, as ESPnet's function of that name.
-
-    ESPnet's traceable form multiplies triangular matrices (O(T^2) memory); this is one
-    comparison.
-
-    Args:
-        lengths: (B,) int64.
-        xs: the padded tensor whose shape the mask gets, if given.
-        length_dim: the axis of ``xs`` that holds the length.
-        maxlen: length of the mask where ``xs`` is not given; default: what
-            :func:`padded_to` says.
-
-    Returns:
-        Bool tensor, (B, maxlen) or the shape of ``xs``.
-    """
-    if xs is not None:
-        length_dim = length_dim % xs.dim()
-        maxlen = xs.size(length_dim)
-    elif maxlen is None:
-        maxlen = _PADDED_LENGTH[-1]
-    mask = torch.arange(maxlen, device=lengths.device)[None, :] >= lengths[:, None]
-    if xs is None:
-        return mask
-    shape = [1] * xs.dim()
-    shape[0], shape[length_dim] = xs.size(0), maxlen
-    return mask.view(shape).expand(xs.shape)
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
 def trim_by_ctc_posterior(
     h: torch.Tensor,
     ctc_probs: torch.Tensor,
     masks: torch.Tensor,
-    pos_emb: Optional[torch.Tensor] = None,
-) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
+    pos_emb: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Cut off trailing frames that are surely blank, as ESPnet's function of that name.
 
     ESPnet's takes the longest of the lengths that are left in a Python loop.
@@ -254,8 +156,35 @@ def traceable() -> Iterator[None]:
     }
     with contextlib.ExitStack() as stack:
         for cls, attribute, replacement in _patch_table():
-            stack.enter_context(mock.patch.object(cls, attribute, replacement))
+            stack.enter_context(replaced(cls, attribute, replacement))
         for name, replacement in functions.items():
             for module in _importers(name):
-                stack.enter_context(mock.patch.object(module, name, replacement))
+                stack.enter_context(replaced(module, name, replacement))
+        yield
+
+
+@contextlib.contextmanager
+def one_operator_table() -> Iterator[None]:
+    """Let torch's exporter make the table of its operators once, not for every graph.
+
+    It takes 0.7 s, as long as some of a model's five to seven graphs. This can go when
+    torch keeps its table.
+    """
+    registry = _registration.ONNXRegistry
+    with replaced(registry, "from_torchlib", staticmethod(_operators)):
+        yield
+
+
+#: Looked up where it is defined, not where it is replaced.
+_operators = functools.cache(_registration.ONNXRegistry.from_torchlib)
+
+
+@contextlib.contextmanager
+def nothing_rectified() -> Iterator[None]:
+    """Pass everything through torch's rectifiers.
+
+    They hide some of what a change of the input does to the output, which is how
+    :func:`~.layers.vocoder.context` finds what a frame depends on.
+    """
+    with replaced(torch.nn.ReLU, "forward", lambda _, x: x):
         yield

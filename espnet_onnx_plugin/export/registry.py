@@ -5,10 +5,13 @@ architecture (role and choice name), how it becomes a graph, and tiny configurat
 that the parity tests and the table of supported architectures are made from.
 """
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any
 
 import torch
 
@@ -20,14 +23,14 @@ class Arch:
     """One choice of ESPnet's ``config.yaml``.
 
     Attributes:
-        role: the key in ``config.yaml``: frontend, normalize, preencoder, encoder,
-            decoder or lm.
+        role: the key in ``config.yaml``: frontend, encoder, decoder, lm, tts and so on.
         name: the choice, e.g. ``conformer``.
         wrap: turns ESPnet's module into an exportable one. Parts of the encoder graph
             (frontend to encoder) map ``(x, lengths)`` to ``(x, lengths)``; decoders
             and language models become a :class:`~.steps.StepModule`, or a
-            :class:`~.sequences.SequenceModule`. It raises :class:`PluginError` for a
-            setting that is not supported.
+            :class:`~.sequences.SequenceModule`; a ``tts``, with its normalization,
+            becomes :class:`~.tts_module.TTSModules`. It raises :class:`PluginError` for
+            a setting that is not supported.
         tiny: named small ``*_conf`` dictionaries that together touch every branch.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
         needs: imports the optional package that ESPnet builds it with; raises
@@ -38,14 +41,14 @@ class Arch:
 
     role: str
     name: str
-    wrap: Callable[[torch.nn.Module], torch.nn.Module]
-    tiny: Mapping[str, Dict[str, Any]] = field(default_factory=dict)
+    wrap: Callable[..., Any]
+    tiny: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     limits: str = ""
     needs: Callable[[], None] = lambda: None
-    features: Optional[Callable[[torch.nn.Module], torch.nn.Module]] = None
+    features: Callable[[torch.nn.Module], torch.nn.Module] | None = None
 
 
-_REGISTRY: Dict[Tuple[str, str], Arch] = {}
+_REGISTRY: dict[tuple[str, str], Arch] = {}
 
 #: Keys of ``config.yaml`` that choose among the architectures of another key.
 _SAME_AS = {

@@ -13,14 +13,18 @@ attended to once for every hypothesis. The tokens of a sequence may be the rows 
 step, each seeing those before it.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.patches import sinusoids
+from espnet_onnx_plugin.runtime.core.encoder import LENS
 
 _ROWS = ("utterances", "hypotheses")
 
@@ -39,8 +43,8 @@ TREE_INPUTS = {
 }
 
 
-class GraphModule(torch.nn.Module):
-    """What the exporter needs to know of a decoder or language model.
+class DecoderModule(torch.nn.Module):
+    """A decoder or language model as a graph, and as another one for its memory.
 
     Attributes:
         reference: ESPnet's own module, which the graph is compared with.
@@ -58,13 +62,25 @@ class GraphModule(torch.nn.Module):
     def __init__(self, reference: torch.nn.Module):
         super().__init__()
         self.reference = reference
-        self.memory: Optional[torch.nn.Module] = None
+        self.memory: torch.nn.Module | None = None
         self.reads: Mapping[str, str] = {"encoder_out": "frames"}
         self.memory_tensors: Mapping[str, Tensor] = {}
-        self.max_tokens: Optional[int] = None
+        self.max_tokens: int | None = None
+
+    def graph_spec(self, vocabulary: int) -> GraphSpec:
+        """The graph for so many tokens."""
+        raise NotImplementedError
+
+    def memory_spec(self, dim: int) -> GraphSpec:
+        """The graph that projects an encoder output of this size."""
+        inputs = {}
+        for name, frames in self.reads.items():
+            inputs[name] = Tensor("float32", ("utterances", frames, dim))
+            inputs[f"{name}{LENS}"] = Tensor("int64", ("utterances",))
+        return GraphSpec(self.memory, inputs, self.memory_tensors)
 
 
-class StepModule(GraphModule):
+class StepModule(DecoderModule):
     """A decoder or language model that scores one token after the other.
 
     Attributes:
@@ -75,7 +91,7 @@ class StepModule(GraphModule):
         returns_hidden: whether it does.
     """
 
-    hidden_size: Optional[int] = None
+    hidden_size: int | None = None
     returns_hidden = False
 
     def __init__(self, reference: torch.nn.Module, inputs: Mapping[str, Tensor]):
@@ -83,13 +99,21 @@ class StepModule(GraphModule):
         self.inputs = inputs
         self.states: Mapping[str, State] = {}
 
-    def split(self, tensors: Sequence[torch.Tensor]) -> List[Sequence[torch.Tensor]]:
+    def graph_spec(self, vocabulary: int) -> GraphSpec:
+        """The graph of one step, for so many tokens."""
+        inputs = {**self.inputs, **self.memory_tensors}
+        outputs = {"log_probs": Tensor("float32", ("rows", vocabulary))}
+        if self.returns_hidden:
+            outputs["hidden"] = Tensor("float32", ("rows", self.hidden_size))
+        return GraphSpec(self, inputs, outputs, self.states)
+
+    def split(self, tensors: Sequence[torch.Tensor]) -> list[Sequence[torch.Tensor]]:
         """A step's tensors as those of :attr:`inputs`, of the memory, and states."""
         first = len(self.inputs)
         second = first + len(self.memory_tensors)
         return [tensors[:first], tensors[first:second], tensors[second:]]
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Score the next token.
 
         Args:
@@ -102,7 +126,7 @@ class StepModule(GraphModule):
         """
         raise NotImplementedError
 
-    def returning_hidden(self) -> "StepModule":
+    def returning_hidden(self) -> StepModule:
         """Return also what the output layer reads, from now on.
 
         Raises:
@@ -135,7 +159,7 @@ def attend(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    bias: Optional[torch.Tensor],
+    bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """Scaled dot-product attention over heads, ESPnet's ``MultiHeadedAttention``.
 
@@ -161,7 +185,7 @@ def normed(attention: torch.nn.Module, which: str, x: torch.Tensor) -> torch.Ten
 
 
 def tree_bias(visible: torch.Tensor) -> torch.Tensor:
-    """What self-attention adds to its scores so that a row sees its own past only.
+    """A bias for the scores of self-attention, by which a row sees its own past only.
 
     Args:
         visible: (utterances, hypotheses, kept + rows) bool.
@@ -192,7 +216,7 @@ def self_attention_step(
     bias: torch.Tensor,
     past_k: torch.Tensor,
     past_v: torch.Tensor,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One query of each row against the nodes that it sees.
 
     Args:
@@ -234,7 +258,7 @@ def encode_position(
     return x * pos_enc.xscale + table
 
 
-def cache_states(attentions: List[torch.nn.Module]) -> Dict[str, State]:
+def cache_states(attentions: list[torch.nn.Module]) -> dict[str, State]:
     """Key and value states for the self-attention of each layer."""
     states = {}
     for i, attention in enumerate(attentions):

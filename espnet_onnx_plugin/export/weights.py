@@ -1,36 +1,28 @@
-"""Checkpoints: what is read from a file, and whether that is the model.
+"""Weights of a checkpoint in a model: whether they are the model's.
 
 ESPnet loads with ``strict=False``: it decodes with whatever a checkpoint lacks as it
 was drawn. Here a model's weights are all in its checkpoint, or it is refused by name.
 """
 
-import collections
-import datetime
-import importlib.util
-import logging
-import os
-import re
-import zipfile
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Set, Tuple
+from __future__ import annotations
 
-import numpy as np
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.search.scorers import NgramScorer
+from espnet_onnx_plugin.export.checkpoint_file import (
+    Weights,
+    counted,
+    read_weights,
+    weights_below,
+)
 
 logger = logging.getLogger(__name__)
-
-#: ESPnet's own variable, by which a user trusts a file.
-UNSAFE = "ESPNET_ALLOW_UNSAFE_TORCH_LOAD"
-
-#: Names that are told of many.
-_NAMED = 5
-
-#: Entries that hold the weights: of the trainer's ``checkpoint.pth``, of DeepSpeed, of
-#: Lightning.
-_ENTRIES = ("model", "module", "state_dict")
 
 #: Modules that only training runs, as the last parts of their names.
 _TRAINING_ONLY = re.compile(r"(^|\.)(discriminator|criterion\w*|\w+_loss)\.")
@@ -40,116 +32,6 @@ _STATISTICS = (".running_mean", ".running_var")
 
 #: Buffers that count training's steps.
 _COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|num_updates|global_step)$")
-
-#: What ESPnet's trainer reports in a checkpoint besides weights; it runs no code.
-_SCALAR = np.float64(0).__reduce__()[0]
-_HARMLESS: List[Any] = [
-    datetime.timedelta,
-    np.dtype,
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "f4", "f8")},
-]
-
-Weights = Dict[str, torch.Tensor]
-
-
-def read_checkpoint(path: Path) -> Any:
-    """Content of a file of ``torch.save``, without running code that it may hold.
-
-    Raises:
-        PluginError: if it is not such a file, is damaged, or would run code.
-    """
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as e:
-        raise PluginError(f"cannot read {path}: {e.strerror}")
-    try:
-        if zipfile.is_zipfile(path):  # torch compares no checksums
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(damaged)
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # of pickle, zipfile and torch, for whatever they met
-        unsafe = re.search(r"GLOBAL ([\w.]+\w)", str(e))
-        if unsafe is None:
-            raise PluginError(
-                f"{path} is no checkpoint of torch, or is cut short or damaged; "
-                "copy it again, or take another epoch's"
-            )
-    if not unsafe_allowed():
-        raise PluginError(
-            f"{path} holds more than weights ({unsafe[1]}), and loading that may run "
-            f"code; if you trust its source, set {UNSAFE}=1"
-        )
-    logger.warning("loading %s with whatever code it holds (%s=1)", path, UNSAFE)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as e:  # whatever that code raises
-        reason = " ".join(str(e).split())[:300] or type(e).__name__
-        raise PluginError(f"{path} cannot be loaded: {reason}")
-
-
-def unsafe_allowed() -> bool:
-    """Whether the user trusts the checkpoints, as ESPnet 202611 asks."""
-    return os.environ.get(UNSAFE, "0") == "1"
-
-
-def read_weights(path: Path) -> Weights:
-    """Weights by name in a checkpoint of a trainer, of Lightning, or of weights alone.
-
-    Raises:
-        PluginError: if there are none.
-    """
-    content = read_checkpoint(path)
-    if not isinstance(content, Mapping):
-        raise PluginError(
-            f"{path} holds a {type(content).__name__}, not weights by name; give the "
-            "checkpoint that training wrote"
-        )
-    for entry in _ENTRIES:
-        if isinstance(content.get(entry), Mapping):
-            logger.info("%s is a trainer's: taking its entry '%s'", path, entry)
-            content = content[entry]
-            # ESPnet's module for Lightning has the model among others.
-            if entry == "state_dict" and any(k.startswith("model.") for k in content):
-                content = _below("model.", content)
-            break
-    others = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
-    if others:
-        raise PluginError(
-            f"{path} holds {_some(others)}, which are no weights; give the checkpoint "
-            "that training wrote"
-        )
-    if content and all(k.startswith("module.") for k in content):  # of DDP
-        content = _below("module.", content)
-    return content
-
-
-def _below(prefix: str, weights: Weights) -> Weights:
-    """Weights below a prefix, without the prefix, with what torch notes beside them."""
-    found = collections.OrderedDict(
-        (k[len(prefix) :], v) for k, v in weights.items() if k.startswith(prefix)
-    )
-    notes = getattr(weights, "_metadata", None)
-    if notes is not None:
-        found._metadata = {  # type: ignore[attr-defined]
-            k[len(prefix) :]: v for k, v in notes.items() if k.startswith(prefix)
-        }
-    return found
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-
-
-def _count(names: Sequence[str]) -> str:
-    """How many, and the first few."""
-    return f"{len(names)} ({_some(names)})"
 
 
 def load_weights(
@@ -191,9 +73,9 @@ def load_weights(
         parts = []
         if faults:
             total = len(model.state_dict())
-            parts.append(f"of {total} weights it lacks {_count(faults)}")
+            parts.append(f"of {total} weights it lacks {counted(faults)}")
         if surplus:
-            parts.append(f"it has {_count(surplus)} that the model has not")
+            parts.append(f"it has {counted(surplus)} that the model has not")
         remedy = (
             "give the config.yaml that training wrote beside it, and use the release "
             "of ESPnet that trained it"
@@ -228,7 +110,7 @@ def _renamed(weights: Weights, model: torch.nn.Module) -> Weights:
 
 def _load(
     model: torch.nn.Module, weights: Weights, path: Path, config: Path
-) -> Tuple[List[str], List[str]]:
+) -> tuple[list[str], list[str]]:
     """Load what there is, by way of the modules' own renaming.
 
     Returns:
@@ -245,7 +127,7 @@ def _load(
         reason = " ".join(str(e).split())[:300]
         if shapes:
             wrong = [f"{n} is {file}, not {ours}" for n, file, ours in shapes]
-            reason = f"size mismatch of {_count(wrong)}"
+            reason = f"size mismatch of {counted(wrong)}"
         raise PluginError(
             f"{path} does not fit {config}: {reason}; give the config.yaml that "
             "training wrote beside it"
@@ -255,7 +137,7 @@ def _load(
 
 def _load_init_params(
     model: torch.nn.Module, config: Path, settings: Mapping[str, Any]
-) -> Set[str]:
+) -> set[str]:
     """Load the files that training began with.
 
     Each is ``FILE:FROM:TO:WITHOUT``, as ESPnet's ``load_pretrained_model`` has it.
@@ -263,7 +145,7 @@ def _load_init_params(
     Returns:
         Names of the model's weights that they hold.
     """
-    found: Set[str] = set()
+    found: set[str] = set()
     for init in settings.get("init_param") or []:
         file, source, target, without = (str(init).split(":") + [""] * 3)[:4]
         if not Path(file).is_file():
@@ -274,7 +156,7 @@ def _load_init_params(
         if excluded:
             weights = {k: v for k, v in weights.items() if not k.startswith(excluded)}
         if source:
-            weights = _below(f"{source}.", weights)
+            weights = weights_below(f"{source}.", weights)
         try:
             part = model.get_submodule(target)
         except AttributeError:
@@ -294,8 +176,8 @@ def _load_init_params(
 
 def _drawn(
     names: Sequence[str], model: torch.nn.Module, again: Callable[[], torch.nn.Module]
-) -> List[str]:
-    """Those of a model's weights that no file has given: a second build draws others.
+) -> list[str]:
+    """Weights of a model that no file has given: a second build draws others.
 
     A part of a hub has the hub's weights as soon as it is built.
     """
@@ -315,7 +197,7 @@ def _dispensable(name: str) -> bool:
     return bool(_TRAINING_ONLY.search(name) or _COUNTERS.search(name))
 
 
-def _untrained(model: torch.nn.Module, settings: Mapping[str, Any]) -> Set[str]:
+def _untrained(model: torch.nn.Module, settings: Mapping[str, Any]) -> set[str]:
     """Names of what training leaves as it was, or says it does by what it saves.
 
     These are frozen parameters, and buffers but for running statistics; of adapters
@@ -396,34 +278,6 @@ def refuse_no_numbers(model: torch.nn.Module, path: Path) -> None:
             bad.append(name)
     if bad:
         raise PluginError(
-            f"{path} holds NaN or infinity in {_count(bad)}: training diverged; take "
+            f"{path} holds NaN or infinity in {counted(bad)}: training diverged; take "
             "an earlier epoch's checkpoint"
         )
-
-
-def read_generator(path: Path) -> None:
-    """Look at a vocoder's checkpoint before parallel_wavegan loads it.
-
-    Raises:
-        PluginError: if it holds no generator.
-    """
-    content = read_checkpoint(path)
-    models = content.get("model") if isinstance(content, Mapping) else None
-    if not isinstance(models, Mapping) or not isinstance(
-        models.get("generator"), Mapping
-    ):
-        raise PluginError(
-            f"{path} holds no generator; give a checkpoint that parallel_wavegan wrote"
-        )
-
-
-def refuse_ngram(path: Path) -> None:
-    """Open an n-gram model, where kenlm is installed.
-
-    Raises:
-        PluginError: if it is empty, or kenlm cannot read it.
-    """
-    if path.stat().st_size == 0:
-        raise PluginError(f"{path} is empty; build the n-gram model again")
-    if importlib.util.find_spec("kenlm") is not None:
-        NgramScorer(str(path), [])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from collections.abc import Sequence
+from typing import Any, Union
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.recognition import options
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.recognition.options import AsrOptions as DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.prompts import whisper_primer
 from espnet_onnx_plugin.runtime.recognition.results import (
     PLACEHOLDER,
@@ -37,26 +36,6 @@ from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch, check_ti
 logger = logging.getLogger(__name__)
 
 Results = Union[NBest[Recognized], WithIntermediate, OfSpeakers]
-
-
-@dataclass(frozen=True)
-class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults.
-
-    Attributes:
-        ctc_window_margin: frames before and behind the hypotheses of a step that the
-            CTC prefix score looks at; 0: all frames; None: what is default in the
-            release of ESPnet that exported the bundle.
-    """
-
-    time_sync: bool = False
-    multi_asr: bool = False
-    lid_prompt: bool = False
-    lang_prompt_token: Optional[str] = None
-    nlp_prompt_token: Optional[str] = None
-    hugging_face_decoder: bool = False
-    hugging_face_decoder_conf: Mapping[str, Any] = field(default_factory=dict)
-    ctc_window_margin: Optional[int] = None
 
 
 class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import MaskCTC
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.recognition.options import MaskCTCOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     PLACEHOLDER,
     NBest,
@@ -17,21 +17,6 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     recognized,
 )
 from espnet_onnx_plugin.runtime.search.mask_ctc import MaskCTCSearch
-
-
-@dataclass(frozen=True)
-class MaskCTCOptions:
-    """Options of ``espnet2.bin.asr_inference_maskctc``, with its names and defaults.
-
-    Attributes:
-        maskctc_n_iterations: most passes over an utterance; 0: as many as masks.
-        maskctc_threshold_probability: tokens below it are masked.
-    """
-
-    maskctc_n_iterations: int = 10
-    maskctc_threshold_probability: float = 0.99
-    nbest = 1
-    ctm = False
 
 
 class Speech2Text(SpeechModel[MaskCTCOptions, MaskCTC, NBest[Recognized]]):

@@ -7,9 +7,8 @@ All speech is brought to one length, as in training. A hypothesis begins with a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import s2t_ctc
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.recognition import options
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.long_form import (
     Audio,
@@ -30,6 +28,8 @@ from espnet_onnx_plugin.runtime.recognition.long_form import (
     segments,
     window_length,
 )
+from espnet_onnx_plugin.runtime.recognition.options import S2tOfCtcOptions
+from espnet_onnx_plugin.runtime.recognition.options import S2tOptions as DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.prompts import TextPrev, owsm_primer
 from espnet_onnx_plugin.runtime.recognition.results import (
     NBest,
@@ -44,34 +44,6 @@ from espnet_onnx_plugin.runtime.search.timestamps import TimestampRules
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 Results = Union[NBest[Transcribed], WithIntermediate]
-
-
-@dataclass(frozen=True)
-class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults."""
-
-    beam_size: int = 5
-    ctc_weight: float = 0.0
-    lm_weight: float = 0.0
-    ngram_weight: float = 0.0
-    # The tokens of language and task were not spoken.
-    ctm: bool = field(default=False, init=False)
-    lang_sym: str = "<eng>"
-    task_sym: str = "<asr>"
-    predict_time: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ctc_weight > 0.0 and self.predict_time:
-            raise PluginError(
-                "CTC cannot predict timestamps: set ctc_weight to 0 or predict_time to "
-                "false"
-            )
-
-    @property
-    def weights(self) -> Dict[str, float]:
-        """See :class:`.options.DecodeOptions`."""
-        return {**super().weights, "scorefilter": 1.0}
 
 
 class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
@@ -299,20 +271,10 @@ class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
         )
 
 
-@dataclass(frozen=True)
-class CTCDecodeOptions(DecodeOptions):
-    """The same options for a model that is all CTC, whatever ``ctc_weight`` says."""
-
-    @property
-    def weights(self) -> Dict[str, float]:
-        """See :class:`.options.DecodeOptions`."""
-        return {**super().weights, "decoder": 0.0, "ctc": 1.0}
-
-
 class CTCSpeech2Text(s2t_ctc.Speech2Text):
     """A model that is all CTC under the class that takes models of either kind."""
 
-    options_class = CTCDecodeOptions  # type: ignore[assignment]
+    options_class = S2tOfCtcOptions  # type: ignore[assignment]
 
     def decode_long(  # type: ignore[override]
         self, speech: Audio, **how: Any

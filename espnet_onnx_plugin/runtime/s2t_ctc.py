@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from espnet_onnx_plugin.bundle.search import PromptedCTC
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Encoded, Utterance
 from espnet_onnx_plugin.runtime.core.releases import Conventions, conventions
 from espnet_onnx_plugin.runtime.io.data import prepare
-from espnet_onnx_plugin.runtime.recognition import options
 from espnet_onnx_plugin.runtime.recognition.buffers import (
     Buffers,
     Windows,
@@ -28,6 +26,12 @@ from espnet_onnx_plugin.runtime.recognition.long_form import (
     fixed_length,
     read_speech,
 )
+from espnet_onnx_plugin.runtime.recognition.options import (
+    S2tCtcGreedyOptions as GreedyOptions,
+)
+from espnet_onnx_plugin.runtime.recognition.options import (
+    S2tCtcOptions as DecodeOptions,
+)
 from espnet_onnx_plugin.runtime.recognition.prompts import (
     Prompt,
     TextPrev,
@@ -38,32 +42,6 @@ from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Search
 from espnet_onnx_plugin.runtime.text.converter import without_special
-
-
-@dataclass(frozen=True)
-class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults.
-
-    Attributes:
-        beam_size: default: that of the ESPnet that exported the model.
-    """
-
-    beam_size: Optional[int] = None  # type: ignore[assignment]
-    ctc_weight: float = field(default=1.0, init=False)
-    lm_weight: float = 0.0
-    ngram_weight: float = 0.0
-    normalize_length: bool = field(default=False, init=False)
-    # The tokens of language and task were not spoken.
-    ctm: bool = field(default=False, init=False)
-    lang_sym: str = "<nolang>"
-    task_sym: str = "<asr>"
-
-
-@dataclass(frozen=True)
-class GreedyOptions(DecodeOptions):
-    """The same; a beam of 1 is the best token of each frame, a larger one searches."""
-
-    beam_size: int = 1
 
 
 class Speech2Text(SpeechModel[DecodeOptions, PromptedCTC, NBest[Transcribed]]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,18 +10,10 @@ from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.long_form import one_window
+from espnet_onnx_plugin.runtime.recognition.options import LanguageOptions
 from espnet_onnx_plugin.runtime.recognition.results import Language, NBest
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.search.language import LanguageSearch
-
-
-@dataclass(frozen=True)
-class LanguageOptions:
-    """ESPnet's options, with its names and defaults."""
-
-    nbest: int = 1
-    first_lang_sym: str = "<abk>"
-    last_lang_sym: str = "<zul>"
 
 
 class Speech2Language(SpeechModel[LanguageOptions, Prompted, NBest[Language]]):

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from espnet_onnx_plugin.runtime import asr
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
+from espnet_onnx_plugin.runtime.recognition.options import SluOptions as DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.transcripts import TranscriptReader, Words
-
-
-@dataclass(frozen=True)
-class DecodeOptions(asr.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults."""
-
-    # ESPnet has a window in asr_inference alone.
-    ctc_window_margin: int = field(default=0, init=False)
 
 
 class Speech2Understand(asr.Speech2Text):

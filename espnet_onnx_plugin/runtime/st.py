@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Dict, Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.recognition import options
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.multi_decoder import (
     MD_ENCODER,
@@ -22,6 +20,7 @@ from espnet_onnx_plugin.runtime.recognition.multi_decoder import (
     pre_beams,
     recognizing_side,
 )
+from espnet_onnx_plugin.runtime.recognition.options import StOptions as DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     PLACEHOLDER,
     Lines,
@@ -37,44 +36,6 @@ from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
 from espnet_onnx_plugin.runtime.search.protocol import Primers, Search
 
 Results = Union[NBest[Recognized], Translated]
-
-
-@dataclass(frozen=True)
-class DecodeOptions(options.DecodeOptions):
-    """ESPnet's decoding options, with its names and defaults.
-
-    ``normalize_length`` changes nothing without ``hugging_face_decoder``: ESPnet's
-    translation takes it and does not hand it on to the search.
-    """
-
-    ctc_weight: float = 0.0
-    # A translation does not follow the speech in time.
-    ctm: bool = field(default=False, init=False)
-    asr_maxlenratio: float = 0.0
-    asr_minlenratio: float = 0.0
-    asr_beam_size: int = 20
-    asr_ctc_weight: float = 0.3
-    asr_lm_weight: float = 1.0
-    asr_ngram_weight: float = 0.9
-    asr_penalty: float = 0.0
-    asr_nbest: int = 1
-    hugging_face_decoder: bool = False
-    ctc_greedy: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.hugging_face_decoder:
-            object.__setattr__(self, "normalize_length", False)
-        super().__post_init__()
-
-    @property
-    def recognition(self) -> Dict[str, Any]:
-        """Options of the first search."""
-        prefix = "asr_"
-        return {
-            name[len(prefix) :]: value
-            for name, value in vars(self).items()
-            if name.startswith(prefix)
-        }
 
 
 class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):

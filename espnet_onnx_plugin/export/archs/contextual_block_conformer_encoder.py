@@ -1,5 +1,7 @@
 """``encoder: contextual_block_conformer``, on whole utterances."""
 
+from __future__ import annotations
+
 from espnet_onnx_plugin.export.archs.contextual_block_transformer_encoder import (
     ContextualBlockEncoder,
 )

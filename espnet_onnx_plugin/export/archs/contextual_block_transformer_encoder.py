@@ -1,13 +1,16 @@
 """``encoder: contextual_block_transformer``, on whole utterances."""
 
+from __future__ import annotations
+
 import contextlib
-from typing import Any, Iterator, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import refuse_token_ids
-from espnet_onnx_plugin.export.patches import convolutions_see, subsampled
+from espnet_onnx_plugin.export.padding import convolutions_see, subsampled
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -43,7 +46,7 @@ class ContextualBlockEncoder(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """(B, T, input size), (B,) -> (B, T', output size), (B,), None."""
         encoder = self.encoder
         embed = encoder.embed

@@ -7,7 +7,10 @@ is this one token between zeros: of a past they see nothing, unlike in training,
 step needs no state. Search results that equal ESPnet's follow from that.
 """
 
-from typing import Any, Dict, List, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn.functional import glu, pad, softmax
@@ -25,7 +28,7 @@ class ConvolutionDecoderStep(TransformerDecoderStep):
         names = ("tokens", "positions")
         super().__init__(decoder, {name: TREE_INPUTS[name] for name in names})
 
-    def past_states(self) -> Dict[str, State]:
+    def past_states(self) -> dict[str, State]:
         """None: see the module."""
         return {}
 
@@ -38,7 +41,7 @@ class ConvolutionDecoderStep(TransformerDecoderStep):
         attention: torch.nn.Module,
         inputs: Sequence[Any],
         past: Sequence[torch.Tensor],
-        states: List[torch.Tensor],
+        states: list[torch.Tensor],
         x: torch.Tensor,
     ) -> torch.Tensor:
         """Convolve one token; equations of Wu et al. 2019, "Pay Less Attention"."""

@@ -1,11 +1,11 @@
 """``frontend: default``: short-time Fourier transform and log Mel filterbank."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -42,7 +42,7 @@ class RealStft(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> power spectrum (B, frames, bins), (B,)."""
         lengths = (
             torch.div(
@@ -91,7 +91,7 @@ class DefaultFrontend(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, n_mels), (B,)."""
         power, lengths = self.stft(speech, lengths)
         # ESPnet blanks the spectrum and the features beyond each length; the second

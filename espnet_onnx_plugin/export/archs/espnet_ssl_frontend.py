@@ -1,14 +1,14 @@
 """``frontend: espnet_ssl``: the encoder of a model that ESPnet's SSL task trained."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.export.encoder import run_encoder
+from espnet_onnx_plugin.export.frontend import shortest_frames
 from espnet_onnx_plugin.export.layers.ssl_layers import weighted_sum
 from espnet_onnx_plugin.export.layers.waveform import PlainConvolutions
-from espnet_onnx_plugin.export.parity.audio import shortest_frames
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, find, register
 
 
@@ -42,7 +42,7 @@ class EspnetSslFrontend(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, dim), (B,)."""
         x, lengths = self.frontend(speech, lengths)
         for part in self.parts:

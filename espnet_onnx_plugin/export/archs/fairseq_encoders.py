@@ -1,7 +1,8 @@
 """``encoder: wav2vec2`` and ``encoder: hubert``: fairseq's, from the waveform."""
 
+from __future__ import annotations
+
 import importlib
-from typing import Tuple
 
 import torch
 
@@ -11,7 +12,7 @@ from espnet_onnx_plugin.export.layers.waveform import (
     PlainConvolutions,
     WaveformConvolutions,
 )
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -57,7 +58,7 @@ class FairseqEncoder(torch.nn.Module):
 
     def forward(
         self, feats: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """(B, frames, channels), (B,) -> (B, frames, dim), (B,), None."""
         x = self.layer_norm(feats)
         if self.projection is not None:
@@ -78,7 +79,7 @@ class _Extractor(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         for conv in self.extractor.modules():
             if isinstance(conv, torch.nn.Conv1d):
                 lengths = lengths - conv.kernel_size[0]

@@ -1,5 +1,7 @@
 """``tts: fastspeech2``."""
 
+from __future__ import annotations
+
 from espnet_onnx_plugin.export.archs import fastspeech_tts
 from espnet_onnx_plugin.export.registry import Arch, register
 

@@ -1,17 +1,17 @@
 """``tts: fastspeech``."""
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.layers.speaking import DurationEncoder, FeatureDecoder
-from espnet_onnx_plugin.export.parts import TextToSpeech
+from espnet_onnx_plugin.export.layers.durations import DurationEncoder, FeatureDecoder
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModules
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.tts.fastspeech.FastSpeech``, and ``FastSpeech2``."""
     if getattr(tts, "_bucket_infer", False):
         raise PluginError(
@@ -20,7 +20,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
             "ESPNET_BUCKET_INFER out of the environment"
         )
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
-    return TextToSpeech(
+    return TTSModules(
         {"encoder": encoder, "decoder": FeatureDecoder(tts, encoder, normalize)},
         Durations(
             model=type(tts).__name__,

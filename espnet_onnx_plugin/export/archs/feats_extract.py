@@ -1,19 +1,19 @@
 """``feats_extract: fbank``, ``spectrogram`` and ``linear_spectrogram``.
 
-Text-to-speech models read speech for their style, and where they are taught by it.
+Text-to-speech models read speech for their style, and for teacher forcing.
 """
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.export.archs.default_frontend import RealStft
-from espnet_onnx_plugin.export.parts import Part
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModule
 
 
-class Analysis(Part):
+class Analysis(TTSModule):
     """A waveform to the features that a model was trained on.
 
     Args:
@@ -21,7 +21,7 @@ class Analysis(Part):
         normalize: ESPnet's ``GlobalMVN``, or None.
     """
 
-    def __init__(self, extract: torch.nn.Module, normalize: Optional[torch.nn.Module]):
+    def __init__(self, extract: torch.nn.Module, normalize: torch.nn.Module | None):
         super().__init__()
         self.stft = RealStft(extract.stft)
         self.extract, self.normalize = extract, normalize

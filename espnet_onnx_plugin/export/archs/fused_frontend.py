@@ -1,6 +1,6 @@
 """``frontend: fused``: several frontends, projected to one frame rate and joined."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -44,7 +44,7 @@ class FusedFrontends(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, parts * proj_dim), (B,)."""
         feats = []
         for part, project, factor in zip(self.parts, self.projections, self.factors):

@@ -1,5 +1,7 @@
 """``normalize: global_mvn``: statistics of the training set."""
 
+from __future__ import annotations
+
 from espnet_onnx_plugin.export.registry import Arch, as_it_is, register
 
 register(

@@ -1,5 +1,7 @@
 """HiFi-GAN's generator."""
 
+from __future__ import annotations
+
 import torch
 
 from espnet_onnx_plugin.export.layers.vocoder import Vocoder

@@ -1,6 +1,8 @@
 """``decoder: hugging_face_transformers``: decoders of BART and T5, language models."""
 
-from typing import Any, Dict, Tuple
+from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -87,7 +89,7 @@ def _wrap(decoder: torch.nn.Module) -> StepModule:
 
 def _generating_model(
     decoder: torch.nn.Module,
-) -> Tuple[torch.nn.Module, Dict[str, Any]]:
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The model that ESPnet's inference loads, and what its ``generate`` does.
 
     Raises:

@@ -1,11 +1,12 @@
 """``postdecoder: hugging_face_transformers``: a transcript through a text encoder."""
 
+from __future__ import annotations
+
 from functools import partial
-from typing import Tuple
 
 import torch
 
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register, require_package
 
 #: To what length ESPnet cuts a transcript, its two end marks included.
@@ -26,7 +27,7 @@ class PostDecoder(torch.nn.Module):
 
     def forward(
         self, transcript: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, tokens) ids, (B,) -> (B, tokens, dim), (B,)."""
         mask = ~make_pad_mask(lengths, transcript)
         outputs = self.model(

@@ -1,6 +1,6 @@
 """``postencoder: hugging_face_transformers``: BERT's or BART's encoder on another."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -11,7 +11,7 @@ from espnet_onnx_plugin.export.layers.attention import (
     hub_attention,
 )
 from espnet_onnx_plugin.export.layers.hub_text import needs_transformers
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -110,7 +110,7 @@ class HuggingFacePostEncoder(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, dim), (B,) -> (B, T2, size), (B,)."""
         reference = self.reference
         x = reference.length_adaptor(x.transpose(1, 2)).transpose(1, 2)

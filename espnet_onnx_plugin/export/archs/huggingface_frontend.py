@@ -1,13 +1,15 @@
 """``frontend: huggingface``: w2v-BERT of transformers on the features that it reads."""
 
-from typing import Any, Tuple
-from unittest import mock
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.layers.hub_text import needs_transformers
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 #: Samples of a window and between two of them, and of the transform.
@@ -74,7 +76,7 @@ class HuggingFaceFrontend(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, dim), (B,)."""
         x = self.filterbank(speech)
         variance = x.var(dim=1, correction=1, keepdim=True)
@@ -84,7 +86,7 @@ class HuggingFaceFrontend(torch.nn.Module):
         x = x[:, : 2 * pairs].reshape(x.size(0), pairs, 2 * x.size(2))
         x, _ = self.model.feature_projection(x)
         attention = type(self.model.encoder.layers[0].self_attn)
-        with mock.patch.object(attention, "forward", _attention):
+        with replaced(attention, "forward", _attention):
             x = self.model.encoder(x).last_hidden_state
         windows = torch.div(lengths - _WINDOW, _SHIFT, rounding_mode="floor") + 1
         return x, torch.div(windows, 2, rounding_mode="floor")
@@ -92,7 +94,7 @@ class HuggingFaceFrontend(torch.nn.Module):
 
 def _attention(
     self: torch.nn.Module, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
-) -> Tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, None]:
     """``Wav2Vec2BertSelfAttention`` with ``relative_key`` positions, without a mask.
 
     A query is multiplied with the vectors of the distances that there are, and not with

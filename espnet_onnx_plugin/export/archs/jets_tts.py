@@ -1,15 +1,15 @@
 """``tts: jets``: FastSpeech2 and a HiFi-GAN generator, trained together."""
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
-from espnet_onnx_plugin.export.layers.speaking import DurationDecoder, DurationEncoder
-from espnet_onnx_plugin.export.parts import TextToSpeech
+from espnet_onnx_plugin.export.layers.durations import DurationDecoder, DurationEncoder
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModules
 
 
 class _Decoder(DurationDecoder):
@@ -25,7 +25,6 @@ class _Decoder(DurationDecoder):
             **self.inputs,
             "duration": encoder.outputs["duration"],
         }
-        self.below = {**self.below, "duration": 5}
         _, width = encoder.outputs["hidden"].axes
         self.outputs = {"feats": Tensor("float32", ("frames", width))}
 
@@ -41,22 +40,22 @@ class _Decoder(DurationDecoder):
         return zs[0]
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
-    """``espnet2.gan_tts.jets.JETS``; ESPnet gives it no speed, and cannot teach it.
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
+    """``espnet2.gan_tts.jets.JETS``, without speed control and teacher forcing.
 
-    ESPnet averages pitch by durations that are given, and hands these on to JETS, which
-    does not take them.
+    ESPnet has neither for it: it averages pitch by durations that are given, and hands
+    these on to JETS, which does not take them.
     """
     generator = tts.generator
     encoder = DurationEncoder(generator, generator.odim, None)
     _, width = encoder.outputs["hidden"].axes
-    parts = {
+    modules = {
         "encoder": encoder,
         "decoder": _Decoder(generator, encoder),
         "vocoder": HiFiGAN(generator.generator, width),
     }
     search = Durations(rounding="round")
-    return TextToSpeech(parts, search, vocoder_reads="feats")
+    return TTSModules(modules, search, vocoder_reads="feats")
 
 
 register(

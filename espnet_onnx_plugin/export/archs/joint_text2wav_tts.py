@@ -1,7 +1,8 @@
 """``tts: joint_text2wav``: a text-to-features model and a vocoder, trained together."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Optional
 
 import torch
 
@@ -15,11 +16,11 @@ from espnet_onnx_plugin.export.archs import (
     transformer_tts,
 )
 from espnet_onnx_plugin.export.layers.vocoder import find_vocoder
-from espnet_onnx_plugin.export.parts import TextToSpeech
 from espnet_onnx_plugin.export.registry import Arch, find, register
+from espnet_onnx_plugin.export.tts_module import TTSModules
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.gan_tts.joint.JointText2Wav``; ESPnet gives it no decoding options."""
     text2mel = tts.generator["text2mel"]
     arch = find("tts", type(text2mel).__name__.lower())
@@ -31,7 +32,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
     )
     return dataclasses.replace(
         wrapped,
-        parts={**wrapped.parts, "vocoder": vocoder},
+        modules={**wrapped.modules, "vocoder": vocoder},
         search=dataclasses.replace(wrapped.search, options=()),
         vocoder_reads="feat_gen",
     )

@@ -1,6 +1,6 @@
 """``postencoder: length_adaptor``: fewer frames by strided convolutions."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -23,7 +23,7 @@ class LengthAdaptor(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, dim), (B,) -> (B, T / 2^layers, size), (B,)."""
         reference = self.reference
         if reference.embed is not None:

@@ -1,6 +1,6 @@
 """``decoder: linear_decoder``: one class for the whole utterance."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -18,7 +18,7 @@ class _Classes(torch.nn.Module):
 
     def forward(
         self, encoder_out: torch.Tensor, encoder_out_lens: torch.Tensor
-    ) -> Tuple[torch.Tensor]:
+    ) -> tuple[torch.Tensor]:
         scores = self.decoder(encoder_out, encoder_out_lens)
         return (torch.log_softmax(scores, dim=-1),)
 
@@ -36,8 +36,8 @@ class LinearDecoderStep(StepModule):
         axes = ("utterances", decoder.output_dim)
         self.memory_tensors = {"class_log_probs": Tensor("float32", axes)}
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         tokens, classes = tensors
         scores = torch.nn.functional.pad(classes, (2, 1), value=-torch.inf)
         return (scores[:, None].expand(-1, tokens.size(1), -1).flatten(0, 1),)

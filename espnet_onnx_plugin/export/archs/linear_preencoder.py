@@ -1,5 +1,7 @@
 """``preencoder: linear``: a projection before the encoder."""
 
+from __future__ import annotations
+
 from espnet_onnx_plugin.export.registry import Arch, as_it_is, register
 
 register(

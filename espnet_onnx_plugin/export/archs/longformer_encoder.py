@@ -1,14 +1,16 @@
 """``encoder: longformer``: attention to a window of frames around each."""
 
+from __future__ import annotations
+
 import math
-from typing import Any, Tuple
-from unittest import mock
+from typing import Any
 
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import refuse_token_ids
-from espnet_onnx_plugin.export.patches import padding_kept_out
+from espnet_onnx_plugin.export.padding import padding_kept_out
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -96,7 +98,7 @@ class LongformerEncoder(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor, ctc: Any = None
-    ) -> Tuple[Any, torch.Tensor, None]:
+    ) -> tuple[Any, torch.Tensor, None]:
         """(B, T, input size), (B,) -> what ESPnet's returns, padded lengths, None."""
 
         def seen(mask: torch.Tensor) -> torch.Tensor:
@@ -108,7 +110,7 @@ class LongformerEncoder(torch.nn.Module):
             return x.masked_fill(~mask.transpose(1, 2), 0.0), mask
 
         handle = self.encoder.encoders[0].register_forward_pre_hook(clear)
-        windows = mock.patch.object(self.attention, "forward", _attend)
+        windows = replaced(self.attention, "forward", _attend)
         try:
             with padding_kept_out(self.encoder, seen), windows:
                 x, lengths, _ = self.encoder(x, lengths, ctc=ctc)

@@ -1,5 +1,7 @@
 """MelGAN's generator, of one band and of several."""
 
+from __future__ import annotations
+
 import torch
 
 from espnet_onnx_plugin.export.layers.vocoder import Vocoder

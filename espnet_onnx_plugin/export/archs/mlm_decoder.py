@@ -1,5 +1,7 @@
 """``decoder: mlm``: the masked language model of Mask-CTC (Higuchi et al. 2020)."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import torch
@@ -10,7 +12,7 @@ from espnet_onnx_plugin.export.archs.transformer_decoder import (
     cross_attention,
     decoder_layer,
 )
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import attend, masked, normed, split_heads
@@ -27,7 +29,7 @@ class MaskDecoder(SequenceModule):
         self.memory_tensors = self.memory.tensors
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """See :class:`SequenceModule`."""
+        """Score every token at every position."""
         tokens, tokens_lens, memory_bias, *memory = tensors
         bias = masked(~make_pad_mask(tokens_lens, tokens))[:, None, None]
         x = self.reference.embed(tokens)

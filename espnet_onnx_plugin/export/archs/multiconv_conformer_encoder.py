@@ -1,5 +1,7 @@
 """``encoder: multiconv_conformer``, several convolutions in a gated unit."""
 
+from __future__ import annotations
+
 from espnet_onnx_plugin.export.encoder import refuse_token_ids
 from espnet_onnx_plugin.export.registry import Arch, register
 

@@ -1,7 +1,8 @@
 """Parallel WaveGAN's generator."""
 
+from __future__ import annotations
+
 import math
-from typing import Dict
 
 import torch
 
@@ -15,7 +16,7 @@ class ParallelWaveGAN(Vocoder):
     parallel_wavegan's, which pads its features outside of the network.
     """
 
-    def noise(self) -> Dict[str, Tensor]:
+    def noise(self) -> dict[str, Tensor]:
         return {"noise": Tensor("float32", ("frames", self.factor))}
 
     def generate(self, c: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,8 @@
 ``transformer`` and ``conformer`` in both roles; ESPnet has one class for the two.
 """
 
+from __future__ import annotations
+
 from espnet_onnx_plugin.export.registry import Arch, as_it_is, register
 
 _TINY = dict(output_size=8, attention_heads=2, linear_units=12, num_blocks=1)

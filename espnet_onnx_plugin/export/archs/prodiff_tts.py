@@ -1,18 +1,16 @@
 """``tts: prodiff``: FastSpeech2 with a decoder that denoises in a few steps."""
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.export.archs.fastspeech2_tts import SMALL
-from espnet_onnx_plugin.export.layers.speaking import (
-    DurationEncoder,
-    FeatureDecoder,
-    with_postnet,
-)
-from espnet_onnx_plugin.export.parts import TextToSpeech
+from espnet_onnx_plugin.export.layers.durations import DurationEncoder, FeatureDecoder
+from espnet_onnx_plugin.export.layers.generated_features import with_postnet
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModules
 
 
 class _Decoder(FeatureDecoder):
@@ -52,17 +50,15 @@ class _Decoder(FeatureDecoder):
         return noisy.transpose(1, 2)
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
-    """``espnet2.tts.prodiff.ProDiff``; ESPnet gives it no speed."""
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
+    """``espnet2.tts.prodiff.ProDiff``; ESPnet has no speed control for it."""
     encoder = DurationEncoder(tts, tts.odim, tts.eos)
     decoder = FeatureDecoder if tts.decoder_type != "diffusion" else _Decoder
-    return TextToSpeech(
+    return TTSModules(
         {"encoder": encoder, "decoder": decoder(tts, encoder, normalize)},
-        dict(
-            kind="durations",
+        Durations(
             rounding="round",
-            taught_by=["speech", "durations", *encoder.variances],
-            options=[],
+            taught_by=("speech", "durations", *encoder.variances),
         ),
     )
 

@@ -1,6 +1,6 @@
 """``decoder: rnn``: LSTM or GRU with any attention that ESPnet names."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 from torch.nn.functional import linear
@@ -34,8 +34,8 @@ class RNNDecoderStep(StepModule):
         self.states = {name: State("float32", axes) for name in self.of_cells}
         self.states.update(self.attention.states)
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         decoder, count = self.reference, len(self.of_cells)
         (tokens, parents), memory, states = self.split(tensors)
         past = [state.index_select(0, parents.flatten()) for state in states]

@@ -1,12 +1,12 @@
 """``encoder: rnn``: LSTM or GRU, with projections and subsampling."""
 
-from typing import Optional, Tuple
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.layers.recurrent import RecurrentLayer
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -16,7 +16,7 @@ class _Layer(torch.nn.Module):
     def __init__(
         self,
         rnn: RecurrentLayer,
-        projection: Optional[torch.nn.Linear] = None,
+        projection: torch.nn.Linear | None = None,
         activation: bool = False,
         subsample: int = 1,
     ):
@@ -70,7 +70,7 @@ class RNNEncoder(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """Encode (batch, frames, dim), as ESPnet's encoder; there is no state."""
         for layer in self.layers:
             x, lengths = layer(x, lengths)

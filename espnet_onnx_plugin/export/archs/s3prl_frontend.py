@@ -1,9 +1,11 @@
 """``frontend: s3prl``: a self-supervised model of the s3prl collection."""
 
+from __future__ import annotations
+
 import contextlib
 import sys
 import types
-from typing import Iterator, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -126,7 +128,7 @@ class S3prlFrontend(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, dim), (B,)."""
         if self.eps is not None:
             speech = standardize(speech, self.eps)

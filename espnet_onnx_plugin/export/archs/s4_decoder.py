@@ -1,6 +1,8 @@
 """``decoder: s4``: state spaces (Gu et al. 2022) with cross-attention."""
 
-from typing import Dict, NamedTuple, Tuple
+from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 
@@ -99,7 +101,7 @@ class _StateSpace(torch.nn.Module):
 
     def forward(
         self, u: torch.Tensor, state: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step.
 
         Args:
@@ -138,7 +140,7 @@ class S4DecoderStep(StepModule):
             raise PluginError("decoder 's4' with pool is not supported")
         self.parts = torch.nn.ModuleDict()
         attentions = []
-        states: Dict[str, State] = {}
+        states: dict[str, State] = {}
         for i, block in enumerate(model.layers):
             kind = type(block.layer).__name__
             if kind == "S4":
@@ -150,8 +152,8 @@ class S4DecoderStep(StepModule):
         self.memory = CrossMemory(attentions)
         self.memory_tensors = self.memory.tensors
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         (tokens, parents), (bias, *memory), past = self.split(tensors)
         keys_and_values = zip(memory[::2], memory[1::2])
         first = [state.index_select(0, parents[:, 0]) for state in past]

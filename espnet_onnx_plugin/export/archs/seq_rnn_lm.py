@@ -1,6 +1,6 @@
 """``lm: seq_rnn``: LSTM, GRU and plain RNN."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -20,8 +20,8 @@ class SeqRNNLMStep(StepModule):
         axes = ("rows", lm.nlayers, lm.nhid)
         self.states = {name: State("float32", axes) for name in names}
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         lm = self.reference
         (tokens, parents), _, states = self.split(tensors)
         past = [state.index_select(0, parents.flatten()) for state in states]

@@ -1,6 +1,6 @@
 """``preencoder: sinc``: convolutions with learned band passes on raw audio."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -55,7 +55,7 @@ class SincPreencoder(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, frames, channels, samples), (B,) -> (B, frames, dim), (B,)."""
         return self.layers(x.transpose(1, 2)).transpose(1, 2).flatten(2), lengths
 

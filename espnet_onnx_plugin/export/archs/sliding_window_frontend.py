@@ -1,6 +1,6 @@
 """``frontend: sliding_window``: frames of the waveform itself."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import humanfriendly
 import torch
@@ -31,7 +31,7 @@ class SlidingWindowFrontend(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> frames (B, frames, 1, win_length), (B,)."""
         frames = (speech.size(1) - self.win_length) // self.hop_length + 1
         first = torch.arange(frames) * self.hop_length

@@ -1,6 +1,6 @@
 """StyleMelGAN's generator."""
 
-from typing import Dict
+from __future__ import annotations
 
 import torch
 
@@ -22,11 +22,11 @@ class StyleMelGAN(Vocoder):
         return int(self.generator.noise_upsample_factor)
 
     @property
-    def sizes(self) -> Dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         """Two blocks, of which the second is not full."""
         return {"blocks": 2, "frames": 2 * self.block - 1}
 
-    def noise(self) -> Dict[str, Tensor]:
+    def noise(self) -> dict[str, Tensor]:
         return {"noise": Tensor("float32", (self.generator.in_channels, "blocks"))}
 
     def generate(self, c: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """``tts: tacotron2``, with location-sensitive and forward attention."""
 
-from typing import Dict, Optional
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.bundle.search import Frames
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.layers.recurrent import lstm_cell
-from espnet_onnx_plugin.export.layers.speaking import Conditions, Convolutions, Postnet
-from espnet_onnx_plugin.export.parts import Part, TextToSpeech
+from espnet_onnx_plugin.export.layers.conditions import Conditions
+from espnet_onnx_plugin.export.layers.generated_features import Postnet
+from espnet_onnx_plugin.export.layers.recurrent import RecurrentLayer, lstm_cell
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
 
 #: Sharpness of the softmax, by ESPnet's class of attention.
 _SCALING = {"AttLoc": 2.0, "AttForward": 1.0, "AttForwardTA": 1.0}
@@ -19,16 +20,38 @@ _SCALING = {"AttLoc": 2.0, "AttForward": 1.0, "AttForwardTA": 1.0}
 _ROW = ("symbols",)
 
 
-class _Encoder(Part):
+class _Convolutions(torch.nn.Module):
+    """``nets.pytorch_backend.tacotron2.encoder.Encoder``, of one text."""
+
+    def __init__(self, encoder: torch.nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        lstm = encoder.blstm
+        self.lstm = torch.nn.ModuleList(
+            RecurrentLayer(lstm, layer) for layer in range(lstm.num_layers)
+        )
+
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
+        """(symbols,) -> (1, symbols, dim)."""
+        x = self.encoder.embed(text)[None].transpose(1, 2)
+        for conv in self.encoder.convs or ():
+            x = x + conv(x) if self.encoder.use_residual else conv(x)
+        x = x.transpose(1, 2)
+        length = torch.full((1,), x.size(1), dtype=torch.int64)
+        for layer in self.lstm:
+            x = layer(x, length)
+        return x
+
+
+class _Encoder(TTSModule):
     """Text to what every step reads, and the attention before the first."""
 
     def __init__(self, tts: torch.nn.Module):
         super().__init__()
         self.eos, self.att = tts.eos, tts.dec.att
-        self.encoder = Convolutions(tts.enc)
+        self.encoder = _Convolutions(tts.enc)
         self.conditions = Conditions(tts, tts.odim)
         self.inputs = {"text": Tensor("int64", ("tokens",)), **self.conditions.inputs}
-        self.below = {"text": tts.idim, **self.conditions.below}
         self.sizes = self.conditions.sizes
         self.outputs = {
             "hidden": Tensor("float32", ("symbols", self.att.mlp_enc.in_features)),
@@ -73,7 +96,7 @@ class _Cell(torch.nn.Module):
         )
 
 
-class _Step(Part):
+class _Step(TTSModule):
     """One step of the decoder: ``reduction_factor`` frames."""
 
     def __init__(self, tts: torch.nn.Module, encoder: _Encoder):
@@ -83,7 +106,7 @@ class _Step(Part):
         self.scaling = _SCALING[type(self.att).__name__]
         self.cells = torch.nn.ModuleList(map(_Cell, dec.lstm))
         outputs = dict(encoder.outputs)
-        self.inputs: Dict[str, Tensor] = {
+        self.inputs: dict[str, Tensor] = {
             "hidden": outputs["hidden"],
             "keys": outputs["keys"],
             "blocked": Tensor("bool", _ROW),
@@ -161,7 +184,7 @@ class _Step(Part):
         return F.normalize(weights, p=1, dim=0)
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.tts.tacotron2.Tacotron2``."""
     dec = tts.dec
     if type(dec.att).__name__ not in _SCALING:
@@ -174,7 +197,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
             "tacotron2 with elayers: 0 cannot be decoded by ESPnet either"
         )
     encoder = _Encoder(tts)
-    parts = {
+    modules = {
         "encoder": encoder,
         "decoder": _Step(tts, encoder),
         "postnet": Postnet(tts, dec.postnet, normalize, dec.output_activation_fn),
@@ -192,7 +215,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
             "forward_window",
         ),
     )
-    return TextToSpeech(parts, search)
+    return TTSModules(modules, search)
 
 
 SMALL = dict(

@@ -1,7 +1,8 @@
 """``encoder: torchaudiohubert``: HuBERT as torchaudio has it, from the waveform."""
 
-from typing import Any, Optional, Tuple
-from unittest import mock
+from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -11,7 +12,8 @@ from espnet_onnx_plugin.export.layers.waveform import (
     PlainConvolutions,
     WaveformConvolutions,
 )
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -33,13 +35,13 @@ class TorchAudioHubert(torch.nn.Module):
 
     def forward(
         self, feats: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """(B, frames, channels), (B,) -> (B, frames, dim), (B,), None."""
         padding = make_pad_mask(lengths, maxlen=feats.size(1))
         x = self.feature_projection(feats).masked_fill(padding[:, :, None], 0.0)
         attention = type(self.transformer.layers[0].attention)
         with self.plain.in_place():
-            with mock.patch.object(attention, "forward", _attention):
+            with replaced(attention, "forward", _attention):
                 x = self.transformer(x, attention_mask=padding[:, None, None, :])
         return x, lengths, None
 
@@ -47,9 +49,10 @@ class TorchAudioHubert(torch.nn.Module):
 def _attention(
     self: torch.nn.Module,
     x: torch.Tensor,
-    attention_mask: Optional[torch.Tensor] = None,
+    attention_mask: torch.Tensor | None = None,
     **settings: Any,
-) -> Tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, None]:
+    """``SelfAttention.forward`` of torchaudio, in plain operations."""
     return attend(self, x, padding=attention_mask), None
 
 

@@ -1,13 +1,16 @@
 """``decoder: transformer``."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import (
     TREE_INPUTS,
@@ -48,7 +51,7 @@ class CrossMemory(torch.nn.Module):
         self.frames = frames
 
     @property
-    def tensors(self) -> Dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """The results by name, in order."""
         bias = Tensor("float32", ("utterances", 1, 1, self.frames))
         tensors = {f"{self.name}_bias": bias}
@@ -60,7 +63,7 @@ class CrossMemory(torch.nn.Module):
 
     def forward(
         self, encoder_out: torch.Tensor, encoder_out_lens: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         valid = ~make_pad_mask(encoder_out_lens, encoder_out[..., 0])
         tensors = [masked(valid)[:, None, None]]
         for attention in self.attentions:
@@ -113,7 +116,7 @@ def decoder_layer(
     x: torch.Tensor,
     self_attention: Part,
     cross: Part,
-    sequential: Optional[Part] = None,
+    sequential: Part | None = None,
 ) -> torch.Tensor:
     """ESPnet's ``DecoderLayer`` around the attentions that it is given."""
 
@@ -169,12 +172,12 @@ class TransformerDecoderStep(StepModule):
         self.memory_tensors = self.memory.tensors
         self.states = self.past_states()
 
-    def past_states(self) -> Dict[str, State]:
+    def past_states(self) -> dict[str, State]:
         """The states of the past, as many for each layer."""
         return cache_states([layer.self_attn for layer in self.layers])
 
     def past_inputs(self, inputs: Sequence[torch.Tensor]) -> Sequence[Any]:
-        """What every layer's :meth:`mix` needs of the inputs behind the positions."""
+        """Inputs of every layer's :meth:`mix`, from those behind the positions."""
         kept, visible = inputs
         return kept, tree_bias(visible)
 
@@ -183,7 +186,7 @@ class TransformerDecoderStep(StepModule):
         attention: torch.nn.Module,
         inputs: Sequence[Any],
         past: Sequence[torch.Tensor],
-        states: List[torch.Tensor],
+        states: list[torch.Tensor],
         x: torch.Tensor,
     ) -> torch.Tensor:
         """Self-attention of the newest tokens (rows, size); appends the new states."""
@@ -194,19 +197,19 @@ class TransformerDecoderStep(StepModule):
 
     def crossings(
         self, index: int, rows: Sequence[int], memory: Sequence[torch.Tensor]
-    ) -> Dict[str, Part]:
+    ) -> dict[str, Part]:
         """A layer's attentions to the memory, as :func:`decoder_layer` takes them."""
         attention = self.layers[index].src_attn
         return {"cross": cross_part(attention, rows, index, memory)}
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         inputs, memory, past = self.split(tensors)
         tokens, positions, *rest = inputs
         embedding, pos_enc = self.reference.embed
         x = encode_position(pos_enc, embedding(tokens.flatten()), positions.flatten())
         past_inputs = self.past_inputs(rest)
-        states: List[torch.Tensor] = []
+        states: list[torch.Tensor] = []
         each = len(past) // len(self.layers)
         for i, layer in enumerate(self.layers):
             of_layer = past[each * i : each * (i + 1)]

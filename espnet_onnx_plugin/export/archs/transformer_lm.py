@@ -1,6 +1,6 @@
 """``lm: transformer``, with and without positions."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -29,8 +29,8 @@ class TransformerLMStep(StepModule):
             **cache_states([layer.self_attn for layer in self.layers]),
         }
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), _, (padding, *past) = self.split(tensors)
         tokens = tokens.flatten()
         encoder = self.reference.encoder

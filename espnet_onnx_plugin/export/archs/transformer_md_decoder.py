@@ -1,6 +1,8 @@
 """``decoder: transformer_md``: the decoder of multi-decoder translation models."""
 
-from typing import Dict, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -15,7 +17,7 @@ from espnet_onnx_plugin.export.steps import StepModule
 
 
 class TwoMemories(torch.nn.Module):
-    """What every layer reads of the recognized text, and of the speech."""
+    """Keys and values of the recognized text and of the speech, for every layer."""
 
     def __init__(self, layers: torch.nn.ModuleList):
         super().__init__()
@@ -30,7 +32,7 @@ class TwoMemories(torch.nn.Module):
         md_out_lens: torch.Tensor,
         encoder_out: torch.Tensor,
         encoder_out_lens: torch.Tensor,
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         text = self.text(md_out, md_out_lens)
         return (*text, *self.speech(encoder_out, encoder_out_lens))
 
@@ -52,8 +54,8 @@ class TransformerMDDecoderStep(TransformerDecoderStep):
 
     def crossings(
         self, index: int, rows: Sequence[int], memory: Sequence[torch.Tensor]
-    ) -> Dict[str, Part]:
-        """See :class:`TransformerDecoderStep`."""
+    ) -> dict[str, Part]:
+        """A layer's attentions to the text that was recognized, and to speech."""
         layer, half = self.layers[index], len(memory) // 2
         return {
             "cross": cross_part(layer.src_attn, rows, index, memory[:half]),

@@ -1,6 +1,6 @@
 """``lm: transformer_opt``: OPT of Hugging Face's hub as a language model."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 from torch.nn.functional import embedding
@@ -29,8 +29,8 @@ class OPTStep(StepModule):
         self.states = cache_states(list(self.attentions))
         self.max_tokens = self.decoder.max_target_positions
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), _, past = self.split(tensors)
         decoder = self.decoder
         x = decoder.embed_tokens(tokens.flatten())

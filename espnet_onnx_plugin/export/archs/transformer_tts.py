@@ -5,15 +5,17 @@ in every step. What the first layer attends to is therefore made again in every 
 the other layers keep their keys and values.
 """
 
-from typing import Dict, Optional, Tuple
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.bundle.search import Frames
-from espnet_onnx_plugin.export.layers.speaking import Conditions, Postnet
-from espnet_onnx_plugin.export.parts import Part, TextToSpeech, idle_draws
+from espnet_onnx_plugin.export.layers.conditions import Conditions
+from espnet_onnx_plugin.export.layers.draws import unused_draws
+from espnet_onnx_plugin.export.layers.generated_features import Postnet
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
 
 
 def _heads(att: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -23,16 +25,15 @@ def _heads(att: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
     return x if norm is None else norm(x)
 
 
-class _Encoder(Part):
-    """Text to the keys and values of every layer's attention to it."""
+class _Encoder(TTSModule):
+    """Text to keys and values, for every layer's attention to the text."""
 
     def __init__(self, tts: torch.nn.Module):
         super().__init__()
         self.tts, self.eos = tts, tts.eos
-        self.idle = idle_draws(tts.encoder)
+        self.unused_draws = unused_draws(tts.encoder)
         self.conditions = Conditions(tts, tts.odim)
         self.inputs = {"text": Tensor("int64", ("tokens",)), **self.conditions.inputs}
-        self.below = {"text": tts.idim, **self.conditions.below}
         self.sizes = self.conditions.sizes
         layers = tts.decoder.decoders
         att = layers[0].src_attn
@@ -50,16 +51,16 @@ class _Encoder(Part):
         )
 
 
-class _Step(Part):
+class _Step(TTSModule):
     """One step of the decoder: ``reduction_factor`` frames."""
 
     def __init__(self, tts: torch.nn.Module, encoder: _Encoder):
         super().__init__()
         self.decoder, self.odim = tts.decoder, tts.odim
         self.feat_out, self.prob_out = tts.feat_out, tts.prob_out
-        self.idle = idle_draws(tts.decoder)  # when it is taught
+        self.unused_draws = unused_draws(tts.decoder)  # with teacher forcing
         self.layers = tts.decoder.decoders
-        self.inputs: Dict[str, Tensor] = dict(encoder.outputs)
+        self.inputs: dict[str, Tensor] = dict(encoder.outputs)
         prenet = getattr(self.decoder.embed[0], "__getitem__", None)
         self.prenet = None if prenet is None else self.decoder.embed[0][0]
         if self.prenet is not None:
@@ -82,11 +83,11 @@ class _Step(Part):
                 self.states[name] = State("float32", (att.h, "nodes", att.d_k))
 
     @property
-    def sizes(self) -> Dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         """Dropout is for the frames so far and the new one."""
         return {"nodes": 9, "history": 10}
 
-    def _embed(self, ys: torch.Tensor, keep: Optional[torch.Tensor]) -> torch.Tensor:
+    def _embed(self, ys: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         """(frames, odim) -> (frames, dim): prenet, projection and position."""
         if self.prenet is None:
             return self.decoder.embed(ys[None])[0]
@@ -96,13 +97,13 @@ class _Step(Part):
         return position(projection(ys)[None])[0]
 
     @staticmethod
-    def _attend(att, q, k, v) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Of one query: (1, dim), and weights (heads, time)."""
+    def _attend(att, q, k, v) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention of one query: (1, dim), and weights (heads, time)."""
         weights = torch.softmax(q @ k.transpose(1, 2) / att.d_k**0.5, dim=-1)
         return att.linear_out((weights @ v).transpose(0, 1).flatten(1)), weights[:, 0]
 
     def _residual(self, layer, number: int, x: torch.Tensor, part) -> torch.Tensor:
-        """``x`` (1, dim) with what ``part`` makes of it."""
+        """``x`` (1, dim) and the output of ``part`` for ``x``, added."""
         norm = getattr(layer, f"norm{number}")
         y = norm(x) if layer.normalize_before else x
         made = part(y)
@@ -110,7 +111,7 @@ class _Step(Part):
             made = getattr(layer, f"concat_linear{number}")(torch.cat((y, made), dim=1))
         return x + made if layer.normalize_before else norm(x + made)
 
-    def _layer(self, i: int, x, rows, given, state) -> Tuple[torch.Tensor, ...]:
+    def _layer(self, i: int, x, rows, given, state) -> tuple[torch.Tensor, ...]:
         """A layer of the decoder on the new frame ``x`` (1, dim).
 
         Args:
@@ -163,11 +164,11 @@ class _Step(Part):
         return (frames, prob, torch.stack(attended), *state.values())
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.tts.transformer.Transformer``."""
     encoder = _Encoder(tts)
     step = _Step(tts, encoder)
-    parts = {
+    modules = {
         "encoder": encoder,
         "decoder": step,
         "postnet": Postnet(tts, tts.postnet, normalize),
@@ -179,7 +180,7 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         dropout=0.0 if step.prenet is None else step.prenet.dropout_rate,
         options=("threshold", "minlenratio", "maxlenratio"),
     )
-    return TextToSpeech(parts, search)
+    return TTSModules(modules, search)
 
 
 SMALL = dict(

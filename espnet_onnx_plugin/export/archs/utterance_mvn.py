@@ -1,5 +1,7 @@
 """``normalize: utterance_mvn``: statistics of each utterance."""
 
+from __future__ import annotations
+
 from espnet_onnx_plugin.export.registry import Arch, as_it_is, register
 
 register(

@@ -1,11 +1,11 @@
 """``encoder: vgg_rnn``: convolutions and poolings, then LSTM or GRU."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
 from espnet_onnx_plugin.export.archs.rnn_encoder import RNNEncoder
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -22,7 +22,7 @@ class VGGRNNEncoder(RNNEncoder):
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """Encode (batch, frames, dim), as ESPnet's encoder; there is no state."""
         vgg = self.vgg
         x = x.unflatten(2, (vgg.in_channel, -1)).transpose(1, 2)

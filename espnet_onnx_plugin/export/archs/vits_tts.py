@@ -1,8 +1,8 @@
 """``tts: vits``."""
 
+from __future__ import annotations
+
 import math
-from typing import Dict, Optional, Tuple
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,12 @@ from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
-from espnet_onnx_plugin.export.parts import (
-    Part,
-    TextToSpeech,
-    fold_weight_norm,
-    idle_draws,
-)
-from espnet_onnx_plugin.export.patches import padded_to
+from espnet_onnx_plugin.export.layers.draws import unused_draws
+from espnet_onnx_plugin.export.layers.vocoder import fold_weight_norm
+from espnet_onnx_plugin.export.padding import padded_to
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
+from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
 
 
 def inverse_spline(
@@ -29,7 +27,7 @@ def inverse_spline(
     inverse: bool,
     tails: str,
     tail_bound: float,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """ESPnet's ``piecewise_rational_quadratic_transform`` in its inverse direction.
 
     Neural Spline Flows (arXiv:1906.04032), equations 6 to 8. ESPnet's picks the values
@@ -81,28 +79,25 @@ def inverse_spline(
     return torch.where(beyond, inputs, outputs), torch.zeros(())
 
 
-class _Encoder(Part):
+class _Encoder(TTSModule):
     """Text to the prior's mean and scale, and durations before speed and rounding."""
 
     def __init__(self, generator: torch.nn.Module):
         super().__init__()
         self.generator = generator
-        self.idle = idle_draws(generator.text_encoder)
+        self.unused_draws = unused_draws(generator.text_encoder)
         self.inputs = {"text": Tensor("int64", ("tokens",))}
-        self.below = {"text": generator.text_encoder.emb.num_embeddings}
         if generator.spks is not None:
             self.inputs["sids"] = Tensor("int64", (1,))
-            self.below["sids"] = generator.spks
         if generator.spk_embed_dim is not None:
             self.inputs["spembs"] = Tensor("float32", (generator.spk_embed_dim,))
         if generator.langs is not None:
             self.inputs["lids"] = Tensor("int64", (1,))
-            self.below["lids"] = generator.langs
         self.conditions = list(self.inputs)[1:]
         self.inputs["noise_dur"] = Tensor("float32", (2, "tokens"))
         self.inputs["noise_scale_dur"] = Tensor("float32", ())
         width = generator.text_encoder.attention_dim
-        self.outputs: Dict[str, Tensor] = {
+        self.outputs: dict[str, Tensor] = {
             "mean": Tensor("float32", ("symbols", width)),
             "log_scale": Tensor("float32", ("symbols", width)),
             "duration": Tensor("float32", ("symbols",)),
@@ -111,7 +106,7 @@ class _Encoder(Part):
             size = generator.duration_predictor.global_conv.in_channels
             self.outputs["condition"] = Tensor("float32", (size,))
 
-    def condition(self, *values: torch.Tensor) -> Optional[torch.Tensor]:
+    def condition(self, *values: torch.Tensor) -> torch.Tensor | None:
         """(1, size), what the model knows of speaker and language, or None."""
         given, g = dict(zip(self.conditions, values)), None
         if "sids" in given:
@@ -138,7 +133,7 @@ class _Encoder(Part):
             predictor.flows
         )  # one that has no effect is left out
         name = "piecewise_rational_quadratic_transform"
-        with mock.patch.object(flows, name, inverse_spline):
+        with replaced(flows, name, inverse_spline):
             z = noise[None]
             for step in (*steps, last):
                 z = step(z, mask, g=x, inverse=True)
@@ -156,7 +151,7 @@ class _Encoder(Part):
         return outputs if g is None else (*outputs, g[0])
 
 
-class _Decoder(Part):
+class _Decoder(TTSModule):
     """Mean and scale of every frame, and noise, to what the vocoder reads."""
 
     def __init__(self, generator: torch.nn.Module, encoder: _Encoder):
@@ -174,7 +169,6 @@ class _Decoder(Part):
             "noise_scale": Tensor("float32", ()),
             **outputs,
         }
-        self.below = {"symbol_of_frame": "symbols"}
         self.outputs = {"feats": Tensor("float32", ("frames", width))}
 
     def forward(self, mean, log_scale, index, noise, scale, *condition):
@@ -185,10 +179,10 @@ class _Decoder(Part):
         return z[0].T
 
 
-class _Alignment(Part):
-    """Speech that teaches the model, to what the vocoder reads of it.
+class _Alignment(TTSModule):
+    """Speech of teacher forcing to latents for the vocoder.
 
-    And how likely each of its frames is under each symbol.
+    The likelihood of each frame under each symbol tells which symbol it belongs to.
     """
 
     def __init__(self, generator: torch.nn.Module, encoder: _Encoder):
@@ -229,7 +223,7 @@ class _Alignment(Part):
         return latents[0].T, likelihood
 
 
-def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSpeech:
+def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.gan_tts.vits.VITS``."""
     generator = tts.generator
     encoder = _Encoder(generator)
@@ -246,13 +240,13 @@ def wrap(tts: torch.nn.Module, normalize: Optional[torch.nn.Module]) -> TextToSp
         taught_by=("speech",),
         options=("speed_control_alpha", "noise_scale", "noise_scale_dur"),
     )
-    parts = {
+    modules = {
         "encoder": encoder,
         "decoder": decoder,
         "alignment": _Alignment(generator, encoder),
         "vocoder": vocoder,
     }
-    return TextToSpeech(parts, search, vocoder_reads="feats")
+    return TTSModules(modules, search, vocoder_reads="feats")
 
 
 SMALL = dict(

@@ -1,6 +1,6 @@
 """``frontend: wav2vec_cnn``: the convolutions of wav2vec 2.0, trained with the rest."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -13,7 +13,7 @@ class CNNFrontend(WaveformConvolutions):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, channels), (B,)."""
         if self.extractor.normalize_audio:
             speech = standardize(speech, 1e-5)

@@ -1,6 +1,6 @@
 """``decoder: whisper``: the text decoder of OpenAI's Whisper."""
 
-from typing import List, Tuple
+from __future__ import annotations
 
 import torch
 from torch.nn.functional import embedding
@@ -28,12 +28,12 @@ class WhisperDecoderStep(CrossAttentionStep):
         # ESPnet's expanded embedding puts it together at every call.
         self.register_buffer("embedding", self.decoder.token_embedding.weight.detach())
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), memory, past = self.split(tensors)
         x = embedding(tokens.flatten(), self.embedding)
         x = x + embedding(positions.flatten(), self.decoder.positional_embedding)
-        states: List[torch.Tensor] = []
+        states: list[torch.Tensor] = []
         parts = self.parts(tokens.shape, kept, tree_bias(visible), memory, past, states)
         for block, (attend_past, attend_memory) in zip(self.decoder.blocks, parts):
             x = x + attend_past(block.attn_ln(x))

@@ -1,6 +1,6 @@
 """``encoder: whisper``: log-mel and encoder of OpenAI's Whisper."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -18,8 +18,8 @@ class OpenAIWhisperEncoder(WhisperEncoder):
 
     def forward(
         self, feats: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, None]:
-        """As ESPnet's encoders return it."""
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Encode, and return also None, as ESPnet's encoders do."""
         return (*super().forward(feats, lengths), None)
 
 

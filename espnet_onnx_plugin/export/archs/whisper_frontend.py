@@ -1,6 +1,6 @@
 """``frontend: whisper``: the output of Whisper's encoder as features."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -24,7 +24,7 @@ class WhisperFrontend(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, size), (B,)."""
         return self.encoder(*self.log_mel(speech, lengths))
 

@@ -4,6 +4,8 @@ What is written for ESPnet's layers (``steps``, the cross-attention memory of a
 transformer decoder) then serves theirs.
 """
 
+from __future__ import annotations
+
 import torch
 
 

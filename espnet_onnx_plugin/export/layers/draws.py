@@ -1,4 +1,6 @@
-"""How torch's generator stands, as the runtime has to know it to draw the same."""
+"""Random numbers that ESPnet draws: the runtime has to draw the same."""
+
+from __future__ import annotations
 
 import struct
 
@@ -42,3 +44,12 @@ def dropouts_are_of_mkl() -> bool:
         torch.manual_seed(0)
         drawn = torch.nn.functional.dropout(torch.ones(64), 0.5).numpy()
     return not np.array_equal(drawn, Noise(0).keep(0.5, 64))
+
+
+def unused_draws(module: torch.nn.Module) -> int:
+    """How many numbers ESPnet draws to no effect when it runs a stack of layers.
+
+    ``MultiSequential`` draws which layers to leave out in training, and draws always.
+    """
+    stacks = (m for m in module.modules() if type(m).__name__ == "MultiSequential")
+    return sum(map(len, stacks))

@@ -5,14 +5,17 @@ reads is a prefix, the encoder output in its size, a postfix, and then the token
 and values of the prompt are made once for an utterance.
 """
 
+from __future__ import annotations
+
 import contextlib
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
-from unittest import mock
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.steps import (
     TREE_INPUTS,
     StepModule,
@@ -37,8 +40,8 @@ class _Scorer(torch.nn.Module):
         self.decoder = decoder
 
     def batch_score(
-        self, ys: torch.Tensor, states: List[Any], xs: torch.Tensor
-    ) -> Tuple[torch.Tensor, None]:
+        self, ys: torch.Tensor, states: list[Any], xs: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
         """Log probabilities (N, vocabulary) after prefixes (N, length)."""
         frames, tokens = torch.tensor([xs.shape[1], ys.shape[1]]).expand(len(ys), 2).T
         logits, _ = self.decoder(xs, frames, ys, tokens)
@@ -46,7 +49,7 @@ class _Scorer(torch.nn.Module):
 
 
 class _Cache:
-    """What stands for transformers' ``Cache``.
+    """A stand-in for transformers' ``Cache``.
 
     Args:
         prompt: keys and values of each layer, (utterances, h, prompt, d); empty where
@@ -64,12 +67,12 @@ class _Cache:
         self,
         prompt: Sequence[torch.Tensor] = (),
         past: Sequence[torch.Tensor] = (),
-        kept: Optional[torch.Tensor] = None,
+        kept: torch.Tensor | None = None,
     ):
         self._prompt = prompt
         self._past = past
         self._kept = kept
-        self.made: List[torch.Tensor] = []
+        self.made: list[torch.Tensor] = []
 
     def get_seq_length(self, layer: int = 0) -> int:
         """How many tokens there are: positions and masks are given, so none."""
@@ -77,7 +80,7 @@ class _Cache:
 
     def update(
         self, k: torch.Tensor, v: torch.Tensor, layer: int, options: Any = None
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add what a layer made, (utterances, h, hypotheses, d).
 
         Returns:
@@ -113,7 +116,7 @@ class _Network(torch.nn.Module):
         bias: torch.Tensor,
         cache: _Cache,
     ) -> torch.Tensor:
-        """Run it.
+        """Run the model.
 
         Args:
             x: (utterances, tokens, size).
@@ -139,7 +142,7 @@ class _Network(torch.nn.Module):
         with contextlib.ExitStack() as stack:
             patch = stack.enter_context
             config, name = self.network.config, "_attn_implementation_internal"
-            patch(mock.patch.object(config, name, "eager"))
+            patch(replaced(config, name, "eager"))
             if self.alibi:
                 make = self.network.build_alibi_tensor
 
@@ -148,7 +151,7 @@ class _Network(torch.nn.Module):
                     alibi = slopes[:, None] * key_positions[:, None].to(dtype)
                     return alibi.flatten(0, 1)[:, None]
 
-                patch(mock.patch.object(self.network, "build_alibi_tensor", build))
+                patch(replaced(self.network, "build_alibi_tensor", build))
             yield
 
 
@@ -165,7 +168,7 @@ class _Prompt(torch.nn.Module):
 
     def forward(
         self, encoder_out: torch.Tensor, encoder_out_lens: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         count, frames, _ = encoder_out.shape
         x = [
             self.prefix.expand(count, -1, -1),
@@ -235,7 +238,7 @@ class CausalDecoderStep(StepModule):
             "prompt_position": Tensor("int64", ("utterances",)),
             "prompt_end": Tensor("float32", ("utterances", config.hidden_size)),
         }
-        self.states: Dict[str, State] = {}
+        self.states: dict[str, State] = {}
         for i in range(config.num_hidden_layers):
             for kind in ("k", "v"):
                 axes = ("utterances", heads, "prompt", size)
@@ -249,8 +252,8 @@ class CausalDecoderStep(StepModule):
         """How many tokens stand around the encoder output."""
         return self.memory.prefix.size(1) + self.memory.postfix.size(1)
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), memory, past = self.split(tensors)
         prompt_bias, last, end, *prompt = memory
         *past, nodes = past

@@ -1,7 +1,9 @@
 """Decoders of other packages that attend to the encoder output, one token a step."""
 
+from __future__ import annotations
+
 import copy
-from typing import Iterable, Iterator, List, Sequence, Tuple
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.nn.functional import embedding
@@ -32,7 +34,7 @@ class _Memory(CrossMemory):
 
     def forward(
         self, encoder_out: torch.Tensor, encoder_out_lens: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         return super().forward(self.linear_in(encoder_out), encoder_out_lens)
 
 
@@ -66,8 +68,8 @@ class CrossAttentionStep(StepModule):
         bias: torch.Tensor,
         memory: Sequence[torch.Tensor],
         past: Sequence[torch.Tensor],
-        states: List[torch.Tensor],
-    ) -> Iterator[Tuple[Part, Part]]:
+        states: list[torch.Tensor],
+    ) -> Iterator[tuple[Part, Part]]:
         """The two attentions of each layer; the first appends its new states.
 
         Args:
@@ -106,14 +108,14 @@ class BartDecoderStep(CrossAttentionStep):
         self.before = hasattr(self.decoder, "layer_norm")
         self.max_tokens = self.decoder.config.max_position_embeddings
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), memory, past = self.split(tensors)
         table = self.decoder.embed_positions
         x = self.decoder.embed_tokens(tokens.flatten())
         x = x + embedding(positions.flatten() + table.offset, table.weight)
         x = self.decoder.layernorm_embedding(x)
-        states: List[torch.Tensor] = []
+        states: list[torch.Tensor] = []
         parts = self.parts(tokens.shape, kept, tree_bias(visible), memory, past, states)
         for layer, (attend_past, attend_memory) in zip(self.decoder.layers, parts):
             x = self._residual(layer.self_attn_layer_norm, x, attend_past)
@@ -157,14 +159,14 @@ class T5DecoderStep(CrossAttentionStep):
         #: What transformers' model multiplies the output with.
         self.scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
 
-    def forward(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """See :class:`StepModule`."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score the next token of every hypothesis."""
         (tokens, positions, kept, visible), memory, past = self.split(tensors)
         *past, nodes = past
         nodes = node_positions(nodes, kept, positions)
         bias = tree_bias(visible) + self._distances(positions.flatten(), nodes)
         x = self.decoder.embed_tokens(tokens.flatten())
-        states: List[torch.Tensor] = []
+        states: list[torch.Tensor] = []
         parts = self.parts(tokens.shape, kept, bias, memory, past, states)
         for block, (attend_past, attend_memory) in zip(self.decoder.block, parts):
             self_layer, cross_layer, feed_forward = block.layer

@@ -1,8 +1,10 @@
 """Tokenizers of Whisper and of Hugging Face's hub, as files of a bundle."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -11,7 +13,7 @@ WHISPER_TYPES = ("whisper_en", "whisper_multilingual")
 
 
 def whisper_converter(
-    model_type: str, language: Optional[str], task: Optional[str], sot: bool = False
+    model_type: str, language: str | None, task: str | None, sot: bool = False
 ) -> Any:
     """ESPnet's ``OpenAIWhisperTokenIDConverter``, made as its inference makes it.
 
@@ -35,7 +37,7 @@ def whisper_converter(
     )
 
 
-def whisper_primer(converter: Any) -> List[int]:
+def whisper_primer(converter: Any) -> list[int]:
     """The tokens that ESPnet's search begins with."""
     return [int(i) for i in converter.tokenizer.sot_sequence_including_notimestamps]
 
@@ -51,7 +53,7 @@ def write_whisper_tokenizer(converter: Any, path: Path) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def write_hub_tokenizer(name: Optional[str], path: Path) -> bool:
+def write_hub_tokenizer(name: str | None, path: Path) -> bool:
     """Write the tokenizer that a training configuration names as ``bpemodel``.
 
     Returns:

@@ -4,7 +4,7 @@ In a step the cells are written out: their products are then matrix products lik
 other, which the optimizer and the quantizer know.
 """
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 
@@ -74,7 +74,7 @@ class RecurrentLayer(torch.nn.Module):
 
 def lstm_cell(
     from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor, c: torch.Tensor
-) -> Tuple[torch.Tensor, ...]:
+) -> tuple[torch.Tensor, ...]:
     """The equations of ``torch.nn.LSTM``."""
     i, f, g, o = (from_x + from_h).chunk(4, dim=-1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -83,7 +83,7 @@ def lstm_cell(
 
 def gru_cell(
     from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor
-) -> Tuple[torch.Tensor, ...]:
+) -> tuple[torch.Tensor, ...]:
     """The equations of ``torch.nn.GRU``."""
     r, z, n = from_x.chunk(3, dim=-1)
     r_h, z_h, n_h = from_h.chunk(3, dim=-1)
@@ -93,14 +93,14 @@ def gru_cell(
 
 def tanh_cell(
     from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor
-) -> Tuple[torch.Tensor, ...]:
+) -> tuple[torch.Tensor, ...]:
     """The equations of ``torch.nn.RNN`` with tanh."""
     return (torch.tanh(from_x + from_h),)
 
 
 def relu_cell(
     from_x: torch.Tensor, from_h: torch.Tensor, h: torch.Tensor
-) -> Tuple[torch.Tensor, ...]:
+) -> tuple[torch.Tensor, ...]:
     """The equations of ``torch.nn.RNN`` with relu."""
     return (torch.relu(from_x + from_h),)
 

@@ -20,7 +20,10 @@ ESPnet's search the hypotheses share the list that it is taken of, so that with 
 each attends by what the others attended to; that is not repeated here.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import linear, pad
@@ -28,12 +31,12 @@ from torch.nn.functional import linear, pad
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.layers.recurrent import lstm_cell
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.steps import masked
 
 
 class _Kind(NamedTuple):
-    """What tells one attention from another, beside the layers that it has.
+    """Differences between attentions, beside the layers that they have.
 
     Attributes:
         scaling: of the energies; None: the attention's own.
@@ -42,7 +45,7 @@ class _Kind(NamedTuple):
             of a window), or the ``sum`` of all.
     """
 
-    scaling: Optional[float] = 2.0  # the default of ESPnet's ``forward``
+    scaling: float | None = 2.0  # the default of ESPnet's ``forward``
     dot: bool = False
     past: str = "none"
 
@@ -62,7 +65,7 @@ _KINDS = {
 }
 
 
-def _heads(attention: torch.nn.Module, *names: str) -> List[torch.nn.Module]:
+def _heads(attention: torch.nn.Module, *names: str) -> list[torch.nn.Module]:
     """The layer of each head, by the name that it has with one head or with several."""
     for name in names:
         layer = getattr(attention, name, None)
@@ -148,7 +151,7 @@ class NoAttention(torch.nn.Module):
         super().__init__()
         self.memory = _MeanMemory()
         self.memory_tensors = {"memory_mean": Tensor("float32", ("utterances", dim))}
-        self.states: Dict[str, State] = {}
+        self.states: dict[str, State] = {}
 
     def forward(self, z, shape, memory, past):
         """See :meth:`StepAttention.forward`."""
@@ -211,7 +214,7 @@ class StepAttention(torch.nn.Module):
         shape: Sequence[int],
         memory: Sequence[torch.Tensor],
         past: Sequence[torch.Tensor],
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Attend to each utterance's frames with its hypotheses.
 
         Args:
@@ -226,7 +229,7 @@ class StepAttention(torch.nn.Module):
         bias, key, value, *uniform = memory
         # (U, H, h, d), of utterances and their hypotheses
         query = self.query(z).unflatten(1, (self.heads, -1)).unflatten(0, shape)
-        new: List[torch.Tensor] = []
+        new: list[torch.Tensor] = []
         if self.dot:
             energy = torch.matmul(torch.tanh(query).transpose(1, 2), key)
         else:

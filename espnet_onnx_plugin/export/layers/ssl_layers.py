@@ -1,14 +1,18 @@
-"""What differs from the layers of fairseq's kind of models while they are traced.
+"""Layers of fairseq's kind of models, as they are traced.
 
 fairseq's wav2vec 2.0 and HuBERT, s3prl's copies of them, and Microsoft's WavLM.
 """
 
+from __future__ import annotations
+
 import contextlib
 import sys
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
-from unittest import mock
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+
+from espnet_onnx_plugin.export.patches import replaced
 
 
 @contextlib.contextmanager
@@ -23,16 +27,16 @@ def traceable_fairseq(encoder: torch.nn.Module) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, function in functions.items():
             if hasattr(module, name):
-                stack.enter_context(mock.patch.object(module, name, function))
+                stack.enter_context(replaced(module, name, function))
         for cls in {type(layer.self_attn) for layer in encoder.layers}:
-            stack.enter_context(mock.patch.object(cls, "forward", _attention))
+            stack.enter_context(replaced(cls, "forward", _attention))
         yield
 
 
 def fairseq_hidden_states(
     model: torch.nn.Module, speech: torch.Tensor
-) -> List[torch.Tensor]:
-    """What enters each layer of a model of this kind, and its output.
+) -> list[torch.Tensor]:
+    """Inputs of the layers of a model of this kind, and the output of the last.
 
     Args:
         model: has ``extract_features`` and an ``encoder`` with ``layers``.
@@ -41,7 +45,7 @@ def fairseq_hidden_states(
     Returns:
         Tensors (B, frames, dim), one more than there are layers.
     """
-    states: List[torch.Tensor] = []
+    states: list[torch.Tensor] = []
 
     def take_input(layer, args, kwargs):  # (time, B, dim)
         states.append((args[0] if args else kwargs["x"]).transpose(0, 1))
@@ -79,8 +83,8 @@ def weighted_sum(weights: torch.Tensor, states: Sequence[torch.Tensor]) -> torch
 def attend(
     layer: torch.nn.Module,
     x: torch.Tensor,
-    bias: Optional[torch.Tensor] = None,
-    padding: Optional[torch.Tensor] = None,
+    bias: torch.Tensor | None = None,
+    padding: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Self-attention of a layer of fairseq's or torchaudio's.
 
@@ -109,10 +113,10 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    key_padding_mask: Optional[torch.Tensor] = None,
-    position_bias: Optional[torch.Tensor] = None,
+    key_padding_mask: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
     **settings: Any,
-) -> Tuple[Optional[torch.Tensor], ...]:
+) -> tuple[torch.Tensor | None, ...]:
     """``MultiheadAttention`` of fairseq and WavLM, of a tensor with itself.
 
     The latter's biases of positions are shared by all layers and gated by each one's

@@ -1,19 +1,33 @@
 """From features to the waveform, as a graph."""
 
+from __future__ import annotations
+
 import contextlib
 import math
-from typing import Callable, Dict, Iterator, Optional, Tuple
-from unittest import mock
+from collections.abc import Callable, Iterator
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.parts import Part, fold_weight_norm
+from espnet_onnx_plugin.export.patches import nothing_rectified
 from espnet_onnx_plugin.export.registry import all_archs
+from espnet_onnx_plugin.export.tts_module import TTSModule
 
 
-class Vocoder(Part):
+def fold_weight_norm(module: torch.nn.Module) -> None:
+    """Make the weights of a module what weight normalization makes them at each call.
+
+    A graph would make them at each call too, and a quantizer would not know them.
+    """
+    for layer in module.modules():
+        if hasattr(layer, "weight_g"):
+            torch.nn.utils.remove_weight_norm(layer)
+        elif hasattr(layer, "parametrizations"):
+            torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+
+
+class Vocoder(TTSModule):
     """A generator of ESPnet or of parallel_wavegan.
 
     Args:
@@ -33,8 +47,8 @@ class Vocoder(Part):
         self,
         generator: torch.nn.Module,
         dim: int,
-        pqmf: Optional[torch.nn.Module] = None,
-        condition: Optional[int] = None,
+        pqmf: torch.nn.Module | None = None,
+        condition: int | None = None,
     ):
         super().__init__()
         fold_weight_norm(generator)
@@ -47,7 +61,7 @@ class Vocoder(Part):
         else:  # some of parallel_wavegan's, which read features alone
             with torch.no_grad():
                 self.factor = len(self(torch.zeros(64, dim))) // 64
-        self.inputs: Dict[str, Tensor] = {
+        self.inputs: dict[str, Tensor] = {
             "feats": Tensor("float32", ("frames", dim)),
             **self.noise(),
         }
@@ -55,7 +69,7 @@ class Vocoder(Part):
             self.inputs["condition"] = Tensor("float32", (condition,))
         self.outputs = {"wav": Tensor("float32", ("samples",))}
 
-    def noise(self) -> Dict[str, Tensor]:
+    def noise(self) -> dict[str, Tensor]:
         """Noise that it reads."""
         return {}
 
@@ -86,7 +100,7 @@ def _in_double(module: torch.nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def context(vocoder: Vocoder, longest: int = 512) -> Optional[Tuple[int, int]]:
+def context(vocoder: Vocoder, longest: int = 512) -> tuple[int, int] | None:
     """Frames before and after a frame that decide the frame's samples.
 
     Measured: one frame is changed, and the samples that change are looked at.
@@ -100,13 +114,13 @@ def context(vocoder: Vocoder, longest: int = 512) -> Optional[Tuple[int, int]]:
     """
     generator = torch.Generator().manual_seed(0)
     frames = 64
-    # A rectifier would hide some of what a change does.
-    through = mock.patch.object(torch.nn.ReLU, "forward", lambda _, x: x)
-    with _in_double(vocoder), through:
+    with _in_double(vocoder), nothing_rectified():
         while frames <= longest:
             sizes = {"frames": frames, "blocks": math.ceil(frames / vocoder.block)}
-            inputs = vocoder.example(sizes, generator)
-            inputs = {name: value.double() for name, value in inputs.items()}
+            inputs = {}
+            for name, tensor in vocoder.inputs.items():
+                shape = [sizes.get(axis, axis) for axis in tensor.axes]
+                inputs[name] = torch.randn(shape, generator=generator).double()
             whole = vocoder(*inputs.values())
             middle, before, after = frames // 2, 0, 0
             for _ in range(3):
@@ -127,7 +141,7 @@ def context(vocoder: Vocoder, longest: int = 512) -> Optional[Tuple[int, int]]:
 
 
 def find_vocoder(generator: torch.nn.Module) -> Callable[..., Vocoder]:
-    """What wraps a generator, by the name of its class.
+    """The wrapper of a generator, by the name of its class.
 
     Raises:
         PluginError: if its class is not supported.

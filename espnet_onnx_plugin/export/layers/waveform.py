@@ -1,7 +1,9 @@
-"""What networks that read waveforms have in common."""
+"""Layers that networks on waveforms have in common."""
+
+from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List, Tuple
+from collections.abc import Iterator
 
 import torch
 
@@ -42,7 +44,7 @@ class WaveformConvolutions(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> (B, frames, channels), (B,)."""
         return self.extractor(speech, lengths)
 
@@ -63,7 +65,7 @@ class PlainConvolutions(torch.nn.ModuleList):
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
-        self._places: List[Tuple[torch.nn.Module, str]] = []
+        self._places: list[tuple[torch.nn.Module, str]] = []
         for parent in module.modules():
             for name, conv in parent.named_children():
                 if isinstance(conv, torch.nn.Conv1d) and _is_normalized(conv):

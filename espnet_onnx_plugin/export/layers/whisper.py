@@ -1,13 +1,14 @@
 """OpenAI's Whisper, as ESPnet's frontend, encoder and decoder of that name wrap it."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
-from typing import Optional, Tuple
 
 import torch
 
 from espnet_onnx_plugin.export.archs.default_frontend import RealStft
 from espnet_onnx_plugin.export.layers.attention import Attention, attend_valid
-from espnet_onnx_plugin.export.patches import make_pad_mask
+from espnet_onnx_plugin.export.padding import make_pad_mask
 
 
 def attention_of(module: torch.nn.Module) -> Attention:
@@ -40,7 +41,7 @@ class WhisperLogMel(torch.nn.Module):
         filters = module.mel_filters(torch.device("cpu"), module.n_mels)
         self.register_buffer("filters", filters.T.clone())
         #: Samples that every utterance is padded or cut to, or None.
-        self.samples: Optional[int] = None
+        self.samples: int | None = None
         if getattr(module, "do_pad_trim", False):
             self.samples = module.pad_samples
             self.frames = self.samples // module.hop_length
@@ -54,7 +55,7 @@ class WhisperLogMel(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, samples), (B,) -> features (B, frames, n_mels), (B,)."""
         if self.samples is not None:
             speech = torch.nn.functional.pad(speech, (0, self.samples))
@@ -87,7 +88,7 @@ class WhisperEncoder(torch.nn.Module):
 
     def forward(
         self, feats: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, frames, n_mels), (B,) -> (B, (frames + 1) / 2, size), (B,)."""
         encoder = self.encoder
         padding = make_pad_mask(lengths, feats[..., 0])[:, None]

@@ -1,16 +1,19 @@
 """The task of ``asr.sh``: speech recognition."""
 
-from typing import Any, Dict, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from espnet_onnx_plugin.bundle.search import MaskCTC, Search
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
 from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.steps import GraphModule
-from espnet_onnx_plugin.export.tasks.recognition import TaskModel
+from espnet_onnx_plugin.export.steps import DecoderModule
+from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter
 
 
-class Model(TaskModel):
+class ASRExporter(RecognitionExporter):
     """An ``ESPnetASRModel``, or its subclass ``MaskCTCModel``."""
 
     espnet_task = ("espnet2.tasks.asr", "ASRTask")
@@ -26,7 +29,7 @@ class Model(TaskModel):
         super().__init__(checkpoints)
 
     def refuse(self, config: Mapping[str, Any]) -> None:
-        """See :class:`TaskModel`."""
+        """Refuse also a Mask-CTC model without its decoder or its CTC."""
         super().refuse(config)
         model, decoder = config.get("model", "espnet"), config.get("decoder")
         if (model == "maskctc") != (decoder == "mlm"):
@@ -41,16 +44,16 @@ class Model(TaskModel):
                 "a CTC and a decoder"
             )
 
-    def wrap_decoders(self) -> Dict[str, GraphModule]:
-        """See :class:`TaskModel`."""
-        steps = super().wrap_decoders()
-        if isinstance(steps.get("decoder"), SequenceModule):
-            return {"mask_decoder": steps["decoder"]}
-        return steps
+    def wrap_decoders(self) -> dict[str, DecoderModule]:
+        """Decoders by role; that of Mask-CTC has one of its own."""
+        decoders = super().wrap_decoders()
+        if isinstance(decoders.get("decoder"), SequenceModule):
+            return {"mask_decoder": decoders["decoder"]}
+        return decoders
 
     @property
     def search(self) -> Search:
-        """See :class:`TaskModel`."""
-        if "mask_decoder" in self.steps:
+        """Settings of Mask-CTC, or of the search of other models."""
+        if "mask_decoder" in self.decoders:
             return MaskCTC(blank=0, mask=self.model.mask_token)
         return super().search

@@ -1,31 +1,19 @@
-"""What a task of ESPnet trains, and what of it becomes graphs.
+"""Exporters of models that read speech: the modules that they have in common."""
 
-Each task (asr, st, ...) is a subclass in a module of its own name, called ``Model``.
-"""
+from __future__ import annotations
 
 import dataclasses
 import functools
 import importlib
 import logging
-import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Protocol,
-    Tuple,
-)
+from typing import Any
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import (
     Bundle,
-    Graph,
     Manifest,
     Speech,
     Text,
@@ -34,13 +22,14 @@ from espnet_onnx_plugin.bundle import (
 from espnet_onnx_plugin.bundle.search import LabelSynchronous, Search
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
-from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph
+from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, EncoderModule
 from espnet_onnx_plugin.export.espnet_compat import import_nets
-from espnet_onnx_plugin.export.graph import (
-    export_memory,
-    export_sequence,
-    export_step,
+from espnet_onnx_plugin.export.frontend import (
+    audio_specs,
+    describe_speech,
+    wrap_frontend,
 )
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.layers.hub_text import (
     WHISPER_TYPES,
     whisper_converter,
@@ -48,57 +37,29 @@ from espnet_onnx_plugin.export.layers.hub_text import (
     write_hub_tokenizer,
     write_whisper_tokenizer,
 )
-from espnet_onnx_plugin.export.parity import graphs as parity
-from espnet_onnx_plugin.export.parity.audio import (
-    describe_speech,
+from espnet_onnx_plugin.export.parity.decoding import check_decoder
+from espnet_onnx_plugin.export.parity.encoding import (
+    check_encoder,
     encode_reference,
-    export_audio,
-    wrap_frontend,
+    encodes_batches,
+    frame_shift,
+    noise,
 )
-from espnet_onnx_plugin.export.parity.speech import check_speech_model, frame_shift
+from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.steps import GraphModule, StepModule
+from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
+from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder, Utterance
-from espnet_onnx_plugin.runtime.io.data import Source
-from espnet_onnx_plugin.tasks import find as find_task
+from espnet_onnx_plugin.runtime.io.data import Source, usable
 
 logger = logging.getLogger(__name__)
 
-_TOKEN_TYPES = ("char", "bpe", "word", "phn", "hugging_face", *WHISPER_TYPES, None)
 
+class RecognitionExporter:
+    """The modules of a trained model whose ESPnet class has ``encode``.
 
-def task_model(task: str) -> "Callable[[Checkpoints], ExportedModel]":
-    """The class of a task, by the task's name."""
-    module = f"espnet_onnx_plugin.export.tasks.{find_task(task).exporter}"
-    return importlib.import_module(module).Model
-
-
-class ExportedModel(Protocol):
-    """What the export asks of a task's model."""
-
-    def write_texts(self, work: Path) -> Dict[str, Text]:
-        """Write tokens and tokenizers, and describe them by field of the manifest."""
-
-    def export(self, work: Path) -> Dict[str, Graph]:
-        """Write every graph, by role."""
-
-    def describe(self) -> Dict[str, Any]:
-        """What the manifest says besides graphs and texts."""
-
-    def check_parity(
-        self, bundle: Bundle, source: Optional[Source] = None
-    ) -> parity.Parity:
-        """The largest relative differences from PyTorch, by component."""
-
-    def measured(self, bundle: Bundle) -> Manifest:
-        """The manifest with what has to be measured on the graphs."""
-
-
-class TaskModel:
-    """The modules of a trained model. As it stands, of one that reads speech and whose
-    ESPnet class has ``encode``, a CTC and a decoder.
+    As it stands, of one that has a CTC and a decoder.
 
     Args:
         checkpoints: the files of the model.
@@ -111,14 +72,14 @@ class TaskModel:
         args: its training arguments.
         frontend: waveform to features, or None.
         encoder: features to what the search reads.
-        steps: decoders and language models, by role.
+        decoders: decoders and language models, by role.
     """
 
     #: Module and class of ESPnet's task.
-    espnet_task: Tuple[str, str]
+    espnet_task: tuple[str, str]
 
     #: Names of ESPnet's model class in ``config.yaml``.
-    models: Tuple[str, ...] = ("espnet",)
+    models: tuple[str, ...] = ("espnet",)
 
     def __init__(self, checkpoints: Checkpoints):
         self.refuse(read_config(checkpoints.train_config))
@@ -129,16 +90,16 @@ class TaskModel:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
-        self.steps: Dict[str, GraphModule] = self.wrap_decoders()
+        self.decoders: dict[str, DecoderModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
-            self.steps["lm"] = wrap_lm(
+            self.decoders["lm"] = wrap_lm(
                 checkpoints.lm_train_config,
                 checkpoints.lm_file,
                 list(self.model.token_list),
                 checkpoints.train_config,
             )
 
-    def roles(self, config: Mapping[str, Any]) -> List[str]:
+    def roles(self, config: Mapping[str, Any]) -> list[str]:
         """Keys of a training configuration that choose an architecture."""
         roles = ["frontend", *PARTS]
         if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
@@ -161,36 +122,38 @@ class TaskModel:
             )
         refuse_token_type("token_type", config)
 
-    def wrap_encoder(self) -> EncoderGraph:
+    def wrap_encoder(self) -> EncoderModule:
         """The encoder graph of the model."""
         return EncoderGraph(self.model, vars(self.args))
 
-    def wrap_decoders(self) -> Dict[str, GraphModule]:
+    def wrap_decoders(self) -> dict[str, DecoderModule]:
         """Decoders of the model by role."""
         if self.model.decoder is None:
             return {}
         arch = find("decoder", self.args.decoder)
         return {"decoder": arch.wrap(self.model.decoder).eval()}
 
-    def sizes(self, role: str) -> Tuple[int, int]:
+    def sizes(self, role: str) -> tuple[int, int]:
         """Size of what the memory of a step reads, and of the step's vocabulary."""
         return self.encoder.output_size(), len(self.model.token_list)
 
-    @property
+    @functools.cached_property
     def speech(self) -> Speech:
-        """What the input has to be."""
+        """Requirements of the model's input."""
         return describe_speech(self.model, self.frontend, self.args)
 
     @property
     def search(self) -> Search:
-        """Ids for the search, and which scorers ESPnet asks hypothesis by
-        hypothesis: with one of them its search differs.
+        """Settings of the search.
+
+        Among them are the scorers that ESPnet asks hypothesis by hypothesis: with one
+        of them its search differs.
         """
         batch = import_nets("scorer_interface").BatchScorerInterface
         single = [
-            r for r, s in self.steps.items() if not isinstance(s.reference, batch)
+            r for r, d in self.decoders.items() if not isinstance(d.reference, batch)
         ]
-        limits = [step.max_tokens for step in self.steps.values() if step.max_tokens]
+        limits = [d.max_tokens for d in self.decoders.values() if d.max_tokens]
         primer = None
         if self.args.bpemodel in WHISPER_TYPES:
             primer = tuple(whisper_primer(self.whisper_converter))
@@ -199,10 +162,10 @@ class TaskModel:
             eos=self.model.eos,
             blank=0,
             single=tuple(single),
-            together=tuple(r for r, step in self.steps.items() if step.together),
+            together=tuple(r for r, d in self.decoders.items() if d.together),
             max_tokens=min(limits, default=None),
             primer=primer,
-            generate=getattr(self.steps.get("decoder"), "generate", None),
+            generate=getattr(self.decoders.get("decoder"), "generate", None),
         )
 
     @functools.cached_property
@@ -216,7 +179,7 @@ class TaskModel:
             sot="speaker_change_symbol" in conf,
         )
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
+    def write_texts(self, work: Path) -> dict[str, Text]:
         """Write tokens and tokenizers, and describe them by field of the manifest."""
         args = self.args
         tokens = list(self.model.token_list)
@@ -233,71 +196,75 @@ class TaskModel:
             )
         return {"text": text}
 
-    def export(self, work: Path) -> Dict[str, Graph]:
-        """Write every graph, by role."""
-        logger.info("exporting the encoder")
-        graphs = export_audio(self.frontend, self.encoder, self.speech, work)
-        for role, step in self.steps.items():
-            logger.info("exporting the %s", role)
+    def graph_specs(self) -> dict[str, GraphSpec]:
+        """Every graph, by role."""
+        specs = audio_specs(self.frontend, self.encoder, self.speech)
+        for role, decoder in self.decoders.items():
             dim, vocabulary = self.sizes(role)
-            if step.memory is not None:
-                name = f"{role}_memory"
-                graphs[name] = export_memory(step, dim, work / f"{name}.onnx")
-            whole = isinstance(step, SequenceModule)
-            export = export_sequence if whole else export_step
-            graphs[role] = export(step, vocabulary, work / f"{role}.onnx")
-        return graphs
+            if decoder.memory is not None:
+                specs[f"{role}_memory"] = decoder.memory_spec(dim)
+            specs[role] = decoder.graph_spec(vocabulary)
+        return specs
 
     def accompany(self, speech: np.ndarray) -> Utterance:
         """Audio with what else the model reads, made up for a check."""
         return speech
 
-    def noise(self) -> Iterator[Tuple[str, Utterance]]:
+    def noise(self) -> Iterator[tuple[str, Utterance]]:
         """Made-up utterances of several lengths with descriptions, for a check."""
-        for what, array in parity.noise(self.speech):
+        for what, array in noise(self.speech):
             yield what, self.accompany(array)
 
-    def describe(self) -> Dict[str, Any]:
-        """What the manifest says besides graphs and texts."""
+    def describe(self) -> dict[str, object]:
+        """Fields of the manifest besides graphs and texts."""
         return dict(speech=self.speech, search=self.search)
 
     def check_parity(
-        self, bundle: Bundle, source: Optional[Source] = None
-    ) -> parity.Parity:
+        self, bundle: Bundle, device: Device, source: Source | None = None
+    ) -> Parity:
         """Compare every graph with PyTorch, on noise and on real audio if given.
 
         Raises:
             PluginError: if one is above the tolerance.
         """
-        figures = check_speech_model(self, bundle, source)
-        return parity.Parity({**figures, **self.check_others(bundle)})
+        encoder = Encoder(bundle, device)
+        figures = {"encoder": check_encoder(self.encode, encoder, self.noise())}
+        if source is not None:
+            audio = usable(source, bundle.manifest.speech)
+            utterances = ((key, self.accompany(array)) for key, array, _ in audio)
+            figure = check_encoder(self.encode, encoder, utterances)
+            figures["encoder_on_real_audio"] = figure
+        for role, decoder in self.decoders.items():
+            sizes = self.sizes(role)
+            figures[role] = check_decoder(decoder, bundle, role, device, *sizes)
+        return Parity({**figures, **self.check_others(bundle, device)})
 
-    def check_others(self, bundle: Bundle) -> Dict[str, float]:
+    def check_others(self, bundle: Bundle, device: Device) -> dict[str, float]:
         """Compare graphs that are neither frontend and encoder nor steps, likewise."""
         return {}
 
-    def measured(self, bundle: Bundle) -> Manifest:
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
         """The manifest with what has to be measured on the graphs."""
         manifest = bundle.manifest
         graphs, speech = dict(manifest.graphs), manifest.speech
-        for role in self.mixed(bundle):
+        for role in self.mixed(bundle, device):
             logger.info("%s mixes the utterances of a batch: it gets them singly", role)
             graphs[role] = dataclasses.replace(graphs[role], batches=False)
-        encoder = Encoder(bundle, Device())
+        encoder = Encoder(bundle, device)
         # Frames made of a transcript have no time.
         if "ctc_log_probs" in encoder.outputs and not self.encoder.others:
             shift = frame_shift(encoder, speech)
             speech = dataclasses.replace(speech, frame_shift=shift)
         return dataclasses.replace(manifest, graphs=graphs, speech=speech)
 
-    def mixed(self, bundle: Bundle) -> List[str]:
+    def mixed(self, bundle: Bundle, device: Device) -> list[str]:
         """Roles of the graphs that let the utterances of a batch change each other."""
-        noise = [utterance for _, utterance in self.noise()]
-        alone = parity.encodes_batches(Encoder(bundle, Device()), noise)
+        utterances = [utterance for _, utterance in self.noise()]
+        alone = encodes_batches(Encoder(bundle, device), utterances)
         return [] if alone else ["encoder"]
 
-    def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:
-        """The encoder graph's outputs for one utterance, from ESPnet's own ``encode``.
+    def encode(self, utterance: Utterance) -> dict[str, np.ndarray]:
+        """Outputs of the encoder graph for one utterance, from ESPnet's ``encode``.
 
         Args:
             utterance: (samples,) or (frames, dim), with what accompanies it.
@@ -305,14 +272,8 @@ class TaskModel:
         return encode_reference(self.model, utterance)
 
 
-def refuse_token_type(key: str, config: Mapping[str, Any]) -> None:
-    """Raise a :class:`PluginError` where a tokenizer is not supported."""
-    if config.get(key) not in _TOKEN_TYPES:
-        raise PluginError(f"{key} '{config[key]}' is not supported yet")
-
-
 def wrap_lm(
-    train_config: Path, checkpoint: Path, tokens: List[str], of: Path
+    train_config: Path, checkpoint: Path, tokens: list[str], of: Path
 ) -> StepModule:
     """A language model as a step.
 
@@ -334,34 +295,3 @@ def wrap_lm(
             "trained on the same token list"
         )
     return arch.wrap(lm.lm).eval()
-
-
-def write_text(
-    tokens: List[str],
-    token_type: Optional[str],
-    bpemodel: Optional[str],
-    work: Path,
-    prefix: str = "",
-) -> Text:
-    """Write a token list and its tokenizer's model, and describe them.
-
-    Args:
-        tokens: the vocabulary.
-        token_type: ESPnet's name of the tokenizer.
-        bpemodel: file of a sentencepiece model.
-        work: the directory.
-        prefix: of the files' names.
-    """
-    token_list = work / f"{prefix}tokens.txt"
-    token_list.write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    copy = None
-    if token_type == "bpe" and bpemodel is not None:
-        if not Path(bpemodel).is_file():
-            raise PluginError(
-                f"the training configuration names bpemodel {bpemodel}, which does not "
-                "exist; run this in the recipe's directory"
-            )
-        path = work / f"{prefix}bpe.model"
-        shutil.copyfile(bpemodel, path)
-        copy = describe_file(path)
-    return Text(token_type, describe_file(token_list), copy)

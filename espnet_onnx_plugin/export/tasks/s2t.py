@@ -1,10 +1,16 @@
 """The task of ``s2t.sh``: Whisper-style speech to text (OWSM)."""
 
-from typing import Any, Dict, Mapping
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 
 from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.tasks.recognition import TaskModel
+from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter
 
 #: Symbols of ``preprocessor_conf`` that the search needs, by their name in a manifest.
 _TIMES = {
@@ -14,7 +20,7 @@ _TIMES = {
 }
 
 
-def preprocessing(args: Any) -> Dict[str, Any]:
+def preprocessing(args: argparse.Namespace) -> dict[str, Any]:
     """``preprocessor_conf`` with the defaults of ESPnet's class.
 
     Args:
@@ -28,8 +34,8 @@ def preprocessing(args: Any) -> Dict[str, Any]:
     return {**defaults, **(getattr(args, "preprocessor_conf", None) or {})}
 
 
-def segment(conf: Mapping[str, Any]) -> Dict[str, Any]:
-    """How ESPnet cuts speech: the length in seconds that all input is brought to.
+def segment(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """ESPnet's cut of speech: the length in seconds that all input is brought to.
 
     Args:
         conf: what :func:`preprocessing` gives.
@@ -37,21 +43,21 @@ def segment(conf: Mapping[str, Any]) -> Dict[str, Any]:
     return dict(fs=int(conf["fs"]), speech_length=conf["speech_length"])
 
 
-def special_tokens(model: Any) -> Dict[str, int]:
+def special_tokens(model: torch.nn.Module) -> dict[str, int]:
     """Ids of the model's symbols."""
     return dict(
         sos=model.sos, eos=model.eos, sop=model.sop, na=model.na, blank=model.blank_id
     )
 
 
-class Model(TaskModel):
+class S2TExporter(RecognitionExporter):
     """An ``ESPnetS2TModel``."""
 
     espnet_task = ("espnet2.tasks.s2t", "S2TTask")
 
     @property
     def search(self) -> Prompted:
-        """See :class:`TaskModel`."""
+        """Settings of the search, with symbols of the prompt and of times."""
         conf = preprocessing(self.args)
         tokens = list(self.model.token_list)
         times = {}

@@ -1,6 +1,9 @@
 """The CTC models of ``s2t.sh`` (OWSM-CTC): their encoder reads a prompt too."""
 
-from typing import Any, Dict, List, Mapping, Tuple
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,10 +11,11 @@ import torch
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import PromptedCTC
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
+from espnet_onnx_plugin.export.encoder import EncoderModule
+from espnet_onnx_plugin.export.padding import padded_to, padding_kept_out
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.steps import StepModule
-from espnet_onnx_plugin.export.tasks.recognition import TaskModel
+from espnet_onnx_plugin.export.steps import DecoderModule
+from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter
 from espnet_onnx_plugin.export.tasks.s2t import preprocessing, segment, special_tokens
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
 
@@ -22,7 +26,7 @@ ENCODER = "e_branchformer_ctc"
 _SUBSAMPLING = {"conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
 
 
-class PromptedEncoderGraph(torch.nn.Module):
+class PromptedEncoderGraph(EncoderModule):
     """``ESPnetS2TCTCModel.encode`` less frontend, and the CTC of its output.
 
     Args:
@@ -31,7 +35,7 @@ class PromptedEncoderGraph(torch.nn.Module):
         promptencoder: the choice in ``config.yaml``.
     """
 
-    def __init__(self, model: torch.nn.Module, normalize: "str | None", promptencoder):
+    def __init__(self, model: torch.nn.Module, normalize: str | None, promptencoder):
         super().__init__()
         self.normalize = None
         if model.normalize is not None:
@@ -44,11 +48,8 @@ class PromptedEncoderGraph(torch.nn.Module):
         self.embed_proj = model.embed_proj
         self.prompt_proj = model.prompt_proj
 
-    #: See :class:`.encoder.EncoderGraph`.
-    trace_frames = 1
-
     @property
-    def outputs(self) -> Dict[str, Tensor]:
+    def outputs(self) -> dict[str, Tensor]:
         """The outputs by name, in order."""
         rows = ("utterances", "frames")
         return {
@@ -58,16 +59,11 @@ class PromptedEncoderGraph(torch.nn.Module):
         }
 
     others = {
-        "text_prev": (
-            Tensor("int64", ("utterances", "tokens")),
-            torch.ones(2, 5, dtype=torch.int64),
-        ),
-        "text_prev_lengths": (Tensor("int64", ("utterances",)), torch.tensor([5, 3])),
-        "prefix": (
-            Tensor("int64", ("utterances", 2)),
-            torch.ones(2, 2, dtype=torch.int64),
-        ),
+        "text_prev": Tensor("int64", ("utterances", "tokens")),
+        "text_prev_lengths": Tensor("int64", ("utterances",)),
+        "prefix": Tensor("int64", ("utterances", 2)),
     }
+    sizes = {"tokens": 5}
 
     def output_size(self) -> int:
         """Size of the output's vectors."""
@@ -80,7 +76,7 @@ class PromptedEncoderGraph(torch.nn.Module):
         text_prev: torch.Tensor,
         text_prev_lengths: torch.Tensor,
         prefix: torch.Tensor,
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode a batch.
 
         Args:
@@ -114,18 +110,18 @@ class PromptedEncoderGraph(torch.nn.Module):
         return x, lengths, self.ctc.log_softmax(x)
 
 
-class Model(TaskModel):
+class S2TCTCExporter(RecognitionExporter):
     """An ``ESPnetS2TCTCModel``."""
 
     espnet_task = ("espnet2.tasks.s2t_ctc", "S2TTask")
     models = ("espnet_ctc",)
 
-    def roles(self, config: Mapping[str, Any]) -> List[str]:
-        """See :class:`TaskModel`; the encoder of this task is no other's."""
+    def roles(self, config: Mapping[str, Any]) -> list[str]:
+        """Keys that choose an architecture; this task's encoder is no other's."""
         return ["frontend", "normalize"]
 
     def refuse(self, config: Mapping[str, Any]) -> None:
-        """See :class:`TaskModel`."""
+        """Refuse also another encoder than the one that reads a prompt."""
         super().refuse(config)
         if config.get("encoder", ENCODER) != ENCODER:
             raise PluginError(
@@ -135,19 +131,19 @@ class Model(TaskModel):
             )
         find("encoder", config.get("promptencoder", "transformer"))
 
-    def wrap_encoder(self) -> PromptedEncoderGraph:  # type: ignore[override]
-        """See :class:`TaskModel`."""
+    def wrap_encoder(self) -> PromptedEncoderGraph:
+        """The encoder graph with the prompt's encoder."""
         return PromptedEncoderGraph(
             self.model, self.args.normalize, self.args.promptencoder
         )
 
-    def wrap_decoders(self) -> Dict[str, StepModule]:
-        """See :class:`TaskModel`."""
+    def wrap_decoders(self) -> dict[str, DecoderModule]:
+        """No decoders: the CTC decodes."""
         return {}
 
     @property
     def search(self) -> PromptedCTC:
-        """See :class:`TaskModel`."""
+        """Settings of the CTC's search, with symbols of the prompt."""
         conf = preprocessing(self.args)
         rate = None
         layer = self.args.encoder_conf.get("input_layer", "conv2d8")
@@ -161,7 +157,7 @@ class Model(TaskModel):
         )
 
     def accompany(self, speech: np.ndarray) -> Utterance:
-        """See :class:`TaskModel`: with ESPnet's default prompt."""
+        """Audio with ESPnet's default prompt."""
         tokens = list(self.model.token_list)
         prefix = [
             tokens.index(symbol) if symbol in tokens else self.model.na
@@ -170,8 +166,8 @@ class Model(TaskModel):
         prompt = dict(text_prev=np.array([self.model.na]), prefix=np.array(prefix))
         return Accompanied(speech, prompt)
 
-    def encode(self, utterance: Accompanied) -> Dict[str, np.ndarray]:
-        """See :class:`TaskModel`."""
+    def encode(self, utterance: Accompanied) -> dict[str, np.ndarray]:
+        """Outputs of the encoder graph, from ESPnet's own ``encode``."""
         speech, prompt = torch.from_numpy(utterance.speech), {}
         for name, ids in utterance.others.items():
             prompt[name] = torch.from_numpy(ids)[None]

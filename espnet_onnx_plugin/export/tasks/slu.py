@@ -1,8 +1,10 @@
 """The task of ``slu.sh``: spoken language understanding."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,12 @@ from espnet_onnx_plugin.export.archs.hugging_face_transformers_postdecoder impor
     MAX_TOKENS,
 )
 from espnet_onnx_plugin.export.encoder import EncoderGraph
-from espnet_onnx_plugin.export.parity.audio import encode_reference
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
+from espnet_onnx_plugin.export.padding import padded_to, padding_kept_out
+from espnet_onnx_plugin.export.parity.encoding import encode_reference
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.tasks.recognition import TaskModel, write_text
+from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter
+from espnet_onnx_plugin.export.tasks.texts import write_text
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
 
 
@@ -31,14 +35,12 @@ class DeliberationGraph(EncoderGraph):
     """
 
     others = {
-        "transcript": (
-            Tensor("int64", ("utterances", "transcript_tokens")),
-            torch.ones(2, 7, dtype=torch.int64),
-        ),
-        "transcript_lengths": (Tensor("int64", ("utterances",)), torch.tensor([7, 5])),
+        "transcript": Tensor("int64", ("utterances", "transcript_tokens")),
+        "transcript_lengths": Tensor("int64", ("utterances",)),
     }
+    sizes = {"transcript_tokens": 7}
 
-    def __init__(self, model: torch.nn.Module, choices: Dict[str, Optional[str]]):
+    def __init__(self, model: torch.nn.Module, choices: dict[str, str | None]):
         super().__init__(model, choices)
         arch = find("postdecoder", choices["postdecoder"])
         self.postdecoder = arch.wrap(model.postdecoder)
@@ -59,7 +61,7 @@ class DeliberationGraph(EncoderGraph):
         feats_lengths: torch.Tensor,
         transcript: torch.Tensor,
         transcript_lengths: torch.Tensor,
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode a batch; see :class:`EncoderGraph`.
 
         Args:
@@ -84,17 +86,17 @@ class DeliberationGraph(EncoderGraph):
         return self.with_ctc(x, lengths, intermediate)
 
 
-class Model(TaskModel):
+class SLUExporter(RecognitionExporter):
     """An ``ESPnetSLUModel``."""
 
     espnet_task = ("espnet2.tasks.slu", "SLUTask")
 
-    def roles(self, config: Mapping[str, Any]) -> List[str]:
-        """See :class:`TaskModel`."""
+    def roles(self, config: Mapping[str, Any]) -> list[str]:
+        """Keys of a training configuration that choose an architecture."""
         return [*super().roles(config), "postdecoder", "deliberationencoder"]
 
     def refuse(self, config: Mapping[str, Any]) -> None:
-        """See :class:`TaskModel`."""
+        """Refuse also models that classify."""
         if (config.get("model_conf") or {}).get("superb_setup"):
             raise PluginError(
                 "model_conf superb_setup: true is not supported: it classifies chunks "
@@ -103,13 +105,13 @@ class Model(TaskModel):
         super().refuse(config)
 
     def wrap_encoder(self) -> EncoderGraph:
-        """See :class:`TaskModel`."""
+        """The encoder graph, which may read a transcript too."""
         if self.model.postdecoder is None:
             return super().wrap_encoder()
         return DeliberationGraph(self.model, vars(self.args))
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
-        """See :class:`TaskModel`."""
+    def write_texts(self, work: Path) -> dict[str, Text]:
+        """Write tokens and tokenizers, also those of the transcript."""
         texts = super().write_texts(work)
         if self.model.postdecoder is not None:
             words = list(self.model.transcript_token_list)
@@ -129,7 +131,7 @@ class Model(TaskModel):
         return texts
 
     def accompany(self, speech: np.ndarray) -> Utterance:
-        """See :class:`TaskModel`: a transcript of up to ten words."""
+        """Audio with a transcript of up to ten words, if the model reads one."""
         if self.model.postdecoder is None:
             return speech
         random = np.random.default_rng(len(speech))
@@ -146,8 +148,8 @@ class Model(TaskModel):
         (ids,), (length,) = features[0], features[-1]
         return np.array(ids[:length])
 
-    def encode(self, utterance: Utterance) -> Dict[str, np.ndarray]:
-        """See :class:`TaskModel`."""
+    def encode(self, utterance: Utterance) -> dict[str, np.ndarray]:
+        """Outputs of the encoder graph, from ESPnet's own ``encode``."""
         if not isinstance(utterance, Accompanied):
             return super().encode(utterance)
         # The tokens are given here, ESPnet makes them of words.
@@ -160,11 +162,12 @@ class Model(TaskModel):
             [padded[1]],
             [[0] * MAX_TOKENS],
             [[*range(MAX_TOKENS)]],
+            [len(ids)],
         )
-        with mock.patch.object(
+        with replaced(
             self.model.postdecoder,
             "convert_examples_to_features",
-            return_value=(*features, [len(ids)]),
+            lambda *_: features,
         ):
             return encode_reference(
                 self.model,

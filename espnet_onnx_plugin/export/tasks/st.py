@@ -1,34 +1,33 @@
 """The task of ``st.sh``: speech translation."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
-import logging
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Bundle, Graph, Tensor, Text
+from espnet_onnx_plugin.bundle import Bundle, Text
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
-from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, run_encoder
-from espnet_onnx_plugin.export.graph import export_encoder
-from espnet_onnx_plugin.export.layers.hub_text import WHISPER_TYPES, whisper_converter
-from espnet_onnx_plugin.export.parity.audio import shortest_frames
-from espnet_onnx_plugin.export.parity.graphs import TOLERANCE, require
-from espnet_onnx_plugin.export.patches import padded_to, padding_kept_out
-from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.steps import StepModule
-from espnet_onnx_plugin.export.tasks.recognition import (
-    TaskModel,
-    refuse_token_type,
-    wrap_lm,
-    write_text,
+from espnet_onnx_plugin.export.encoder import (
+    PARTS,
+    EncoderGraph,
 )
+from espnet_onnx_plugin.export.graph import GraphSpec
+from espnet_onnx_plugin.export.layers.hub_text import WHISPER_TYPES, whisper_converter
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
+from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.steps import DecoderModule
+from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter, wrap_lm
+from espnet_onnx_plugin.export.tasks.st_encoder import MDEncoderGraph, STEncoderGraph
+from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import to_numpy
 from espnet_onnx_plugin.runtime.recognition.multi_decoder import (
@@ -36,8 +35,6 @@ from espnet_onnx_plugin.runtime.recognition.multi_decoder import (
     SRC,
     MultiDecoderEncoder,
 )
-
-logger = logging.getLogger(__name__)
 
 ASR_DECODER = "extra_asr_decoder"
 
@@ -49,134 +46,7 @@ _NOT_OF_HUB = ("causal_lm", "separate_lm_head", "overriding_architecture_config"
 HIDDEN_LENGTHS = (1, 2, 7, 23)
 
 
-def _second_encoder(role: str, name: str, encoder: torch.nn.Module) -> torch.nn.Module:
-    """The wrapped encoder of a role that reads another encoder's or decoder's output.
-
-    Raises:
-        PluginError: if some inputs are too short for it.
-    """
-    if shortest_frames(encoder) > 1:
-        raise PluginError(
-            f"{role} with an input layer that subsamples is not supported; supported "
-            "are those that keep every frame, as null and linear"
-        )
-    return find(role, name).wrap(encoder)
-
-
-class STEncoderGraph(EncoderGraph):
-    """``ESPnetSTModel.encode`` less frontend and checks, and the CTCs of its outputs.
-
-    Of a multi-decoder model, names that begin with ``asr_`` are what recognition reads,
-    where that is not what translation reads.
-
-    Args:
-        model: an ``ESPnetSTModel``.
-        choices: what ``config.yaml`` names for normalize, preencoder, encoder,
-            hier_encoder and postencoder; None where there is none.
-    """
-
-    def __init__(self, model: torch.nn.Module, choices: Mapping[str, Optional[str]]):
-        parts = {role: getattr(model, role) for role in PARTS}
-        ctc = getattr(model, "st_ctc", None)
-        super().__init__(SimpleNamespace(**parts, ctc=ctc), dict(choices))
-        if self.interctc:
-            raise PluginError(
-                "interctc_layer_idx is not supported in task st, nor by ESPnet's"
-            )
-        self.hier_encoder = None
-        if model.hier_encoder is not None:
-            self.hier_encoder = _second_encoder(
-                "hier_encoder", choices["hier_encoder"], model.hier_encoder
-            )
-        self.asr_ctc = model.ctc if model.use_multidecoder else None
-
-    @property
-    def splits(self) -> bool:
-        """Whether recognition reads another encoder output than translation."""
-        behind = self.hier_encoder or self.postencoder
-        return self.asr_ctc is not None and behind is not None
-
-    def output_size(self) -> int:
-        """Size of the output's vectors."""
-        last = self.postencoder or self.hier_encoder or self.encoder
-        return last.output_size()
-
-    @property
-    def outputs(self) -> Dict[str, Tensor]:
-        """The outputs by name, in order."""
-        outputs = super().outputs
-        frames = ("utterances", "frames_of_asr" if self.splits else "frames")
-        if self.splits:
-            axes = (*frames, self.encoder.output_size())
-            outputs[f"{SRC}encoder_out"] = Tensor("float32", axes)
-            outputs[f"{SRC}encoder_out_lens"] = outputs["encoder_out_lens"]
-        if self.asr_ctc is not None:
-            axes = (*frames, self.asr_ctc.ctc_lo.out_features)
-            outputs[f"{SRC}ctc_log_probs"] = Tensor("float32", axes)
-        return outputs
-
-    def forward(
-        self, feats: torch.Tensor, feats_lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
-        """Encode a batch; see :class:`EncoderGraph`."""
-        x, lengths = feats, feats_lengths
-        for part in self.parts:
-            x, lengths = part(x, lengths)
-        x, lengths = run_encoder(self.encoder, x, lengths)
-        asr = [x, lengths] if self.splits else []
-        if self.asr_ctc is not None:
-            asr.append(self.asr_ctc.log_softmax(x))
-        if self.hier_encoder is not None:
-            x, lengths = run_encoder(self.hier_encoder, x, lengths)
-        if self.postencoder is not None:
-            with padded_to(x.size(1)), padding_kept_out(self.postencoder):
-                x, lengths = self.postencoder(x, lengths)
-        ctc = [] if self.ctc is None else [self.ctc.log_softmax(x)]
-        return (x, lengths, *ctc, *asr)
-
-
-class MDEncoderGraph(torch.nn.Module):
-    """Hidden states of the ASR sub-decoder to what the target's decoder reads.
-
-    Args:
-        model: an ``ESPnetSTModel``.
-        choice: what ``config.yaml`` names for md_encoder.
-    """
-
-    others: Mapping[str, Tuple[Tensor, torch.Tensor]] = {}
-
-    def __init__(self, model: torch.nn.Module, choice: str):
-        super().__init__()
-        self.encoder = _second_encoder(MD_ENCODER, choice, model.md_encoder)
-        # Without attention to speech too, the search goes by this output alone, and so
-        # does the CTC.
-        self.alone = not model.use_speech_attn
-        self.ctc = getattr(model, "st_ctc", None) if self.alone else None
-
-    @property
-    def outputs(self) -> Dict[str, Tensor]:
-        """The outputs by name, in order."""
-        name = "encoder_out" if self.alone else "md_out"
-        frames = ("utterances", "frames")
-        outputs = {
-            name: Tensor("float32", (*frames, self.encoder.output_size())),
-            f"{name}_lens": Tensor("int64", ("utterances",)),
-        }
-        if self.ctc is not None:
-            axes = (*frames, self.ctc.ctc_lo.out_features)
-            outputs["ctc_log_probs"] = Tensor("float32", axes)
-        return outputs
-
-    def forward(
-        self, hidden: torch.Tensor, hidden_lens: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
-        """Encode hidden states (utterances, tokens, dim) and their numbers."""
-        x, lengths = run_encoder(self.encoder, hidden, hidden_lens)
-        ctc = [] if self.ctc is None else [self.ctc.log_softmax(x)]
-        return (x, lengths, *ctc)
-
-
-class Model(TaskModel):
+class STExporter(RecognitionExporter):
     """An ``ESPnetSTModel``.
 
     Recognition is part of it where the model decodes twice (``md_encoder``). What other
@@ -197,15 +67,15 @@ class Model(TaskModel):
                 "has no md_encoder and would not use them"
             )
         if checkpoints.src_lm_file is not None:
-            self.steps["src_lm"] = wrap_lm(
+            self.decoders["src_lm"] = wrap_lm(
                 checkpoints.src_lm_train_config,
                 checkpoints.src_lm_file,
                 list(self.model.src_token_list),
                 checkpoints.train_config,
             )
 
-    def roles(self, config: Mapping[str, Any]) -> List[str]:
-        """See :class:`TaskModel`."""
+    def roles(self, config: Mapping[str, Any]) -> list[str]:
+        """Keys of a training configuration that choose an architecture."""
         roles = ["frontend", *PARTS, "hier_encoder", MD_ENCODER]
         if (config.get("model_conf") or {}).get("st_mtlalpha") != 1.0:
             roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
@@ -214,7 +84,7 @@ class Model(TaskModel):
         return roles
 
     def refuse(self, config: Mapping[str, Any]) -> None:
-        """See :class:`TaskModel`."""
+        """Refuse also decoders and source texts that translation cannot have."""
         decoder, conf = config.get("decoder"), config.get("decoder_conf") or {}
         if decoder == "transducer":
             raise PluginError(
@@ -242,28 +112,28 @@ class Model(TaskModel):
                 )
 
     def wrap_encoder(self) -> EncoderGraph:
-        """See :class:`TaskModel`."""
+        """The encoder graph, with the hierarchical encoder if there is one."""
         return STEncoderGraph(self.model, vars(self.args))
 
-    def wrap_decoders(self) -> Dict[str, StepModule]:
-        """See :class:`TaskModel`."""
-        steps = {}
+    def wrap_decoders(self) -> dict[str, DecoderModule]:
+        """Decoders by role, also that of recognition."""
+        decoders: dict[str, DecoderModule] = {}
         if getattr(self.model, "decoder", None) is not None:
             arch = find("decoder", self.args.decoder)
-            steps["decoder"] = arch.wrap(self.model.decoder).eval()
+            decoders["decoder"] = arch.wrap(self.model.decoder).eval()
         if self.model.use_multidecoder:
             arch = find(ASR_DECODER, self.args.extra_asr_decoder)
             step = arch.wrap(self.model.extra_asr_decoder).eval()
-            steps[ASR_DECODER] = step.returning_hidden()
+            decoders[ASR_DECODER] = step.returning_hidden()
         elif self.model.use_speech_attn:
             raise PluginError(
                 "a decoder with use_speech_attn needs an md_encoder, which this model "
                 "lacks; ESPnet cannot decode with it either"
             )
-        return steps
+        return decoders
 
-    def sizes(self, role: str) -> Tuple[int, int]:
-        """See :class:`TaskModel`."""
+    def sizes(self, role: str) -> tuple[int, int]:
+        """Size of the encoder output and of the vocabulary, by the language."""
         if role in (ASR_DECODER, "src_lm"):
             dim = self.encoder.encoder.output_size()
             return dim, len(self.model.src_token_list)
@@ -271,7 +141,7 @@ class Model(TaskModel):
 
     @property
     def search(self) -> LabelSynchronous:
-        """See :class:`TaskModel`."""
+        """Settings of the search, also of the recognition before it."""
         search = super().search
         if search.generate is not None:
             # ESPnet's own search, with the ends of the hub's model.
@@ -297,14 +167,14 @@ class Model(TaskModel):
 
     @functools.cached_property
     def whisper_converter(self) -> Any:
-        """See :class:`TaskModel`."""
+        """ESPnet's own, for the target language."""
         conf = getattr(self.args, "preprocessor_conf", None) or {}
         _, language = conf.get("whisper_language") or (None, None)
         task = conf.get("whisper_task") or "translate"
         return whisper_converter(self.args.bpemodel, language, task)
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
-        """See :class:`TaskModel`."""
+    def write_texts(self, work: Path) -> dict[str, Text]:
+        """Write tokens and tokenizers, also of the source language."""
         texts = super().write_texts(work)
         if self.model.use_multidecoder:
             args, tokens = self.args, list(self.model.src_token_list)
@@ -313,27 +183,16 @@ class Model(TaskModel):
             )
         return texts
 
-    def export(self, work: Path) -> Dict[str, Graph]:
-        """See :class:`TaskModel`."""
-        graphs = super().export(work)
+    def graph_specs(self) -> dict[str, GraphSpec]:
+        """Every graph, by role, also that between the two decoders."""
+        specs = super().graph_specs()
         if self.md_encoder is not None:
-            logger.info("exporting the %s", MD_ENCODER)
-            size = self.steps[ASR_DECODER].hidden_size
-            generator = torch.Generator().manual_seed(1)
-            example = (
-                torch.randn((2, 9, size), generator=generator),
-                torch.tensor([9, 7]),
-            )
-            graphs[MD_ENCODER] = export_encoder(
-                self.md_encoder,
-                example,
-                work / f"{MD_ENCODER}.onnx",
-                ("hidden", "hidden_lens"),
-            )
-        return graphs
+            shape = (self.decoders[ASR_DECODER].hidden_size,)
+            specs[MD_ENCODER] = self.md_encoder.graph_spec(9, shape)
+        return specs
 
-    def encode(self, utterance: np.ndarray) -> Dict[str, np.ndarray]:
-        """See :class:`TaskModel`."""
+    def encode(self, utterance: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of the encoder graph, from ESPnet's own ``encode``."""
         lengths = torch.tensor([len(utterance)])
         with torch.no_grad():
             # A copy: ESPnet normalizes features in place.
@@ -353,11 +212,11 @@ class Model(TaskModel):
                 results[f"{SRC}ctc_log_probs"] = self.model.ctc.log_softmax(asr_x)
         return {name: results[name].numpy() for name in self.encoder.outputs}
 
-    def check_others(self, bundle: Bundle) -> Dict[str, float]:
-        """See :class:`TaskModel`."""
+    def check_others(self, bundle: Bundle, device: Device) -> dict[str, float]:
+        """Compare the graph between the two decoders with PyTorch."""
         if self.md_encoder is None:
             return {}
-        encoder = MultiDecoderEncoder(bundle, Device())
+        encoder = MultiDecoderEncoder(bundle, device)
         outputs = bundle.manifest.graphs[MD_ENCODER].outputs
         # Its name says who reads it.
         main = "encoder_out" if "encoder_out" in outputs else "md_out"
@@ -376,11 +235,11 @@ class Model(TaskModel):
                 worst = max(worst, require(MD_ENCODER, what, figure))
         return {MD_ENCODER: worst}
 
-    def mixed(self, bundle: Bundle) -> List[str]:
-        """See :class:`TaskModel`."""
-        mixed = super().mixed(bundle)
+    def mixed(self, bundle: Bundle, device: Device) -> list[str]:
+        """Roles of the graphs that let the utterances of a batch change each other."""
+        mixed = super().mixed(bundle, device)
         if self.md_encoder is not None:
-            encoder = MultiDecoderEncoder(bundle, Device())
+            encoder = MultiDecoderEncoder(bundle, device)
             together = encoder.encode_together(self._hidden())
             for i, hidden in enumerate(self._hidden()):
                 for name, alone in encoder.encode_together([hidden]).items():
@@ -390,9 +249,9 @@ class Model(TaskModel):
                             return [*mixed, MD_ENCODER]
         return mixed
 
-    def _hidden(self) -> List[np.ndarray]:
+    def _hidden(self) -> list[np.ndarray]:
         """Noise in the place of hidden states."""
         random = np.random.default_rng(0)
-        size = self.steps[ASR_DECODER].hidden_size
+        size = self.decoders[ASR_DECODER].hidden_size
         shapes = [(length, size) for length in HIDDEN_LENGTHS]
         return [random.standard_normal(shape).astype(np.float32) for shape in shapes]

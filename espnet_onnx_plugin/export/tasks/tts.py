@@ -1,60 +1,42 @@
 """Models of the task tts, and of gan_tts, whose models decode as those of tts do."""
 
+from __future__ import annotations
+
 import dataclasses
-import logging
-import os
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Bundle, Graph, Manifest, Speech, Synthesis, Text
+from espnet_onnx_plugin.bundle import Bundle, Manifest, Speech, Synthesis, Text
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE, difference
+from espnet_onnx_plugin.export.checkpoint_file import loading_as_allowed, read_generator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
-from espnet_onnx_plugin.export.graph import export_part
+from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.layers.draws import (
     OF_LOADER,
     drawn_since,
     dropouts_are_of_mkl,
 )
-from espnet_onnx_plugin.export.layers.teaching import teaching
+from espnet_onnx_plugin.export.layers.variances import teacher_forcing
 from espnet_onnx_plugin.export.layers.vocoder import context, find_vocoder
-from espnet_onnx_plugin.export.parity.graphs import TOLERANCE, Parity, require
-from espnet_onnx_plugin.export.parts import Part, TextToSpeech
+from espnet_onnx_plugin.export.parity.synthesis import Inputs, check_synthesis
+from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.tts_text import refuse_text, write_tts_text
-from espnet_onnx_plugin.export.weights import (
-    read_generator,
-    refuse_no_numbers,
-    unsafe_allowed,
-)
+from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
+from espnet_onnx_plugin.export.weights import refuse_no_numbers
 from espnet_onnx_plugin.packages import import_package
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
-from espnet_onnx_plugin.runtime.synthesis.inputs import made_up
-from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
-from espnet_onnx_plugin.runtime.tts import Text2Speech
-
-logger = logging.getLogger(__name__)
-
-#: How torch's layers say that they are given fewer frames than they need, or none: a
-#: made-up text may be short for a vocoder.
-_TOO_SHORT = re.compile(
-    r"Padding size should be less than the corresponding input dimension"
-    r"|Kernel size can't be greater than actual input size"
-    r"|possibly 0 batch size and other non-zero dimensions for input, but got"
-    r"|Only zero batch or zero channel inputs are supported, but got"
-    r"|Input and output sizes should be greater than 0, but got"
-)
 
 #: Keys of a training configuration that choose an architecture.
 _ROLES = ("tts", "feats_extract")
 
 
-class Model:
+class TTSExporter:
     """The modules of a trained text-to-speech model and of its vocoder.
 
     Args:
@@ -83,23 +65,25 @@ class Model:
         self.tts = self.model.tts
         self.vocoder = self._build_vocoder(TTSTask, checkpoints)
         self.drawn = drawn_since(0) + OF_LOADER
-        self.wrapped: TextToSpeech = find("tts", self.args.tts).wrap(
+        self.wrapped: TTSModules = find("tts", self.args.tts).wrap(
             self.tts, self.model.normalize
         )
-        self.parts: Dict[str, Part] = dict(self.wrapped.parts)
+        self.modules: dict[str, TTSModule] = dict(self.wrapped.modules)
         if isinstance(self.vocoder, torch.nn.Module):
             wrap = find_vocoder(self.vocoder.vocoder)
-            self.parts["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
-        graphs, self.taught = teaching(self.model, self.wrapped.search.taught_by)
-        self.parts.update(graphs)
+            self.modules["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
+        forced, self.forcing = teacher_forcing(
+            self.model, self.wrapped.search.taught_by
+        )
+        self.modules.update(forced)
         if self.model.feats_extract is not None:
             analysis = find("feats_extract", self.args.feats_extract).wrap
-            self.parts = {
+            self.modules = {
                 "frontend": analysis(self.model.feats_extract, self.model.normalize),
-                **self.parts,
+                **self.modules,
             }
-        for part in self.parts.values():
-            part.eval()
+        for module in self.modules.values():
+            module.eval()
 
     def _build_vocoder(self, task: type, checkpoints: Checkpoints) -> Any:
         """ESPnet's vocoder of features, or None."""
@@ -111,12 +95,10 @@ class Model:
                 )
             return None
         files = (checkpoints.vocoder_config, checkpoints.vocoder_file)
-        # parallel_wavegan loads it once more, as safely.
-        trusted = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if unsafe_allowed() else {}
         if files[1] is not None and files[1].suffix == ".pkl":
             read_generator(files[1])
         try:
-            with mock.patch.dict(os.environ, trusted):
+            with loading_as_allowed():  # parallel_wavegan loads it once more
                 vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
         except ModuleNotFoundError as e:
             raise PluginError(
@@ -132,25 +114,26 @@ class Model:
         return vocoder
 
     @property
-    def speech(self) -> Optional[Speech]:
-        """Speech that the model can read: for its style, or to be taught by it."""
-        if "frontend" not in self.parts:
+    def speech(self) -> Speech | None:
+        """Speech that the model can read: for its style, or as a teacher."""
+        if "frontend" not in self.modules:
             return None
-        analyses = [self.parts[r] for r in ("frontend", "energy") if r in self.parts]
+        analyses = [
+            self.modules[r] for r in ("frontend", "energy") if r in self.modules
+        ]
         shortest = max(analysis.shortest() for analysis in analyses)
         return Speech("waveform", self._rate or 0, 0, shortest)
 
     @property
-    def _rate(self) -> Optional[int]:
+    def _rate(self) -> int | None:
         for module in (self.vocoder, self.tts):
             if getattr(module, "fs", None) is not None:
                 return int(module.fs)
         return None
 
-    @property
-    def synthesis(self) -> Synthesis:
-        """What the model makes, and reads besides text."""
-        tts, vocoder = self.tts, self.parts.get("vocoder")
+    def describe_synthesis(self) -> Synthesis:
+        """Speech that the model makes, and inputs that it reads besides text."""
+        tts, vocoder = self.tts, self.modules.get("vocoder")
         reads = {
             "speech": getattr(tts, "use_gst", False),
             "spembs": tts.spk_embed_dim is not None,
@@ -179,108 +162,69 @@ class Model:
         missing = reads == "feat_gen_denorm" and self.model.normalize is None
         return "feat_gen" if missing else reads
 
-    def write_texts(self, work: Path) -> Dict[str, Text]:
+    def write_texts(self, work: Path) -> dict[str, Text]:
         """Write tokens and what the text front end needs."""
         return {"text": write_tts_text(self.args, work)}
 
-    def export(self, work: Path) -> Dict[str, Graph]:
-        """Write every graph, by role."""
-        graphs = {}
-        for role, part in self.parts.items():
-            logger.info("exporting the %s", role)
-            graphs[role] = export_part(part, work / f"{role}.onnx")
-        return graphs
+    def graph_specs(self) -> dict[str, GraphSpec]:
+        """Every graph, by role."""
+        return {role: module.graph_spec() for role, module in self.modules.items()}
 
-    def describe(self) -> Dict[str, Any]:
-        """What the manifest says besides graphs and texts."""
+    def describe(self) -> dict[str, object]:
+        """Fields of the manifest besides graphs and texts."""
         search = dataclasses.replace(
             self.wrapped.search,
-            **self.taught,
+            **self.forcing,
             drawn=self.drawn,
             mkl=dropouts_are_of_mkl(),
-            idle={role: part.idle for role, part in self.parts.items()},
-            block=getattr(self.parts.get("vocoder"), "block", 1),
+            idle={role: m.unused_draws for role, m in self.modules.items()},
+            block=getattr(self.modules.get("vocoder"), "block", 1),
         )
-        return dict(speech=self.speech, search=search, synthesis=self.synthesis)
+        synthesis = self.describe_synthesis()
+        return dict(speech=self.speech, search=search, synthesis=synthesis)
 
-    def measured(self, bundle: Bundle) -> Manifest:
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
         """The manifest: there is nothing to measure that the check does not."""
         return bundle.manifest
 
-    def check_parity(self, bundle: Bundle, source: Optional[Source] = None) -> Parity:
+    def check_parity(
+        self, bundle: Bundle, device: Device, source: Source | None = None
+    ) -> Parity:
         """Compare what the bundle makes with what ESPnet makes, of made-up texts.
 
-        Both draw the same noise. Figures are by output. A text is skipped that ESPnet
-        itself makes too few frames of for its vocoder.
-
         Raises:
-            PluginError: if a difference is above the tolerance, ESPnet cannot speak, or
-                every text of a way to speak was skipped.
+            PluginError: if a difference is above the tolerance.
         """
-        ours = Text2Speech(bundle, maxlenratio=2.5)
-        figures: Dict[str, float] = {}
-        skipped: List[str] = []
-        compared = {taught: 0 for taught in (False, bool(self.taught["taught_by"]))}
-        spoken = list(made_up(bundle))
-        ways = [(what, inputs, False) for what, inputs in spoken]
-        if self.taught["taught_by"]:
-            ways += [
-                (f"{what} that is taught", {**inputs, **self.lesson(inputs)}, True)
-                for what, inputs in spoken
-            ]
-        for number, (what, inputs, taught) in enumerate(ways):
-            conf = dict(use_teacher_forcing=taught)
-            try:
-                reference = self.infer(inputs, {**ours.espnet_options, **conf}, number)
-            except RuntimeError as e:
-                reason = " ".join(str(e).split())[:300]
-                if not _TOO_SHORT.search(reason):
-                    raise PluginError(
-                        f"parity check failed: ESPnet cannot speak {what}: {reason}"
-                    )
-                skipped.append(f"{what}: ESPnet cannot speak it: {reason}")
-                continue
-            compared[taught] += 1
-            ours.noise = Noise(number, mkl=bundle.manifest.search.mkl)
-            made = ours(**inputs, decode_conf=conf)
-            for name, figure in compare(made, reference, what).items():
-                figures[name] = max(figures.get(name, 0.0), figure)
-        for taught, count in compared.items():
-            if not count:
-                way = " that is taught" if taught else ""
-                raise PluginError(
-                    f"parity check failed: ESPnet itself cannot speak any made-up text"
-                    f"{way}: {skipped[-1]}; train the model for longer"
-                )
-        return Parity(figures, skipped)
+        teacher = self.teacher if self.forcing["taught_by"] else None
+        return check_synthesis(bundle, device, self.infer, teacher)
 
     @torch.no_grad()
-    def lesson(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    def teacher(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """Made-up speech of a text, and its durations where they are read."""
         random = np.random.default_rng(len(inputs["text"]))
         symbols = len(inputs["text"]) + 1
-        if "frontend" not in self.parts:
+        if "frontend" not in self.modules:
             shape = (6 * symbols, self.tts.odim)
             return {"speech": random.standard_normal(shape).astype(np.float32)}
-        shift = self.parts["frontend"].stft.hop_length
+        shift = self.modules["frontend"].stft.hop_length
         time = np.arange(self.speech.min_length + 6 * symbols * shift)
         time = time / (self._rate or 16000)
         phase = 2 * np.pi * (150 * time + np.sin(20 * time))  # a voice that goes up
         voice = sum(np.sin(k * phase) / k for k in range(1, 6))
         speech = 0.1 * voice + 0.01 * random.standard_normal(len(time))
-        lesson = {"speech": speech.astype(np.float32)}
-        if "durations" in self.taught["taught_by"]:
-            frames = len(self.parts["frontend"](torch.from_numpy(lesson["speech"])))
+        made = {"speech": speech.astype(np.float32)}
+        if "durations" in self.forcing["taught_by"]:
+            frames = len(self.modules["frontend"](torch.from_numpy(made["speech"])))
             factor = getattr(self.model.pitch_extract, "reduction_factor", 1)
             shares = np.full(symbols, 1 / symbols)
-            lesson["durations"] = random.multinomial(frames // factor, shares)
-        return lesson
+            made["durations"] = random.multinomial(frames // factor, shares)
+        return made
 
     @torch.no_grad()
     def infer(
-        self, inputs: Mapping[str, np.ndarray], options: Mapping[str, Any], seed: int
-    ) -> Dict[str, torch.Tensor]:
-        """What ESPnet's inference gives; a waveform where a network makes it."""
+        self, inputs: Inputs, options: Mapping[str, object], seed: int
+    ) -> dict[str, torch.Tensor]:
+        """Outputs of ESPnet's inference; a waveform where a network makes one."""
         torch.manual_seed(seed)
         batch = {name: torch.from_numpy(value) for name, value in inputs.items()}
         outputs = self.model.inference(**batch, **options)
@@ -289,35 +233,3 @@ class Model:
         if "wav" in outputs:
             outputs["wav"] = outputs["wav"].reshape(-1)
         return outputs
-
-
-def compare(
-    made: Mapping[str, np.ndarray], reference: Mapping[str, torch.Tensor], what: str
-) -> Dict[str, float]:
-    """Compare what was made of one text.
-
-    Args:
-        made: ours, by name.
-        reference: ESPnet's.
-        what: describes the text, for the message.
-
-    Returns:
-        The relative difference by output.
-
-    Raises:
-        PluginError: if one is above the tolerance.
-    """
-    figures = {}
-    for name, value in reference.items():
-        expected = value.numpy().astype(np.float32)
-        if name not in made:
-            raise PluginError(f"parity check failed: there is no {name} on {what}")
-        if made[name].shape != expected.shape:
-            raise PluginError(
-                f"parity check failed: {name} has shape {made[name].shape}, PyTorch's "
-                f"has {expected.shape} on {what}; nothing was written"
-            )
-        figure = difference(made[name].astype(np.float32), expected)
-        tolerance = WAVEFORM_TOLERANCE if name == "wav" else TOLERANCE
-        figures[name] = require(name, what, figure, tolerance)
-    return figures

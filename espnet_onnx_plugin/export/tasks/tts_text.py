@@ -1,13 +1,16 @@
 """How the text of a TTS model becomes tokens."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping, Tuple
+from typing import Any
 
 from espnet_onnx_plugin.bundle import Text
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.tasks.recognition import refuse_token_type, write_text
+from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.io.data import read_lines
 from espnet_onnx_plugin.runtime.text.cleaner import CLEANERS
 from espnet_onnx_plugin.runtime.text.phonemes import G2PS
@@ -54,14 +57,14 @@ def write_tts_text(args: argparse.Namespace, work: Path) -> Text:
     return text
 
 
-def _cleaners(choice: Any) -> Tuple[str, ...]:
-    """Those that ESPnet's ``TextCleaner`` takes from None, a name or several."""
+def _cleaners(choice: Any) -> tuple[str, ...]:
+    """Names of cleaners, as ESPnet's ``TextCleaner`` takes None, one or several."""
     if choice is None:
         return ()
     return (choice,) if isinstance(choice, str) else tuple(choice)
 
 
-def _read_symbols(path: Path) -> Tuple[str, ...]:
+def _read_symbols(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise PluginError(
             f"the training configuration names non_linguistic_symbols {path}, which "

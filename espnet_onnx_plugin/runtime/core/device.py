@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from espnet_onnx_plugin.bundle import Bundle, Graph
-from espnet_onnx_plugin.bundle.typed import check_types
+from espnet_onnx_plugin.bundle.typed import check_types, option
 from espnet_onnx_plugin.errors import PluginError
 
 #: onnxruntime's names.
@@ -23,14 +23,8 @@ class Device:
     Attributes:
         provider: ``cpu`` or ``cuda``.
         threads: threads of one operator on the CPU.
-        spinning: whether threads that wait for work keep their core busy (6 to 11 %
-            slower with two threads).
-        arena: whether freed memory is kept for the next utterance (without: 2 to 7 %
-            slower).
-        shared: whether that is one pool for all graphs; of its own, a vocoder takes a
-            third less (499 MiB for 756 of 8 s of speech).
-        memory_pattern: whether memory is planned for the shapes of a run (no faster,
-            and 40 to 85 MiB more: the next utterance has other shapes).
+        shared: whether the arena is one pool for all graphs; of its own, a vocoder
+            takes a third less (499 MiB for 756 of 8 s of speech).
         emulate: whether it may run a bundle that is made for another device: with the
             same result, however slowly.
         watch: called before every run of a graph, with its inputs by name.
@@ -38,10 +32,15 @@ class Device:
 
     provider: str = "cpu"
     threads: int = 1
-    spinning: bool = False
-    arena: bool = True
+    # 6 to 11 % slower with two threads
+    spinning: bool = option(False, "threads that wait for work keep their core busy")
+    # without: 2 to 7 % slower
+    arena: bool = option(True, "freed memory is kept for the next utterance")
     shared: bool = True
-    memory_pattern: bool = False
+    # no faster, and 40 to 85 MiB more: the next utterance has other shapes
+    memory_pattern: bool = option(
+        False, "memory is planned for the first utterance's shape"
+    )
     emulate: bool = False
     watch: Callable[[Graph, Mapping[str, Any]], None] | None = None
 

@@ -107,7 +107,7 @@ class SpeechWriter:
         """Write down that an utterance has no results."""
         self._line(FAILED, f"{key} {reason}")
 
-    def timing(self, **values: str | float) -> None:
+    def timing(self, **values: str | float | None) -> None:
         """Write one line of ``timing.jsonl``."""
         self._line(TIMING, json.dumps(values))
 

@@ -52,7 +52,7 @@ class ResultWriter:
             for line in [content] if isinstance(content, str) else content:
                 self._line(name, re.sub(r"[\r\n]+", " ", f"{key} {line}"))
 
-    def timing(self, **values: str | float) -> None:
+    def timing(self, **values: str | float | None) -> None:
         """Write one line of ``timing.jsonl``."""
         self._line(TIMING, json.dumps(values))
 

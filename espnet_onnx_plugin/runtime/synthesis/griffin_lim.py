@@ -1,11 +1,15 @@
 """Griffin and Lim's reconstruction of a waveform from its spectrogram, as ESPnet's."""
 
+from __future__ import annotations
+
 import atexit
 import functools
 import importlib
 import shutil
 import tempfile
-from typing import Any, Mapping, Optional
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +20,8 @@ EPS = 1e-10
 
 
 @functools.lru_cache(maxsize=None)
-def _import_librosa() -> Any:
-    """The package librosa, of which numba compiles functions as it is imported.
+def _import_librosa() -> ModuleType:
+    """Package librosa, of which numba compiles functions as it is imported.
 
     Where neither the package nor the user's home can be written to, numba has no place
     for what it compiles, and gives up: then that is a directory of this process.
@@ -37,8 +41,9 @@ def _import_librosa() -> Any:
     except RuntimeError:
         import numba
 
-        numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="numba.")
-        atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
+        config: Any = numba.config  # which has its settings as attributes
+        config.CACHE_DIR = tempfile.mkdtemp(prefix="numba.")
+        atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
     return librosa
 
 
@@ -59,7 +64,7 @@ class GriffinLim:
     def __init__(self, settings: Mapping[str, Any]):
         librosa = _import_librosa()
         self._settings = settings
-        self._to_linear: Optional[np.ndarray] = None
+        self._to_linear: np.ndarray | None = None
         if settings.get("n_mels") is not None:
             fmax = settings.get("fmax")
             basis = librosa.filters.mel(

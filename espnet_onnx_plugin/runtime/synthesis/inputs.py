@@ -1,15 +1,22 @@
-"""What a text-to-speech model is given, from a recipe's files or made up."""
+"""Inputs of text-to-speech models, from a recipe's files or made up."""
+
+from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Union
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Manifest
+from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.data import READERS, read_scp
+from espnet_onnx_plugin.runtime.synthesis.described import synthesis_of
 from espnet_onnx_plugin.runtime.text.converter import read_tokens
+
+#: One input of an utterance; only a text is a string.
+Input = Union[str, np.ndarray]
 
 #: Inputs by name, with the types that ESPnet's recipes give them.
 _INPUTS = {
@@ -25,7 +32,7 @@ _INPUTS = {
 LENGTHS = (4, 17, 41)
 
 
-def _read(kind: str, value: str) -> Any:
+def _read(kind: str, value: str) -> Input:
     """One entry of a file of one of ESPnet's types."""
     if kind == "text":
         return value
@@ -35,64 +42,6 @@ def _read(kind: str, value: str) -> Any:
         return np.array(value.split(), dtype=np.int64)
     except (ValueError, OverflowError):
         raise PluginError(f"'{value}' is not integers")
-
-
-def whole_numbers(name: str, value: Any) -> np.ndarray:
-    """Integers (n,) of what was given as ``name``.
-
-    Raises:
-        PluginError: if it is something else.
-    """
-    array = np.asarray(value).reshape(-1)
-    whole = array.dtype.kind in "iuf" and (array == np.trunc(array)).all()
-    if not whole or not np.isfinite(array).all():
-        raise PluginError(f"{name} has to be integers, not {value}")
-    return array.astype(np.int64)
-
-
-def finite(name: str, value: Any) -> np.ndarray:
-    """Float32 of what was given as ``name``.
-
-    Raises:
-        PluginError: if NaN or infinity is among it.
-    """
-    array = np.asarray(value, np.float32)
-    if not np.isfinite(array).all():
-        raise PluginError(f"{name} holds NaN or infinity; make it again")
-    return array
-
-
-def condition(manifest: Manifest, name: str, value: Any) -> np.ndarray:
-    """A speaker's or a language's id (1,), or a speaker's embedding (dim,).
-
-    Args:
-        manifest: of the model that reads it.
-        name: sids, lids or spembs.
-        value: what was given.
-
-    Raises:
-        PluginError: if the model knows no such speaker or language, or cannot read the
-            embedding.
-    """
-    if name == "spembs":
-        (size,) = manifest.graphs["encoder"].inputs[name].axes
-        embedding = finite(name, value).reshape(-1)
-        if len(embedding) != size:
-            raise PluginError(
-                f"spembs of {len(embedding)} numbers: the model takes {size}; extract "
-                "them as for its training"
-            )
-        if not embedding.any():
-            raise PluginError("spembs are all 0, which is no speaker; extract them")
-        return embedding
-    synthesis = manifest.synthesis
-    known = synthesis.speakers if name == "sids" else synthesis.languages
-    ids = whole_numbers(name, value)
-    if len(ids) != 1 or ids[0] < 0 or known is not None and ids[0] >= known:
-        wanted = "0 or above" if known is None else f"from 0 to {known - 1}"
-        given = " ".join(map(str, ids))
-        raise PluginError(f"{name} has to be one id {wanted}, not '{given}'")
-    return ids
 
 
 @dataclass(frozen=True)
@@ -108,8 +57,8 @@ class Texts:
             is no text.
     """
 
-    data: Sequence[Tuple[str, str, str]]
-    limit: Optional[int] = None
+    data: Sequence[tuple[str, str, str]]
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         for path, name, kind in self.data:
@@ -126,7 +75,7 @@ class Texts:
                 f"once, not {', '.join(names)}"
             )
 
-    def read(self, speech: bool) -> "OpenTexts":
+    def read(self, speech: bool) -> OpenTexts:
         """Open the files.
 
         Args:
@@ -149,16 +98,16 @@ class OpenTexts:
 
     tables: Mapping[str, Mapping[str, str]]
     kinds: Mapping[str, str]
-    limit: Optional[int]
+    limit: int | None
 
     @property
-    def keys(self) -> List[str]:
+    def keys(self) -> list[str]:
         """Utterances, in the order of the texts."""
         keys = list(self.tables["text"])
         wanted = len(keys) if self.limit is None else min(self.limit, len(keys))
         return [keys[i * len(keys) // wanted] for i in range(wanted)]
 
-    def of(self, key: str) -> Dict[str, Any]:
+    def of(self, key: str) -> dict[str, Input]:
         """The inputs of an utterance, by name.
 
         Raises:
@@ -182,7 +131,7 @@ def named(key: str) -> Iterator[None]:
         raise PluginError(f"utterance '{key}': {e}")
 
 
-def made_up(bundle: Bundle) -> Iterator[Tuple[str, Dict[str, np.ndarray]]]:
+def made_up(bundle: Bundle) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Token ids in :data:`LENGTHS` and what else a model reads, with descriptions."""
     random = np.random.default_rng(0)
     manifest = bundle.manifest
@@ -192,26 +141,28 @@ def made_up(bundle: Bundle) -> Iterator[Tuple[str, Dict[str, np.ndarray]]]:
         # The first and the last are padding and the end.
         inputs = {"text": random.integers(1, vocabulary - 1, length)}
         if "spembs" in reads:
-            shape = reads["spembs"].axes
+            shape = [int(axis) for axis in reads["spembs"].axes]
             inputs["spembs"] = random.standard_normal(shape).astype(np.float32)
         for name in ("sids", "lids"):
             if name in reads:
                 inputs[name] = np.array([number % 2])
-        if "speech" in manifest.synthesis.reads:
-            samples = manifest.speech.min_length * (2 + length)
+        speech = manifest.speech
+        if speech is not None and "speech" in synthesis_of(manifest).reads:
+            samples = speech.min_length * (2 + length)
             noise = random.standard_normal(samples) * 0.1
             inputs["speech"] = noise.astype(np.float32)
         yield f"a text of {length} tokens", inputs
 
 
 def utterances(
-    bundle: Bundle, texts: Optional[Texts]
-) -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """What a check speaks: ids and inputs of the texts, made-up ones without."""
+    bundle: Bundle, texts: Texts | None
+) -> Iterator[tuple[str, dict[str, Input]]]:
+    """Utterances of a check, with ids: those of the texts, or made-up ones."""
     if texts is None:
-        yield from made_up(bundle)
+        for what, made in made_up(bundle):
+            yield what, {**made}
         return
-    opened = texts.read("speech" in bundle.manifest.synthesis.reads)
+    opened = texts.read("speech" in synthesis_of(bundle.manifest).reads)
     for key in opened.keys:
         with named(key):
             inputs = opened.of(key)

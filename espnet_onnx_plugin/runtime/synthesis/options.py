@@ -1,12 +1,15 @@
 """ESPnet's decoding options of text-to-speech."""
 
-import dataclasses
-from typing import Any, Dict, Mapping, Optional, Sequence
+from __future__ import annotations
 
-from espnet_onnx_plugin.bundle.typed import check_types
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from espnet_onnx_plugin.bundle.typed import check_types, option
 from espnet_onnx_plugin.errors import PluginError
 
-#: Names that ESPnet's models have for an option.
+#: Options that ESPnet's models call by another name.
 _IN_MODELS = {"speed_control_alpha": "alpha"}
 
 #: Options that ESPnet gives to some models only.
@@ -25,20 +28,30 @@ _OF_MODELS = (
 
 @dataclasses.dataclass(frozen=True)
 class TtsOptions:
-    """Those of ``espnet2.bin.tts_inference``, with its names and defaults."""
+    """Options of ``tts_inference``, with the names and defaults of ESPnet's class.
 
-    threshold: float = 0.5
-    minlenratio: float = 0.0
-    maxlenratio: float = 10.0
-    use_teacher_forcing: bool = False
-    use_att_constraint: bool = False
-    backward_window: int = 1
-    forward_window: int = 3
-    speed_control_alpha: float = 1.0
-    noise_scale: float = 0.667
-    noise_scale_dur: float = 0.8
-    seed: int = 777
-    always_fix_seed: bool = False
+    Those that ``option`` makes are the command's too
+    (:func:`~espnet_onnx_plugin.bundle.typed.option`).
+
+    Attributes:
+        prefer_normalized_feats: whether features are given as the model makes them,
+            where they could be denormalized.
+    """
+
+    maxlenratio: float = option(10.0, "most frames per symbol")
+    minlenratio: float = option(0.0, "fewest frames per symbol")
+    threshold: float = option(0.5, "probability of the stop")
+    use_att_constraint: bool = option(False, "attention has to move forward")
+    backward_window: int = option(1, "of the constraint")
+    forward_window: int = option(3, "of the constraint")
+    use_teacher_forcing: bool = option(
+        False, "durations, or frames, are those of given speech"
+    )
+    speed_control_alpha: float = option(1.0, "above 1 is slower")
+    noise_scale: float = option(0.667, "of VITS' flow")
+    noise_scale_dur: float = option(0.8, "of VITS' durations")
+    seed: int = option(777, "of all that is drawn", command=0)
+    always_fix_seed: bool = option(False, "begin every utterance with the seed")
     prefer_normalized_feats: bool = False
 
     def __post_init__(self) -> None:
@@ -52,8 +65,8 @@ class TtsOptions:
                 f"{self.minlenratio} not above it"
             )
 
-    def changed(self, conf: Optional[Mapping[str, Any]]) -> "TtsOptions":
-        """These with others for a call, by ESPnet's models' names or the command's.
+    def changed(self, conf: Mapping[str, Any] | None) -> TtsOptions:
+        """These with others for a call, by the names of the command or the models.
 
         Raises:
             PluginError: if one is unknown or of another type.
@@ -66,17 +79,16 @@ class TtsOptions:
         except TypeError as e:
             raise PluginError(f"decode_conf: {e}")
 
-    def of_model(self, given: Sequence[str]) -> Dict[str, Any]:
-        """Values by name; ESPnet's defaults of those that it does not give the model.
+    def for_model(self, given: Collection[str]) -> TtsOptions:
+        """These with ESPnet's defaults of the ones that it does not give the model.
 
         Args:
             given: those of :data:`_OF_MODELS` that it does.
         """
-        values = dataclasses.asdict(self)
         defaults = {n: getattr(TtsOptions, n) for n in _OF_MODELS if n not in given}
-        return {**values, **defaults}
+        return dataclasses.replace(self, **defaults)
 
-    def of_espnet(self, given: Sequence[str]) -> Dict[str, Any]:
-        """What ESPnet gives to its model, by the model's names."""
+    def as_espnet(self, given: Collection[str]) -> dict[str, Any]:
+        """Arguments of ESPnet's model, by its names for them."""
         named = {_IN_MODELS.get(name, name): getattr(self, name) for name in given}
         return dict(use_teacher_forcing=self.use_teacher_forcing, **named)

@@ -1,35 +1,37 @@
-"""What a text-to-speech model is taught by: durations, pitch and energy of speech."""
+"""Teacher forcing by durations: those of speech, and its pitch and energy."""
+
+from __future__ import annotations
 
 import logging
-from typing import Dict, Mapping, Optional, Union
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle.search import Durations, Energy, Pitch
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.session import Session, run
-from espnet_onnx_plugin.runtime.synthesis.inputs import whole_numbers
+from espnet_onnx_plugin.runtime.core.session import run
+from espnet_onnx_plugin.runtime.synthesis.features import Graphs
+from espnet_onnx_plugin.runtime.synthesis.model_inputs import Given, whole_numbers
 
 logger = logging.getLogger(__name__)
 
-Arrays = Dict[str, np.ndarray]
 
-
-def checked_durations(durations: np.ndarray, symbols: int) -> np.ndarray:
+def checked_durations(durations: Given, symbols: int) -> np.ndarray:
     """Frames of each of so many symbols, as integers.
 
     Raises:
         PluginError: if they are not what durations can be.
     """
-    durations = whole_numbers("durations", durations)
-    if len(durations) != symbols:
+    frames = whole_numbers("durations", durations)
+    if len(frames) != symbols:
         raise PluginError(
-            f"{len(durations)} durations are given for {symbols} symbols; give one for "
+            f"{len(frames)} durations are given for {symbols} symbols; give one for "
             "each"
         )
-    if (durations < 0).any() or not durations.any():
+    if (frames < 0).any() or not frames.any():
         raise PluginError("durations have to be 0 or above, and not all 0")
-    return durations
+    return frames
 
 
 def path_of(symbol_of_frame: np.ndarray, symbols: int) -> np.ndarray:
@@ -37,19 +39,28 @@ def path_of(symbol_of_frame: np.ndarray, symbols: int) -> np.ndarray:
     return (symbol_of_frame[:, None] == np.arange(symbols)).astype(np.float32)
 
 
-def align(aligned: Arrays) -> Arrays:
-    """What VITS makes of speech, from the outputs of the graph ``alignment``.
+class Alignment(NamedTuple):
+    """Speech in VITS' hidden frames, and which symbol each of them belongs to.
+
+    Attributes:
+        latents: (frames, dim).
+        path: 1 at each frame's symbol (frames, symbols).
+    """
+
+    latents: np.ndarray
+    path: np.ndarray
+
+
+def align(outputs: Mapping[str, np.ndarray]) -> Alignment:
+    """Align speech and text.
 
     Args:
-        aligned: latents (frames, dim), and the log likelihood of each frame under each
-            symbol (frames, symbols).
-
-    Returns:
-        What the vocoder reads, and the durations and the path between the two.
+        outputs: of the graph ``alignment``: latents (frames, dim), and the log
+            likelihood of each frame under each symbol (frames, symbols).
     """
-    likelihood = aligned["likelihood"]
+    likelihood = outputs["likelihood"]
     path = path_of(best_path(likelihood), likelihood.shape[1])
-    return {"feats": aligned["latents"], "att_w": path, "duration": path.sum(axis=0)}
+    return Alignment(outputs["latents"], path)
 
 
 def best_path(scores: np.ndarray) -> np.ndarray:
@@ -87,17 +98,17 @@ def best_path(scores: np.ndarray) -> np.ndarray:
     return path
 
 
-def taught_variances(
-    sessions: Mapping[str, Session],
-    pool: Mapping[str, np.ndarray],
+def variances_of_speech(
+    graphs: Graphs,
+    speech: Mapping[str, np.ndarray],
     search: Durations,
     durations: np.ndarray,
-) -> Arrays:
+) -> dict[str, np.ndarray]:
     """Pitch and energy of speech, of each symbol and normalized.
 
     Args:
-        sessions: with ``energy``, where the model has one.
-        pool: the speech (samples,) and its features (frames, dim).
+        graphs: with ``energy``, where the model has one.
+        speech: speech (samples,) and feats (frames, dim).
         search: of the manifest: how pitch and energy are made.
         durations: frames of each symbol.
 
@@ -107,13 +118,13 @@ def taught_variances(
     Raises:
         PluginError: if the durations are not those of the speech.
     """
-    made = {}
+    frames, made = len(speech["feats"]), {}
     if search.pitch is not None:
-        values = pitch_of_frames(pool["speech"], search.pitch)
-        made["pitch"] = _of_symbols(values, pool, durations, search.pitch, True)
+        values = pitch_of_frames(speech["speech"], search.pitch)
+        made["pitch"] = _of_symbols(values, frames, durations, search.pitch, True)
     if search.energy is not None:
-        values = run(sessions["energy"], pool)["energy_of_frames"]
-        made["energy"] = _of_symbols(values, pool, durations, search.energy, False)
+        values = run(graphs["energy"], speech)["energy_of_frames"]
+        made["energy"] = _of_symbols(values, frames, durations, search.energy, False)
     return made
 
 
@@ -157,13 +168,13 @@ def pitch_of_frames(speech: np.ndarray, settings: Pitch) -> np.ndarray:
 
 def _of_symbols(
     values: np.ndarray,
-    pool: Mapping[str, np.ndarray],
+    frames: int,
     durations: np.ndarray,
-    settings: Union[Pitch, Energy],
+    settings: Pitch | Energy,
     above_zero: bool,
 ) -> np.ndarray:
     """Means of each symbol's frames, normalized, (symbols, 1)."""
-    frames, factor = len(pool["feats"]), settings.reduction_factor
+    factor = settings.reduction_factor
     values = np.pad(values, (0, max(frames - len(values), 0)))[:frames]
     ends = (durations * factor).cumsum()
     if not 0 <= frames - ends[-1] < factor:
@@ -176,12 +187,8 @@ def _of_symbols(
         own = own[own > 0] if above_zero else own
         if len(own):
             means[symbol] = own.mean()
-    return _normalized(means, settings.shift, settings.scale)[:, None]
-
-
-def _normalized(
-    values: np.ndarray, shift: Optional[float], scale: Optional[float]
-) -> np.ndarray:
-    if shift is not None:
-        values = values - np.float32(shift)
-    return values if scale is None else values / np.float32(scale)
+    if settings.shift is not None:
+        means = means - np.float32(settings.shift)
+    if settings.scale is not None:
+        means = means / np.float32(settings.scale)
+    return means[:, None]

@@ -1,4 +1,4 @@
-"""What torch's generator on a CPU draws, in numpy.
+"""Draws of torch's generator on a CPU, in numpy.
 
 A model that draws while it synthesizes (the prenet's dropout of Tacotron 2, the latents
 of VITS, the noise that a vocoder shapes) takes its draws as inputs of the graphs. Drawn
@@ -7,8 +7,9 @@ and they are the same on every machine. The formulas are those of ATen's
 ``DistributionsHelper.h``, ``DistributionTemplates.h`` and ``DistributionKernels.cpp``.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Optional
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Noise:
         self.seed = seed % 2**32
         self._generator = np.random.RandomState(self.seed)  # MT19937
         self._mkl = mkl
-        self._next: Optional[float] = None  # a normal one, left over by a pair
+        self._next: float | None = None  # a normal one, left over by a pair
 
     def normal(self, *shape: int, blocked: bool = True) -> np.ndarray:
         """Equal to ``torch.randn(*shape)`` to some units in the last place.
@@ -58,7 +59,7 @@ class Noise:
         return self._pairs(size).reshape(shape).astype(np.float32)
 
     def keep(self, rate: float, *shape: int) -> np.ndarray:
-        """What ``F.dropout(x, rate)`` multiplies ``x`` by: 0, or 1 / (1 - rate).
+        """Factors of ``F.dropout(x, rate)``: 0, or 1 / (1 - rate).
 
         Args:
             rate: of the zeros, 0 <= rate < 1; at 0 nothing is drawn, as in torch.
@@ -75,7 +76,7 @@ class Noise:
         return (kept / np.float32(1 - rate)).reshape(shape)
 
     def skip(self, count: int) -> None:
-        """Draw so many numbers that have no effect.
+        """Draw so many numbers that nothing uses.
 
         ESPnet's encoders draw one for each layer, to leave layers out in training, and
         draw them in inference too; a model that is built draws its first weights.

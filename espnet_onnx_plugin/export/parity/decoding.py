@@ -1,171 +1,63 @@
-"""Measured equality of graphs and ESPnet's own modules.
+"""Measured equality of the graphs of decoders and language models and ESPnet's modules.
 
-Every component runs on shapes unlike the traced one, and steps with reordered
-hypotheses of several utterances of unequal lengths. PyTorch gets one utterance at a
-time, as in ESPnet's inference. The figure is max |ONNX - PyTorch| relative to the
-output's scale.
+Steps run with reordered hypotheses of several utterances of unequal lengths. PyTorch
+gets one utterance at a time, as in ESPnet's inference.
 """
 
+from __future__ import annotations
+
 import copy
-import math
-from dataclasses import replace
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Speech
+from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
+from espnet_onnx_plugin.export.parity.tolerance import require
 from espnet_onnx_plugin.export.sequences import SequenceModule
-from espnet_onnx_plugin.export.steps import StepModule
-from espnet_onnx_plugin.runtime.core.encoder import (
-    LENS,
-    Accompanied,
-    Encoded,
-    Encoder,
-    Utterance,
-    to_numpy,
-)
+from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.encoder import LENS, Encoded
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.search.scorers import GraphScorer
 
-#: One utterance to the encoder graph's outputs by name.
-Encode = Callable[[Utterance], Dict[str, np.ndarray]]
 
-TOLERANCE = 1e-4
-
-#: Where PyTorch's own rounding moves an output by more than the tolerance, a graph may
-#: differ by this much of it: the two round independently.
-NOISE_FACTOR = 2.0
-
-#: Lengths of noise relative to the shortest one that the encoder takes.
-LENGTHS = (1.0, 5.3, 9.7, 7.1, 31.4)
-
-
-class Parity(NamedTuple):
-    """Result of comparing a model with PyTorch.
-
-    Attributes:
-        figures: the largest relative difference by component.
-        skipped: cases that could not be compared, each with the reason.
-    """
-
-    figures: Dict[str, float]
-    skipped: Sequence[str] = ()
-
-
-def require(
-    component: str, what: str, worst: float, tolerance: float = TOLERANCE
+def check_decoder(
+    decoder: DecoderModule,
+    bundle: Bundle,
+    role: str,
+    device: Device,
+    dim: int,
+    vocabulary: int,
 ) -> float:
-    """Pass a difference on.
+    """Compare the graphs of a decoder or language model with ESPnet's module.
+
+    Args:
+        decoder: the module that was exported.
+        bundle: the graphs.
+        role: of the graph; that of its memory is ``<role>_memory``.
+        device: what they run on.
+        dim: size of the encoder's output.
+        vocabulary: number of tokens.
+
+    Returns:
+        The largest relative difference.
 
     Raises:
         PluginError: if it is above the tolerance.
     """
-    if not worst <= tolerance:
-        raise PluginError(
-            f"parity check failed: {component} differs from PyTorch by {worst:.2e} "
-            f"(allowed {tolerance:.0e}) on {what}; nothing was written"
-        )
-    return worst
-
-
-def check_encoder(
-    encode: Encode,
-    encoder: Encoder,
-    utterances: Iterable[Tuple[str, Utterance]],
-) -> float:
-    """Compare frontend and encoder graph with ESPnet's encoding.
-
-    Args:
-        encode: gives the graph's outputs for one utterance, from ESPnet's own modules.
-        encoder: the graphs.
-        utterances: (description, utterance).
-
-    Returns:
-        The largest relative difference of any output.
-
-    Raises:
-        PluginError: if one is above the tolerance, and above PyTorch's own rounding, or
-            there is no utterance.
-    """
-    worst = None
-    for what, utterance in utterances:
-        reference = encode(utterance)
-        rounding: Dict[str, float] = {}
-        ours = encoder([utterance])
-        if not np.array_equal(ours.lengths, reference["encoder_out_lens"]):
-            require("encoder_out_lens", what, float("inf"))
-        for name, value in reference.items():
-            figure = difference(to_numpy(ours[name]), value)
-            if figure > TOLERANCE and not rounding:
-                rounding = rounding_noise(encode, utterance, reference)
-            # A model that gives no numbers is as far from itself as any graph.
-            allowed = NOISE_FACTOR * rounding.get(name, 0.0)
-            if figure > allowed or not math.isfinite(allowed):
-                require(f"encoder ({name})", what, figure)
-            worst = max(worst or 0.0, figure)
-    if worst is None:
-        raise PluginError("parity check failed: no utterance to compare the encoder on")
-    return worst
-
-
-def encodes_batches(encoder: Encoder, utterances: Sequence[Utterance]) -> bool:
-    """Whether utterances of unequal lengths get the same results together as alone."""
-    feats = encoder.features(utterances)
-    together = encoder.encode_together(feats)
-    for i, one in enumerate(feats):
-        alone = encoder.encode_together([one])
-        rows = alone.utterances  # one, or one for each speaker
-        ours = together.select(range(i * rows, (i + 1) * rows))
-        if not all(
-            difference(to_numpy(ours[name]), to_numpy(value)) <= TOLERANCE
-            for name, value in alone.items()
-        ):
-            return False
-    return True
-
-
-def rounding_noise(
-    encode: Encode, utterance: Utterance, reference: Mapping[str, np.ndarray]
-) -> Dict[str, float]:
-    """How far PyTorch moves from itself when its input moves by a float's last digit.
-
-    The logarithm of an almost empty Mel band magnifies the rounding of the Fourier
-    transform, in PyTorch as much as here; no graph can be nearer to PyTorch than that.
-
-    Returns:
-        The relative difference by output.
-    """
-    alone = not isinstance(utterance, Accompanied)
-    speech = utterance if alone else utterance.speech
-    signs = np.random.default_rng(0).choice([-1, 1], speech.shape)
-    moved = (speech * (1 + signs * np.finfo(np.float32).eps)).astype(np.float32)
-    other = encode(moved if alone else replace(utterance, speech=moved))
-    return {name: difference(other[name], value) for name, value in reference.items()}
-
-
-def noise(speech: Speech) -> Iterator[Tuple[str, np.ndarray]]:
-    """Utterances of noise with descriptions, in :data:`LENGTHS`."""
-    random = np.random.default_rng(0)
-    for factor in LENGTHS:
-        shape = [int(speech.min_length * factor)]
-        shape += [speech.feature_dim] if speech.feature_dim else []
-        array = random.standard_normal(shape).astype(np.float32) * np.float32(0.1)
-        yield f"noise of length {len(array)}", array
+    if role not in bundle.manifest.graphs:
+        raise PluginError(f"{bundle.path} has no {role}; export it with one")
+    memory = None
+    if decoder.memory is not None:
+        memory = Session(bundle, f"{role}_memory", device)
+    session = Session(bundle, role, device)
+    whole = isinstance(decoder, SequenceModule)
+    check = check_sequence if whole else check_step
+    return check(decoder, session, memory, dim, vocabulary, role)
 
 
 class _Reference:
@@ -184,10 +76,10 @@ class _Reference:
         self._prefixes = torch.zeros((1, 0), dtype=torch.int64)
         # Of ESPnet's scorers every one has this; those of a hub's models do not.
         init = getattr(self._scorer, "init_state", lambda memory: None)
-        self._states: Optional[List[Any]] = [init(memory[0])]
+        self._states: list[Any] | None = [init(memory[0])]
 
     @torch.no_grad()
-    def score(self, tokens: np.ndarray, parents: np.ndarray) -> List[np.ndarray]:
+    def score(self, tokens: np.ndarray, parents: np.ndarray) -> list[np.ndarray]:
         """Log probabilities after every hypothesis got its token, and what the output
         layer read if that is returned.
         """
@@ -214,7 +106,7 @@ class _Reference:
 def check_step(
     step: StepModule,
     session: Session,
-    memory: "Session | None",
+    memory: Session | None,
     dim: int,
     vocabulary: int,
     name: str,

@@ -1,13 +1,16 @@
-"""What text-to-speech models are taught by besides durations: pitch and energy."""
+"""Pitch and energy, which teacher forcing reads besides speech and durations."""
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Energy, Pitch
 from espnet_onnx_plugin.export.archs.feats_extract import Analysis
-from espnet_onnx_plugin.export.parts import Part
+from espnet_onnx_plugin.export.tts_module import TTSModule
 
 
 class EnergyAnalysis(Analysis):
@@ -21,18 +24,18 @@ class EnergyAnalysis(Analysis):
         return power.sum(dim=2).clamp(min=1e-10).sqrt()
 
 
-def teaching(
+def teacher_forcing(
     model: torch.nn.Module, taught_by: Sequence[str]
-) -> Tuple[Dict[str, Part], Dict[str, Any]]:
-    """What a model is taught by.
+) -> tuple[dict[str, TTSModule], dict[str, Any]]:
+    """Graphs and settings of a model's teacher forcing.
 
     Args:
         model: ``ESPnetTTSModel``.
         taught_by: what its ``tts`` reads: of speech, durations, pitch and energy.
 
     Returns:
-        Graphs by role, and what the manifest says in ``search``: ``taught_by``, empty
-        where ESPnet cannot teach the model, and how pitch and energy are made.
+        Graphs by role, and fields of the manifest's ``search``: ``taught_by``, empty
+        where ESPnet cannot do it, and how pitch and energy are made.
     """
     if "pitch" not in taught_by:
         return {}, dict(taught_by=tuple(taught_by))
@@ -64,8 +67,8 @@ def teaching(
     )
 
 
-def _statistics(normalize: Optional[torch.nn.Module]) -> Dict[str, Optional[float]]:
-    """What ESPnet's ``GlobalMVN`` of one number takes away, and divides by."""
+def _statistics(normalize: torch.nn.Module | None) -> dict[str, float | None]:
+    """Mean and deviation in ESPnet's ``GlobalMVN`` of one number."""
     if normalize is None:
         return dict(shift=None, scale=None)
     return dict(

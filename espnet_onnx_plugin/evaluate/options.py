@@ -1,0 +1,54 @@
+"""Budgets: how much quantization may cost, as options of the command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from espnet_onnx_plugin.bundle.typed import option
+from espnet_onnx_plugin.errors import PluginError
+
+
+@dataclass(frozen=True)
+class TokenBudget:
+    """Limits for a task whose results are tokens.
+
+    The error rate is without effect where there are no transcripts.
+    """
+
+    max_wer_increase: float = option(
+        0.1, "how much the error rate may rise, in absolute percent"
+    )
+    min_token_agreement: float = option(
+        0.99,
+        "share of the tokens that have to be fp32's, which also holds sets without "
+        "transcripts or too small for an error rate",
+    )
+
+    def __post_init__(self) -> None:
+        if not self.max_wer_increase >= 0:
+            raise PluginError(
+                f"max_wer_increase {self.max_wer_increase} must be 0 or more"
+            )
+        if not 0 <= self.min_token_agreement <= 1:
+            raise PluginError(
+                f"min_token_agreement {self.min_token_agreement} must lie between 0 "
+                "and 1"
+            )
+
+
+@dataclass(frozen=True)
+class SpeechBudget:
+    """Limits for synthesized speech, against fp32 with the same noise."""
+
+    max_mcd: float = option(1.0, "mel-cepstral distortion in dB")
+    max_log_f0_rmse: float = option(0.1, "of the natural logarithm")
+    max_cer_increase: float = option(
+        0.5,
+        "how much the character error rate may rise where one listens, in absolute "
+        "percent",
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise PluginError(f"{name} {value} must be 0 or more")

@@ -1,0 +1,31 @@
+"""What the manifest of a bundle says of synthesis; one without it is refused."""
+
+from __future__ import annotations
+
+from espnet_onnx_plugin.bundle import Manifest, Synthesis
+from espnet_onnx_plugin.bundle.search import Durations, Features, Frames
+from espnet_onnx_plugin.errors import PluginError
+
+_REMEDY = "export the bundle again"
+
+
+def synthesis_of(manifest: Manifest) -> Synthesis:
+    """Description of what a model makes, and reads besides text.
+
+    Raises:
+        PluginError: if the manifest has none.
+    """
+    if manifest.synthesis is None:
+        raise PluginError(f"manifest.yaml says nothing of synthesis; {_REMEDY}")
+    return manifest.synthesis
+
+
+def features_of(manifest: Manifest) -> Features:
+    """Description of the way from text to features.
+
+    Raises:
+        PluginError: if the manifest describes a search instead.
+    """
+    if not isinstance(manifest.search, (Durations, Frames)):
+        raise PluginError(f"manifest.yaml says nothing of features; {_REMEDY}")
+    return manifest.search

@@ -1,0 +1,257 @@
+"""Synthesis with the bundles of a task: graphs, features and waveforms put together."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle.search import Frames
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.opening import Reopened, make_options, open_bundle
+from espnet_onnx_plugin.runtime.core.session import run
+from espnet_onnx_plugin.runtime.synthesis.described import features_of, synthesis_of
+from espnet_onnx_plugin.runtime.synthesis.features import (
+    FeatureModel,
+    Graphs,
+    Synthesized,
+)
+from espnet_onnx_plugin.runtime.synthesis.frame_by_frame import FrameByFrame
+from espnet_onnx_plugin.runtime.synthesis.from_durations import FromDurations
+from espnet_onnx_plugin.runtime.synthesis.model_inputs import ModelInputs
+from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
+from espnet_onnx_plugin.runtime.synthesis.vocoder import open_vocoder
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter
+
+
+class Request(NamedTuple):
+    """A call: the inputs of an utterance, and the options for it."""
+
+    inputs: ModelInputs
+    options: TtsOptions
+
+
+class Synthesizer(Reopened):
+    """A bundle's model and vocoder. A task's class makes it a drop-in for ESPnet's.
+
+    Such a class says in :meth:`_request` what is given for an utterance, and has
+    ESPnet's ``__call__`` around :meth:`_synthesize`.
+
+    Args:
+        model_dir: the bundle, or its directory.
+        provider: ``cpu`` or ``cuda``.
+        threads: CPU threads.
+        session: the other attributes of
+            :class:`~espnet_onnx_plugin.runtime.core.device.Device`, by name.
+        options: ESPnet's decoding options, see :attr:`options_class`.
+
+    Raises:
+        PluginError: if the bundle cannot be read or an option cannot be met.
+
+    Attributes:
+        noise: what is drawn from, for one utterance after the other.
+        seconds: of the newest call, by part: acoustic, vocoder.
+        symbols: how many tokens the newest text had, with the one that ends it.
+    """
+
+    #: Task of the bundles that are taken.
+    task: str
+    #: The dataclass of the decoding options.
+    options_class: type[TtsOptions] = TtsOptions
+
+    def __init__(
+        self,
+        model_dir: str | Path | Bundle,
+        provider: str = "cpu",
+        threads: int = 1,
+        session: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
+    ):
+        self.options: TtsOptions = make_options(self.options_class, options)
+        device = Device(provider, threads, **session)
+        bundle = open_bundle(model_dir, device, self.task, type(self).__name__)
+        self.bundle, self.device = bundle, device
+        self.synthesis = synthesis_of(bundle.manifest)
+        self.search = features_of(bundle.manifest)
+        self.converter = TokenConverter(bundle)
+        self._call_options()  # refuses those that the model cannot meet
+        self._graphs = Graphs(bundle, device)
+        self._features = self._open_features()
+        self.vocoder = open_vocoder(bundle, device)
+        self.noise = self._seeded(self.options.seed)
+        self.seconds: dict[str, float] = {}
+        self.symbols = 0
+
+    def _open_features(self) -> FeatureModel:
+        if isinstance(self.search, Frames):
+            return FrameByFrame(self._graphs, self.search)
+        return FromDurations(self._graphs, self.search, self.bundle.manifest.espnet)
+
+    def _seeded(self, seed: int) -> Noise:
+        return Noise(seed, mkl=self.search.mkl)
+
+    def begin_job(self) -> None:
+        """Draw on as ESPnet's command does, which seeds before it builds the model."""
+        self.noise = self._seeded(self.options.seed)
+        self.noise.skip(self.search.drawn)
+
+    @property
+    def fs(self) -> int | None:
+        """Sampling rate of the waveforms, or None where there are none."""
+        return self.synthesis.sampling_rate
+
+    @property
+    def use_sids(self) -> bool:
+        """Whether a speaker's id has to be given."""
+        return "sids" in self.synthesis.reads
+
+    @property
+    def use_lids(self) -> bool:
+        """Whether a language's id has to be given."""
+        return "lids" in self.synthesis.reads
+
+    @property
+    def use_spembs(self) -> bool:
+        """Whether a speaker's embedding has to be given."""
+        return "spembs" in self.synthesis.reads
+
+    @property
+    def espnet_options(self) -> dict[str, Any]:
+        """The options that ESPnet gives to its model, by its names for them."""
+        return self.options.as_espnet(self.search.options)
+
+    def _call_options(self, conf: Mapping[str, Any] | None = None) -> TtsOptions:
+        """Options of a call.
+
+        Args:
+            conf: those that differ from the object's.
+
+        Raises:
+            PluginError: if one is unknown or cannot be met by the model.
+        """
+        options = self.options.changed(conf).for_model(self.search.options)
+        if options.use_teacher_forcing and not self.search.taught_by:
+            raise PluginError(
+                f"use_teacher_forcing: {self.bundle.path} cannot be taught, as ESPnet "
+                "cannot do it with this model either; leave the option out"
+            )
+        return options
+
+    def _needed(self, options: TtsOptions) -> set[str]:
+        """Names of what the model reads besides text, with these options."""
+        forced = self.search.taught_by if options.use_teacher_forcing else ()
+        return {*self.synthesis.reads, *forced}
+
+    def _features_of_speech(self, speech: np.ndarray) -> np.ndarray:
+        """Normalized features (frames, dim) of speech (samples,).
+
+        Raises:
+            PluginError: if it is too short.
+        """
+        expected = self.bundle.manifest.speech
+        if expected is None:  # then the model is given features
+            return speech
+        if len(speech) < expected.min_length:
+            raise PluginError(
+                f"speech of {len(speech)} samples is too short, the model needs "
+                f"{expected.min_length}"
+            )
+        return run(self._graphs["frontend"], {"speech": speech})["feats"]
+
+    def _request(self, *args: Any, **kwargs: Any) -> Request:
+        """Check what is given for an utterance; every task has its own inputs.
+
+        Args:
+            args, kwargs: as of ESPnet's class.
+        """
+        raise NotImplementedError
+
+    def _synthesize(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Synthesize one utterance.
+
+        Args:
+            args, kwargs: as of :meth:`__call__`.
+
+        Returns:
+            ESPnet's outputs by name.
+        """
+        start = time.perf_counter()
+        made = self._acoustic(*args, **kwargs)
+        outputs = made.outputs()
+        middle = time.perf_counter()
+        if self.vocoder is not None:
+            feats = self._for_vocoder(made)
+            outputs["wav"] = self.vocoder(feats, self.noise, made.condition)
+        end = time.perf_counter()
+        self.seconds = {"acoustic": middle - start, "vocoder": end - middle}
+        return outputs
+
+    def stream(
+        self, *args: Any, chunk: int = 50, **kwargs: Any
+    ) -> Iterator[np.ndarray]:
+        """Synthesize one utterance, and give its waveform in pieces.
+
+        Their concatenation is the waveform of :meth:`__call__`. A vocoder that is not
+        convolutional, and Griffin-Lim, give one piece.
+
+        Args:
+            args, kwargs: as of :meth:`__call__`.
+            chunk: frames of a piece.
+
+        Raises:
+            PluginError: if the model makes no waveforms.
+        """
+        if chunk < 1:
+            raise PluginError(f"chunk {chunk} must be 1 frame or more")
+        if self.vocoder is None:
+            raise PluginError(f"{self.bundle.path} makes features, not waveforms")
+        made = self._acoustic(*args, **kwargs)
+        feats = self._for_vocoder(made)
+        yield from self.vocoder.stream(feats, self.noise, made.condition, chunk)
+
+    def audio_seconds(self, made: Mapping[str, np.ndarray]) -> float:
+        """Duration of what was made; of features, that of their waveform."""
+        shift = self.synthesis.frame_shift
+        if self.fs is None or shift is None:
+            raise PluginError(f"{self.bundle.path} does not say how long a frame lasts")
+        if "wav" in made:
+            return len(made["wav"]) / self.fs
+        return len(made["feat_gen"]) * shift / self.fs
+
+    def first_audio_seconds(self, *args: Any, **kwargs: Any) -> float:
+        """How long the first piece of :meth:`stream` takes, which is made for that.
+
+        What the next call draws stays as it was.
+
+        Args:
+            args, kwargs: as of :meth:`stream`.
+        """
+        noise = copy.deepcopy(self.noise)
+        start = time.perf_counter()
+        next(self.stream(*args, **kwargs))
+        seconds = time.perf_counter() - start
+        self.noise = noise
+        return seconds
+
+    def _acoustic(self, *args: Any, **kwargs: Any) -> Synthesized:
+        """Features of one utterance, before the vocoder's turn."""
+        inputs, options = self._request(*args, **kwargs)
+        self.symbols = len(inputs.text) + 1
+        if options.always_fix_seed:
+            self.noise = self._seeded(options.seed)
+        return self._features.features(inputs, options, self.noise)
+
+    def _for_vocoder(self, made: Synthesized) -> np.ndarray:
+        """The features that become the waveform, (frames, dim)."""
+        reads = self.synthesis.vocoder_reads
+        if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
+            reads = "feat_gen"
+        return getattr(made, reads)

@@ -1,0 +1,48 @@
+"""Patches are in force for the time of a block, and leave nothing behind."""
+
+import types
+
+import pytest
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from espnet_onnx_plugin.export.patches import one_operator_table, replaced
+
+
+class Base:
+    def inherited(self):
+        return "old"
+
+    @staticmethod
+    def static():
+        return "old"
+
+
+class Derived(Base):
+    pass
+
+
+@pytest.mark.parametrize(
+    "owner, name",
+    [
+        (Base, "inherited"),
+        (Base, "static"),
+        (Derived, "inherited"),
+        (Base(), "inherited"),
+        (types.SimpleNamespace(own="old"), "own"),
+    ],
+)
+def test_what_was_replaced_is_back_also_after_an_exception(owner, name):
+    before = dict(vars(owner))
+    with pytest.raises(KeyError), replaced(owner, name, "new"):
+        assert getattr(owner, name) == "new"
+        raise KeyError
+    assert dict(vars(owner)) == before
+    with pytest.raises(AttributeError), replaced(owner, "nonesuch", "new"):
+        pass
+
+
+def test_the_exporters_table_is_made_once():
+    before = vars(ONNXRegistry)["from_torchlib"]
+    with one_operator_table():
+        assert ONNXRegistry.from_torchlib() is ONNXRegistry.from_torchlib()
+    assert vars(ONNXRegistry)["from_torchlib"] is before
