@@ -389,14 +389,14 @@ def test_a_failing_graph_is_one_line_in_python(tiny, capfd):
 
 
 @pytest.mark.parametrize(
-    "task, door",
+    "door",
     [
-        pytest.param(task.name, door, id=door.command)
+        pytest.param(door, id=door.command)
         for task in TASKS.values()
         for door in task.doors
     ],
 )
-def test_what_opens_a_bundle_is_pickled_as_its_arguments(task, door, monkeypatch):
+def test_what_opens_a_bundle_is_pickled_as_its_arguments(door, monkeypatch):
     cls = door.load()
 
     def opened(self, *args, **kwargs):
@@ -405,7 +405,7 @@ def test_what_opens_a_bundle_is_pickled_as_its_arguments(task, door, monkeypatch
 
     monkeypatch.setattr(cls, "__init__", opened)
     # The class of OWSM is chosen by the bundle.
-    monkeypatch.setattr(s2t, "read_manifest", lambda path: Namespace(task=task))
+    monkeypatch.setattr(s2t, "read_manifest", lambda path: Namespace(search=None))
     one = cls("bundle", "cpu", threads=2, nbest=3)
     other = pickle.loads(pickle.dumps(one))
     assert type(other) is cls

@@ -94,7 +94,7 @@ class Speech:
     average_channels: bool = False
     frame_shift: float | None = None
 
-    def seconds(self, length: int) -> float:
+    def seconds(self, length: float) -> float:
         """Duration of an input of ``length`` samples or frames."""
         return length / self.sampling_rate
 

@@ -20,7 +20,6 @@ from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import READERS
 from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError
-from espnet_onnx_plugin.runtime.recognition.results import result_files
 from espnet_onnx_plugin.tasks import TASKS
 
 
@@ -69,7 +68,7 @@ class AsrScorer:
             results = self._model(wave.astype(np.float32))
         except TooShortUttError:
             return ""
-        files = result_files(results, None, self._model.lines)
+        files = self._model.files(results)
         text = files.get("1best_recog/text", "")
         return files.get("1best_recog/text_nospecial", text)
 

@@ -1,30 +1,48 @@
 """Speech to text with a bundle: the counterpart of ``espnet2.bin.asr_inference``."""
 
+from __future__ import annotations
+
 import logging
-from typing import Any, Dict, List, Optional
+from collections.abc import Sequence
+from typing import Any, Union
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.bundle.search import Generate, MaskCTC
+from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.options import AsrOptions as DecodeOptions
+from espnet_onnx_plugin.runtime.recognition.prompts import whisper_primer
+from espnet_onnx_plugin.runtime.recognition.results import (
+    PLACEHOLDER,
+    NBest,
+    OfSpeakers,
+    Recognized,
+    WithIntermediate,
+    recognized,
+    timed,
+    with_intermediate,
+)
+from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.generate import (
     NOT_ASKED_FOR,
     GenerateConfig,
     HubSearch,
 )
-from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Search
+from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch, check_time_sync
 
 logger = logging.getLogger(__name__)
 
+Results = Union[NBest[Recognized], WithIntermediate, OfSpeakers]
 
-class Speech2Text(SpeechModel):
+
+class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
     Args:
-        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
+        model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
         options: ESPnet's decoding options, see :class:`DecodeOptions`.
 
     Raises:
@@ -37,83 +55,94 @@ class Speech2Text(SpeechModel):
     """
 
     task = "asr"
-    options_class: Any = DecodeOptions
+    kind = LabelSynchronous
+    other_kind = (
+        "is a Mask-CTC model, which has no beam search: use asr_inference_maskctc"
+    )
+    options_class: type[DecodeOptions] = DecodeOptions
 
     @staticmethod
-    def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
-        """See :class:`.model.SpeechModel`."""
-        manifest = bundle.manifest
-        if getattr(manifest.search, "generate", None) is not None:
+    def check_options(bundle: Bundle, beam_size: int) -> dict[str, Any]:
+        """Decoding options for a check, such that every graph of a bundle is used."""
+        search = bundle.manifest.search
+        if isinstance(search, LabelSynchronous) and search.generate is not None:
             conf = dict(max_new_tokens=20, do_sample=False)
             return dict(hugging_face_decoder=True, hugging_face_decoder_conf=conf)
         checked = SpeechModel.check_options(bundle, beam_size)
-        return {**checked, "multi_asr": manifest.speakers is not None}
+        return {**checked, "multi_asr": bundle.manifest.speakers is not None}
 
     @property
     def multi_asr(self) -> bool:
-        """See :class:`.model.SpeechModel`."""
+        """Whether the model is asked to tell several speakers apart."""
         return self._options.multi_asr
 
-    def _build_search(self) -> Any:
-        if isinstance(self.bundle.manifest.search, MaskCTC):
-            raise PluginError(
-                f"{self.bundle.path} is a Mask-CTC model, which has no beam search: "
-                "use asr_inference_maskctc"
-            )
-        options, search = self._options, self.bundle.manifest.search
-        if search.generate is not None:
+    def _build_search(self) -> Search:
+        options, described = self._options, self._described
+        if described.generate is not None:
             if options.hugging_face_decoder:
-                return self._build_hub_search(search.generate)
+                config = GenerateConfig(**vars(described.generate))
+                config = config.overridden(options.hugging_face_decoder_conf)
+                logger.info("HubSearch implementation is selected.")
+                return HubSearch(
+                    config, open_scorer(self.bundle, "decoder", self.device)
+                )
             if options.weights["decoder"] or options.time_sync:
                 raise PluginError(NOT_ASKED_FOR)
         if options.time_sync:
-            self._check_time_sync()
-        return super()._build_search()
-
-    def _check_time_sync(self) -> None:
-        if self._primer() is not None:
-            raise PluginError(
-                "time_sync is not for models of Whisper's tokens, in ESPnet either: "
-                "that search begins with the start symbol alone"
-            )
-        if "decoder" in self.bundle.manifest.search.together:
-            raise PluginError(
-                "time_sync is not for this model's decoder, in ESPnet either: that "
-                "search scores one hypothesis at a time"
-            )
-        if not self._has_ctc:
-            raise PluginError(
-                "the model has no CTC: set ctc_weight to 0 and time_sync to false"
-            )
-
-    @property
-    def _search_class(self) -> type:
-        return TimeSyncSearch if self._options.time_sync else BeamSearch
-
-    @property
-    def _ctc_window_margin(self) -> int:
-        margin = self._options.ctc_window_margin
+            check_time_sync(described, self._has_ctc)
+        builder = self._builder(described, options)
+        margin = options.ctc_window_margin
         if margin is None:
-            return conventions(self.bundle.manifest.espnet).ctc_window_margin
-        return margin
+            margin = conventions(self.bundle.manifest.espnet).ctc_window_margin
+        return builder.build(
+            TimeSyncSearch if options.time_sync else BeamSearch,
+            builder.scorers(),
+            pre_beam=options.ctc_weight != 1.0,
+            primer=self._primer(),
+            ctc_window_margin=margin,
+        )
 
-    def _build_hub_search(self, settings: Generate) -> HubSearch:
-        """The search for a decoder of Hugging Face's hub."""
-        config = GenerateConfig(**vars(settings))
-        config = config.overridden(self._options.hugging_face_decoder_conf)
-        logger.info("HubSearch implementation is selected.")
-        return HubSearch(config, self._scorer("decoder"))
+    def _primer(self) -> Sequence[int] | None:
+        """Tokens that hypotheses begin with; None: the start symbol."""
+        options, primer = self._options, self._described.primer
+        if primer is None or self.converter.hub is None:
+            return primer
+        return whisper_primer(
+            primer,
+            self.converter.hub,
+            options.lang_prompt_token,
+            options.nlp_prompt_token,
+            options.lid_prompt,
+        )
 
-    def _primer(self) -> Optional[List[int]]:
-        """What hypotheses begin with, Whisper's prompts taken into account."""
-        options, hub = self._options, self.converter.hub
-        primer = super()._primer()
-        if primer is None:
-            return None
-        if options.lang_prompt_token is not None:
-            prompt = options.lang_prompt_token.split()
-            return [primer[0], *hub.tokens2ids(prompt), *primer[3:]]
-        if options.nlp_prompt_token is not None:
-            prompt = hub.text2tokens(options.nlp_prompt_token)
-            return [*primer[:2], *hub.tokens2ids(prompt), *primer[3:]]
-        return primer[:1] if options.lid_prompt else primer
+    def _results(self, stages: Sequence[Stage]) -> list[Results]:
+        [stage] = stages
+        found = [
+            self._found(stage, i, hypotheses[: self.nbest])
+            for i, hypotheses in enumerate(stage.hypotheses)
+        ]
+        speakers = self.bundle.manifest.speakers
+        if speakers is None:
+            return [*found]
+        firsts = range(0, len(found), speakers)
+        return [OfSpeakers(found[first : first + speakers]) for first in firsts]
+
+    def _found(
+        self, stage: Stage, utterance: int, hypotheses: Sequence[Hypothesis]
+    ) -> NBest[Recognized] | WithIntermediate:
+        """Results of the hypotheses for an utterance, or for one of its speakers."""
+        nbest = recognized(self.converter, hypotheses)
+        encoded, described = stage.encoded, self._described
+        if self._options.ctm:
+            manifest = self.bundle.manifest
+            nbest = NBest(
+                timed(result, encoded, utterance, manifest, described.blank)
+                for result in nbest
+            )
+        return with_intermediate(nbest, encoded, utterance, described, self.converter)
+
+    def placeholder(self) -> Results:
+        """The results of an utterance that is too short for the encoder."""
+        nbest = NBest([PLACEHOLDER] * self.nbest)
+        speakers = self.bundle.manifest.speakers
+        return nbest if speakers is None else OfSpeakers([nbest] * speakers)

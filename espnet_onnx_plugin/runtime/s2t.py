@@ -4,50 +4,56 @@ All speech is brought to one length, as in training. A hypothesis begins with a 
 ``[<sop> previous text] <sos> language task [<notimestamps>]``.
 """
 
-import logging
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Union
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, read_manifest
+from espnet_onnx_plugin.bundle.search import Prompted, PromptedCTC
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime import s2t_ctc
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.io.data import prepare
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.long_form import (
     Audio,
     Segment,
     Timestamps,
-    fixed_length,
+    one_window,
     read_speech,
+    segments,
+    window_length,
 )
 from espnet_onnx_plugin.runtime.recognition.options import S2tOfCtcOptions
 from espnet_onnx_plugin.runtime.recognition.options import S2tOptions as DecodeOptions
-from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, Lines
+from espnet_onnx_plugin.runtime.recognition.prompts import TextPrev, owsm_primer
+from espnet_onnx_plugin.runtime.recognition.results import (
+    NBest,
+    Transcribed,
+    WithIntermediate,
+    with_intermediate,
+)
+from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
-from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Search
 from espnet_onnx_plugin.runtime.search.timestamps import TimestampRules
-from espnet_onnx_plugin.runtime.search.utterance import Hypothesis
-from espnet_onnx_plugin.runtime.text.converter import TokenConverter, without_special
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
-logger = logging.getLogger(__name__)
-
-Result = s2t_ctc.Result
-TextPrev = s2t_ctc.TextPrev
-Results = Union[List[Result], Tuple[List[Result], Dict[int, List[str]]]]
+Results = Union[NBest[Transcribed], WithIntermediate]
 
 
-class Speech2Text(SpeechModel):
+class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
     """Transcribe or translate speech; a drop-in for ESPnet's class of the same name.
 
-    For a bundle of task ``s2t_ctc`` it makes a :class:`CTCSpeech2Text`, as ESPnet's
-    takes models of either kind since 202611.
+    For a bundle of a model that is all CTC it makes a :class:`CTCSpeech2Text`, as
+    ESPnet's takes models of either kind since 202611.
 
     Args:
-        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
+        model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
         options: ESPnet's decoding options, see :class:`DecodeOptions`.
 
     Examples:
@@ -57,20 +63,23 @@ class Speech2Text(SpeechModel):
     """
 
     task = "s2t"
-    options_class: type = DecodeOptions
+    kind = Prompted
+    options_class = DecodeOptions
 
-    def __new__(cls, model_dir: Union[str, Path, Bundle], *args: Any, **named: Any):
+    def __new__(cls, model_dir: str | Path | Bundle, *args: Any, **named: Any):
         """See the class."""
         if cls is Speech2Text:
-            given = isinstance(model_dir, Bundle)
-            manifest = model_dir.manifest if given else read_manifest(model_dir)
-            if manifest.task == CTCSpeech2Text.task:
+            if isinstance(model_dir, Bundle):
+                manifest = model_dir.manifest
+            else:
+                manifest = read_manifest(model_dir)
+            if isinstance(manifest.search, PromptedCTC):
                 return CTCSpeech2Text(model_dir, *args, **named)
         return super().__new__(cls, model_dir, *args, **named)
 
     @staticmethod
-    def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
-        """See :class:`.model.SpeechModel`."""
+    def check_options(bundle: Bundle, beam_size: int) -> dict[str, Any]:
+        """Decoding options for a check, such that every graph of a bundle is used."""
         tokens = TokenConverter(bundle).token_list
         symbols = {}
         for name in ("lang_sym", "task_sym"):
@@ -78,70 +87,65 @@ class Speech2Text(SpeechModel):
             symbols[name] = default if default in tokens else tokens[0]
         return {**SpeechModel.check_options(bundle, beam_size), **symbols}
 
-    def _build_scorers(self, tokens: List[str]) -> Dict[str, FullScorer]:
-        ids = self.bundle.manifest.search
-        names = ("notime", "first_time", "last_time", "sos", "eos")
+    def _build_search(self) -> Search:
+        options, search = self._options, self._described
+        builder = self._builder(search, options)
         rules = TimestampRules(
-            len(tokens), **{name: getattr(ids, name) for name in names}
+            len(self.converter.token_list),
+            notime=search.notime,
+            first_time=search.first_time,
+            last_time=search.last_time,
+            sos=search.sos,
+            eos=search.eos,
         )
-        return {**super()._build_scorers(tokens), "scorefilter": rules}
+        scorers = {**builder.scorers(), "scorefilter": rules}
+        pre_beam = options.ctc_weight != 1.0
+        return builder.build(BeamSearch, scorers, pre_beam=pre_beam)
 
     @property
     def speech_length(self) -> int:
         """Samples that all speech is brought to."""
-        search = self.bundle.manifest.search
-        return int(search.fs * search.speech_length)
+        return window_length(self._described)
 
     def prepare(self, speech: np.ndarray) -> np.ndarray:
-        """What the graphs take of an utterance: as many samples as in training.
+        """Make the graphs' input of an utterance: as many samples as in training.
 
         Args:
             speech: (samples,) or (samples, channels).
         """
-        speech = prepare(np.asarray(speech), self.bundle.manifest.speech)
-        speech = fixed_length(speech, self.speech_length)
-        logger.info("speech length: %d", len(speech))
-        return speech
+        return one_window(speech, self.speech, self._described)
 
     def primer(
         self,
-        text_prev: Optional[TextPrev] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
-        predict_time: Optional[bool] = None,
-    ) -> List[int]:
+        text_prev: TextPrev | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+        predict_time: bool | None = None,
+    ) -> list[int]:
         """The tokens that hypotheses begin with; arguments as in :meth:`__call__`."""
-        options, ids = self._options, self.bundle.manifest.search
-        if predict_time is None:
-            predict_time = options.predict_time
+        options = self._options
         lang_sym = options.lang_sym if lang_sym is None else lang_sym
         task_sym = options.task_sym if task_sym is None else task_sym
-        primer = [ids.sos, *map(self.converter.token2id, (lang_sym, task_sym))]
-        if not predict_time:
-            primer.append(ids.notime)
-        if text_prev is None:
-            return primer
-        if isinstance(text_prev, str):
-            previous = self.converter.text2ids(text_prev)
-        else:
-            previous = [int(i) for i in text_prev]
-        if ids.na in previous:
-            return primer
-        return [ids.sop, *previous, *primer]
+        if predict_time is None:
+            predict_time = options.predict_time
+        symbols = (lang_sym, task_sym)
+        return owsm_primer(
+            self._described, self.converter, text_prev, symbols, predict_time
+        )
 
     def stages(
-        self, encoded: Encoded, primers: Optional[Primers] = None
+        self, encoded: Encoded, primers: Primers | None = None
     ) -> Iterator[Stage]:
-        """See :class:`.model.SpeechModel`; the default is the options' primer."""
+        """Run the search of a call; default: the options' primer."""
         return super().stages(encoded, primers or [self.primer()] * encoded.utterances)
 
     def __call__(
         self,
         speech: np.ndarray,
-        text_prev: Optional[TextPrev] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
-        predict_time: Optional[bool] = None,
+        text_prev: TextPrev | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+        predict_time: bool | None = None,
     ) -> Results:
         """Recognize one utterance.
 
@@ -161,36 +165,37 @@ class Speech2Text(SpeechModel):
         primer = self.primer(text_prev, lang_sym, task_sym, predict_time)
         return self.batch([self.prepare(speech)], [primer])[0]
 
-    def _result(self, hypothesis: Hypothesis) -> Result:
-        ids = self.bundle.manifest.search
+    def _results(self, stages: Sequence[Stage]) -> list[Results]:
+        [stage] = stages
+        return [
+            with_intermediate(
+                NBest(map(self._result, hypotheses[: self.nbest])),
+                stage.encoded,
+                utterance,
+                self._described,
+                self.converter,
+            )
+            for utterance, hypotheses in enumerate(stage.hypotheses)
+        ]
+
+    def _result(self, hypothesis: Hypothesis) -> Transcribed:
+        search = self._described
         yseq = list(hypothesis.yseq[:-1])
-        after = yseq.index(ids.sos) + 1
-        token_int = [i for i in yseq[after:] if i != ids.blank]
-        token = self.converter.ids2tokens(token_int)
-        text = self.converter.tokens2text(token)
-        plain = self.converter.tokens2text(without_special(token))
-        return text, token, token_int, plain, hypothesis
+        after = yseq.index(search.sos) + 1
+        token_int = [i for i in yseq[after:] if i != search.blank]
+        return Transcribed.of(self.converter, token_int, hypothesis)
 
-    def placeholder(self) -> List[Result]:  # type: ignore[override]
-        """See :class:`.model.SpeechModel`."""
-        text, token, token_int, hypothesis = PLACEHOLDER
-        return [(text, token, token_int, text, hypothesis)] * self.nbest
-
-    def lines(self, result: Result) -> Dict[str, Lines]:  # type: ignore[override]
-        """See :class:`.model.SpeechModel`."""
-        text, token, token_int, plain, hypothesis = result
-        lines = super().lines((text, token, token_int, hypothesis))
-        if plain is not None:
-            lines["text_nospecial"] = plain
-        return lines
+    def placeholder(self) -> Results:
+        """The results of an utterance that is too short for the encoder."""
+        return NBest([Transcribed.placeholder()] * self.nbest)
 
     def best_path(
         self,
         speech: np.ndarray,
-        text_prev: Optional[TextPrev] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
-    ) -> List[Result]:
+        text_prev: TextPrev | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+    ) -> list[Transcribed]:
         """Read the CTC's best token of each frame off, without a search.
 
         Args:
@@ -203,11 +208,11 @@ class Speech2Text(SpeechModel):
         """
         if not self._has_ctc:
             raise PluginError("the model has no CTC: call it in the place of best_path")
-        ids = self.bundle.manifest.search
-        [[best]] = GreedySearch(ids)(self.encode([self.prepare(speech)]))
-        return [(*self._result(best)[:-1], None)]
+        encoded = self.encode([self.prepare(speech)])
+        [[best]] = GreedySearch(self._described)(encoded)
+        return [self._result(best)._replace(hypothesis=None)]
 
-    def decode_long(self, speech: Audio, **how: Any) -> List[Segment]:
+    def decode_long(self, speech: Audio, **how: Any) -> list[Segment]:
         """Recognize speech of any length; arguments as in :meth:`iter_long`."""
         return list(self.iter_long(speech, **how))
 
@@ -216,12 +221,12 @@ class Speech2Text(SpeechModel):
         speech: Audio,
         *,
         batch_size: int = 1,
-        context_len_in_secs: Optional[float] = None,
+        context_len_in_secs: float | None = None,
         condition_on_prev_text: bool = False,
-        init_text: Optional[str] = None,
-        end_time_threshold: Optional[str] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
+        init_text: str | None = None,
+        end_time_threshold: str | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
         skip_last_chunk_threshold: float = 0.2,
     ) -> Iterator[Segment]:
         """Recognize speech of any length, window by window.
@@ -244,57 +249,36 @@ class Speech2Text(SpeechModel):
         Yields:
             (start, end, text) of each utterance, seconds.
         """
-        manifest = self.bundle.manifest
-        fs = manifest.search.fs
+        rules = conventions(self.bundle.manifest.espnet)
         times = Timestamps.of(
-            manifest.search,
-            self.converter,
-            conventions(manifest.espnet),
-            end_time_threshold,
+            self._described, self.converter, rules, end_time_threshold
         )
-        speech = read_speech(speech, manifest.speech)
-        offset, previous = 0, init_text
-        while offset < len(speech):
-            begin = offset / fs
-            logger.info("Current start time in seconds: %.2f", begin)
-            window = speech[offset : offset + self.speech_length]
-            if len(window) / fs < skip_last_chunk_threshold:
-                logger.warning(
-                    "Skip the last chunk as it's too short: %.2fs", len(window) / fs
-                )
-                break
-            results = self(
-                window,
-                previous if condition_on_prev_text else None,
-                lang_sym,
-                task_sym,
-                predict_time=True,
-            )
-            best = (results[0] if isinstance(results, tuple) else results)[0]
-            # Behind language and task.
-            utterances, next_begin = times.utterances(best[2][2:])
-            previous = ""
-            for start, *tokens, stop in utterances:
-                text = self.converter.tokens2text(self.converter.ids2tokens(tokens))
-                previous += text
-                yield (
-                    round(times.seconds(start) + begin, 2),
-                    round(times.seconds(stop) + begin, 2),
-                    text,
-                )
-            advance = round(times.seconds(next_begin) * fs)
-            if advance <= 0:  # ESPnet before 202611 goes on for ever
-                logger.warning("Skip to the end of the window, which begins its rest")
-                advance = self.speech_length
-            offset += advance
+
+        def recognize(window: np.ndarray, previous: str | None) -> list[int]:
+            text_prev = previous if condition_on_prev_text else None
+            results = self(window, text_prev, lang_sym, task_sym, predict_time=True)
+            nbest = results.nbest if isinstance(results, WithIntermediate) else results
+            return nbest[0][2][2:]  # behind language and task
+
+        yield from segments(
+            read_speech(speech, self.speech),
+            self._described,
+            times,
+            self.converter,
+            recognize,
+            init_text,
+            skip_last_chunk_threshold,
+        )
 
 
 class CTCSpeech2Text(s2t_ctc.Speech2Text):
     """A model that is all CTC under the class that takes models of either kind."""
 
-    options_class = S2tOfCtcOptions
+    options_class = S2tOfCtcOptions  # type: ignore[assignment]
 
-    def decode_long(self, speech: Audio, **how: Any) -> List[Segment]:
+    def decode_long(  # type: ignore[override]
+        self, speech: Audio, **how: Any
+    ) -> list[Segment]:
         """Recognize speech of any length; arguments as in :meth:`iter_long`."""
         return list(self.iter_long(speech, **how))
 
@@ -303,12 +287,12 @@ class CTCSpeech2Text(s2t_ctc.Speech2Text):
         speech: Audio,
         *,
         batch_size: int = 1,
-        context_len_in_secs: Optional[float] = None,
+        context_len_in_secs: float | None = None,
         condition_on_prev_text: bool = False,
-        init_text: Optional[str] = None,
-        end_time_threshold: Optional[str] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
+        init_text: str | None = None,
+        end_time_threshold: str | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
         skip_last_chunk_threshold: float = 0.2,
     ) -> Iterator[Segment]:
         """Recognize speech of any length in windows that overlap, as one utterance.

@@ -1,19 +1,27 @@
 """OWSM-CTC: the counterpart of ``espnet2.bin.s2t_inference_ctc``."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle.search import PromptedCTC
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Encoded, Utterance
 from espnet_onnx_plugin.runtime.core.releases import Conventions, conventions
 from espnet_onnx_plugin.runtime.io.data import prepare
-from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel
+from espnet_onnx_plugin.runtime.recognition.buffers import (
+    Buffers,
+    Windows,
+    best_frames,
+)
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.long_form import (
     Audio,
-    Buffers,
     Segment,
     fixed_length,
     read_speech,
@@ -24,96 +32,77 @@ from espnet_onnx_plugin.runtime.recognition.options import (
 from espnet_onnx_plugin.runtime.recognition.options import (
     S2tCtcOptions as DecodeOptions,
 )
-from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, Lines
+from espnet_onnx_plugin.runtime.recognition.prompts import (
+    Prompt,
+    TextPrev,
+    owsm_ctc_prompt,
+)
+from espnet_onnx_plugin.runtime.recognition.results import NBest, Transcribed
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
-from espnet_onnx_plugin.runtime.search.scorers import FullScorer
-from espnet_onnx_plugin.runtime.search.utterance import Hypothesis
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Search
 from espnet_onnx_plugin.runtime.text.converter import without_special
 
-Result = Tuple[Optional[str], List[str], List[int], Optional[str], Optional[Hypothesis]]
-TextPrev = Union[str, Sequence[int], np.ndarray]
 
-
-#: What the encoder reads besides speech, by the graph's input.
-Prompt = Mapping[str, np.ndarray]
-
-
-def frame_tokens(encoded: Encoded) -> List[np.ndarray]:
-    """The best token of each frame, of each utterance, (frames,)."""
-    return [
-        scores[:frames].argmax(axis=-1)
-        for scores, frames in zip(encoded["ctc_log_probs"], encoded.lengths)
-    ]
-
-
-class Speech2Text(SpeechModel):
+class Speech2Text(SpeechModel[DecodeOptions, PromptedCTC, NBest[Transcribed]]):
     """Transcribe or translate speech; a drop-in for ESPnet's class of that name.
 
-    The search is over what the CTC and language models say.
+    The search is over the scores of the CTC and of language models.
 
     Args:
-        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
+        model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
         options: ESPnet's decoding options, see :class:`DecodeOptions`.
     """
 
     task = "s2t_ctc"
-    options_class: type = DecodeOptions
+    kind = PromptedCTC
+    options_class: type[DecodeOptions] = DecodeOptions
 
     @staticmethod
-    def check_options(bundle: Bundle, beam_size: int) -> Dict[str, Any]:
-        """See :class:`.model.SpeechModel`."""
+    def check_options(bundle: Bundle, beam_size: int) -> dict[str, Any]:
+        """Decoding options for a check: the defaults use every graph."""
         return {}
 
-    def _build_search(self) -> Union[GreedySearch, BeamSearch]:
-        if self._options.beam_size is None:
+    def _build_search(self) -> Search:
+        options = self._options
+        if options.beam_size is None:
             size = self._conventions.s2t_ctc_beam_size
-            self._options = dataclasses.replace(self._options, beam_size=size)
-        return super()._build_search()
-
-    def _pre_beam(self, scorers: Mapping[str, FullScorer]) -> bool:
-        return False
+            options = dataclasses.replace(options, beam_size=size)
+        builder = self._builder(self._described, options)
+        return builder.build(BeamSearch, builder.scorers(), pre_beam=False)
 
     @property
     def _conventions(self) -> Conventions:
         return conventions(self.bundle.manifest.espnet)
 
     def prepare(self, speech: np.ndarray) -> np.ndarray:
-        """What the command gives the graphs of an utterance: the length of training.
+        """Make the graphs' input of an utterance, as the command does: as many samples
+        as in training.
 
         Args:
             speech: (samples,) or (samples, channels).
         """
-        expected = self.bundle.manifest.speech
-        seconds = self.bundle.manifest.search.speech_length
-        speech = prepare(np.asarray(speech), expected)
-        return fixed_length(speech, int(expected.sampling_rate * seconds))
+        seconds = self._described.speech_length
+        window = prepare(np.asarray(speech), self.speech)
+        return fixed_length(window, int(self.speech.sampling_rate * seconds))
 
     def prompt(
         self,
-        text_prev: Optional[TextPrev] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
+        text_prev: TextPrev | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
     ) -> Prompt:
-        """What the encoder reads besides speech; arguments as in :meth:`__call__`."""
+        """The encoder's input besides speech; arguments as in :meth:`__call__`."""
         lang_sym = self._options.lang_sym if lang_sym is None else lang_sym
         task_sym = self._options.task_sym if task_sym is None else task_sym
-        prefix = [self.converter.token2id(symbol) for symbol in (lang_sym, task_sym)]
-        if text_prev is None:
-            text_prev = "<na>"
-        if isinstance(text_prev, str):
-            ids = self.converter.text2ids(text_prev)
-        else:
-            ids = [int(i) for i in text_prev]
-        na = self.bundle.manifest.search.na
-        ids = [na] if na in ids else ids
-        return dict(text_prev=np.array(ids, np.int64), prefix=np.array(prefix))
+        symbols = (lang_sym, task_sym)
+        return owsm_ctc_prompt(self._described, self.converter, text_prev, symbols)
 
     def encode(self, utterances: Sequence[Utterance]) -> Encoded:
-        """See :class:`.model.SpeechModel`.
+        """Run frontend and encoder on utterances.
 
         Args:
-            utterances: with what :meth:`prompt` gave; default: that of the options.
+            utterances: with a :meth:`prompt`; default: that of the options.
         """
         default = self.prompt()
         return super().encode(
@@ -126,11 +115,11 @@ class Speech2Text(SpeechModel):
     def __call__(
         self,
         speech: np.ndarray,
-        text_prev: Optional[TextPrev] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
-        predict_time: Optional[bool] = None,
-    ) -> List[Result]:
+        text_prev: TextPrev | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+        predict_time: bool | None = None,
+    ) -> NBest[Transcribed]:
         """Recognize one utterance, as long as it is.
 
         Args:
@@ -152,10 +141,10 @@ class Speech2Text(SpeechModel):
     def best_path(
         self,
         speech: np.ndarray,
-        text_prev: Optional[TextPrev] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
-    ) -> List[Result]:
+        text_prev: TextPrev | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+    ) -> list[Transcribed]:
         """Read the best token of each frame off, without a search.
 
         Args:
@@ -168,52 +157,44 @@ class Speech2Text(SpeechModel):
             TooShortUttError: where ESPnet raises it.
         """
         given = self._accompanied(speech, text_prev, lang_sym, task_sym)
-        [[best]] = GreedySearch(self.bundle.manifest.search)(self.encode([given]))
-        return [(*self._result(best)[:-1], None)]
+        [[best]] = GreedySearch(self._described)(self.encode([given]))
+        return [self._result(best)._replace(hypothesis=None)]
 
     def _accompanied(
         self,
         speech: np.ndarray,
-        text_prev: Optional[TextPrev],
-        lang_sym: Optional[str],
-        task_sym: Optional[str],
+        text_prev: TextPrev | None,
+        lang_sym: str | None,
+        task_sym: str | None,
     ) -> Accompanied:
         """An utterance as long as it is, with its prompt."""
         prompt = self.prompt(text_prev, lang_sym, task_sym)
-        return Accompanied(super().prepare(speech), prompt)
+        return Accompanied(self._checked(speech), prompt)
 
-    def _result(self, hypothesis: Hypothesis) -> Result:  # type: ignore[override]
-        ids = self.bundle.manifest.search
-        token_int = [i for i in hypothesis.yseq[1:-1] if i != ids.blank]
-        token = self.converter.ids2tokens(token_int)
-        text = self.converter.tokens2text(token)
-        plain = self.converter.tokens2text(without_special(token))
-        return text, token, token_int, plain, hypothesis
+    def _results(self, stages: Sequence[Stage]) -> list[NBest[Transcribed]]:
+        [stage] = stages
+        return [
+            NBest(map(self._result, hypotheses[: self.nbest]))
+            for hypotheses in stage.hypotheses
+        ]
 
-    def placeholder(self) -> List[Result]:  # type: ignore[override]
-        """See :class:`.model.SpeechModel`."""
-        text, token, token_int, hypothesis = PLACEHOLDER
-        return [(text, token, token_int, text, hypothesis)] * self.nbest
+    def _result(self, hypothesis: Hypothesis) -> Transcribed:
+        blank = self._described.blank
+        token_int = [i for i in hypothesis.yseq[1:-1] if i != blank]
+        return Transcribed.of(self.converter, token_int, hypothesis)
 
-    def lines(self, result: Result) -> Dict[str, Lines]:  # type: ignore[override]
-        """See :class:`.model.SpeechModel`."""
-        text, token, token_int, plain, hypothesis = result
-        stand_in = hypothesis or Hypothesis([])
-        lines = super().lines((text, token, token_int, stand_in))
-        if hypothesis is None:
-            del lines["score"]
-        if plain is not None:
-            lines["text_nospecial"] = plain
-        return lines
+    def placeholder(self) -> NBest[Transcribed]:
+        """The results of an utterance that is too short for the encoder."""
+        return NBest([Transcribed.placeholder()] * self.nbest)
 
     def decode_long(
         self,
         speech: Audio,
         batch_size: int = 1,
-        context_len_in_secs: Optional[float] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
-    ) -> List[Segment]:
+        context_len_in_secs: float | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+    ) -> list[Segment]:
         """Recognize speech of any length in windows that overlap.
 
         Args:
@@ -227,43 +208,29 @@ class Speech2Text(SpeechModel):
         Returns:
             Start and end in seconds of it all, and the text without special tokens.
         """
-        expected = self.bundle.manifest.speech
-        buffers, speech = self._buffers(context_len_in_secs, 2), self._read(speech)
-        windows = buffers.split(speech)
-        prompts = [self._long_prompt(lang_sym, task_sym)] * len(windows)
-        tokens = self._encode_all(windows, prompts, batch_size)
-        seconds = expected.seconds(len(speech))
-        return [(0.0, seconds, self._plain(buffers.join(tokens, seconds)))]
+        buffers = self._buffers(context_len_in_secs, 2)
+        array = read_speech(speech, self.speech)
+        prompt = self._long_prompt(lang_sym, task_sym)
+        inputs = [Accompanied(window, prompt) for window in buffers.split(array)]
+        seconds = self.speech.seconds(len(array))
+        windows = [Windows(inputs, seconds)]
+        [frames] = best_frames(windows, buffers, self.encode, batch_size)
+        return [(0.0, seconds, self._plain(frames))]
 
-    def _buffers(self, context: Optional[float], default: float) -> Buffers:
-        manifest = self.bundle.manifest
-        fs = manifest.speech.sampling_rate
-        return Buffers.of(manifest.search, fs, self._conventions, context, default)
+    def _buffers(self, context: float | None, default: float) -> Buffers:
+        fs = self.speech.sampling_rate
+        return Buffers.of(self._described, fs, self._conventions, context, default)
 
-    def _read(self, speech: Audio) -> np.ndarray:
-        return read_speech(speech, self.bundle.manifest.speech)
+    def _long_prompt(self, lang_sym: str | None, task_sym: str | None) -> Prompt:
+        """The prompt of a window, which has no text before it."""
+        return self.prompt([self._described.na], lang_sym, task_sym)
 
-    def _long_prompt(self, lang_sym: Optional[str], task_sym: Optional[str]) -> Prompt:
-        """That of a window, which has no text before it."""
-        na = [self.bundle.manifest.search.na]
-        return self.prompt(na, lang_sym, task_sym)
-
-    def _plain(self, frames: np.ndarray) -> str:
-        """Text of the tokens of frames."""
-        blank = self.bundle.manifest.search.blank
+    def _plain(self, frames: np.ndarray) -> str | None:
+        """Text of the best tokens of frames."""
+        blank = self._described.blank
         token_int = [i for i, _ in groupby(frames.tolist()) if i != blank]
         token = self.converter.ids2tokens(token_int)
         return self.converter.tokens2text(without_special(token))
-
-    def _encode_all(
-        self, speech: Sequence[np.ndarray], prompts: Sequence[Prompt], batch_size: int
-    ) -> List[np.ndarray]:
-        """Tokens of the frames of each utterance."""
-        tokens: List[np.ndarray] = []
-        for i in range(0, len(speech), batch_size):
-            batch = zip(speech[i : i + batch_size], prompts[i : i + batch_size])
-            tokens += frame_tokens(self.encode([Accompanied(s, p) for s, p in batch]))
-        return tokens
 
 
 class Speech2TextGreedySearch(Speech2Text):
@@ -273,30 +240,33 @@ class Speech2TextGreedySearch(Speech2Text):
     ESPnet's command ``s2t_inference_ctc`` for either.
 
     Args:
-        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
+        model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
         options: ESPnet's decoding options, see :class:`GreedyOptions`.
     """
 
     options_class = GreedyOptions
 
-    def _build_search(self) -> Union[GreedySearch, BeamSearch]:
-        if self._options.beam_size == 1:
-            return GreedySearch(self.bundle.manifest.search)
+    @property
+    def _is_greedy(self) -> bool:
+        return self._options.beam_size == 1
+
+    def _build_search(self) -> Search:
+        if self._is_greedy:
+            return GreedySearch(self._described)
         return super()._build_search()
 
-    def _result(self, hypothesis: Hypothesis) -> Result:  # type: ignore[override]
+    def _result(self, hypothesis: Hypothesis) -> Transcribed:
         result = super()._result(hypothesis)
-        greedy = isinstance(self.search, GreedySearch)
-        return (*result[:-1], None) if greedy else result
+        return result._replace(hypothesis=None) if self._is_greedy else result
 
     def decode_long_batched_buffered(
         self,
         speech: np.ndarray,
         batch_size: int = 1,
-        context_len_in_secs: Optional[float] = None,
-        lang_sym: Optional[str] = None,
-        task_sym: Optional[str] = None,
-    ) -> str:
+        context_len_in_secs: float | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+    ) -> str | None:
         """Text of speech of any length; arguments as in :meth:`decode_long`."""
         [(_, _, text)] = self.decode_long(
             speech, batch_size, context_len_in_secs, lang_sym, task_sym
@@ -305,13 +275,13 @@ class Speech2TextGreedySearch(Speech2Text):
 
     def batch_decode(
         self,
-        speech: Union[Audio, List[Audio]],
+        speech: Audio | list[Audio],
         batch_size: int = 16,
-        context_len_in_secs: Optional[float] = None,
-        text_prev: Union[str, List[str]] = "<na>",
-        lang_sym: Union[str, List[str], None] = None,
-        task_sym: Union[str, List[str], None] = None,
-    ) -> Union[str, List[str]]:
+        context_len_in_secs: float | None = None,
+        text_prev: str | list[str] = "<na>",
+        lang_sym: str | list[str] | None = None,
+        task_sym: str | list[str] | None = None,
+    ) -> str | None | list[str | None]:
         """Recognize utterances of any length; long ones are cut into windows.
 
         Models exported by ESPnet 202611 cut short ones too, and read no text before.
@@ -325,31 +295,32 @@ class Speech2TextGreedySearch(Speech2Text):
         Returns:
             The text of each, without special tokens.
         """
-        if not isinstance(speech, list):
-            return self.batch_decode(
-                [speech], batch_size, context_len_in_secs, text_prev, lang_sym, task_sym
-            )[0]
         given = (text_prev, lang_sym, task_sym)
+        if isinstance(speech, list):
+            return self._decode_all(speech, batch_size, context_len_in_secs, *given)
+        [text] = self._decode_all([speech], batch_size, context_len_in_secs, *given)
+        return text
+
+    def _decode_all(
+        self,
+        speech: Sequence[Audio],
+        batch_size: int,
+        context_len_in_secs: float | None,
+        *given: str | list[str] | None,
+    ) -> list[str | None]:
         each = [g if isinstance(g, list) else [g] * len(speech) for g in given]
-        arrays = [self._read(audio) for audio in speech]
+        arrays = [read_speech(audio, self.speech) for audio in speech]
         buffers = self._buffers(context_len_in_secs, 4)
         cuts_all = self._conventions.s2t_ctc_keeps_whole_frames
-        windows: List[np.ndarray] = []
-        prompts: List[Prompt] = []
-        counts = []
+        windows = []
         for array, previous, *symbols in zip(arrays, *each):
+            prompt = first = self._long_prompt(*symbols)
+            if not cuts_all:
+                first = self.prompt(previous, *symbols)
             whole = not cuts_all and len(array) <= buffers.size
             own = [self.prepare(array)] if whole else buffers.split(array)
-            windows += own
-            counts.append(len(own))
-            prompts += [self._long_prompt(*symbols)] * len(own)
-            if not cuts_all:
-                prompts[-len(own)] = self.prompt(previous, *symbols)
-        tokens = self._encode_all(windows, prompts, batch_size)
-        texts = []
-        for array, count in zip(arrays, counts):
-            own, tokens = tokens[:count], tokens[count:]
-            seconds = self.bundle.manifest.speech.seconds(len(array))
-            whole = not cuts_all and count == 1
-            texts.append(self._plain(own[0] if whole else buffers.join(own, seconds)))
-        return texts
+            inputs = [Accompanied(own[0], first)]
+            inputs += [Accompanied(window, prompt) for window in own[1:]]
+            windows.append(Windows(inputs, self.speech.seconds(len(array)), whole))
+        found = best_frames(windows, buffers, self.encode, batch_size)
+        return [self._plain(frames) for frames in found]

@@ -1,80 +1,55 @@
 """Spoken language identification: ``espnet2.bin.s2t_inference_language``."""
 
-import time
-from typing import Dict, List, Optional, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.recognition.long_form import one_window
 from espnet_onnx_plugin.runtime.recognition.options import LanguageOptions
-from espnet_onnx_plugin.runtime.recognition.results import Lines
-from espnet_onnx_plugin.runtime.s2t import Speech2Text
-from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers, graph_scorer
-
-#: A language's symbol and its probability among the languages.
-Language = Tuple[str, float]
+from espnet_onnx_plugin.runtime.recognition.results import Language, NBest
+from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
+from espnet_onnx_plugin.runtime.search.language import LanguageSearch
 
 
-class LanguageSearch:
-    """The decoder's first step, over the languages alone.
-
-    Args:
-        decoder: scorer of the decoder.
-        sos: the start symbol.
-        first: id of the first language.
-        names: of the languages.
-    """
-
-    def __init__(self, decoder: FullScorer, sos: int, first: int, names: List[str]):
-        self._decoder = decoder
-        self._sos = sos
-        self._first = first
-        self._names = names
-        #: Seconds that the newest call spent, by scorer.
-        self.seconds: Dict[str, float] = {}
-
-    def __call__(self, encoded: Encoded) -> List[List[Language]]:
-        """The languages of each utterance, most probable first."""
-        begin = time.perf_counter()
-        state = self._decoder.start(encoded, [[self._sos]] * encoded.utterances)
-        tokens = np.full((encoded.utterances, 1), self._sos)
-        scores, _ = self._decoder.score(tokens, np.zeros_like(tokens), state)
-        self.seconds = {"decoder": time.perf_counter() - begin}
-        scores = scores[:, 0, self._first : self._first + len(self._names)]
-        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return [
-            [(self._names[i], float(row[i])) for i in np.argsort(-row, kind="stable")]
-            for row in odds / odds.sum(axis=1, keepdims=True)
-        ]
-
-
-class Speech2Language(Speech2Text):
+class Speech2Language(SpeechModel[LanguageOptions, Prompted, NBest[Language]]):
     """Tell the language of speech; a drop-in for ESPnet's class of the same name.
 
     Args:
-        model_dir, provider, threads, session: see :class:`.model.SpeechModel`.
+        model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
         options: see :class:`LanguageOptions`.
     """
 
+    task = "s2t"
+    kind = Prompted
     options_class = LanguageOptions
 
     def _build_search(self) -> LanguageSearch:
-        options, ids = self._options, self.bundle.manifest.search
-        first = self.converter.token2id(options.first_lang_sym)
-        last = self.converter.token2id(options.last_lang_sym)
-        names = self.converter.token_list[first : last + 1]
-        if not 1 <= options.nbest <= len(names):
+        options, converter = self._options, self.converter
+        first = converter.token2id(options.first_lang_sym)
+        last = converter.token2id(options.last_lang_sym)
+        languages = len(converter.token_list[first : last + 1])
+        if not 1 <= options.nbest <= languages:
             raise PluginError(
-                f"nbest {options.nbest} must lie between 1 and the {len(names)} "
+                f"nbest {options.nbest} must lie between 1 and the {languages} "
                 f"languages from {options.first_lang_sym} to {options.last_lang_sym}"
             )
-        memory = Session(self.bundle, "decoder_memory", self.device)
-        step = Session(self.bundle, "decoder", self.device)
-        return LanguageSearch(graph_scorer(step, memory), ids.sos, first, names)
+        decoder = open_scorer(self.bundle, "decoder", self.device)
+        return LanguageSearch(decoder, self._described.sos, first, last)
 
-    def __call__(self, speech: np.ndarray) -> List[Language]:  # type: ignore[override]
+    def prepare(self, speech: np.ndarray) -> np.ndarray:
+        """Make the graphs' input of an utterance: as many samples as in training.
+
+        Args:
+            speech: (samples,) or (samples, channels).
+        """
+        return one_window(speech, self.speech, self._described)
+
+    def __call__(self, speech: np.ndarray) -> NBest[Language]:
         """Tell the language of one utterance.
 
         Args:
@@ -83,17 +58,16 @@ class Speech2Language(Speech2Text):
         Returns:
             ``nbest`` pairs of a language's symbol and its probability, best first.
         """
-        return self.batch([self.prepare(speech)])[0]
+        return super().__call__(speech)
 
-    def _result(self, language: Language) -> Language:  # type: ignore[override]
-        return language
+    def _results(self, stages: Sequence[Stage]) -> list[NBest[Language]]:
+        [stage] = stages
+        names = self.converter.token_list
+        return [
+            NBest(Language(names[h.yseq[0]], h.score) for h in found[: self.nbest])
+            for found in stage.hypotheses
+        ]
 
-    def _recognize(  # type: ignore[override]
-        self, encoded: Encoded, primers: Optional[Primers] = None
-    ) -> List[List[Language]]:
-        return [self._nbest(languages) for languages in self.search(encoded)]
-
-    def lines(self, language: Language) -> Dict[str, Lines]:  # type: ignore[override]
-        """See :class:`.model.SpeechModel`."""
-        name, probability = language
-        return {"score": str(probability), "text": name}
+    def placeholder(self) -> NBest[Language]:
+        """No language; all speech is as long as in training."""
+        return NBest()

@@ -30,7 +30,11 @@ from espnet_onnx_plugin.export.tasks.st_encoder import MDEncoderGraph, STEncoder
 from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import to_numpy
-from espnet_onnx_plugin.runtime.st import MD_ENCODER, SRC, MultiDecoderEncoder
+from espnet_onnx_plugin.runtime.recognition.multi_decoder import (
+    MD_ENCODER,
+    SRC,
+    MultiDecoderEncoder,
+)
 
 ASR_DECODER = "extra_asr_decoder"
 

@@ -1,4 +1,4 @@
-"""Where and how graphs run."""
+"""The device that graphs run on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how graphs run.
+    """A device and how graphs run on it.
 
     The defaults are what measured best, on utterances of several lengths and two cores.
 
@@ -25,9 +25,9 @@ class Device:
         threads: threads of one operator on the CPU.
         shared: whether the arena is one pool for all graphs; of its own, a vocoder
             takes a third less (499 MiB for 756 of 8 s of speech).
-        emulate: whether it may run what is made for another one: with the same result,
-            however slowly.
-        watch: is told of every run of a graph, and of its inputs by name.
+        emulate: whether it may run a bundle that is made for another device: with the
+            same result, however slowly.
+        watch: called before every run of a graph, with its inputs by name.
     """
 
     provider: str = "cpu"

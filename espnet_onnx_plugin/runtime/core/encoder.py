@@ -1,8 +1,11 @@
-"""From audio to what the search reads: the frontend's and the encoder's graph."""
+"""From audio to the encoder's outputs: the graphs of the frontend and the encoder."""
+
+from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Sequence, Union
+from typing import Union
 
 import numpy as np
 
@@ -16,8 +19,8 @@ LENS = "_lens"
 #: Begins the name of an intermediate CTC's scores, followed by the layer.
 INTERCTC = "interctc_"
 
-#: What the encoder's graph reads of one utterance, by name.
-Features = Dict[str, Value]
+#: Inputs of the encoder's graph for one utterance, by name.
+Features = dict[str, Value]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def to_numpy(value: Value) -> np.ndarray:
     return value if isinstance(value, np.ndarray) else value.numpy()
 
 
-class Encoded(Dict[str, Value]):
+class Encoded(dict[str, Value]):
     """The encoder graph's outputs for a batch of utterances, by name.
 
     ``encoder_out`` may lie on the device; the others are arrays. Where the encoder
@@ -77,7 +80,7 @@ class Encoded(Dict[str, Value]):
         """Number of utterances."""
         return len(self.lengths)
 
-    def select(self, utterances: Sequence[int]) -> "Encoded":
+    def select(self, utterances: Sequence[int]) -> Encoded:
         """Some of the utterances, without needless frames."""
         utterances = list(utterances)
         if utterances == list(range(self.utterances)):
@@ -92,7 +95,7 @@ class Encoded(Dict[str, Value]):
         return selected
 
     @staticmethod
-    def stack(utterances: Sequence["Encoded"]) -> "Encoded":
+    def stack(utterances: Sequence[Encoded]) -> Encoded:
         """Batches as one."""
         if len(utterances) == 1:
             return utterances[0]
@@ -123,22 +126,22 @@ class Encoder:
         self.outputs = tuple(self._encoder.graph.outputs)
         self._speakers = bundle.manifest.speakers
         #: Seconds that the newest call spent, by graph.
-        self.seconds: Dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     def __call__(self, utterances: Sequence[Utterance]) -> Encoded:
         """Encode utterances, in one call where the graph gives each its own result.
 
         Args:
             utterances: each (samples,), or (frames, dim) where there is no frontend,
-                with what accompanies it.
+                alone or :class:`Accompanied`.
         """
         feats = self.features(utterances)
         if len(feats) == 1 or not self._encoder.graph.batches:
             return Encoded.stack([self._encode(feeds) for feeds in feats])
         return self.encode_together(feats)
 
-    def features(self, utterances: Sequence[Utterance]) -> List[Features]:
-        """What the encoder's graph reads, of each utterance."""
+    def features(self, utterances: Sequence[Utterance]) -> list[Features]:
+        """Inputs of the encoder's graph for each utterance."""
         self.seconds = {"frontend": 0.0, "encoder": 0.0}
         return [self._features(utterance) for utterance in utterances]
 

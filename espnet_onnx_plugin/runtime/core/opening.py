@@ -1,8 +1,11 @@
-"""Opening a bundle for one of the classes that decode or speak with it."""
+"""Opening a bundle for one of the classes that ESPnet's users know."""
+
+from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Mapping, Tuple, Union
+from typing import Any, TypeVar
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.bundle.typed import check_types
@@ -10,27 +13,29 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.arithmetic import tell_arithmetic
 from espnet_onnx_plugin.runtime.core.device import Device, check_precision
 
+T = TypeVar("T")
+
 
 class Reopened:
-    """Base of what opens a bundle: copied and pickled as the arguments that opened it.
+    """Base of classes that open a bundle: copied and pickled as their arguments.
 
     Sessions of onnxruntime cannot be pickled, and need not be: the process that
     receives one opens the bundle again.
     """
 
-    _arguments: Tuple[Tuple[Any, ...], Mapping[str, Any]]
+    _arguments: tuple[tuple[Any, ...], Mapping[str, Any]]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Reopened":
+    def __new__(cls, *args: Any, **kwargs: Any) -> Reopened:
         self = super().__new__(cls)
         self._arguments = args, kwargs
         return self
 
-    def __reduce__(self) -> Tuple[Callable[..., Any], Tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         args, kwargs = self._arguments
         return functools.partial(type(self), **kwargs), args
 
 
-def make_options(options_class: Any, options: Mapping[str, Any]) -> Any:
+def make_options(options_class: type[T], options: Mapping[str, Any]) -> T:
     """The decoding options of a call, by name.
 
     Raises:
@@ -44,15 +49,15 @@ def make_options(options_class: Any, options: Mapping[str, Any]) -> Any:
 
 
 def open_bundle(
-    model_dir: Union[str, Path, Bundle], device: Device, task: str, taker: str
+    model_dir: str | Path | Bundle, device: Device, task: str, taker: str
 ) -> Bundle:
     """A bundle, if it is one of a task and for a device.
 
     Args:
         model_dir: the bundle, or its directory.
         device: where it will run.
-        task: that of the bundles that are taken.
-        taker: what takes them, for the message.
+        task: of the bundles that are taken.
+        taker: name of the class that takes them, for the message.
 
     Raises:
         PluginError: if it cannot be read or is for something else.

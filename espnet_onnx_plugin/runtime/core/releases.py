@@ -1,8 +1,10 @@
-"""Where ESPnet's releases decode differently: a bundle follows its exporter.
+"""Differences between the decoding of ESPnet's releases: a bundle follows its exporter.
 
 Nothing else compares versions: what depends on a release is a field of
 :class:`Conventions`, with the file of ESPnet that it was read in.
 """
+
+from __future__ import annotations
 
 import re
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Conventions:
-    """How a release of ESPnet decodes.
+    """Decoding of a release of ESPnet.
 
     Attributes:
         s2t_times_span_window: whether timestamps of long speech are as far apart as
@@ -44,7 +46,7 @@ class Conventions:
 
 
 def conventions(espnet: str) -> Conventions:
-    """Those of a release, or of a checkout of ESPnet's master between two.
+    """The conventions of a release, or of a checkout of ESPnet's master between two.
 
     Args:
         espnet: ``espnet2.__version__``, which begins with year and month.

@@ -1,14 +1,17 @@
 """A graph of a bundle, ready to run."""
 
+from __future__ import annotations
+
 import functools
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Dict, Iterable, Mapping, Set, Union
+from typing import Union
 
 import numpy as np
 import onnxruntime as ort
 
-from espnet_onnx_plugin.bundle import Bundle, Precision
+from espnet_onnx_plugin.bundle import Axis, Bundle, Precision
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.arithmetic import keep_exact
 from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
@@ -123,7 +126,7 @@ class Session:
         self._device = device
         self._inputs = {i.name for i in self._session.get_inputs()}
 
-    def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> Dict[str, Value]:
+    def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> dict[str, Value]:
         """Run the graph.
 
         Args:
@@ -143,7 +146,7 @@ class Session:
         except Exception as e:  # onnxruntime's exceptions have no common base
             raise GraphError(f"{self.graph.file.name} failed: {_reason(e)}") from e
 
-    def _run(self, feeds: Mapping[str, Value], fetch: Set[str]) -> Dict[str, Value]:
+    def _run(self, feeds: Mapping[str, Value], fetch: set[str]) -> dict[str, Value]:
         binding = self._session.io_binding()
         for name, value in feeds.items():
             if name not in self._inputs:
@@ -161,25 +164,27 @@ class Session:
             for name, value in zip(names, binding.get_outputs())
         }
 
-    def initial_states(self, memory: Mapping[str, Value]) -> Dict[str, np.ndarray]:
+    def initial_states(self, memory: Mapping[str, Value]) -> dict[str, np.ndarray]:
         """The states before the first step: one row of zeros, no nodes.
 
         Args:
             memory: what the graph reads in every step, by name; its sizes are those of
                 the states' axes of the same name.
         """
-        sizes = {"rows": 1, "nodes": 0}
+        sizes: dict[Axis, int] = {"rows": 1, "nodes": 0}
         for name, value in memory.items():
             shape = value.shape if isinstance(value, np.ndarray) else value.shape()
             sizes.update(zip(self.graph.inputs[name].axes, shape))
         return {
-            name: np.zeros([sizes.get(a, a) for a in state.axes], dtype=state.dtype)
+            name: np.zeros(
+                [int(sizes.get(a, a)) for a in state.axes], dtype=state.dtype
+            )
             for name, state in self.graph.states.items()
         }
 
     def step(
         self, feeds: Mapping[str, Value], states: Mapping[str, Value]
-    ) -> "tuple[Dict[str, np.ndarray], Dict[str, Value]]":
+    ) -> tuple[dict[str, np.ndarray], dict[str, Value]]:
         """Run a step graph.
 
         Args:
@@ -194,7 +199,7 @@ class Session:
         return outputs, {name: results[f"next_{name}"] for name in states}
 
 
-def run(session: Session, pool: Mapping[str, Value]) -> Dict[str, np.ndarray]:
+def run(session: Session, pool: Mapping[str, Value]) -> dict[str, np.ndarray]:
     """Run a graph on what it reads of a pool of arrays, and give its outputs."""
     feeds = {name: pool[name] for name in session.graph.inputs}
     return session.run(feeds, session.graph.outputs)

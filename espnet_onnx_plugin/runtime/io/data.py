@@ -1,11 +1,13 @@
 """Reading the recipe's data: scp files and the input types of ESPnet's inference."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import struct
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from espnet_onnx_plugin.errors import PluginError
 
 @dataclass(frozen=True)
 class Audio:
-    """What lies behind one line of an scp file.
+    """Content of the file that a line of an scp file names.
 
     Attributes:
         array: (samples,), (samples, channels) or (frames, dim).
@@ -23,7 +25,7 @@ class Audio:
     """
 
     array: np.ndarray
-    rate: Optional[int]
+    rate: int | None
 
 
 #: From here on a count of frames, 36 bits in FLAC, means that it is not known.
@@ -34,7 +36,7 @@ _UNKNOWN_FRAMES = 2**36
 _STREAMED_BYTES = 0x7FFFF000
 
 
-def _wav_seconds(value: str) -> Optional[Tuple[float, float]]:
+def _wav_seconds(value: str) -> tuple[float, float] | None:
     """Seconds that a WAV file's header claims, and those that are there.
 
     libsndfile, as ESPnet reads by it, says nothing where they differ.
@@ -140,7 +142,7 @@ def _read_npy(value: str) -> Audio:
         raise PluginError(f"cannot read {value} as a numpy file: {e}")
 
 
-READERS: Dict[str, Callable[[str], Audio]] = {
+READERS: dict[str, Callable[[str], Audio]] = {
     "sound": _read_sound,
     "multi_columns_sound": _read_columns,
     "kaldi_ark": _read_ark,
@@ -153,8 +155,8 @@ class Source:
     """ESPnet's ``data_path_and_name_and_type`` less the name: an scp and its type.
 
     Attributes:
-        limit: how many utterances a check takes of it, spread over it; None for all.
-        others: what else a check reads, files of text in Kaldi's format by input name.
+        limit: how many utterances a check takes, spread over the file; None for all.
+        others: the other inputs of a check, files of text in Kaldi's format by name.
 
     Raises:
         PluginError: if the type is not one of :data:`READERS`.
@@ -162,7 +164,7 @@ class Source:
 
     path: Path
     type: str
-    limit: Optional[int] = None
+    limit: int | None = None
     others: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -173,7 +175,7 @@ class Source:
             )
 
     @staticmethod
-    def parse(value: str, limit: Optional[int] = None) -> "Source":
+    def parse(value: str, limit: int | None = None) -> Source:
         """From ``PATH,TYPE``."""
         path, comma, kind = value.rpartition(",")
         if not comma or not path:
@@ -182,7 +184,7 @@ class Source:
             )
         return Source(Path(path), kind, limit)
 
-    def entries(self) -> Dict[str, str]:
+    def entries(self) -> dict[str, str]:
         """Utterance id to what follows it in the scp file, in the file's order.
 
         Raises:
@@ -213,7 +215,7 @@ class Source:
 
 @contextlib.contextmanager
 def named(key: str) -> Iterator[None]:
-    """Name the utterance in what is wrong with it.
+    """Name the utterance in errors.
 
     Raises:
         PluginError: as the block does.
@@ -224,7 +226,7 @@ def named(key: str) -> Iterator[None]:
         raise PluginError(f"utterance '{key}': {e}")
 
 
-def read_lines(path: Union[str, Path]) -> List[str]:
+def read_lines(path: str | Path) -> list[str]:
     """Read a text file in UTF-8.
 
     Lines end at a newline and nowhere else, for a text may hold what Unicode calls a
@@ -240,7 +242,7 @@ def read_lines(path: Union[str, Path]) -> List[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def read_scp(path: Union[str, Path]) -> Dict[str, str]:
+def read_scp(path: str | Path) -> dict[str, str]:
     """Read a file of lines ``KEY VALUE``, Kaldi's format of nearly everything.
 
     As in ESPnet the value begins behind the first blanks, spaces or tabs, and may be
@@ -249,7 +251,7 @@ def read_scp(path: Union[str, Path]) -> Dict[str, str]:
     Raises:
         PluginError: if the file cannot be read or has two lines of one key.
     """
-    entries: Dict[str, str] = {}
+    entries: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), 1):
         key, *value = line.split(maxsplit=1) or [""]
         if not key:
@@ -260,7 +262,7 @@ def read_scp(path: Union[str, Path]) -> Dict[str, str]:
     return entries
 
 
-def read_keys(path: Union[str, Path]) -> List[str]:
+def read_keys(path: str | Path) -> list[str]:
     """The first column of a key file.
 
     Raises:
@@ -269,15 +271,15 @@ def read_keys(path: Union[str, Path]) -> List[str]:
     return list(_some(path, read_scp(path)))
 
 
-def _some(path: Union[str, Path], entries: Dict[str, str]) -> Dict[str, str]:
+def _some(path: str | Path, entries: dict[str, str]) -> dict[str, str]:
     if not entries:
         raise PluginError(f"{path} names no utterance: prepare the data again")
     return entries
 
 
 def iterate(
-    source: Source, keys: Optional[List[str]] = None
-) -> Iterator[Tuple[str, Audio]]:
+    source: Source, keys: list[str] | None = None
+) -> Iterator[tuple[str, Audio]]:
     """Yield the utterances of a source, those of ``keys`` in their order if given.
 
     Raises:
@@ -293,7 +295,7 @@ def iterate(
 
 
 def check_values(speech: np.ndarray, expected: Speech) -> np.ndarray:
-    """Refuse what no decoder can make anything of.
+    """Refuse an input that no decoder can make anything of.
 
     Args:
         speech: as a user gives it.
@@ -307,17 +309,16 @@ def check_values(speech: np.ndarray, expected: Speech) -> np.ndarray:
             second of a value that is not a number.
     """
     speech = np.asarray(speech)
-    if expected.kind == "waveform":
-        axes, shape = (1, 2), "(samples,) or (samples, channels)"
-    else:
-        axes, shape = (2,), f"(frames, {expected.feature_dim})"
-    wrong = speech.ndim not in axes
     if expected.kind != "waveform":
-        wrong = wrong or speech.shape[1] != expected.feature_dim
-    elif speech.ndim == 2:
-        # Channels first. What is too short either way is left to ESPnet's answer.
-        samples, channels = speech.shape
-        wrong = channels > samples and channels >= expected.min_length
+        shape = f"(frames, {expected.feature_dim})"
+        wrong = speech.ndim != 2 or speech.shape[1] != expected.feature_dim
+    else:
+        shape = "(samples,) or (samples, channels)"
+        wrong = speech.ndim not in (1, 2)
+        if speech.ndim == 2:
+            # Channels first. What is too short either way is left to ESPnet's answer.
+            samples, channels = speech.shape
+            wrong = channels > samples and channels >= expected.min_length
     if wrong:
         raise PluginError(
             f"the model takes input of shape {shape}, this one is {speech.shape}"
@@ -340,7 +341,7 @@ def check_values(speech: np.ndarray, expected: Speech) -> np.ndarray:
 
 
 def prepare(speech: np.ndarray, expected: Speech) -> np.ndarray:
-    """What ESPnet's preprocessor and frontend do to an input before the first layer.
+    """An input as ESPnet's preprocessor and frontend hand it to the first layer.
 
     Args:
         speech: as it was read.
@@ -377,8 +378,8 @@ def check_rate(key: str, audio: Audio, expected: Speech) -> None:
         )
 
 
-def of_utterance(key: str, tables: Mapping[str, Mapping[str, str]]) -> Dict[str, str]:
-    """What an utterance has in each of several tables, by the table's name.
+def of_utterance(key: str, tables: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """An utterance's entries in several tables, by the table's name.
 
     Raises:
         PluginError: if it is missing in one.
@@ -391,11 +392,11 @@ def of_utterance(key: str, tables: Mapping[str, Mapping[str, str]]) -> Dict[str,
 
 def usable(
     source: Source, expected: Speech
-) -> Iterator[Tuple[str, np.ndarray, Dict[str, str]]]:
-    """Those of a source's utterances that the encoder can take, prepared for it.
+) -> Iterator[tuple[str, np.ndarray, dict[str, str]]]:
+    """The utterances of a source that the encoder can take, prepared.
 
     Yields:
-        The id, the audio, and by name what else the source has of the utterance.
+        The id, the audio, and by name the other inputs.
 
     Raises:
         PluginError: if there is none.

@@ -1,11 +1,12 @@
 """Memory of this process."""
 
+from __future__ import annotations
+
 import re
 import sys
-from typing import Optional
 
 
-def peak_memory_mb() -> Optional[float]:
+def peak_memory_mb() -> float | None:
     """Largest resident set of this process so far, in MiB; None where the system does
     not tell, as Windows.
     """

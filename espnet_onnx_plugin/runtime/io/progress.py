@@ -1,9 +1,12 @@
 """Progress of a long job: a bar on a terminal, a line now and then in a log."""
 
+from __future__ import annotations
+
 import logging
 import sys
 import time
-from typing import Iterable, Iterator, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 T = TypeVar("T")
 

@@ -1,10 +1,13 @@
-"""What a synthesis job leaves, as ESPnet lays it out."""
+"""Result files of a synthesis job, as ESPnet lays them out."""
+
+from __future__ import annotations
 
 import contextlib
 import json
 import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, TextIO, Union
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -43,7 +46,7 @@ class SpeechWriter:
 
     def __init__(self, work: Path, final: Path):
         self._work, self._final = work, final
-        self._files: Dict[str, TextIO] = {}
+        self._files: dict[str, TextIO] = {}
 
     def _line(self, name: str, line: str) -> None:
         if name not in self._files:
@@ -56,7 +59,7 @@ class SpeechWriter:
         self._line(f"{name}/feats.scp", f"{key} {self._final / name / key}.npy")
         np.save(self._work / name / f"{key}.npy", feats)
 
-    def utterance(self, key: str, made: Mapping[str, Any], rate: Optional[int]) -> None:
+    def utterance(self, key: str, made: Mapping[str, Any], rate: int | None) -> None:
         """Write what was made of an utterance.
 
         Args:
@@ -87,7 +90,9 @@ class SpeechWriter:
             path.parent.mkdir(exist_ok=True)
             soundfile.write(path, made["wav"], rate, "PCM_16")
 
-    def _plot(self, name: str, key: str, plot, values: np.ndarray) -> None:
+    def _plot(
+        self, name: str, key: str, plot: Callable[..., Any], values: np.ndarray
+    ) -> None:
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -102,7 +107,7 @@ class SpeechWriter:
         """Write down that an utterance has no results."""
         self._line(FAILED, f"{key} {reason}")
 
-    def timing(self, **values: Union[str, float, None]) -> None:
+    def timing(self, **values: str | float | None) -> None:
         """Write one line of ``timing.jsonl``."""
         self._line(TIMING, json.dumps(values))
 
@@ -143,7 +148,7 @@ def _plot_stop(figure_class: type, key: str, prob: np.ndarray) -> Any:
 
 @contextlib.contextmanager
 def speech_writer(
-    output_dir: Union[str, Path], keys: Iterable[str]
+    output_dir: str | Path, keys: Iterable[str]
 ) -> Iterator[SpeechWriter]:
     """A writer whose files lie in ``output_dir`` once the block has ended well.
 

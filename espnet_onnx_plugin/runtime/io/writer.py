@@ -1,12 +1,15 @@
 """Result files of a decoding job, as ESPnet lays them out."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Mapping, Sequence, TextIO, Union
+from typing import TextIO
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -27,7 +30,7 @@ class ResultWriter:
 
     def __init__(self, directory: Path):
         self._directory = directory
-        self._files: Dict[str, TextIO] = {}
+        self._files: dict[str, TextIO] = {}
 
     def _line(self, name: str, line: str) -> None:
         if name not in self._files:
@@ -36,7 +39,7 @@ class ResultWriter:
             self._files[name] = open(path, "w", encoding="utf-8")
         self._files[name].write(line + "\n")
 
-    def results(self, key: str, files: Mapping[str, Union[str, Sequence[str]]]) -> None:
+    def results(self, key: str, files: Mapping[str, str | Sequence[str]]) -> None:
         """Write the results of an utterance.
 
         A token may hold a line break; in a file it is a space.
@@ -49,7 +52,7 @@ class ResultWriter:
             for line in [content] if isinstance(content, str) else content:
                 self._line(name, re.sub(r"[\r\n]+", " ", f"{key} {line}"))
 
-    def timing(self, **values: Union[str, float, None]) -> None:
+    def timing(self, **values: str | float | None) -> None:
         """Write one line of ``timing.jsonl``."""
         self._line(TIMING, json.dumps(values))
 
@@ -61,7 +64,7 @@ class ResultWriter:
 
 @contextlib.contextmanager
 def written_aside(
-    output_dir: Union[str, Path], ours: Callable[[str], bool]
+    output_dir: str | Path, ours: Callable[[str], bool]
 ) -> Iterator[Path]:
     """A directory that becomes ``output_dir`` once the block has ended well.
 
@@ -104,7 +107,7 @@ def written_aside(
 
 
 @contextlib.contextmanager
-def result_writer(output_dir: Union[str, Path]) -> Iterator[ResultWriter]:
+def result_writer(output_dir: str | Path) -> Iterator[ResultWriter]:
     """A writer whose files lie in ``output_dir`` once the block has ended well."""
     with written_aside(output_dir, lambda n: n.endswith("best_recog")) as work:
         writer = ResultWriter(work)

@@ -1,11 +1,14 @@
 """The loop over utterances: batches of similar length, results in the order given."""
 
+from __future__ import annotations
+
 import logging
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import Dict, Iterable, Iterator, List, Mapping, Tuple
+from typing import Any
 
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
@@ -17,25 +20,27 @@ from espnet_onnx_plugin.runtime.recognition.results import Results, Timing
 
 logger = logging.getLogger(__name__)
 
+AnyModel = SpeechModel[Any, Any, Any]
+
 #: Batches of which the utterances are sorted by length together: enough for batches of
 #: similar lengths, few enough to keep their audio in memory.
 WINDOW = 16
 
-#: How many utterances that failed an error names; the log names them all.
+#: Number of failed utterances that an error names; the log names them all.
 NAMED = 5
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An utterance, decoded.
+    """A decoded utterance.
 
     Attributes:
         key: the utterance's id.
-        results: what the model gives for it.
-        audio_seconds: how long it lasts.
-        total_seconds: what it took; in a batch, its share by the duration of what the
-            model reads, which may be padded.
-        timing: likewise, by part.
+        results: of the model.
+        audio_seconds: how long the audio lasts.
+        total_seconds: time that decoding took; in a batch, the utterance's share by the
+            duration of the model's input, which may be padded.
+        timing: the same by part.
     """
 
     key: str
@@ -46,8 +51,8 @@ class Decoded:
 
 
 def decode(
-    speech2text: SpeechModel,
-    utterances: Iterable[Tuple[str, Audio]],
+    speech2text: AnyModel,
+    utterances: Iterable[tuple[str, Audio]],
     batch_size: int,
     others: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Iterator[Decoded]:
@@ -68,8 +73,8 @@ def decode(
     utterances = iter(utterances)
     size = 1 if batch_size == 1 else batch_size * WINDOW
     total, several = 0, 0
-    failed: Dict[str, GraphError] = {}
-    expected = speech2text.bundle.manifest.speech
+    failed: dict[str, GraphError] = {}
+    expected = speech2text.speech
     while window := list(islice(utterances, size)):
         total += len(window)
         several += sum(_channels(audio, expected) > 1 for _, audio in window)
@@ -92,26 +97,26 @@ def decode(
 
 
 def _channels(audio: Audio, expected: Speech) -> int:
-    """How many channels there are to take one of."""
+    """Number of channels that one is taken of."""
     if expected.kind != "waveform" or expected.average_channels:
         return 1
     return audio.array.shape[1] if audio.array.ndim == 2 else 1
 
 
 def _decode_window(
-    speech2text: SpeechModel,
-    window: List[Tuple[str, Audio]],
+    speech2text: AnyModel,
+    window: list[tuple[str, Audio]],
     batch_size: int,
     others: Mapping[str, Mapping[str, str]],
-    failed: Dict[str, GraphError],
-) -> List[Decoded]:
-    decoded: Dict[str, Decoded] = {}
-    prepared: Dict[str, Utterance] = {}
-    seconds: Dict[str, float] = {}
-    expected = speech2text.bundle.manifest.speech
+    failed: dict[str, GraphError],
+) -> list[Decoded]:
+    decoded: dict[str, Decoded] = {}
+    prepared: dict[str, Utterance] = {}
+    seconds: dict[str, float] = {}
+    expected = speech2text.speech
     for key, audio in window:
         check_rate(key, audio, expected)
-        # Of the audio itself: what is prepared of it may be padded.
+        # The audio itself: the model's input may be padded.
         seconds[key] = expected.seconds(len(audio.array))
         given = of_utterance(key, others)
         try:
@@ -128,11 +133,11 @@ def _decode_window(
 
 
 def _decode_what_can_be(
-    speech2text: SpeechModel,
-    batch: Dict[str, Utterance],
+    speech2text: AnyModel,
+    batch: dict[str, Utterance],
     seconds: Mapping[str, float],
-    failed: Dict[str, GraphError],
-) -> Dict[str, Decoded]:
+    failed: dict[str, GraphError],
+) -> dict[str, Decoded]:
     """Decode a batch; where a graph fails, each utterance alone."""
     try:
         return _decode_batch(speech2text, batch, seconds)
@@ -142,7 +147,7 @@ def _decode_what_can_be(
             logger.error("utterance '%s': %s", key, e)
             failed[key] = e
             return {}
-    decoded: Dict[str, Decoded] = {}
+    decoded: dict[str, Decoded] = {}
     for key, utterance in batch.items():
         decoded.update(
             _decode_what_can_be(speech2text, {key: utterance}, seconds, failed)
@@ -151,13 +156,13 @@ def _decode_what_can_be(
 
 
 def _decode_batch(
-    speech2text: SpeechModel,
-    batch: Dict[str, Utterance],
+    speech2text: AnyModel,
+    batch: dict[str, Utterance],
     seconds: Mapping[str, float],
-) -> Dict[str, Decoded]:
+) -> dict[str, Decoded]:
     logger.info("utterance: %s", ", ".join(batch))
     start = time.perf_counter()
-    all_results: List[Results] = speech2text.batch(list(batch.values()))
+    all_results: list[Results] = speech2text.batch(list(batch.values()))
     total = time.perf_counter() - start
     length = sum(len(audio) for audio in batch.values())
     decoded = {}

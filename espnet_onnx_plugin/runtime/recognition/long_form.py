@@ -1,30 +1,32 @@
-"""How OWSM's models read speech that is longer than what they were trained on.
+"""Speech that is longer than a model was trained on, window by window.
 
-Models with a decoder write timestamps, which say where the next window begins; those
-that are all CTC are read in buffers that overlap.
+Models with a decoder write timestamps, which say where the next window begins.
 """
 
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Speech
-from espnet_onnx_plugin.bundle.search import Prompted, PromptedCTC
+from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import Conventions
 from espnet_onnx_plugin.runtime.io.data import READERS, check_rate, prepare
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
+logger = logging.getLogger(__name__)
+
 #: A file, or (samples,) or (samples, channels).
 Audio = Union[str, Path, np.ndarray]
 
 #: Start and end in seconds, and text.
-Segment = Tuple[float, float, str]
-
-#: Frames of language and task, which the encoder of a CTC model puts in front.
-PREFIX_FRAMES = 2
+Segment = tuple[float, float, Optional[str]]
 
 
 def fixed_length(speech: np.ndarray, length: int) -> np.ndarray:
@@ -51,7 +53,7 @@ def read_speech(speech: Audio, expected: Speech) -> np.ndarray:
     return prepare(np.asarray(speech), expected)
 
 
-def _named_seconds(symbol: str) -> Optional[float]:
+def _named_seconds(symbol: str) -> float | None:
     """The time that a symbol like ``<12.34>`` is named after, or None."""
     try:
         return float(symbol.strip("<>"))
@@ -79,13 +81,13 @@ class Timestamps:
         search: Prompted,
         converter: TokenConverter,
         conventions: Conventions,
-        threshold: Optional[str],
-    ) -> "Timestamps":
-        """Those of a model.
+        threshold: str | None,
+    ) -> Timestamps:
+        """The timestamps of a model.
 
         Args:
-            search: that of its manifest.
-            converter: its tokens.
+            search: the manifest's description.
+            converter: of the model.
             conventions: of the ESPnet that exported it.
             threshold: the symbol; None for ESPnet's default.
 
@@ -121,7 +123,7 @@ class Timestamps:
         """Time of a timestamp in its window."""
         return (token - self.first) * self.step
 
-    def utterances(self, tokens: Sequence[int]) -> Tuple[List[Sequence[int]], int]:
+    def utterances(self, tokens: Sequence[int]) -> tuple[list[Sequence[int]], int]:
         """The whole utterances of a window, and the timestamp where the next begins.
 
         Args:
@@ -149,113 +151,70 @@ class Timestamps:
         return [tokens[start : stop + 1] for start, stop in pairs], next_begin
 
 
-@dataclass(frozen=True)
-class Buffers:
-    """Windows that overlap: each is context, chunk and context.
+def window_length(search: Prompted) -> int:
+    """Samples that all speech is brought to."""
+    return int(search.fs * search.speech_length)
 
-    Attributes:
-        size, step, context: of windows, of their chunks, and of what is put around the
-            speech, in samples.
-        kept: which frames of a window are kept, slice by slice.
-        chunk: how many those are; None: as many as there are.
-        frame_rate: frames a second, of which no more are kept than the speech has;
-            None: all are.
+
+def one_window(speech: np.ndarray, expected: Speech, search: Prompted) -> np.ndarray:
+    """Speech as the graphs read it: as many samples as in training.
+
+    Args:
+        speech: (samples,) or (samples, channels).
+        expected: the model's input.
+        search: the manifest's description.
     """
+    window = prepare(np.asarray(speech), expected)
+    window = fixed_length(window, window_length(search))
+    logger.info("speech length: %d", len(window))
+    return window
 
-    size: int
-    step: int
-    context: int
-    kept: Tuple[slice, ...]
-    chunk: Optional[int] = None
-    frame_rate: Optional[float] = None
 
-    @staticmethod
-    def of(
-        search: PromptedCTC,
-        fs: int,
-        conventions: Conventions,
-        context: Optional[float],
-        default: float,
-    ) -> "Buffers":
-        """Those of a model.
+def segments(
+    speech: np.ndarray,
+    search: Prompted,
+    times: Timestamps,
+    converter: TokenConverter,
+    recognize: Callable[[np.ndarray, str | None], Sequence[int]],
+    first_text: str | None,
+    skip_last_chunk_threshold: float,
+) -> Iterator[Segment]:
+    """Recognize speech window by window.
 
-        Args:
-            search: that of its manifest.
-            fs: samples a second.
-            conventions: of the ESPnet that exported it.
-            context: seconds; None for ESPnet's default.
-            default: that one, or the nearest that is a whole number of frames.
+    A window begins where the timestamps say that the last whole utterance ended.
 
-        Raises:
-            PluginError: where the encoder's frames and the context do not fit.
-        """
-        rate, window = search.frames_per_second, search.speech_length
-        if rate is None:
-            raise PluginError(
-                "long speech needs an input_layer of which ESPnet knows the rate "
-                "(conv2d, conv2d1, conv2d2, conv2d6 or conv2d8)"
+    Args:
+        speech: (samples,).
+        search: the manifest's description.
+        times: timestamps of the model.
+        converter: of the model.
+        recognize: tokens of a window, behind language and task, given the text before.
+        first_text: the text before the first window.
+        skip_last_chunk_threshold: seconds; a shorter rest is left out.
+    """
+    fs, length = search.fs, window_length(search)
+    offset, previous = 0, first_text
+    while offset < len(speech):
+        begin = offset / fs
+        logger.info("Current start time in seconds: %.2f", begin)
+        window = speech[offset : offset + length]
+        if len(window) / fs < skip_last_chunk_threshold:
+            logger.warning(
+                "Skip the last chunk as it's too short: %.2fs", len(window) / fs
             )
-        whole = conventions.s2t_ctc_keeps_whole_frames
-        if context is None:
-            context = round(default * rate) / rate if whole else default
-        chunk = window - 2 * context
-        if not (context >= 0 and fs * chunk >= 1):
-            raise PluginError(
-                f"context_len_in_secs {context:g} must not be negative and be less "
-                f"than half of the model's window of {window:g} s"
+            break
+        utterances, next_begin = times.utterances(recognize(window, previous))
+        previous = ""
+        for start, *tokens, stop in utterances:
+            text = converter.tokens2text(converter.ids2tokens(tokens))
+            previous += text or ""
+            yield (
+                round(times.seconds(start) + begin, 2),
+                round(times.seconds(stop) + begin, 2),
+                text,
             )
-        lengths = window, chunk, context
-        if not whole:
-            size, step, edge = (int(fs * seconds) for seconds in lengths)
-            cut = int(rate * context)
-            kept = slice(int(rate * window)), slice(cut, -cut)
-            return Buffers(size, step, edge, kept)
-        for name, seconds in dict(
-            speech_length=window, context_len_in_secs=context
-        ).items():
-            if abs(rate * seconds - round(rate * seconds)) > 1e-6:
-                raise PluginError(
-                    f"{name} {seconds:g} is no whole number of the encoder's frames, "
-                    f"of which a second has {rate:g}"
-                )
-        size, step, edge = (round(fs * seconds) for seconds in lengths)
-        cut = round(rate * context)
-        frames = round(rate * window) - 2 * cut
-        kept = slice(PREFIX_FRAMES, None), slice(cut, cut + frames)
-        return Buffers(size, step, edge, kept, frames, rate)
-
-    def split(self, speech: np.ndarray) -> List[np.ndarray]:
-        """The windows of speech (samples,)."""
-        speech = np.pad(speech, self.context)
-        windows = []
-        for first in range(0, len(speech), self.step):
-            window = speech[first : first + self.size]
-            windows.append(fixed_length(window, self.size))
-            if len(window) < self.size:
-                break
-        return windows
-
-    def join(self, windows: Sequence[np.ndarray], seconds: float) -> np.ndarray:
-        """The best tokens of speech, frame by frame.
-
-        Args:
-            windows: those of each window, (frames,).
-            seconds: duration of the speech.
-
-        Raises:
-            PluginError: where the encoder gives fewer frames than a chunk needs.
-        """
-        chunks = []
-        for chunk in windows:
-            for part in self.kept:
-                chunk = chunk[part]
-            if self.chunk is not None and len(chunk) < self.chunk:
-                raise PluginError(
-                    "context_len_in_secs is too short: the encoder loses more frames "
-                    "at the end of a window"
-                )
-            chunks.append(chunk)
-        joined = np.concatenate(chunks)
-        if self.frame_rate is None:
-            return joined
-        return joined[: round(seconds * self.frame_rate)]
+        advance = round(times.seconds(next_begin) * fs)
+        if advance <= 0:  # ESPnet before 202611 goes on for ever
+            logger.warning("Skip to the end of the window, which begins its rest")
+            advance = length
+        offset += advance

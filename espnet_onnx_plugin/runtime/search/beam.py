@@ -1,22 +1,25 @@
 """Label-synchronous beam search: ESPnet's ``BatchBeamSearch`` to the token.
 
 The search never knows a network: scorers come from outside. All hypotheses of a batch
-of utterances are scored together; what becomes of an utterance's is decided by its own
-:class:`~espnet_onnx_plugin.runtime.search.utterance.UtteranceSearch`.
+of utterances are scored together; each utterance has a
+:class:`~espnet_onnx_plugin.runtime.search.utterance.UtteranceSearch` of its own, which
+decides which of its hypotheses go on.
 """
+
+from __future__ import annotations
 
 import logging
 import time
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
-from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.utterance import (
     BeamSearchConfig,
-    Hypothesis,
     UtteranceSearch,
 )
 
@@ -26,7 +29,7 @@ logger = logging.getLogger(__name__)
 #: (24.2 against 25.2 ms a step of a language model of 54 M parameters).
 ROW_BLOCK = 12
 
-#: How much the number of rows may grow to fill a block.
+#: Largest growth of the number of rows to fill a block.
 MAX_FILLING = 1.2
 
 
@@ -34,22 +37,22 @@ class BeamSearch:
     """Search over a batch of utterances.
 
     Args:
-        config: what to search for.
+        config: settings of the search.
         scorers: full scorers by name, in ESPnet's order; those of weight 0 are not
             asked.
     """
 
-    def __init__(self, config: BeamSearchConfig, scorers: Dict[str, FullScorer]):
+    def __init__(self, config: BeamSearchConfig, scorers: Mapping[str, FullScorer]):
         self._config = config
-        #: Those that are asked, by name.
+        #: The scorers that are asked, by name.
         self.scorers = {k: s for k, s in scorers.items() if config.weights.get(k)}
         self._use_ctc = bool(config.weights.get("ctc"))
         #: Seconds that the newest call spent, by scorer.
-        self.seconds: Dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     def __call__(
-        self, encoded: Encoded, primers: Optional[Primers] = None
-    ) -> List[List[Hypothesis]]:
+        self, encoded: Encoded, primers: Primers | None = None
+    ) -> list[list[Hypothesis]]:
         """Find the best token sequences of each utterance.
 
         Args:
@@ -70,10 +73,10 @@ class BeamSearch:
             results[i] = self._ranked(ended or self._again(*alone))
         return results
 
-    def _again(self, encoded: Encoded, primers: Primers) -> List[Hypothesis]:
+    def _again(self, encoded: Encoded, primers: Primers) -> list[Hypothesis]:
         """Search an utterance in which nothing ended with smaller ``minlenratio``."""
         minlenratio = self._config.minlenratio
-        ended: List[Hypothesis] = []
+        ended: list[Hypothesis] = []
         while not ended:
             logger.warning(
                 "there is no N-best results, perform recognition again with smaller "
@@ -85,7 +88,7 @@ class BeamSearch:
             ended = self._search(encoded, primers, minlenratio)[0]
         return ended
 
-    def _ranked(self, ended: List[Hypothesis]) -> List[Hypothesis]:
+    def _ranked(self, ended: list[Hypothesis]) -> list[Hypothesis]:
         if self._config.normalize_length:
             ended.sort(key=lambda h: h.score / (len(h.yseq) - 1), reverse=True)
         else:
@@ -96,7 +99,7 @@ class BeamSearch:
 
     def _search(
         self, encoded: Encoded, primers: Primers, minlenratio: float
-    ) -> List[List[Hypothesis]]:
+    ) -> list[list[Hypothesis]]:
         config = self._config
         utterances = [
             UtteranceSearch(
@@ -138,7 +141,7 @@ class BeamSearch:
         self.seconds["ctc"] += sum(u.ctc_seconds for u in utterances)
         return [utterance.ended for utterance in utterances]
 
-    def _timed_scorers(self) -> Iterator[Tuple[str, FullScorer]]:
+    def _timed_scorers(self) -> Iterator[tuple[str, FullScorer]]:
         """The scorers; what the loop does with each is counted as its time."""
         for name, scorer in self.scorers.items():
             start = time.perf_counter()
@@ -156,7 +159,7 @@ class BeamSearch:
         self.seconds["ctc"] += time.perf_counter() - start
         return scorer
 
-    def _log_best(self, ended: List[Hypothesis]) -> None:
+    def _log_best(self, ended: list[Hypothesis]) -> None:
         """The lines that ESPnet logs of a result."""
         config = self._config
         best = ended[0]
@@ -173,7 +176,7 @@ class BeamSearch:
             logger.info("best hypo: %s\n", text)
 
 
-def _together(utterances: Sequence[UtteranceSearch]) -> Tuple[np.ndarray, np.ndarray]:
+def _together(utterances: Sequence[UtteranceSearch]) -> tuple[np.ndarray, np.ndarray]:
     """Last tokens and parents (utterances, hypotheses) of the running hypotheses.
 
     Rows behind an utterance's last hypothesis repeat its first, which changes neither

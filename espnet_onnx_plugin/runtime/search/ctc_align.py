@@ -1,19 +1,22 @@
-"""When the tokens and words of a hypothesis were spoken, by the CTC."""
+"""Times of the tokens and words of a hypothesis, by the CTC."""
+
+from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Iterator, List, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from espnet_onnx_plugin.runtime.text.converter import SPACE
 
 #: A byte of a character that is no token, as sentencepiece calls such tokens.
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
-#: What is a word without blanks around it: an ideograph, a kana or a sign of bopomofo,
-#: and the punctuation between them.
+#: Characters that are words without blanks around them: ideographs, kana, signs of
+#: bopomofo, and the punctuation between them.
 _ALONE = (
     "\u3001-\u3030\u303c-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff9f"
@@ -32,7 +35,7 @@ class Span(NamedTuple):
 
 def align(
     log_probs: np.ndarray, token_int: Sequence[int], blank: int
-) -> Optional[np.ndarray]:
+) -> np.ndarray | None:
     """The most probable CTC path through a token sequence (Viterbi).
 
     The path runs through ``blank a blank b blank``; a blank between two different
@@ -78,7 +81,7 @@ def align(
     return spans
 
 
-def words(tokens: Sequence[Span], token_type: Optional[str]) -> List[Span]:
+def words(tokens: Sequence[Span], token_type: str | None) -> list[Span]:
     """The words that tokens make up, from the first one's start to the last one's end.
 
     Chinese and Japanese, which are written without blanks, have a word for each
@@ -90,7 +93,7 @@ def words(tokens: Sequence[Span], token_type: Optional[str]) -> List[Span]:
     """
     if token_type not in ("bpe", "char"):
         return list(tokens)
-    found: List[Span] = []
+    found: list[Span] = []
     inside = False
     for text, start, end in _characters(tokens) if token_type == "bpe" else tokens:
         if token_type == "bpe":
@@ -121,7 +124,7 @@ def _characters(tokens: Sequence[Span]) -> Iterator[Span]:
             yield from run
             continue
         spans = list(run)
-        content = bytes(int(_BYTE.fullmatch(span.text)[1], 16) for span in spans)
+        content = bytes(int(span.text[3:5], 16) for span in spans)
         first = 0
         while first < len(content):
             text, size = "�", 1

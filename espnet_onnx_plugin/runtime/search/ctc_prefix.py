@@ -15,15 +15,18 @@ A window, which ESPnet has from release 202611 on, leaves out frames that the pr
 of a step are hardly in: those far before or behind where their probability is largest.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 LOGZERO = -1e10  # ESPnet's; finite, so that differences of two are defined
 
-#: How many frames with a token in them a window holds ahead, however long the silence
+#: Frames with a token in them that a window holds ahead, however long the silence
 #: before them; ESPnet's constant.
 WINDOW_TOKENS = 5
 
@@ -34,7 +37,7 @@ BLOCK_BYTES = 4 * 2**20
 
 
 class Reach(NamedTuple):
-    """How far prefixes have got so far: frames in which they are most probable.
+    """Frames in which prefixes are most probable.
 
     Attributes:
         least, most: of the prefix that is behind the others, and of the foremost one.
@@ -67,7 +70,7 @@ class CTCPrefixState:
         """(N, T) log probability of each prefix up to a frame."""
         return np.logaddexp(self.r[:, 0], self.r[:, 1])
 
-    def keep(self, ids: np.ndarray) -> "CTCPrefixState":
+    def keep(self, ids: np.ndarray) -> CTCPrefixState:
         """The state of some of the hypotheses."""
         return CTCPrefixState(
             self.tokens[ids], self.length, self.r[ids], self.score[ids], self.reach
@@ -95,7 +98,7 @@ class CTCPrefixScorer:
         self._eos = eos
         self._margin = window_margin
         if window_margin > 0:
-            #: How many frames so far have a token as their best label.
+            #: Number of frames so far that have a token as their best label.
             self._heard = np.cumsum(log_probs.argmax(axis=1) != blank)
 
     @property
@@ -108,7 +111,7 @@ class CTCPrefixScorer:
         return self._log_probs.shape[1]
 
     @cached_property
-    def _kept_probs(self) -> Optional[np.ndarray]:
+    def _kept_probs(self) -> np.ndarray | None:
         """Probabilities of the whole vocabulary, if they are few enough to be kept."""
         if 8 * self._log_probs.size > KEPT_BYTES:
             return None
@@ -127,7 +130,7 @@ class CTCPrefixScorer:
         last = np.array([primer[-1] if len(primer) else -1])
         return CTCPrefixState(last, len(primer), r, np.zeros(1))
 
-    def _window(self, state: CTCPrefixState) -> "tuple[int, int, Reach]":
+    def _window(self, state: CTCPrefixState) -> tuple[int, int, Reach]:
         """First frame and end of what a step looks at, and how far prefixes are."""
         frames, before = self._frames, state.reach
         first = max(state.length, 1)
@@ -146,9 +149,7 @@ class CTCPrefixScorer:
             end = max(end, min(heard, frames - 1) + 1)
         return first, min(end, frames), reach
 
-    def score(
-        self, state: CTCPrefixState, candidates: Optional[np.ndarray]
-    ) -> np.ndarray:
+    def score(self, state: CTCPrefixState, candidates: np.ndarray | None) -> np.ndarray:
         """Score candidates as the next token.
 
         Args:
@@ -187,7 +188,7 @@ class CTCPrefixScorer:
             scores[ids == self._blank] = LOGZERO
         return np.where(ids == self._eos, state.phi[:, -1:], scores)
 
-    def _dot_all(self, before, frames):
+    def _dot_all(self, before: np.ndarray, frames: slice) -> np.ndarray:
         """logsumexp over frames of before + log p, for the whole vocabulary."""
         peak = before.max(axis=1, keepdims=True)
         share = np.exp(before - peak)
@@ -202,8 +203,8 @@ class CTCPrefixScorer:
                 product[:, tokens] = share @ probs.T
         return self._log(product, peak, before, frames, None)
 
-    def _dot(self, before, frames, ids):
-        """The same for some tokens of each row."""
+    def _dot(self, before: np.ndarray, frames: slice, ids: np.ndarray) -> np.ndarray:
+        """logsumexp over frames of before + log p, for some tokens of each row."""
         peak = before.max(axis=1, keepdims=True)
         # One product for the tokens that any row asks for: hypotheses ask for much the
         # same ones.
@@ -213,7 +214,14 @@ class CTCPrefixScorer:
         product = np.take_along_axis(product, columns.reshape(ids.shape), axis=1)
         return self._log(product, peak, before, frames, ids)
 
-    def _log(self, product, peak, before, frames, ids):
+    def _log(
+        self,
+        product: np.ndarray,
+        peak: np.ndarray,
+        before: np.ndarray,
+        frames: slice,
+        ids: np.ndarray | None,
+    ) -> np.ndarray:
         tiny = product < 1e-280  # where the product may have lost its small terms
         with np.errstate(divide="ignore"):
             scores = np.log(product) + peak
@@ -263,7 +271,7 @@ class CTCPrefixScorer:
         return CTCPrefixState(tokens, state.length + 1, r, scores, reach)
 
     @staticmethod
-    def _accumulate(r, source, sums):
+    def _accumulate(r: np.ndarray, source: np.ndarray, sums: np.ndarray) -> None:
         """r(t) = logaddexp(r(t-1), source(t-1)) + log p_t, but for the first frame.
 
         Args:

@@ -5,31 +5,35 @@ hypotheses that ended are ranked by their score per token, and compete with the 
 ones for the end of the search.
 """
 
+from __future__ import annotations
+
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Dict, List, Mapping
+from typing import Any
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle.search import Generate
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
-from espnet_onnx_plugin.runtime.search.utterance import Hypothesis, top_sorted
+from espnet_onnx_plugin.runtime.search.utterance import top_sorted
 
 logger = logging.getLogger(__name__)
 
 _NEVER = np.float32(-1e9)
 
 
-#: What to say where this search was to be asked for.
+#: Error where the options do not ask for this search.
 NOT_ASKED_FOR = (
     "the model has a decoder of Hugging Face's hub, which ESPnet searches with "
     "hugging_face_decoder: true alone; set it"
 )
 
-#: How many tokens a hypothesis gets where nobody says.
+#: Number of tokens that a hypothesis gets by default.
 _NEW_TOKENS = 20
 
 
@@ -37,7 +41,7 @@ _NEW_TOKENS = 20
 class GenerateConfig(Generate):
     """The settings of a search."""
 
-    def overridden(self, settings: Mapping[str, Any]) -> "GenerateConfig":
+    def overridden(self, settings: Mapping[str, Any]) -> GenerateConfig:
         """With what ``hugging_face_decoder_conf`` says.
 
         Raises:
@@ -78,7 +82,7 @@ class HubSearch:
     """Search over a batch of utterances.
 
     Args:
-        config: what to search for.
+        config: settings of the search.
         decoder: scores the next token.
 
     Raises:
@@ -93,13 +97,20 @@ class HubSearch:
             )
         self._config = config
         self._decoder = decoder
-        #: Those that are asked, by name.
+        #: The scorers that are asked, by name.
         self.scorers = {"decoder": decoder}
         #: Seconds that the newest call spent, by scorer.
-        self.seconds: Dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
-    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
-        """Find the best token sequence of each utterance, one each."""
+    def __call__(
+        self, encoded: Encoded, primers: Primers | None = None
+    ) -> list[list[Hypothesis]]:
+        """Find the best token sequence of each utterance, in a list of one.
+
+        Args:
+            encoded: the encoder's outputs.
+            primers: ignored; hypotheses begin with the configuration's start.
+        """
         start = time.perf_counter()
         count = encoded.utterances
         state = self._decoder.start(encoded, [[self._config.start]] * count)
@@ -131,13 +142,12 @@ class _Generation:
     """The search over one utterance.
 
     Args:
-        config: what to search for.
+        config: settings of the search.
         begun: how many tokens the hypotheses begin with, counting a prompt's.
 
     Attributes:
         running: (num_beams, length) tokens of the running hypotheses.
         parents: (num_beams,) the hypothesis of the previous step that each extends.
-        best: the result, once ``done``.
         done: whether the search is over.
     """
 
@@ -152,7 +162,7 @@ class _Generation:
         # All of them are one hypothesis yet: the first alone counts.
         self._scores = np.full(beams, _NEVER, np.float32)
         self._scores[0] = 0.0
-        self._ended: List[np.ndarray] = [self.running[0]] * beams
+        self._ended: list[np.ndarray] = [self.running[0]] * beams
         self._ended_scores = np.full(beams, _NEVER, np.float32)
         self._has_ended = np.zeros(beams, bool)
         self._improvable = True
@@ -160,6 +170,7 @@ class _Generation:
 
     @property
     def best(self) -> np.ndarray:
+        """(length,) tokens of the result, once ``done``."""
         best = self.running[0] if self._config.num_beams == 1 else self._ended[0]
         return best[self._begun - 1 :]
 
@@ -218,7 +229,7 @@ class _Generation:
         return bool((best > worst).any())
 
     def _processed(self, log_probs: np.ndarray) -> np.ndarray:
-        """What the settings make of the scores."""
+        """Scores with what the settings forbid or force."""
         config, length = self._config, self.running.shape[1]
         log_probs = log_probs.copy()
         size = config.no_repeat_ngram_size
@@ -238,7 +249,7 @@ class _Generation:
         return log_probs
 
 
-def _repeats(sequence: np.ndarray, size: int) -> List[int]:
+def _repeats(sequence: np.ndarray, size: int) -> list[int]:
     """Tokens that would repeat a run of ``size`` tokens of the sequence."""
     tokens = sequence.tolist()
     start = tokens[len(tokens) + 1 - size :]

@@ -1,4 +1,4 @@
-"""What gives a score to the next token of a hypothesis.
+"""Scorers of the next token of a hypothesis.
 
 A *full* scorer scores every token of the vocabulary; the searches know nothing else of
 it. It takes all hypotheses of a batch of utterances at once. Scorers hold no state of
@@ -6,20 +6,21 @@ an utterance: :meth:`start` makes it and :meth:`score` returns the next one, and
 older state can be scored again.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.core.session import Session, Value
-
-#: The tokens that the hypotheses of each utterance begin with, at least one.
-Primers = Sequence[Sequence[int]]
+from espnet_onnx_plugin.runtime.search.protocol import Primers, Scorer
 
 
-class FullScorer(Protocol):
+class FullScorer(Scorer, Protocol):
     """Scores every token as the continuation of each hypothesis."""
 
     def start(self, encoded: Encoded, primers: Primers) -> Any:
@@ -33,7 +34,7 @@ class FullScorer(Protocol):
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: Any
-    ) -> Tuple[np.ndarray, Any]:
+    ) -> tuple[np.ndarray, Any]:
         """Score all continuations.
 
         Args:
@@ -51,7 +52,7 @@ class FullScorer(Protocol):
         """The state of some of the utterances."""
 
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
-        """Scores of what follows each token of a sequence, (tokens, vocabulary).
+        """Scores of the token behind each one of a sequence, (tokens, vocabulary).
 
         Args:
             encoded: the encoder's outputs for one utterance.
@@ -65,12 +66,16 @@ class FullScorer(Protocol):
             rows.append(scores[0, 0])
         return np.stack(rows)
 
-
-class HiddenScorer(FullScorer, Protocol):
-    """A decoder that also tells what its output layer reads."""
-
     def hidden(self, state: Any) -> np.ndarray:
-        """That of the newest step, (utterances, hypotheses, dim) float32."""
+        """Input of a decoder's output layer in the newest step.
+
+        Returns:
+            (utterances, hypotheses, dim) float32.
+
+        Raises:
+            ValueError: if the scorer does not tell.
+        """
+        raise ValueError("the scorer gives no hidden output")
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,15 @@ class StepState:
         hidden: (U, H, dim) what the output layer read, where the graph gives it.
     """
 
-    memory: Dict[str, Value]
-    states: Dict[str, Value]
+    memory: dict[str, Value]
+    states: dict[str, Value]
     rows: np.ndarray
     visible: np.ndarray
     positions: np.ndarray
-    hidden: Optional[np.ndarray] = None
+    hidden: np.ndarray | None = None
 
 
-class GraphScorer(HiddenScorer):
+class GraphScorer(FullScorer):
     """A step graph: an attention decoder or a language model.
 
     Args:
@@ -103,13 +108,13 @@ class GraphScorer(HiddenScorer):
             reads it.
     """
 
-    def __init__(self, step: Session, memory: "Session | None" = None):
+    def __init__(self, step: Session, memory: Session | None = None):
         self._step = step
         self._memory = memory
 
     def start(self, encoded: Encoded, primers: Primers) -> StepState:
-        """See :class:`FullScorer`."""
-        memory: Dict[str, Value] = {}
+        """The state before the last token of each primer."""
+        memory: dict[str, Value] = {}
         if self._memory is not None:
             inputs = {name: encoded[name] for name in self._memory.graph.inputs}
             memory = self._memory.run(inputs, fetch=())
@@ -145,7 +150,7 @@ class GraphScorer(HiddenScorer):
 
     def _feed_sequences(
         self, sequences: Sequence[Sequence[int]], state: StepState
-    ) -> Tuple[np.ndarray, StepState]:
+    ) -> tuple[np.ndarray, StepState]:
         """Feed a sequence of tokens for each utterance, from its start, in one step.
 
         A token is a row that sees those before it. Behind a shorter sequence stand
@@ -165,8 +170,8 @@ class GraphScorer(HiddenScorer):
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: StepState
-    ) -> Tuple[np.ndarray, StepState]:
-        """See :class:`FullScorer`."""
+    ) -> tuple[np.ndarray, StepState]:
+        """Score all continuations in one step of the graph."""
         utterances, hypotheses = tokens.shape
         of_parents = (np.arange(utterances)[:, None], parents)
         positions = state.positions[of_parents]
@@ -186,8 +191,8 @@ class GraphScorer(HiddenScorer):
         kept: np.ndarray,
         visible: np.ndarray,
         state: StepState,
-    ) -> Tuple[np.ndarray, StepState]:
-        """Run the graph on what ``export/steps.py`` describes."""
+    ) -> tuple[np.ndarray, StepState]:
+        """Run the graph on the inputs that ``export/steps.py`` describes."""
         feeds = {
             "tokens": tokens,
             "parents": parents,
@@ -209,7 +214,7 @@ class GraphScorer(HiddenScorer):
         return outputs["log_probs"], new
 
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
-        """See :class:`FullScorer`."""
+        """Scores of the token behind each one of a sequence, in one step if it can."""
         if not self._is_tree:
             return super().along(encoded, tokens)
         state = self.start(encoded, [tokens[:1]])
@@ -217,13 +222,11 @@ class GraphScorer(HiddenScorer):
         return scores[0]
 
     def hidden(self, state: StepState) -> np.ndarray:
-        """See :class:`HiddenScorer`."""
-        if state.hidden is None:
-            raise ValueError("the graph gives no hidden output")
-        return state.hidden
+        """Input of the output layer in the newest step."""
+        return super().hidden(state) if state.hidden is None else state.hidden
 
     def select(self, utterances: Sequence[int], state: StepState) -> StepState:
-        """See :class:`FullScorer`."""
+        """The state of some of the utterances."""
         ids = list(utterances)
         memory = {k: to_numpy(v)[ids] for k, v in state.memory.items()}
         return replace(
@@ -236,7 +239,7 @@ class GraphScorer(HiddenScorer):
         )
 
 
-class OneByOne(HiddenScorer):
+class OneByOne(FullScorer):
     """A scorer whose graph lets the utterances of a batch change each other's result.
 
     An activation that is quantized as it comes has one scale for the whole batch.
@@ -245,37 +248,37 @@ class OneByOne(HiddenScorer):
     def __init__(self, scorer: FullScorer):
         self._scorer = scorer
 
-    def start(self, encoded: Encoded, primers: Primers) -> List[Any]:
-        """See :class:`FullScorer`."""
+    def start(self, encoded: Encoded, primers: Primers) -> list[Any]:
+        """The states of the utterances, one by one."""
         return [
             self._scorer.start(encoded.select([i]), [primer])
             for i, primer in enumerate(primers)
         ]
 
     def score(
-        self, tokens: np.ndarray, parents: np.ndarray, state: List[Any]
-    ) -> Tuple[np.ndarray, List[Any]]:
-        """See :class:`FullScorer`."""
+        self, tokens: np.ndarray, parents: np.ndarray, state: list[Any]
+    ) -> tuple[np.ndarray, list[Any]]:
+        """Score all continuations, utterance by utterance."""
         scored = [
-            self._scorer.score(*(array[None] for array in rows), one)
-            for *rows, one in zip(tokens, parents, state)
+            self._scorer.score(row[None], of_row[None], one)
+            for row, of_row, one in zip(tokens, parents, state)
         ]
         return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
 
-    def hidden(self, state: List[Any]) -> np.ndarray:
-        """See :class:`HiddenScorer`."""
+    def hidden(self, state: list[Any]) -> np.ndarray:
+        """Input of the output layer in the newest step."""
         return np.concatenate([self._scorer.hidden(one) for one in state])
 
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
-        """See :class:`FullScorer`."""
+        """Scores of the token behind each one of a sequence."""
         return self._scorer.along(encoded, tokens)
 
-    def select(self, utterances: Sequence[int], state: List[Any]) -> List[Any]:
-        """See :class:`FullScorer`."""
+    def select(self, utterances: Sequence[int], state: list[Any]) -> list[Any]:
+        """The states of some of the utterances."""
         return [state[i] for i in utterances]
 
 
-def graph_scorer(step: Session, memory: "Session | None" = None) -> FullScorer:
+def graph_scorer(step: Session, memory: Session | None = None) -> FullScorer:
     """The scorer of a step graph, one utterance at a time where a batch is not safe."""
     scorer = GraphScorer(step, memory)
     safe = step.graph.batches and (memory is None or memory.graph.batches)
@@ -289,23 +292,23 @@ class LengthBonus(FullScorer):
         self._vocabulary = vocabulary
 
     def start(self, encoded: Encoded, primers: Primers) -> None:
-        """See :class:`FullScorer`."""
+        """No state."""
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: None
-    ) -> Tuple[np.ndarray, None]:
-        """See :class:`FullScorer`."""
+    ) -> tuple[np.ndarray, None]:
+        """Give one point to every continuation."""
         return np.ones((*tokens.shape, self._vocabulary), dtype=np.float32), None
 
     def select(self, utterances: Sequence[int], state: None) -> None:
-        """See :class:`FullScorer`."""
+        """No state."""
 
 
 class _NgramState(NamedTuple):
     """Contexts of an utterance's hypotheses; scores of every context that it met."""
 
-    contexts: List[Any]
-    known: Dict[Any, np.ndarray]
+    contexts: list[Any]
+    known: dict[Any, np.ndarray]
     first: bool
 
 
@@ -323,7 +326,7 @@ class NgramScorer(FullScorer):
         PluginError: if the package kenlm is missing or cannot read the file.
     """
 
-    def __init__(self, path: str, token_list: List[str]):
+    def __init__(self, path: str, token_list: list[str]):
         try:
             import kenlm
         except ImportError:
@@ -339,26 +342,28 @@ class NgramScorer(FullScorer):
         # ESPnet's n-gram models are trained with these names for the sentence's ends.
         self._words = ["</s>" if t == "<eos>" else t for t in token_list]
 
-    def start(self, encoded: Encoded, primers: Primers) -> List[Any]:
-        """See :class:`FullScorer`."""
+    def start(self, encoded: Encoded, primers: Primers) -> list[Any]:
+        """The contexts before the last token of each primer."""
         state = self._kenlm.State()
         self._model.NullContextWrite(state)
         # As in ESPnet, of a longer primer the last token alone is context.
         return [_NgramState([state], {}, len(primer) == 1) for primer in primers]
 
     def score(
-        self, tokens: np.ndarray, parents: np.ndarray, state: List[Any]
-    ) -> Tuple[np.ndarray, List[Any]]:
-        """See :class:`FullScorer`."""
+        self, tokens: np.ndarray, parents: np.ndarray, state: list[Any]
+    ) -> tuple[np.ndarray, list[Any]]:
+        """Score all continuations, each context once."""
         scored = [self._score(*args) for args in zip(tokens, parents, state)]
         return np.stack([rows for rows, _ in scored]), [s for _, s in scored]
 
-    def select(self, utterances: Sequence[int], state: List[Any]) -> List[Any]:
-        """See :class:`FullScorer`."""
+    def select(self, utterances: Sequence[int], state: list[Any]) -> list[Any]:
+        """The contexts of some of the utterances."""
         return [state[i] for i in utterances]
 
-    def _score(self, tokens, parents, state: "_NgramState"):
-        """The same for the hypotheses of one utterance."""
+    def _score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: _NgramState
+    ) -> tuple[np.ndarray, _NgramState]:
+        """Score the hypotheses of one utterance."""
         rows, contexts = [], []
         for token, parent in zip(tokens, parents):
             word = "<s>" if state.first else self._words[token]

@@ -5,26 +5,34 @@ prefix search, https://arxiv.org/abs/1408.2873). Decoder and language model are 
 for a prefix once, all new prefixes of a frame and length together.
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.utterance import (
     PRE_BEAM_RATIO,
     BeamSearchConfig,
-    Hypothesis,
 )
 
 logger = logging.getLogger(__name__)
 
-Prefix = Tuple[int, ...]
+Prefix = tuple[int, ...]
+
+#: Log forward variables of a prefix, non-blank and blank.
+Forward = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -48,15 +56,17 @@ class PrefixScores:
         state = scorer.start(encoded, [[sos]])
         self.seconds += time.perf_counter() - begin
         rows, state = self._score(np.array([sos]), np.zeros(1, np.int64), state)
-        self._known: Dict[Prefix, _Known] = {(sos,): _Known(rows[0], 0.0, state, 0)}
+        self._known: dict[Prefix, _Known] = {(sos,): _Known(rows[0], 0.0, state, 0)}
 
-    def _score(self, tokens: np.ndarray, parents: np.ndarray, state: Any):
+    def _score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: Any
+    ) -> tuple[np.ndarray, Any]:
         begin = time.perf_counter()
         rows, state = self._scorer.score(tokens[None], parents[None], state)
         self.seconds += time.perf_counter() - begin
         return rows[0], state
 
-    def prepare(self, prefixes: List[Prefix]) -> None:
+    def prepare(self, prefixes: list[Prefix]) -> None:
         """Score every prefix that is not known yet; its parent has to be."""
         batches = defaultdict(list)
         for prefix in dict.fromkeys(prefixes):
@@ -78,10 +88,32 @@ class PrefixScores:
         return parent.total + float(parent.log_probs[prefix[-1]])
 
 
+def check_time_sync(search: LabelSynchronous, has_ctc: bool) -> None:
+    """Refuse a model that this search is not for.
+
+    Raises:
+        PluginError: naming the reason.
+    """
+    if search.primer is not None:
+        raise PluginError(
+            "time_sync is not for models of Whisper's tokens, in ESPnet either: that "
+            "search begins with the start symbol alone"
+        )
+    if "decoder" in search.together:
+        raise PluginError(
+            "time_sync is not for this model's decoder, in ESPnet either: that search "
+            "scores one hypothesis at a time"
+        )
+    if not has_ctc:
+        raise PluginError(
+            "the model has no CTC: set ctc_weight to 0 and time_sync to false"
+        )
+
+
 class TimeSyncSearch:
     """Search over one utterance after the other; arguments as of ``BeamSearch``."""
 
-    def __init__(self, config: BeamSearchConfig, scorers: Dict[str, FullScorer]):
+    def __init__(self, config: BeamSearchConfig, scorers: Mapping[str, FullScorer]):
         self._config = config
         # ESPnet asks these two when their weight is positive, and knows no n-gram.
         self.scorers = {
@@ -90,10 +122,16 @@ class TimeSyncSearch:
             if name in scorers and config.weights.get(name, 0.0) > 0
         }
         #: Seconds that the newest call spent, by scorer.
-        self.seconds: Dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
-    def __call__(self, encoded: Encoded) -> List[List[Hypothesis]]:
+    def __call__(
+        self, encoded: Encoded, primers: Primers | None = None
+    ) -> list[list[Hypothesis]]:
         """Find the best token sequences of each utterance.
+
+        Args:
+            encoded: the encoder's outputs.
+            primers: ignored; hypotheses begin with the start symbol.
 
         Returns:
             For each utterance at most ``beam_size`` hypotheses, best first.
@@ -101,7 +139,7 @@ class TimeSyncSearch:
         self.seconds = dict.fromkeys(self.scorers, 0.0)
         return [self._search(encoded.select([i])) for i in range(encoded.utterances)]
 
-    def _search(self, encoded: Encoded) -> List[Hypothesis]:
+    def _search(self, encoded: Encoded) -> list[Hypothesis]:
         config = self._config
         frames = int(encoded.lengths[0])
         logger.info("decoder input lengths: %d", frames)
@@ -110,9 +148,9 @@ class TimeSyncSearch:
             name: PrefixScores(scorer, encoded, config.sos)
             for name, scorer in self.scorers.items()
         }
-        prefixes: List[Prefix] = [(config.sos,)]
-        forward = {prefixes[0]: (-math.inf, 0.0)}  # non-blank, blank
-        totals: Dict[Prefix, float] = {}
+        prefixes: list[Prefix] = [(config.sos,)]
+        forward: dict[Prefix, Forward] = {prefixes[0]: (-math.inf, 0.0)}
+        totals: dict[Prefix, float] = {}
         for frame in log_probs:
             forward, reached = self._advance(frame, prefixes, forward)
             totals = self._joint(reached, forward, prefix_scores)
@@ -129,7 +167,12 @@ class TimeSyncSearch:
             logger.info("best hypo: %s", text)
         return hypotheses
 
-    def _advance(self, frame, prefixes, forward):
+    def _advance(
+        self,
+        frame: np.ndarray,
+        prefixes: Sequence[Prefix],
+        forward: Mapping[Prefix, Forward],
+    ) -> tuple[dict[Prefix, Forward], list[Prefix]]:
         """Forward variables of the prefixes that one more frame can make.
 
         Returns:
@@ -144,8 +187,8 @@ class TimeSyncSearch:
             candidates = [int(np.argmax(frame))]
         running = set(prefixes)
         none = (-math.inf, -math.inf)
-        new: Dict[Prefix, Tuple[float, float]] = {}
-        reached: Dict[Prefix, None] = {}  # in order, where a set has none
+        new: dict[Prefix, Forward] = {}
+        reached: dict[Prefix, None] = {}  # in order, where a set has none
         for prefix in prefixes:
             non_blank, blank = forward.get(prefix, none)
             both = np.logaddexp(non_blank, blank)
@@ -175,7 +218,12 @@ class TimeSyncSearch:
                 reached[longer] = None
         return new, list(reached)
 
-    def _joint(self, reached, forward, prefix_scores):
+    def _joint(
+        self,
+        reached: Sequence[Prefix],
+        forward: Mapping[Prefix, Forward],
+        prefix_scores: Mapping[str, PrefixScores],
+    ) -> dict[Prefix, float]:
         """Weighted totals of the prefixes that compete."""
         config = self._config
         extended = [prefix for prefix in reached if len(prefix) > 1]

@@ -1,22 +1,27 @@
-"""Which timestamps may follow a hypothesis: ESPnet's ``ScoreFilter``."""
+"""Rules for the timestamps of a hypothesis: ESPnet's ``ScoreFilter``."""
 
-from typing import NamedTuple, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Primers
+from espnet_onnx_plugin.runtime.search.protocol import Primers
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 
 
 class _Seen(NamedTuple):
-    """What the rules ask of hypotheses, each (utterances, hypotheses)."""
+    """Facts of hypotheses that the rules go by, each (utterances, hypotheses)."""
 
     last: np.ndarray  # the newest tokens, (utterances, hypotheses, 3), newest last
     notime: np.ndarray  # whether timestamps are switched off
     odd: np.ndarray  # whether the number of timestamps is
     time: np.ndarray  # the newest timestamp
 
-    def pick(self, index) -> "_Seen":
+    def pick(self, index: Any) -> _Seen:
+        """The same of some hypotheses, by an index of numpy."""
         return _Seen(*(value[index] for value in self))
 
 
@@ -50,7 +55,7 @@ class TimestampRules(FullScorer):
         self._untimed[first_time : last_time + 1] = -np.inf
 
     def start(self, encoded: Encoded, primers: Primers) -> _Seen:
-        """See :class:`~espnet_onnx_plugin.runtime.search.scorers.FullScorer`."""
+        """The facts of each utterance's primer less its last token."""
         count = len(primers)
         seen = _Seen(
             np.full((count, 1, 3), -1),
@@ -78,8 +83,8 @@ class TimestampRules(FullScorer):
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: _Seen
-    ) -> Tuple[np.ndarray, _Seen]:
-        """See :class:`~espnet_onnx_plugin.runtime.search.scorers.FullScorer`."""
+    ) -> tuple[np.ndarray, _Seen]:
+        """Score all continuations: 0 or -inf."""
         state = self._follow(
             state.pick((np.arange(len(tokens))[:, None], parents)), tokens
         )
@@ -110,5 +115,5 @@ class TimestampRules(FullScorer):
             row[:] = -np.inf
 
     def select(self, utterances: Sequence[int], state: _Seen) -> _Seen:
-        """See :class:`~espnet_onnx_plugin.runtime.search.scorers.FullScorer`."""
+        """The facts of some of the utterances."""
         return state.pick(list(utterances))

@@ -1,58 +1,39 @@
-"""What a label-synchronous search does with one utterance, given all scores.
+"""Label-synchronous search over one utterance, whose scores come from outside.
 
 Its arithmetic is float32 where ESPnet's is, in the same order of summation, so that
 near ties fall the same way.
 """
 
+from __future__ import annotations
+
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import Conventions
-from espnet_onnx_plugin.runtime.search.ctc_align import Span
 from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer, CTCPrefixState
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
 
 logger = logging.getLogger(__name__)
 
 PRE_BEAM_RATIO = 1.5  # ESPnet's default, which its recipes cannot change
 
 
-class Hypothesis(NamedTuple):
-    """A result, with the attributes of ESPnet's class of that name.
-
-    Attributes:
-        yseq: token ids with the start and end symbols.
-        score: the total.
-        scores: unweighted sums by scorer.
-        states: empty; kept because ESPnet's has it.
-        hs: what the decoder's output layer read in each step, each (dim,); empty unless
-            the search is told to return it.
-        times: of the tokens, in seconds, where they were asked for.
-    """
-
-    yseq: Sequence[int]
-    score: float = 0.0
-    scores: Dict[str, float] = {}
-    states: Dict[str, Any] = {}
-    hs: Sequence[np.ndarray] = ()
-    times: Sequence[Span] = ()
-
-
 @dataclass(frozen=True)
 class BeamSearchConfig:
-    """What the search is told, in the words of ESPnet's decoding configurations.
+    """Settings of a search, in the words of ESPnet's decoding configurations.
 
     Attributes:
         weights: by scorer: decoder, ctc, length_bonus, lm, ngram.
-        conventions: those of the release of ESPnet that the search follows.
+        conventions: of the release of ESPnet that the search follows.
         maxlenratio: 0: up to the number of frames, with end detection; positive: that
             share of the frames; negative: a constant.
         minlenratio: likewise, without end detection.
-        return_hs: whether hypotheses come with what the decoder's output layer read.
+        return_hs: whether hypotheses come with their ``hs``.
         end_is_candidate: whether the end symbol is scored after every hypothesis, as in
             ESPnet's ``BatchBeamSearch``, or where it is among the best tokens only, as
             in the ``BeamSearch`` that ESPnet takes for scorers of single hypotheses.
@@ -67,7 +48,7 @@ class BeamSearchConfig:
     vocabulary: int
     sos: int
     eos: int
-    weights: Dict[str, float]
+    weights: Mapping[str, float]
     conventions: Conventions
     blank: int = 0
     pre_beam: bool = True
@@ -76,10 +57,10 @@ class BeamSearchConfig:
     normalize_length: bool = False
     return_hs: bool = False
     end_is_candidate: bool = True
-    primer: Optional[Sequence[int]] = None
-    max_tokens: Optional[int] = None
+    primer: Sequence[int] | None = None
+    max_tokens: int | None = None
     ctc_window_margin: int = 0
-    token_list: Optional[List[str]] = field(default=None, repr=False)
+    token_list: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:
@@ -92,8 +73,8 @@ class BeamSearchConfig:
             )
 
     @property
-    def pre_beam_size(self) -> Optional[int]:
-        """How many tokens of a hypothesis get a CTC score; None: all of them."""
+    def pre_beam_size(self) -> int | None:
+        """Number of tokens of a hypothesis that get a CTC score; None: all of them."""
         size = int(PRE_BEAM_RATIO * self.beam_size)
         return size if self.pre_beam and size < self.vocabulary else None
 
@@ -113,7 +94,7 @@ def top_sorted(scores: np.ndarray, count: int) -> np.ndarray:
 
 def length_bounds(
     frames: int, maxlenratio: float, minlenratio: float
-) -> Tuple[int, int]:
+) -> tuple[int, int]:
     """Largest and smallest number of tokens for an utterance, as ESPnet bounds it."""
     if maxlenratio == 0:
         maxlen = frames
@@ -128,7 +109,7 @@ def length_bounds(
     return maxlen, minlen
 
 
-def end_detected(ended: List[Hypothesis], step: int) -> bool:
+def end_detected(ended: list[Hypothesis], step: int) -> bool:
     """Eq. (50) of Watanabe et al. 2017, with ESPnet's constants (M=3, D_end=-10).
 
     True when none of the hypotheses that ended in the last three steps comes near the
@@ -150,13 +131,14 @@ class Beam:
 
     yseq: np.ndarray  # (N, length) int64
     score: np.ndarray  # (N,) float32
-    scores: Dict[str, np.ndarray]  # each (N,) float32
+    scores: dict[str, np.ndarray]  # each (N,) float32
     parents: np.ndarray  # (N,) the hypothesis of the previous step that each extends
-    ctc: Optional[CTCPrefixState]
+    ctc: CTCPrefixState | None
     #: (N, steps) in each step so far, the running hypothesis that became this one.
     rows: np.ndarray
 
-    def keep(self, ids: np.ndarray) -> "Beam":
+    def keep(self, ids: np.ndarray) -> Beam:
+        """Some of the hypotheses."""
         return Beam(
             self.yseq[ids],
             self.score[ids],
@@ -187,7 +169,7 @@ class UtteranceSearch:
         minlenratio: float,
         primer: Sequence[int],
         scorers: Sequence[str],
-        ctc: Optional[CTCPrefixScorer],
+        ctc: CTCPrefixScorer | None,
     ):
         self._config = config
         self._ctc = ctc
@@ -211,8 +193,8 @@ class UtteranceSearch:
             ctc=ctc.start(counted) if ctc is not None else None,
             rows=np.zeros((1, 0), np.int64),
         )
-        self._hidden: List[np.ndarray] = []
-        self.ended: List[Hypothesis] = []
+        self._hidden: list[np.ndarray] = []
+        self.ended: list[Hypothesis] = []
         self.ctc_seconds = 0.0
         self.done = self._maxlen < 1
 
@@ -220,7 +202,7 @@ class UtteranceSearch:
         """Take what the decoder's output layer read in this step, (N, dim)."""
         self._hidden.append(hidden)
 
-    def advance(self, parts: Dict[str, np.ndarray]) -> None:
+    def advance(self, parts: dict[str, np.ndarray]) -> None:
         """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
         config = self._config
         beam = self._extend(parts)
@@ -231,7 +213,8 @@ class UtteranceSearch:
             beam.yseq = np.concatenate((beam.yseq, end), axis=1)
         is_end = beam.yseq[:, -1] == config.eos
         if self._step >= self._minlen:
-            self.ended += [self._hypothesis(beam, i) for i in np.flatnonzero(is_end)]
+            ended = np.flatnonzero(is_end).tolist()
+            self.ended += [self._hypothesis(beam, i) for i in ended]
         self.beam = beam.keep(np.flatnonzero(~is_end))
         step = self._step + self._primed
         if config.maxlenratio == 0.0 and end_detected(self.ended, step):
@@ -251,7 +234,7 @@ class UtteranceSearch:
             hs=[step[i] for step, i in zip(self._hidden, beam.rows[row])],
         )
 
-    def _extend(self, parts: Dict[str, np.ndarray]) -> Beam:
+    def _extend(self, parts: dict[str, np.ndarray]) -> Beam:
         """Every hypothesis by every token, the best ``beam_size`` of them."""
         config, beam = self._config, self.beam
         total = np.zeros((len(beam), config.vocabulary), np.float32)
@@ -259,8 +242,8 @@ class UtteranceSearch:
             total += np.float32(config.weights[name]) * scores
         ids = None  # the tokens that ``total`` has a column for, or all
         if self._pre_beam is not None:
-            ids, total = self._candidates(total)
-        if self._ctc is not None:
+            ids, total = self._candidates(total, self._pre_beam)
+        if self._ctc is not None and beam.ctc is not None:
             start = time.perf_counter()
             psi = self._ctc.score(beam.ctc, ids)
             self.ctc_seconds += time.perf_counter() - start
@@ -273,7 +256,7 @@ class UtteranceSearch:
         tokens = columns if ids is None else ids[parents, columns]
         chosen = {name: scores[parents, tokens] for name, scores in parts.items()}
         state = None
-        if self._ctc is not None:
+        if self._ctc is not None and beam.ctc is not None:
             chosen["ctc"] = ctc[parents, columns]
             start = time.perf_counter()
             state = self._ctc.extend(beam.ctc, parents, tokens, psi[parents, columns])
@@ -287,11 +270,13 @@ class UtteranceSearch:
             rows=np.concatenate((beam.rows[parents], parents[:, None]), axis=1),
         )
 
-    def _candidates(self, total: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, S) that get a CTC score, and their columns of ``total``: the best
-        ones of each hypothesis so far, and the end symbol.
+    def _candidates(
+        self, total: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, S) that get a CTC score, and their columns of ``total``: the
+        ``count`` best ones of each hypothesis so far, and the end symbol.
         """
-        ids = np.sort(top(total, self._pre_beam), axis=1)
+        ids = np.sort(top(total, count), axis=1)
         if not self._config.end_is_candidate:
             return ids, np.take_along_axis(total, ids, axis=1)
         twice = (ids == self._config.eos).any(axis=1)

@@ -3,9 +3,12 @@
 Source: ``espnet2/text/cleaner.py`` and ``espnet2/text/korean_cleaner.py``.
 """
 
+from __future__ import annotations
+
 import functools
 import string
-from typing import Callable, Dict, Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from espnet_onnx_plugin.packages import import_package
 
@@ -19,12 +22,16 @@ _LETTERS = (
 ).split()
 
 
+def _imported(name: str, module: str, attribute: str, install: str) -> Any:
+    return getattr(import_package(module, f"cleaner '{name}'", install), attribute)
+
+
 def _packaged(name: str, module: str, function: str, install: str) -> Cleaner:
-    return getattr(import_package(module, f"cleaner '{name}'", install), function)
+    return _imported(name, module, function, install)
 
 
 def _whisper(name: str, normalizer: str) -> Cleaner:
-    return _packaged(name, "whisper.normalizers", normalizer, "openai-whisper")()
+    return _imported(name, "whisper.normalizers", normalizer, "openai-whisper")()
 
 
 def _korean(name: str) -> Cleaner:
@@ -39,9 +46,9 @@ def _korean(name: str) -> Cleaner:
     return lambda text: text.strip().translate(readings)
 
 
-#: What makes a cleaner, by ESPnet's name of it. Each takes that name. Those of Whisper
+#: Makers of cleaners, by ESPnet's name of it, which each is given. Those of Whisper
 #: import torch, as that package does; ESPnet's TTS recipes do not offer them.
-CLEANERS: Dict[str, Callable[[str], Cleaner]] = {
+CLEANERS: dict[str, Callable[[str], Cleaner]] = {
     "tacotron": functools.partial(
         _packaged,
         module="tacotron_cleaner.cleaners",

@@ -1,9 +1,11 @@
 """From token ids to text and back, as ESPnet's tokenizers do it."""
 
+from __future__ import annotations
+
 import functools
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Iterable, List, Optional, Sequence
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
@@ -15,12 +17,12 @@ from espnet_onnx_plugin.runtime.text.phonemes import SPACE, G2p, make_g2p
 UNKNOWN = "<unk>"
 
 
-def without_special(tokens: Sequence[str]) -> List[str]:
+def without_special(tokens: Sequence[str]) -> list[str]:
     """Tokens less those in angle brackets: task, timestamps, ..."""
     return [t for t in tokens if not (t[0] == "<" and t[-1] == ">")]
 
 
-def read_tokens(path: Path) -> List[str]:
+def read_tokens(path: Path) -> list[str]:
     """The tokens of a token list's file."""
     return read_lines(path)
 
@@ -42,7 +44,7 @@ class TokenConverter:
         self._ids = {token: i for i, token in enumerate(self.token_list)}
         self._type = text.token_type
         self._sentencepiece = None
-        self.hub: Optional[HubTokenizer] = None
+        self.hub: HubTokenizer | None = None
         if text.tokenizer is not None:
             hub = self._type == "hugging_face"
             cls = HubTokenizer if hub else WhisperTokenizer
@@ -61,7 +63,7 @@ class TokenConverter:
         elif self._type == "bpe":
             self._type = None  # as ESPnet: tokens, but no text
 
-    def ids2tokens(self, ids: Iterable[int]) -> List[str]:
+    def ids2tokens(self, ids: Iterable[int]) -> list[str]:
         """Names of token ids."""
         if self.hub is not None:
             return self.hub.ids2tokens(ids)
@@ -86,12 +88,12 @@ class TokenConverter:
         return make_g2p(self._text.g2p)
 
     @functools.cached_property
-    def _characters(self) -> "re.Pattern[str]":
+    def _characters(self) -> re.Pattern[str]:
         """Symbols that are one token, "ab" before "a", and characters."""
         symbols = sorted(self._text.non_linguistic_symbols, reverse=True)
         return re.compile("|".join([*map(re.escape, symbols), "."]), re.DOTALL)
 
-    def text2ids(self, text: str) -> List[int]:
+    def text2ids(self, text: str) -> list[int]:
         """Token ids of a text; what is not in the token list becomes ``<unk>``.
 
         As ESPnet's ``CommonPreprocessor``: a cleaner, a tokenizer and the token list.
@@ -103,7 +105,7 @@ class TokenConverter:
         text = self._clean(text)
         if self.hub is not None:
             return self.hub.tokens2ids(self.hub.text2tokens(text))
-        if self._type == "bpe":
+        if self._sentencepiece is not None:
             tokens = self._sentencepiece.EncodeAsPieces(text)
         elif self._type == "word":
             tokens = text.split()
@@ -119,13 +121,13 @@ class TokenConverter:
             )
         return [self._ids.get(token, self._ids[UNKNOWN]) for token in tokens]
 
-    def tokens2text(self, tokens: List[str]) -> "str | None":
+    def tokens2text(self, tokens: list[str]) -> str | None:
         """Text of tokens, or None where the model has no tokenizer."""
         if self.hub is not None:
             return self.hub.tokens2text(tokens)
         if self._type is None:
             return None
-        if self._type == "bpe":
+        if self._sentencepiece is not None:
             return self._sentencepiece.DecodePieces(tokens)
         if self._type == "word":
             return " ".join(tokens)

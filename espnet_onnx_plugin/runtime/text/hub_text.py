@@ -1,12 +1,14 @@
 """Tokenizers of Whisper and of Hugging Face's hub, without torch and transformers."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable, List
 
 from espnet_onnx_plugin.errors import PluginError
 
-#: What transformers puts right of a space, in this order (its
-#: ``clean_up_tokenization``).
+#: Texts that lose their spaces, in this order: ``clean_up_tokenization`` of
+#: transformers.
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
@@ -36,11 +38,11 @@ class HubTokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {i for i, token in added.items() if token.special}
 
-    def ids2tokens(self, ids: Iterable[int]) -> List[str]:
+    def ids2tokens(self, ids: Iterable[int]) -> list[str]:
         """Names of token ids, as ESPnet's ``HuggingFaceTokenIDConverter``."""
         return [self._tokenizer.id_to_token(i) for i in ids]
 
-    def tokens2ids(self, tokens: Iterable[str]) -> List[int]:
+    def tokens2ids(self, tokens: Iterable[str]) -> list[int]:
         """Ids of tokens.
 
         Raises:
@@ -52,7 +54,7 @@ class HubTokenizer:
             raise PluginError(f"'{unknown[0]}' is no token of the model")
         return [ids[token] for token in tokens]
 
-    def tokens2text(self, tokens: List[str]) -> str:
+    def tokens2text(self, tokens: list[str]) -> str:
         """Text of tokens, as ESPnet's ``HuggingFaceTokenizer``."""
         text = self._tokenizer.decode(self.tokens2ids(tokens), skip_special_tokens=True)
         if self._clean_up:
@@ -60,7 +62,7 @@ class HubTokenizer:
                 text = text.replace(spaced, spaced.strip())
         return text.replace("\n", " ").strip()
 
-    def text2tokens(self, text: str) -> List[str]:
+    def text2tokens(self, text: str) -> list[str]:
         """Tokens of a text, without special ones around it."""
         return self._tokenizer.encode(text, add_special_tokens=False).tokens
 
@@ -68,10 +70,10 @@ class HubTokenizer:
 class WhisperTokenizer(HubTokenizer):
     """ESPnet's ``OpenAIWhisperTokenizer`` and ``OpenAIWhisperTokenIDConverter``."""
 
-    def ids2tokens(self, ids: Iterable[int]) -> List[str]:
+    def ids2tokens(self, ids: Iterable[int]) -> list[str]:
         """Names of token ids less the special ones."""
         return super().ids2tokens(i for i in ids if i not in self._special)
 
-    def tokens2text(self, tokens: List[str]) -> str:
+    def tokens2text(self, tokens: list[str]) -> str:
         """Text of tokens."""
         return self._tokenizer.decoder.decode(tokens)

@@ -6,8 +6,11 @@ accent (a1) and place from the start and from the end (a2, a3), and the phrase's
 (f2).
 """
 
+from __future__ import annotations
+
 import re
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.packages import import_package
@@ -16,12 +19,22 @@ _NAME = re.compile(r"-(.*?)\+")
 _PLACE = re.compile(r"/A:(-?\d+)\+(\d+)\+(\d+)/.*/F:\d+_(\d+)")
 _QUESTION = re.compile(r"/E:[^/]*!1_")
 
-#: Those that an accent phrase can end on.
+#: Phonemes that an accent phrase can end on.
 _MORA_ENDS = {*"aeiouN", "cl"}
 
 
+class OpenJTalk(Protocol):
+    """The functions of the module pyopenjtalk that are called."""
+
+    def extract_fullcontext(self, text: str) -> list[str]:
+        """Full-context labels of HTS."""
+
+    def g2p(self, text: str, kana: bool) -> str:
+        """Phonemes with spaces between them, or kana."""
+
+
 class _Place(NamedTuple):
-    """Where a phoneme stands in its accent phrase."""
+    """Place of a phoneme in its accent phrase."""
 
     from_accent: int
     from_start: int
@@ -31,17 +44,17 @@ class _Place(NamedTuple):
 
 class _Label(NamedTuple):
     name: str
-    place: Optional[_Place]
+    place: _Place | None
     question: bool
 
 
-def _labels(openjtalk: Any, text: str) -> List[_Label]:
+def _labels(openjtalk: OpenJTalk, text: str) -> list[_Label]:
     labels = []
     for label in openjtalk.extract_fullcontext(text):
         place = _PLACE.search(label)
         labels.append(
             _Label(
-                _NAME.search(label).group(1),
+                _NAME.findall(label)[0],
                 _Place(*map(int, place.groups())) if place else None,
                 _QUESTION.search(label) is not None,
             )
@@ -49,19 +62,19 @@ def _labels(openjtalk: Any, text: str) -> List[_Label]:
     return labels
 
 
-def _phonemes(openjtalk: Any, text: str) -> List[str]:
+def _phonemes(openjtalk: OpenJTalk, text: str) -> list[str]:
     return openjtalk.g2p(text, kana=False).split(" ")
 
 
-def _kana(openjtalk: Any, text: str) -> List[str]:
+def _kana(openjtalk: OpenJTalk, text: str) -> list[str]:
     return list(openjtalk.g2p(text, kana=True))
 
 
-def _accent(openjtalk: Any, text: str) -> List[str]:
+def _accent(openjtalk: OpenJTalk, text: str) -> list[str]:
     return [t for t in _accent_with_pause(openjtalk, text) if t != "pau"]
 
 
-def _accent_with_pause(openjtalk: Any, text: str) -> List[str]:
+def _accent_with_pause(openjtalk: OpenJTalk, text: str) -> list[str]:
     tokens = []
     for name, place, _ in _labels(openjtalk, text):
         if name == "pau":
@@ -71,7 +84,7 @@ def _accent_with_pause(openjtalk: Any, text: str) -> List[str]:
     return tokens
 
 
-def _prosody(openjtalk: Any, text: str) -> List[str]:
+def _prosody(openjtalk: OpenJTalk, text: str) -> list[str]:
     """Phonemes with marks: ``^`` start, ``$`` or ``?`` end, ``_`` pause, ``#`` end of
     an accent phrase, ``[`` and ``]`` where the pitch rises and falls.
 
@@ -80,7 +93,7 @@ def _prosody(openjtalk: Any, text: str) -> List[str]:
     return list(_marked(_labels(openjtalk, text)))
 
 
-def _marked(labels: List[_Label]) -> Iterator[str]:
+def _marked(labels: list[_Label]) -> Iterator[str]:
     for i, (name, place, question) in enumerate(labels):
         if name == "sil":
             yield "^" if i == 0 else "?" if question else "$"
@@ -90,6 +103,8 @@ def _marked(labels: List[_Label]) -> Iterator[str]:
             # A capital is a vowel without voice, but for N.
             name = name.lower() if name in set("AEIOU") else name
             yield name
+            if place is None:
+                continue
             following = labels[i + 1].place
             start = following.from_start if following else None
             if place.from_end == 1 and start == 1 and name in _MORA_ENDS:
@@ -100,7 +115,7 @@ def _marked(labels: List[_Label]) -> Iterator[str]:
                 yield "["
 
 
-OPENJTALK: Dict[str, Callable[[Any, str], List[str]]] = {
+OPENJTALK: dict[str, Callable[[OpenJTalk, str], list[str]]] = {
     "pyopenjtalk": _phonemes,
     "pyopenjtalk_kana": _kana,
     "pyopenjtalk_accent": _accent,
@@ -109,7 +124,7 @@ OPENJTALK: Dict[str, Callable[[Any, str], List[str]]] = {
 }
 
 
-def make_openjtalk(g2p: str) -> Callable[[str], List[str]]:
+def make_openjtalk(g2p: str) -> Callable[[str], list[str]]:
     """A function from text to tokens.
 
     Args:
@@ -121,7 +136,7 @@ def make_openjtalk(g2p: str) -> Callable[[str], List[str]]:
     """
     openjtalk = import_package("pyopenjtalk", f"g2p '{g2p}'", "pyopenjtalk")
 
-    def tokens(text: str) -> List[str]:
+    def tokens(text: str) -> list[str]:
         try:
             return OPENJTALK[g2p](openjtalk, text)
         except OSError as e:

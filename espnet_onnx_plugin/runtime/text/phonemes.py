@@ -3,10 +3,12 @@
 Source: ``espnet2/text/phoneme_tokenizer.py``.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging
-from typing import Callable, Dict, Iterator, List, Optional
+from collections.abc import Callable, Iterator
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.packages import import_package
@@ -14,7 +16,7 @@ from espnet_onnx_plugin.runtime.text.openjtalk import OPENJTALK, make_openjtalk
 
 SPACE = "<space>"
 
-G2p = Callable[[str], List[str]]
+G2p = Callable[[str], list[str]]
 
 #: espeak-ng's names of the languages that ESPnet knows by words.
 _ESPEAK = {
@@ -32,7 +34,8 @@ _ESPEAK = {
     "spanish": "es",
 }
 
-#: What ``korean_jaso`` keeps: letters that begin, make and end a syllable, punctuation.
+#: Letters that begin, make and end a syllable, and punctuation: all that
+#: ``korean_jaso`` keeps.
 _JASO = {
     *map(chr, range(0x1100, 0x1113)),
     *map(chr, range(0x1161, 0x1176)),
@@ -41,7 +44,7 @@ _JASO = {
 }
 
 
-def _split(text: str) -> List[str]:
+def _split(text: str) -> list[str]:
     """Tokens between spaces; where there are three in a row, the second is a token."""
     if "   " not in text:
         return text.split(" ")
@@ -71,7 +74,7 @@ def _english(g2p: str, spaces: bool = True) -> G2p:
     with reading():
         convert = package.G2p()
 
-    def phonemes(text: str) -> List[str]:
+    def phonemes(text: str) -> list[str]:
         with reading():
             return [p for p in convert(text) if spaces or p != " "]
 
@@ -171,7 +174,7 @@ def _espeak(g2p: str, language: str, characters: bool = False) -> G2p:
             "apt-get install espeak-ng)"
         )
 
-    def phonemes(text: str) -> List[str]:
+    def phonemes(text: str) -> list[str]:
         [line] = espeak.phonemize([text], separator, strip=characters) or [""]
         if characters:
             return [SPACE if character == " " else character for character in line]
@@ -192,9 +195,9 @@ def _icelandic(g2p: str) -> G2p:
     return lambda text: convert.transcribe(text).split()
 
 
-#: What makes a function from text to tokens, by ESPnet's name of it. Each takes that
-#: name. ESPnet offers ``espeak_ng_ukrainian`` too, but has nothing behind it.
-G2PS: Dict[Optional[str], Callable[[Optional[str]], G2p]] = {
+#: Makers of functions from text to tokens, by ESPnet's name of it, which each is given.
+#: ESPnet offers ``espeak_ng_ukrainian`` too, but has nothing behind it.
+G2PS: dict[str | None, Callable[[str], G2p]] = {
     None: lambda g2p: _split,
     "g2p_en": _english,
     "g2p_en_no_space": functools.partial(_english, spaces=False),
@@ -219,7 +222,7 @@ G2PS: Dict[Optional[str], Callable[[Optional[str]], G2p]] = {
 }
 
 
-def make_g2p(name: Optional[str]) -> G2p:
+def make_g2p(name: str | None) -> G2p:
     """A function from text to phonemes.
 
     Args:
@@ -229,4 +232,4 @@ def make_g2p(name: Optional[str]) -> G2p:
         PluginError: if a package or its data are missing; of some data it is raised
             where the function is called.
     """
-    return G2PS[name](name)
+    return G2PS[name](name or "")
