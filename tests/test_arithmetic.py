@@ -134,7 +134,9 @@ def test_no_product_saturates(tmp_path, make, names):
     """All inputs and weights are large and positive, where saturation costs most."""
     save_graph(make(*names), tmp_path / "fp32.onnx")
     x = np.random.default_rng(0).uniform(0.9, 1.0, SHAPES[make]).astype(np.float32)
-    lowered = Lowering(tmp_path / "fp32.onnx", "int8", False, [{"x": x}])
+    lowered = Lowering(
+        tmp_path / "fp32.onnx", "int8", False, [{"x": x}], device=Device()
+    )
     low = {layer.name: forms[0] for layer, forms in lowered.ladders.items()}
     assert set(low.values()) == {"int8"} and len(low) == 2
     lowered.write(low, tmp_path / "int8.onnx")

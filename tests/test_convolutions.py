@@ -14,8 +14,10 @@ from espnet_onnx_plugin.optimize.rules import minimal_filtering
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.quantize.sensitivity import rank
+from espnet_onnx_plugin.runtime.core.device import Device
 
 CHANNELS = 32
+DEVICE = Device()
 
 
 class Vocoder(torch.nn.Module):
@@ -167,7 +169,7 @@ def int8_is_faster(request, monkeypatch):
     """What comes out where this machine's int8 convolutions are."""
     asked = []
 
-    def is_faster(path, other, feed):
+    def is_faster(path, other, feed, device):
         asked.append([count_nodes(x)["QLinearConv"] for x in (path, other)])
         assert len(feed["x"]) == 9  # the longest
         return request.param
@@ -178,7 +180,7 @@ def int8_is_faster(request, monkeypatch):
 
 
 def test_int8_where_it_is_faster(vocoder, tmp_path, int8_is_faster):
-    lowered = lowering.Lowering(vocoder, "int8", False, list(feeds()))
+    lowered = lowering.Lowering(vocoder, "int8", False, list(feeds()), device=DEVICE)
     layers = [layer.name for layer in lowered.ladders]
     forms = {layer.name: forms[0] for layer, forms in lowered.ladders.items()}
     path = tmp_path / "vocoder.onnx"
@@ -216,7 +218,8 @@ def test_the_costliest_convolution_comes_first(vocoder, tmp_path, monkeypatch):
             break
     path = tmp_path / "hostile.onnx"
     save_graph(model, path)
-    lowered = lowering.Lowering(path, "int8", False, list(feeds()))
-    steps = rank({"vocoder": lowered}, {"vocoder": ["y"]}, {"vocoder": list(feeds())})
+    lowered = lowering.Lowering(path, "int8", False, list(feeds()), device=DEVICE)
+    inputs = {"vocoder": list(feeds())}
+    steps = rank({"vocoder": lowered}, {"vocoder": ["y"]}, inputs, DEVICE)
     assert len(steps) == len(lowered.ladders)
     assert steps[0].layer == "gate" and steps[0].gain > 10 * steps[1].gain

@@ -25,6 +25,7 @@ from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_pro
 from espnet_onnx_plugin.quantize.lowering import Lowering
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
 from espnet_onnx_plugin.quantize.sensitivity import rank
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
 
 NO_BUDGET = Budget(max_wer_increase=100.0, min_token_agreement=0.0)
@@ -173,7 +174,11 @@ def test_the_range_of_a_convolution_is_the_audios(tiny, utterances):
     model = read_bundle(tiny["bundle"])
     reader = recognition.Reader(model, utterances)
     lowering = Lowering(
-        model.file("encoder.onnx"), "int8", False, reader.feeds["encoder"]
+        model.file("encoder.onnx"),
+        "int8",
+        False,
+        reader.feeds["encoder"],
+        device=Device(),
     )
     assert len(lowering._ranges) == 2
     for low, high in lowering._ranges.values():
@@ -239,7 +244,7 @@ def test_a_hostile_layer_is_found_and_kept(tiny, hostile_bundle, tmp_path, utter
 def test_ranking_puts_the_hostile_layer_first(hostile_bundle, utterances):
     quantizer = _Quantizer(hostile_bundle, "int8", utterances, Budget())
     outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
-    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds)
+    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds, Device())
     assert steps[0].role == "decoder" and steps[0].layer.endswith("output_layer")
     assert steps[0].gain > 10 * steps[2].gain
     layers = [f"{s.role} {s.layer}" for s in steps]
@@ -252,7 +257,7 @@ def test_a_model_that_the_search_does_not_use_comes_last(hostile_bundle, utteran
     without_lm = dataclasses.replace(utterances, options={**SEARCH, "lm_weight": 0.0})
     quantizer = _Quantizer(hostile_bundle, "int8", without_lm, Budget())
     outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
-    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds)
+    steps = rank(quantizer.lowerings, outputs, quantizer.reader.feeds, Device())
     assert steps[0].role == "decoder"
     assert {step.gain for step in steps if step.role == "lm"} == {0.0}
 

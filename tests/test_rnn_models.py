@@ -14,6 +14,7 @@ from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import _Quantizer, quantize
 from espnet_onnx_plugin.quantize.sensitivity import rank
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
 
 MODELS = {
@@ -122,7 +123,7 @@ def test_lstm_layers_are_ranked_by_what_int8_costs(rnn):
     quantizer = _Quantizer(rnn["bundle"], "int8", Utterances(), Budget())
     outputs = {"encoder": ["encoder_out"]}
     lowerings = {"encoder": quantizer.lowerings["encoder"]}
-    steps = rank(lowerings, outputs, quantizer.reader.feeds)
+    steps = rank(lowerings, outputs, quantizer.reader.feeds, Device())
     layers = [step for step in steps if step.layer.endswith(".rnn")]
     encoder = rnn["bundle"].file("encoder.onnx")
     lstm = [x.op_type for x in load_graph(encoder).graph.node].count("LSTM")

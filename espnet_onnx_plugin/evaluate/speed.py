@@ -14,12 +14,14 @@ from espnet_onnx_plugin.runtime.core.session import open_graph
 TURNS = 5
 
 
-def is_faster(path: Path, other: Path, feeds: Mapping[str, np.ndarray]) -> bool:
+def is_faster(
+    path: Path, other: Path, feeds: Mapping[str, np.ndarray], device: Device
+) -> bool:
     """Whether a graph runs faster than another one, on the same inputs.
 
     They take turns, so that what else the machine does meets both.
     """
-    sessions = [open_graph(graph, Device()) for graph in (path, other)]
+    sessions = [open_graph(graph, device) for graph in (path, other)]
     seconds: List[List[float]] = []
     for _ in range(1 + TURNS):
         seconds.append([])

@@ -74,6 +74,7 @@ class Lowering:
         feeds: inputs made from real audio, which tell the ranges of convolutions and
             whether int8 makes these faster; none leave them in fp32.
         only_faster: whether a graph that is no faster stays in fp32 whole.
+        device: where ranges and times are measured.
 
     Attributes:
         ladders: the forms of each layer, the one to start from first.
@@ -89,8 +90,11 @@ class Lowering:
         reduce_range: bool,
         feeds: Sequence[Feeds] = (),
         only_faster: bool = False,
+        *,
+        device: Device,
     ):
         self._source = source
+        self._device = device
         self._reduce_range = reduce_range
         editor = Editor(self._model())
         self.ladders: Dict[Layer, Tuple[str, ...]] = {}
@@ -121,7 +125,7 @@ class Lowering:
             paths = [Path(work) / f"{side}.onnx" for side in ("low", "high")]
             for path, forms in zip(paths, (low, {**low, **high})):
                 self.write(forms, path)
-            return is_faster(*paths, longest)
+            return is_faster(*paths, longest, self._device)
 
     @staticmethod
     def _pays(editor: Editor, layer: Layer, calibrated: bool) -> bool:
@@ -149,7 +153,7 @@ class Lowering:
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / self._source.name
             save_graph(editor.model, path)
-            session = open_graph(path, Device())
+            session = open_graph(path, self._device)
         known = {entry.name for entry in session.get_inputs()}
         ranges: Dict[str, Range] = {}
         for feed in feeds:

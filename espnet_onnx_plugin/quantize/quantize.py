@@ -117,6 +117,7 @@ class _Quantizer:
                 self.reduce_range,
                 self.reader.feeds.get(role, ()) if real else (),
                 only_faster=task_of(self.model).gives == "speech",
+                device=Device(),
             )
             for role, graph in self.model.manifest.graphs.items()
             if self.precision != FP16
@@ -202,7 +203,7 @@ class _Quantizer:
     def _raised(self, bundle: Bundle, measured: Any) -> Tuple[Any, List[Raise]]:
         """Rewrite a bundle's graphs with as few raises as hold the budget."""
         outputs = {r: list(g.outputs) for r, g in self.model.manifest.graphs.items()}
-        steps = rank(self.lowerings, outputs, self.reader.feeds)
+        steps = rank(self.lowerings, outputs, self.reader.feeds, Device())
         written = self.forms([])
         qualities: Dict[int, Any] = {}
 

@@ -37,6 +37,7 @@ def rank(
     lowerings: Mapping[str, Lowering],
     outputs: Mapping[str, Sequence[str]],
     feeds: Mapping[str, Sequence[Feeds]],
+    device: Device,
 ) -> List[Raise]:
     """All steps from the lowest precision to fp32, those that gain most first.
 
@@ -48,10 +49,11 @@ def rank(
         lowerings: the graphs, by role.
         outputs: of each graph, those on which the error is measured.
         feeds: inputs of each graph.
+        device: where they run.
     """
     raises = []
     for role, lowering in lowerings.items():
-        costs = _costs(role, lowering, outputs[role], feeds.get(role, ()))
+        costs = _costs(role, lowering, outputs[role], feeds.get(role, ()), device)
         for layer, forms in lowering.ladders.items():
             known = [costs[form][layer.name] for form in forms[:-1]] + [0.0]
             raises += [
@@ -62,7 +64,11 @@ def rank(
 
 
 def _costs(
-    role: str, lowering: Lowering, outputs: Sequence[str], feeds: Sequence[Feeds]
+    role: str,
+    lowering: Lowering,
+    outputs: Sequence[str],
+    feeds: Sequence[Feeds],
+    device: Device,
 ) -> Dict[str, Dict[str, float]]:
     """By form and layer's name."""
     forms = {form for ladder in lowering.ladders.values() for form in ladder}
@@ -73,7 +79,7 @@ def _costs(
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / f"{role}.onnx"
             layers = lowering.write_probe(form, path)
-            session = open_graph(path, Device())
+            session = open_graph(path, device)
         known = {entry.name for entry in session.get_inputs()}
         start = time.monotonic()
         total = np.zeros(len(layers))
