@@ -23,7 +23,7 @@ DEVICE = Device()
 
 
 class Vocoder(torch.nn.Module):
-    """What ESPnet's vocoders and postnets are made of, at one size of channels."""
+    """The layers of ESPnet's vocoders and postnets, at one size of channels."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ def test_vocoder(vocoder, names, matches):
 
 
 def test_minimal_filtering(vocoder, monkeypatch):
-    """Of odd lengths too, and few values."""
+    """Equal for odd lengths too, and few values."""
     model = load_graph(vocoder)
     rules = tuple(rule for rule in RULES if rule.name == "minimal_filtering")
     # With few channels the transforms take more than they save.
@@ -168,7 +168,7 @@ def test_weights_keep_their_names(vocoder):
 
 @pytest.fixture(params=[True, False], ids=["faster", "slower"])
 def int8_is_faster(request, monkeypatch):
-    """What comes out where this machine's int8 convolutions are."""
+    """The answer to whether this machine's int8 convolutions are faster."""
     asked = []
 
     def is_faster(path, other, feed, device):

@@ -197,7 +197,7 @@ def test_each_rule_alone(encoders, step, rule):
 
 
 def test_weights_stay_plain_products(encoders):
-    """Of products with constant weights the quantizer knows MatMul and Gemm."""
+    """The quantizer knows products with constant weights as MatMul and Gemm."""
     model = load_graph(encoders("conformer", "latest"))
     rewritten, _ = apply_rules(model, "cpu")
     for node in rewritten.graph:

@@ -1,8 +1,7 @@
 """The editor of graphs: how rules and the quantizer find, make and replace nodes.
 
-A graph is an ``onnx_ir.Model``. Nodes and values hold each other, so what follows a node
-or leads to it is at hand; constants are initializers, whose numbers :func:`constant`
-gives.
+A graph is an ``onnx_ir.Model``: nodes know their values and these the nodes that make
+and take them. Constants are initializers, whose numbers :func:`constant` gives.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Editor:
         """Add a node."""
         node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs)
         for value in node.outputs:
-            value.name = self._free(f"rewritten_{op_type}")
+            value.name = self._free(op_type)
         self.graph.append(node)
         if domain:
             self.graph.opset_imports.setdefault(domain, 1)
@@ -81,11 +80,15 @@ class Editor:
         """An int64 vector; equal ones are one initializer."""
         return self.once(_ints, *numbers)
 
-    def once(self, make: Callable[..., T], *args: Hashable) -> T:
-        """``make(editor, *args)``, made once for all layers that ask for the same."""
-        key = (make, args)
+    def once(self, make: Callable[..., T], *args: Hashable, **options: Hashable) -> T:
+        """Make something once for all layers that ask for the same.
+
+        Args:
+            make: a function of the editor and the arguments, such as ``Editor.put``.
+        """
+        key = (make, args, tuple(options.items()))
         if key not in self._shared:
-            self._shared[key] = make(self, *args)
+            self._shared[key] = make(self, *args, **options)
         return self._shared[key]
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
@@ -206,7 +209,12 @@ def only_user(value: ir.Value, *op_types: str) -> ir.Node | None:
 def split_operands(
     node: ir.Node, wanted: Callable[[ir.Value | None], T | None]
 ) -> tuple[ir.Value, T] | None:
-    """Of a commutative node: (the other operand, what ``wanted`` says of the one)."""
+    """Tell the operands of a commutative node apart.
+
+    Returns:
+        The one that is not wanted, and what ``wanted`` says of the other; None where it
+        says None of both.
+    """
     a, b = node.inputs
     for one, other in ((b, a), (a, b)):
         found = wanted(one)

@@ -31,7 +31,7 @@ Range = tuple[float, float]
 
 
 def result(node: ir.Node) -> ir.Value:
-    """What a quantized convolution gives: the tensor after its ``Relu``, if any."""
+    """Output of a quantized convolution: the tensor after its ``Relu``, if any."""
     relu = only_user(node.outputs[0], "Relu")
     return (relu or node).outputs[0]
 
@@ -54,8 +54,17 @@ def _parameters(editor: Editor, name: str, span: Range) -> tuple[ir.Value, ir.Va
     )
 
 
-def _quantized(editor: Editor, source: ir.Value, span: Range) -> Sequence[ir.Value]:
-    """Value, scale and zero point."""
+def _quantized(
+    editor: Editor, source: ir.Value, ranges: Mapping[str, Range]
+) -> Sequence[ir.Value]:
+    """Value, scale and zero point, which convolutions of one input share."""
+    before = made_by(source, "DequantizeLinear")  # of another convolution
+    if before is not None:
+        return before.inputs
+    return editor.once(_quantize, source, ranges[source.name])
+
+
+def _quantize(editor: Editor, source: ir.Value, span: Range) -> Sequence[ir.Value]:
     parameters = _parameters(editor, source.name, span)
     return editor.put("QuantizeLinear", source, *parameters), *parameters
 
@@ -73,12 +82,7 @@ def static_int8(
     """
     source, weight, *bias = node.inputs
     output = result(node)
-    before = made_by(source, "DequantizeLinear")  # of another convolution
-    x = (
-        before.inputs
-        if before
-        else editor.once(_quantized, source, ranges[source.name])
-    )
+    x = _quantized(editor, source, ranges)
     value, scale = per_channel(constant(weight), 0, reduce_range)
     w = [
         editor.add_constant(value, f"{weight.name}.int8"),

@@ -1,9 +1,8 @@
 """The layers of a graph that can be quantized: what they are called, where they lie.
 
 A layer is a product with a constant matrix, or a convolution or an LSTM with constant
-weights.
-What leads to a ``Log`` is none: a power spectrum spans ten orders of magnitude, and in
-8 bits its quiet bins, of which the logarithm is taken, are all zero.
+weights, and does not lead to a ``Log``: a power spectrum spans ten orders of magnitude,
+and in 8 bits its quiet bins, of which the logarithm is taken, are all zero.
 """
 
 from __future__ import annotations

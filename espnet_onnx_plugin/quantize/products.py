@@ -81,18 +81,14 @@ def dynamic_int8(editor: Editor, node: ir.Node, reduce_range: bool) -> Replaceme
     value, scale = per_channel(constant(weight), 1, reduce_range)
     w = editor.add_constant(value, f"{weight.name}.int8")
     w_scale = editor.add_constant(scale, f"{weight.name}.int8.scale")
-    x, x_scale, x_zero = editor.once(_quantized, source)
+    quantized = editor.once(Editor.add, "DynamicQuantizeLinear", source, outputs=3)
+    x, x_scale, x_zero = quantized.outputs
     inputs, output = [x, w, x_scale, w_scale, x_zero], node.outputs[0]
     add, bias = added_bias(node) or (None, None)
     if add is not None and constant(bias).size == len(scale):
         inputs += [None, bias]
         output = add.outputs[0]
     return {output: editor.put("MatMulIntegerToFloat", *inputs, domain=CONTRIB)}
-
-
-def _quantized(editor: Editor, source: ir.Value) -> list[ir.Value]:
-    """Value, scale and zero point, which products of one input share."""
-    return editor.add("DynamicQuantizeLinear", source, outputs=3).outputs
 
 
 def in_blocks(editor: Editor, node: ir.Node, bits: int) -> Replacement:

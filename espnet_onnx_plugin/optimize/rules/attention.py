@@ -20,7 +20,7 @@ from espnet_onnx_plugin.optimize.editor import (
     tail,
 )
 
-#: Of a masked score: its exponential is 0, and a position's bias added to it is finite.
+#: A masked score: its exponential is 0, and a position's bias added to it is finite.
 _MASKED = -1e30
 
 
@@ -140,7 +140,7 @@ def _has_one_query(bias: ir.Value) -> bool:
 
 
 def _scaled_product(value: ir.Value) -> tuple[ir.Value, float] | None:
-    """What a value is a multiple of, and the factor."""
+    """Find the value that another is a multiple of, and the factor."""
     node = made_by(value, "Div", "Mul")
     number = None if node is None else scalar(node.inputs[1])
     if number is None:

@@ -20,7 +20,7 @@ _ELEMENTWISE = (
     *("Tanh", "Sigmoid", "Exp", "Neg", "Clip"),
 )
 
-#: Of one tensor, with parameters or sizes along its channels.
+#: On one tensor, with parameters or sizes along its channels.
 _OF_CHANNELS = ("BatchNormalization", "InstanceNormalization", "Split")
 
 #: Channels from which the blocked kernels are faster: a convolution of one channel to
@@ -34,7 +34,9 @@ _DERIVED = ".derived"
 
 def lifted(editor: Editor, value: ir.Value) -> ir.Value:
     """A value (batch, channels, time) with an axis for height."""
-    return _unsqueezed(value) or editor.once(_unsqueeze, value)
+    return _unsqueezed(value) or editor.once(
+        Editor.put, "Unsqueeze", value, editor.ints(_HEIGHT)
+    )
 
 
 def lowered(editor: Editor, value: ir.Value) -> ir.Value:
@@ -76,10 +78,6 @@ def apply(editor: Editor) -> int:
         for old, new in zip(node.outputs, made.outputs):
             editor.replace(old, lowered(editor, new))
     return count
-
-
-def _unsqueeze(editor: Editor, value: ir.Value) -> ir.Value:
-    return editor.put("Unsqueeze", value, editor.ints(_HEIGHT))
 
 
 def _unsqueezed(value: ir.Value | None) -> ir.Value | None:

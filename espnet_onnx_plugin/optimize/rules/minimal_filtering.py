@@ -29,7 +29,7 @@ TILE = 4
 #: that lose the fewest digits, 7e-7 of a value.
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5)
 
-#: What the transforms of a channel's value cost, in products: those of 128 channels and
+#: Cost of the transforms of a channel's value, in products: those of 128 channels and
 #: 6400 values take some 3 ms, in which a core makes 160 million of them. From 90 to 150
 #: a HiFi-GAN generator takes the same time, and most weights stay single with 150.
 _COST = 150
@@ -108,7 +108,11 @@ def _filter(node: ir.Node) -> _Filter | None:
 
 
 def _transforms(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of inputs (products, products), taps (products, taps), outputs (4, products)."""
+    """Make the transforms of inputs, taps and outputs.
+
+    Returns:
+        (products, products), (products, taps) and (4, products).
+    """
     products = TILE + taps - 1
 
     def powers(count: int) -> np.ndarray:

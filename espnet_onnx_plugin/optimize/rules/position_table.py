@@ -32,7 +32,7 @@ def apply(editor: Editor) -> int:
         if table is None or weight.shape[0] % 2:
             continue
         angles = editor.once(_angles, *table)
-        sin, cos = editor.once(_sin, angles), editor.once(_cos, angles)
+        sin, cos = (editor.once(Editor.put, x, angles) for x in ("Sin", "Cos"))
         odd = editor.put("MatMul", sin, editor.add_constant(weight[0::2]))
         even = editor.put("MatMul", cos, editor.add_constant(weight[1::2]))
         left = editor.put(
@@ -62,14 +62,6 @@ def _angles(editor: Editor, last: ir.Value, frequencies: ir.Value) -> ir.Value:
     positions = editor.put("Cast", positions, to=ir.DataType.FLOAT.value)
     column = editor.put("Unsqueeze", positions, editor.ints(1))
     return editor.put("Mul", column, frequencies)
-
-
-def _sin(editor: Editor, angles: ir.Value) -> ir.Value:
-    return editor.put("Sin", angles)
-
-
-def _cos(editor: Editor, angles: ir.Value) -> ir.Value:
-    return editor.put("Cos", angles)
 
 
 def _match(table: ir.Value) -> tuple[ir.Value, ir.Value] | None:

@@ -27,34 +27,21 @@ def apply(editor: Editor) -> int:
         if table is None:
             continue
         time = node.inputs[2]
-        start = editor.once(_start, time)
-        stride = editor.once(_stride, time)
-        end = editor.once(_end, time, start, stride)
-        flat = editor.put("Reshape", table, editor.ints(0, 0, -1))
-        shifted = editor.put("Slice", flat, start, end, editor.ints(2))
-        shifted = editor.put("Reshape", shifted, editor.once(_rows, stride))
+        one, two, rows = editor.ints(1), editor.ints(2), editor.ints(0, 0, -1)
+        start = editor.once(Editor.put, "Sub", time, one)
+        # A single frame has one position; its stride must not be zero.
+        stride = editor.once(Editor.put, "Mul", start, two)
+        stride = editor.once(Editor.put, "Max", stride, one)
+        end = editor.once(Editor.put, "Mul", time, stride)
+        end = editor.once(Editor.put, "Add", start, end)
+        shape = editor.once(Editor.put, "Concat", rows, stride, axis=0)
+        flat = editor.put("Reshape", table, rows)
+        shifted = editor.put("Slice", flat, start, end, two)
+        shifted = editor.put("Reshape", shifted, shape)
         shifted = editor.put("Slice", shifted, editor.ints(0), time, editor.ints(3))
         editor.replace(node.outputs[0], shifted)
         count += 1
     return count
-
-
-def _start(editor: Editor, time: ir.Value) -> ir.Value:
-    return editor.put("Sub", time, editor.ints(1))
-
-
-def _stride(editor: Editor, time: ir.Value) -> ir.Value:
-    # A single frame has one position; its stride must not be zero.
-    twice = editor.put("Mul", editor.once(_start, time), editor.ints(2))
-    return editor.put("Max", twice, editor.ints(1))
-
-
-def _end(editor: Editor, time: ir.Value, start: ir.Value, stride: ir.Value) -> ir.Value:
-    return editor.put("Add", start, editor.put("Mul", time, stride))
-
-
-def _rows(editor: Editor, stride: ir.Value) -> ir.Value:
-    return editor.put("Concat", editor.ints(0, 0, -1), stride, axis=0)
 
 
 def _match(last: ir.Node) -> ir.Value | None:

@@ -27,12 +27,13 @@ def apply(editor: Editor) -> int:
     count, moved = 0, True
     while moved:
         moved = False
-        for node in list(editor.nodes("Transpose", "Split", *_ELEMENTWISE)):
+        for node in editor.nodes("Transpose", "Split", *_ELEMENTWISE):
             if node.graph is not None and _move(editor, node):
                 editor.remove_unused()
                 moved = True
                 count += 1
-        return count
+        editor.tidy()
+    return count
 
 
 def _move(editor: Editor, node: ir.Node) -> bool:
