@@ -155,6 +155,16 @@ def test_no_product_saturates(tmp_path, make, names):
     np.testing.assert_allclose(switched, expected, rtol=0.03)
 
 
+def test_blocks_of_a_shared_weight_are_shared(tmp_path):
+    save_graph(ir.from_proto(products("w", "w")), tmp_path / "fp32.onnx")
+    lowered = Lowering(tmp_path / "fp32.onnx", "weight8", False, device=Device())
+    forms = {layer.name: "weight8" for layer in lowered.ladders}
+    lowered.write(forms, tmp_path / "weight8.onnx")
+    weights = load_graph(tmp_path / "weight8.onnx").graph.initializers.values()
+    assert len(forms) == 2
+    assert [weight.dtype for weight in weights].count(ir.DataType.UINT8) == 1
+
+
 def test_weights_have_seven_bits_where_products_saturate(tiny, tmp_path, monkeypatch):
     for saturate in (False, True):
         monkeypatch.setattr(

@@ -94,18 +94,23 @@ def dynamic_int8(editor: Editor, node: ir.Node, reduce_range: bool) -> Replaceme
 def in_blocks(editor: Editor, node: ir.Node, bits: int) -> Replacement:
     """The form in blocks of a product."""
     source, weight = node.inputs
-    array = constant(weight)
-    value, scale = per_block(array, bits)
+    rows, columns = constant(weight).shape
     y = editor.put(
         "MatMulNBits",
         source,
-        editor.add_constant(value, f"{weight.name}.int{bits}.blocks"),
-        editor.add_constant(scale, f"{weight.name}.int{bits}.blocks.scale"),
+        *editor.once(_blocks, weight, bits),
         domain=CONTRIB,
-        K=array.shape[0],
-        N=array.shape[1],
+        K=rows,
+        N=columns,
         bits=bits,
         block_size=BLOCKS[bits],
         accuracy_level=_INTEGER_ACTIVATIONS,
     )
     return {node.outputs[0]: y}
+
+
+def _blocks(editor: Editor, weight: ir.Value, bits: int) -> tuple[ir.Value, ir.Value]:
+    """Weights and scales, which layers that share a weight share too."""
+    value, scale = per_block(constant(weight), bits)
+    name = f"{weight.name}.int{bits}.blocks"
+    return editor.add_constant(value, name), editor.add_constant(scale, f"{name}.scale")
