@@ -11,6 +11,8 @@ difference is the median over the turns, so that a machine whose speed wanders d
 favour one of the two.
 """
 
+from __future__ import annotations
+
 import sys
 import tempfile
 import time
@@ -22,7 +24,7 @@ import onnxruntime as ort
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.fuse import count_nodes, fuse_graph
-from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
+from espnet_onnx_plugin.optimize.rules.registry import RULES, Rule, apply_rules
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
 
@@ -42,12 +44,7 @@ LENGTHS = dict(
 )
 
 
-def open_session(path):
-    """A session as the runtime makes them."""
-    return open_graph(path, Device())
-
-
-def make_feeds(session):
+def make_feeds(session: ort.InferenceSession) -> dict[str, np.ndarray]:
     """Noise for tensors of floats, zeros for ids and masks, full lengths."""
     random = np.random.default_rng(0)
     feeds = {}
@@ -71,16 +68,16 @@ def make_feeds(session):
     return feeds
 
 
-def seconds(session, feeds):
+def seconds(session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> float:
     """Wall time of one run."""
     start = time.perf_counter()
     session.run(None, feeds)
     return time.perf_counter() - start
 
 
-def measure(before, after, repetitions):
+def measure(before: Path, after: Path, repetitions: int) -> tuple[float, float]:
     """Median milliseconds of the second graph, and by how much it is faster."""
-    sessions = [open_session(path) for path in (before, after)]
+    sessions = [open_graph(path, Device()) for path in (before, after)]
     feeds = make_feeds(sessions[0])
     for session in sessions:
         session.run(None, feeds)
@@ -90,14 +87,14 @@ def measure(before, after, repetitions):
     return np.median(times[:, 1]) * 1e3, np.median(times[:, 0] - times[:, 1]) * 1e3
 
 
-def main(bundle, role, repetitions="15"):
+def main(bundle: str, role: str, repetitions: str = "15") -> None:
     """Print the table."""
     model = read_bundle(bundle)
     source = model.file(model.manifest.graphs[role].file.name)
     exported = load_graph(source)
     with tempfile.TemporaryDirectory() as work:
 
-        def build(rules):
+        def build(rules: tuple[Rule, ...]) -> tuple[Path, dict[str, int]]:
             path = Path(work) / f"{len(rules)}.onnx"
             rewritten, counts = apply_rules(exported, "cpu", rules)
             save_graph(rewritten, path)
@@ -112,7 +109,7 @@ def main(bundle, role, repetitions="15"):
         took, _ = measure(source, first, int(repetitions))
         nodes = f"{count_nodes(source).total()} -> {count_nodes(first).total()}"
         print(f"| | onnxruntime's optimizer alone | | {nodes} | {took:.1f} | |")
-        rules = ()
+        rules: tuple[Rule, ...] = ()
         for rule in (rule for rule in RULES if "cpu" in rule.providers):
             rules += (rule,)
             path, counts = build(rules)

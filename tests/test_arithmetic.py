@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 from onnx.helper import (
@@ -132,14 +133,16 @@ SHAPES = {products: (3, SIZE), convolutions: (1, SIZE, 9, 9), recurrent: (4, 1, 
 @pytest.mark.parametrize("make", SHAPES, ids=lambda make: make.__name__)
 def test_no_product_saturates(tmp_path, make, names):
     """All inputs and weights are large and positive, where saturation costs most."""
-    save_graph(make(*names), tmp_path / "fp32.onnx")
+    save_graph(ir.from_proto(make(*names)), tmp_path / "fp32.onnx")
     x = np.random.default_rng(0).uniform(0.9, 1.0, SHAPES[make]).astype(np.float32)
-    lowered = Lowering(tmp_path / "fp32.onnx", "int8", False, [{"x": x}])
+    lowered = Lowering(
+        tmp_path / "fp32.onnx", "int8", False, [{"x": x}], device=Device()
+    )
     low = {layer.name: forms[0] for layer, forms in lowered.ladders.items()}
     assert set(low.values()) == {"int8"} and len(low) == 2
     lowered.write(low, tmp_path / "int8.onnx")
-    weights = load_graph(tmp_path / "int8.onnx").graph.initializer
-    assert onnx.TensorProto.INT8 in {tensor.data_type for tensor in weights}
+    weights = load_graph(tmp_path / "int8.onnx").graph.initializers.values()
+    assert ir.DataType.INT8 in {weight.dtype for weight in weights}
     layers = lowered.write_probe("int8", tmp_path / "probe.onnx")
     fp32, int8, probe = (
         open_graph(tmp_path / f"{name}.onnx", Device())
@@ -152,6 +155,16 @@ def test_no_product_saturates(tmp_path, make, names):
     np.testing.assert_allclose(switched, expected, rtol=0.03)
 
 
+def test_blocks_of_a_shared_weight_are_shared(tmp_path):
+    save_graph(ir.from_proto(products("w", "w")), tmp_path / "fp32.onnx")
+    lowered = Lowering(tmp_path / "fp32.onnx", "weight8", False, device=Device())
+    forms = {layer.name: "weight8" for layer in lowered.ladders}
+    lowered.write(forms, tmp_path / "weight8.onnx")
+    weights = load_graph(tmp_path / "weight8.onnx").graph.initializers.values()
+    assert len(forms) == 2
+    assert [weight.dtype for weight in weights].count(ir.DataType.UINT8) == 1
+
+
 def test_weights_have_seven_bits_where_products_saturate(tiny, tmp_path, monkeypatch):
     for saturate in (False, True):
         monkeypatch.setattr(
@@ -162,9 +175,11 @@ def test_weights_have_seven_bits_where_products_saturate(tiny, tmp_path, monkeyp
         )
         assert bundle.manifest.reduced_range == saturate
         largest = max(
-            np.abs(numpy_helper.to_array(tensor)).max()
-            for tensor in load_graph(bundle.file("decoder.onnx")).graph.initializer
-            if tensor.data_type == onnx.TensorProto.INT8
+            np.abs(weight.const_value.numpy()).max()
+            for weight in load_graph(
+                bundle.file("decoder.onnx")
+            ).graph.initializers.values()
+            if weight.dtype == ir.DataType.INT8
         )
         assert largest == (63 if saturate else 127)
 

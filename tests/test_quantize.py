@@ -8,7 +8,6 @@ import onnx
 import pytest
 from conftest import waves
 from onnx import numpy_helper
-from onnx.helper import make_node
 
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import quantize as command
@@ -20,8 +19,9 @@ from espnet_onnx_plugin.evaluate.budgets import TokenBudget
 from espnet_onnx_plugin.evaluate.evaluator import Evaluator, evaluator_class
 from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality, error_rate
+from espnet_onnx_plugin.optimize.editor import CONTRIB, Editor, constant
 from espnet_onnx_plugin.quantize import lowering, products
-from espnet_onnx_plugin.quantize.layers import Editor, find_layers, gemms_to_products
+from espnet_onnx_plugin.quantize.layers import find_layers, gemms_to_products
 from espnet_onnx_plugin.quantize.lowering import Lowering
 from espnet_onnx_plugin.quantize.quantize import calibrate, fewest, quantize
 from espnet_onnx_plugin.quantize.sensitivity import rank
@@ -71,7 +71,7 @@ def test_blocks_are_what_the_operator_takes():
             "MatMulNBits",
             ["x", "value", "scale"],
             ["y"],
-            domain=products.MICROSOFT,
+            domain=CONTRIB,
             K=200,
             N=6,
             bits=bits,
@@ -89,7 +89,7 @@ def test_blocks_are_what_the_operator_takes():
         )
         opsets = [
             helper.make_opsetid("", 20),
-            helper.make_opsetid(products.MICROSOFT, 1),
+            helper.make_opsetid(CONTRIB, 1),
         ]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         session = ort.InferenceSession(model.SerializeToString())
@@ -177,7 +177,11 @@ def test_the_range_of_a_convolution_is_the_audios(tiny, utterances):
     model = read_bundle(tiny["bundle"])
     baseline = utterances.run(model, Device())
     lowering = Lowering(
-        model.file("encoder.onnx"), "int8", False, baseline.feeds["encoder"]
+        model.file("encoder.onnx"),
+        "int8",
+        False,
+        baseline.feeds["encoder"],
+        device=Device(),
     )
     assert len(lowering._ranges) == 2
     for low, high in lowering._ranges.values():
@@ -197,22 +201,19 @@ def hostile(model, output_dir, role, name):
     """
 
     def rewrite(graph_role, old, new):
-        graph_model = load_graph(old)
+        editor = Editor(load_graph(old))
         if graph_role == role:
-            gemms_to_products(graph_model)
-            (layer,) = (x for x in find_layers(graph_model) if x.name.endswith(name))
-            editor = Editor(graph_model)
-            node = editor.node(layer.output)
-            array = editor.array(node.input[1])
+            gemms_to_products(editor)
+            layers = find_layers(editor.model).items()
+            (node,) = (node for layer, node in layers if layer.name.endswith(name))
+            array = constant(node.inputs[1])
             factors = np.ones(len(array), np.float32)
             factors[0] = FACTOR
-            factors_name = editor.constant("factors", factors)
-            weight = editor.constant("scaled_down", array / factors[:, None])
-            source = node.input[0]
-            node.input[:] = ["scaled_up", weight]
-            scale = make_node("Mul", [source, factors_name], ["scaled_up"])
-            editor.replace({layer.output: [scale, node]})
-        save_graph(graph_model, new)
+            up = editor.put("Mul", node.inputs[0], editor.add_constant(factors))
+            down = editor.add_constant(array / factors[:, None], "scaled_down")
+            editor.replace(node.outputs[0], editor.put("MatMul", up, down))
+            editor.tidy()
+        save_graph(editor.model, new)
         return True
 
     return derive(model, output_dir, {"step": "test"}, rewrite, lambda bundle: {})
@@ -243,7 +244,7 @@ def test_a_hostile_layer_is_found_and_kept(tiny, hostile_bundle, tmp_path, utter
 def test_ranking_puts_the_hostile_layer_first(hostile_bundle, utterances):
     quantizer = calibrate(hostile_bundle, "int8", utterances, TokenBudget(), Device())
     outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
-    steps = rank(quantizer.lowerings, outputs, quantizer.baseline.feeds)
+    steps = rank(quantizer.lowerings, outputs, quantizer.baseline.feeds, Device())
     assert steps[0].role == "decoder" and steps[0].layer.endswith("output_layer")
     assert steps[0].gain > 10 * steps[2].gain
     layers = [f"{s.role} {s.layer}" for s in steps]
@@ -256,7 +257,7 @@ def test_a_model_that_the_search_does_not_use_comes_last(hostile_bundle, utteran
     without_lm = dataclasses.replace(utterances, options={**SEARCH, "lm_weight": 0.0})
     quantizer = calibrate(hostile_bundle, "int8", without_lm, TokenBudget(), Device())
     outputs = {r: list(g.outputs) for r, g in hostile_bundle.manifest.graphs.items()}
-    steps = rank(quantizer.lowerings, outputs, quantizer.baseline.feeds)
+    steps = rank(quantizer.lowerings, outputs, quantizer.baseline.feeds, Device())
     assert steps[0].role == "decoder"
     assert {step.gain for step in steps if step.role == "lm"} == {0.0}
 

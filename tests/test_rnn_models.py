@@ -111,7 +111,7 @@ def test_optimized_and_quantized_bundles_decode(rnn):
     assert max(differences.values()) < 0.05
     assert min(differences[role] for role in ("encoder", "decoder")) > 0
     graphs = {
-        role: {x.op_type for x in load_graph(quantized.file(f"{role}.onnx")).graph.node}
+        role: {x.op_type for x in load_graph(quantized.file(f"{role}.onnx")).graph}
         for role in ("encoder", "decoder")
     }
     # A step's cells are products that take part; the filter of weights does not.
@@ -125,9 +125,9 @@ def test_lstm_layers_are_ranked_by_what_int8_costs(rnn):
     )
     outputs = {"encoder": ["encoder_out"]}
     lowerings = {"encoder": quantizer.lowerings["encoder"]}
-    steps = rank(lowerings, outputs, quantizer.baseline.feeds)
+    steps = rank(lowerings, outputs, quantizer.baseline.feeds, Device())
     layers = [step for step in steps if step.layer.endswith(".rnn")]
     encoder = rnn["bundle"].file("encoder.onnx")
-    lstm = [x.op_type for x in load_graph(encoder).graph.node].count("LSTM")
+    lstm = [x.op_type for x in load_graph(encoder).graph].count("LSTM")
     assert len(layers) == lstm
     assert all(step.form == "fp32" and 0 < step.gain < 0.1 for step in layers)

@@ -12,7 +12,7 @@ from unittest import mock
 
 import librosa
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pytest
 import soundfile
 import torch
@@ -952,10 +952,9 @@ def test_other_speech_is_refused(exported, tmp_path, capsys, monkeypatch):
 def spoil(source, target, provider, device):
     """Write a graph whose first large weight is another one."""
     model = load_graph(source)
-    weights = [w for w in model.graph.initializer if len(w.dims) == 3]
+    weights = [w for w in model.graph.initializers.values() if len(w.shape) == 3]
     for weight in weights[:1]:
-        array = onnx.numpy_helper.to_array(weight)
-        weight.CopyFrom(onnx.numpy_helper.from_array(array + 0.1, weight.name))
+        weight.const_value = ir.tensor(weight.const_value.numpy() + 0.1)
     save_graph(model, target)
     return {}
 

@@ -4,38 +4,32 @@ Apart from the graph, weights are mapped into memory instead of being parsed and
 which halves the time and the memory that opening a graph takes.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from espnet_onnx_plugin.bundle import weights_path
 
-#: Bytes from which a tensor goes to the weights; smaller ones stay in the graph, where
+#: Bytes above which a tensor goes to the weights; smaller ones stay in the graph, where
 #: shape inference sees their values.
 THRESHOLD = 1024
 
 
-def load_graph(path: Path) -> onnx.ModelProto:
-    """Read a graph with its weights."""
-    return onnx.load(path)
+def load_graph(path: Path) -> ir.Model:
+    """Read a graph with its weights, which lie in memory once."""
+    return ir.from_proto(onnx.load(path))
 
 
-def save_graph(model: onnx.ModelProto, path: Path) -> None:
+def save_graph(model: ir.Model, path: Path) -> None:
     """Write a graph and its weights; the model's tensors stay in memory as they are.
 
     Raises:
         OSError: if the file system refuses.
     """
     weights = weights_path(path)
-    weights.unlink(missing_ok=True)  # onnx appends to a file that is there
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    onnx.save(
-        copy,
-        path,
-        save_as_external_data=True,
-        location=weights.name,
-        size_threshold=THRESHOLD,
-    )
-    if weights.exists():
-        weights.chmod(0o644)  # it was made for its owner alone
+    ir.save(model, path, external_data=weights.name, size_threshold_bytes=THRESHOLD)
+    if not weights.stat().st_size:
+        weights.unlink()

@@ -5,14 +5,15 @@ several times faster. It needs the range of every convolution's input and output
 only real audio tells.
 """
 
-import math
-from typing import Dict, List, Mapping, Tuple
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
-from onnx.helper import make_node
+import onnx_ir as ir
 
-from espnet_onnx_plugin.quantize.layers import Editor, Replacement
+from espnet_onnx_plugin.optimize.editor import Editor, constant, made_by, only_user
+from espnet_onnx_plugin.quantize.layers import Replacement
 from espnet_onnx_plugin.quantize.products import per_channel
 
 #: Products in a value from which int8 pays. Measured on one AMX core: 4608 (the second
@@ -26,79 +27,73 @@ MIN_PRODUCTS = 64
 MIN_CHANNELS = 8
 
 #: Smallest and largest value of a tensor.
-Range = Tuple[float, float]
+Range = tuple[float, float]
 
 
-def result(editor: Editor, node: onnx.NodeProto) -> str:
-    """What a quantized convolution gives: the tensor after its ``Relu``, if any."""
-    relu = editor.only_consumer(node.output[0])
-    if relu is not None and relu.op_type == "Relu":
-        return relu.output[0]
-    return node.output[0]
+def result(node: ir.Node) -> ir.Value:
+    """Output of a quantized convolution: the tensor after its ``Relu``, if any."""
+    relu = only_user(node.outputs[0], "Relu")
+    return (relu or node).outputs[0]
 
 
-def pays(editor: Editor, node: onnx.NodeProto) -> bool:
+def pays(node: ir.Node) -> bool:
     """Whether int8 is faster: where each value is the sum of many products."""
-    outputs, inputs, *kernel = editor.constants[node.input[1]].dims
-    products = inputs * math.prod(kernel)
-    return min(outputs, inputs) >= MIN_CHANNELS and products >= MIN_PRODUCTS
+    weight = constant(node.inputs[1])
+    products = weight[0].size
+    return min(weight.shape[:2]) >= MIN_CHANNELS and products >= MIN_PRODUCTS
 
 
-def _parameters(editor: Editor, name: str, span: Range) -> List[str]:
+def _parameters(editor: Editor, name: str, span: Range) -> tuple[ir.Value, ir.Value]:
     """Scale and zero point of a tensor: the range, with 0 in it, in 256 steps."""
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     scale = max((high - low) / 255, 1e-12)
     zero = np.uint8(np.clip(np.rint(-low / scale), 0, 255))
-    return [
-        editor.constant(f"{name}.uint8.scale", np.float32(scale)),
-        editor.constant(f"{name}.uint8.zero", zero),
-    ]
+    return (
+        editor.add_constant(np.float32(scale), f"{name}.uint8.scale"),
+        editor.add_constant(zero, f"{name}.uint8.zero"),
+    )
+
+
+def _quantized(
+    editor: Editor, source: ir.Value, ranges: Mapping[str, Range]
+) -> Sequence[ir.Value]:
+    """Value, scale and zero point, which convolutions of one input share."""
+    before = made_by(source, "DequantizeLinear")  # of another convolution
+    if before is not None:
+        return before.inputs
+    return editor.once(_quantize, source, ranges[source.name])
+
+
+def _quantize(editor: Editor, source: ir.Value, span: Range) -> Sequence[ir.Value]:
+    parameters = _parameters(editor, source.name, span)
+    return editor.put("QuantizeLinear", source, *parameters), *parameters
 
 
 def static_int8(
     editor: Editor,
-    node: onnx.NodeProto,
+    node: ir.Node,
     ranges: Mapping[str, Range],
-    quantized: Dict[str, List[str]],
     reduce_range: bool,
 ) -> Replacement:
     """The static form of a convolution and of the ``Relu`` that follows it.
 
     Args:
         ranges: of the convolution's input and :func:`result`, by name.
-        quantized: tensors that are there in 8 bits already: value, scale and zero point
-            by name; what this convolution gives is added.
-
-    Returns:
-        Nodes to replace, see :meth:`Editor.replace`.
     """
-    source, weight = node.input[:2]
-    output = result(editor, node)
-    nodes = []
-    if source not in quantized:
-        scale_zero = _parameters(editor, source, ranges[source])
-        quantized[source] = [f"{source}.uint8", *scale_zero]
-        nodes.append(
-            make_node("QuantizeLinear", [source, *scale_zero], [f"{source}.uint8"])
-        )
-    x = quantized[source]
-    value, scale = per_channel(editor.array(weight), 0, reduce_range)
-    name = editor.own_name(weight, node)
+    source, weight, *bias = node.inputs
+    output = result(node)
+    x = _quantized(editor, source, ranges)
+    value, scale = per_channel(constant(weight), 0, reduce_range)
     w = [
-        editor.constant(f"{name}.int8", value),
-        editor.constant(f"{weight}.int8.scale", scale),
-        editor.constant(f"{name}.int8.zero", np.zeros(len(scale), np.int8)),
+        editor.add_constant(value, f"{weight.name}.int8"),
+        editor.add_constant(scale, f"{weight.name}.int8.scale"),
+        editor.add_constant(np.zeros(len(scale), np.int8), f"{weight.name}.int8.zero"),
     ]
-    y_scale_zero = _parameters(editor, output, ranges[output])
-    quantized[output] = y = [f"{output}.uint8", *y_scale_zero]
-    inputs = [*x, *w, *y_scale_zero]
-    if len(node.input) > 2:
-        steps = editor.array(node.input[2]) / (editor.array(x[1]) * scale)
-        inputs.append(
-            editor.constant(f"{node.input[2]}.int32", np.rint(steps).astype(np.int32))
-        )
-    conv = make_node("QLinearConv", inputs, y[:1])
-    conv.attribute.extend(node.attribute)
-    nodes += [conv, make_node("DequantizeLinear", y, [output])]
-    removed = {} if output == node.output[0] else {output: []}
-    return {node.output[0]: nodes, **removed}
+    y = _parameters(editor, output.name, ranges[output.name])
+    steps = []
+    if bias:
+        rounded = np.rint(constant(bias[0]) / (constant(x[1]) * scale))
+        name = f"{bias[0].name}.int32"
+        steps.append(editor.add_constant(rounded.astype(np.int32), name))
+    conv = editor.put("QLinearConv", *x, *w, *y, *steps, **node.attributes)
+    return {output: editor.put("DequantizeLinear", conv, *y)}

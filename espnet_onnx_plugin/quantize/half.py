@@ -1,5 +1,7 @@
 """Half precision for GPUs: float16 inside of a graph, float32 at its ends."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import onnx_ir as ir
@@ -9,7 +11,7 @@ from onnxruntime.transformers.float16 import (
 )
 
 from espnet_onnx_plugin.bundle.graph_file import save_graph
-from espnet_onnx_plugin.optimize.rules.graph import with_shapes
+from espnet_onnx_plugin.optimize.editor import infer_shapes
 from espnet_onnx_plugin.quantize.layers import leading_to
 from espnet_onnx_plugin.quantize.lowering import load_rewritten
 
@@ -24,16 +26,16 @@ _FLOAT32_BEFORE = {"Log", "Sin", "Cos"}
 
 def to_half(source: Path, target: Path) -> None:
     """Write an exported graph in half precision."""
+    model = load_rewritten(source, "cuda")
     # Inferred here, because the converter's own inference takes no more than 2 GiB.
-    model = ir.to_proto(with_shapes(load_rewritten(source, "cuda")))
-    for node in model.graph.node:
-        node.name = node.name or node.output[0]
-    before = leading_to(model.graph, _FLOAT32_BEFORE)
+    infer_shapes(model)
+    for node in model.graph:
+        node.name = node.name or node.outputs[0].name
     half = convert_float_to_float16(
-        model,
+        ir.to_proto(model),
         keep_io_types=True,
         disable_shape_infer=True,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FLOAT32],
-        node_block_list=[n.name for n in model.graph.node if n.output[0] in before],
+        node_block_list=[node.name for node in leading_to(model, _FLOAT32_BEFORE)],
     )
-    save_graph(half, target)
+    save_graph(ir.from_proto(half), target)

@@ -1,19 +1,22 @@
 """One graph and its layers in lower precision."""
 
+from __future__ import annotations
+
 import logging
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Dict, List, Mapping, Sequence, Tuple
 
-import onnx
-from onnx.helper import make_empty_tensor_value_info
+import numpy as np
+import onnx_ir as ir
 
 from espnet_onnx_plugin.bundle import weights_path
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.evaluate.speed import is_faster
-from espnet_onnx_plugin.optimize.fuse import CPU, fuse_graph
+from espnet_onnx_plugin.optimize.editor import Editor
+from espnet_onnx_plugin.optimize.fuse import fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import convolutions, products, recurrent
 from espnet_onnx_plugin.quantize.convolutions import Range
@@ -21,7 +24,6 @@ from espnet_onnx_plugin.quantize.layers import (
     CONVOLUTION,
     PRODUCT,
     RECURRENT,
-    Editor,
     Layer,
     Replacement,
     find_layers,
@@ -48,14 +50,14 @@ SWITCHES = "switches"
 _BITS = {"weight8": 8, "weight4": 4}
 
 
-def load_rewritten(source: Path, provider: str) -> onnx.ModelProto:
+def load_rewritten(source: Path, provider: str) -> ir.Model:
     """Read an exported graph and apply the optimizer's rules to it.
 
     Raises:
         PluginError: if it has been optimized or quantized already.
     """
     model = load_graph(source)
-    if any(node.domain for node in model.graph.node):
+    if any(node.domain for node in model.graph):
         raise PluginError(
             f"{source} is optimized or quantized already; give the bundle that was "
             "exported as --model_dir"
@@ -74,7 +76,7 @@ class Lowering:
         feeds: inputs made from real audio, which tell the ranges of convolutions and
             whether int8 makes these faster; none leave them in fp32.
         only_faster: whether a graph that is no faster stays in fp32 whole.
-        device: where it is calibrated and timed.
+        device: where ranges and times are measured.
 
     Attributes:
         ladders: the forms of each layer, the one to start from first.
@@ -91,19 +93,23 @@ class Lowering:
         feeds: Sequence[Feeds] = (),
         only_faster: bool = False,
         *,
-        device: Device = CPU,
+        device: Device,
     ):
         self._source = source
         self._reduce_range = reduce_range
         self._device = device
-        editor = Editor(self._model())
-        self.ladders: Dict[Layer, Tuple[str, ...]] = {}
-        for layer in find_layers(editor.model):
+        editor = self._opened()
+        nodes = find_layers(editor.model)
+        self.ladders: dict[Layer, tuple[str, ...]] = {}
+        for layer, node in nodes.items():
             if layer.kind == PRODUCT:
                 self.ladders[layer] = LADDERS[precision]
-            elif precision == "int8" and self._pays(editor, layer, bool(feeds)):
+            elif precision == "int8" and (
+                layer.kind == RECURRENT or (feeds and convolutions.pays(node))
+            ):
                 self.ladders[layer] = ("int8", FP32)
-        self._ranges = self._calibrate(editor, feeds)
+        filters = [nodes[x] for x in self.ladders if x.kind == CONVOLUTION]
+        self._ranges = self._calibrate(editor, filters, feeds)
         if self._ranges and not self._faster(feeds, (CONVOLUTION,)):
             logger.info("%s: its convolutions are faster in fp32", source.stem)
             self.ladders = {
@@ -127,35 +133,28 @@ class Lowering:
                 self.write(forms, path)
             return is_faster(*paths, longest, self._device)
 
-    @staticmethod
-    def _pays(editor: Editor, layer: Layer, calibrated: bool) -> bool:
-        """Whether int8 is for a layer that is no product."""
-        if layer.kind == RECURRENT:
-            return True
-        return calibrated and convolutions.pays(editor, editor.node(layer.output))
+    def _opened(self) -> Editor:
+        editor = Editor(load_rewritten(self._source, "cpu"))
+        gemms_to_products(editor)
+        return editor
 
-    def _model(self) -> onnx.ModelProto:
-        model = load_rewritten(self._source, "cpu")
-        gemms_to_products(model)
-        return model
-
-    def _calibrate(self, editor: Editor, feeds: Sequence[Feeds]) -> Dict[str, Range]:
-        """Ranges of what convolutions take and give."""
-        names: List[str] = []
-        for layer in self.ladders:
-            if layer.kind == CONVOLUTION:
-                node = editor.node(layer.output)
-                names += [node.input[0], convolutions.result(editor, node)]
-        if not names:
+    def _calibrate(
+        self, editor: Editor, filters: Sequence[ir.Node], feeds: Sequence[Feeds]
+    ) -> dict[str, Range]:
+        """Ranges of what convolutions take and give, by name."""
+        if not filters:
             return {}
-        names = sorted(set(names))
-        editor.model.graph.output.extend(map(make_empty_tensor_value_info, names))
+        values = {
+            v for node in filters for v in (node.inputs[0], convolutions.result(node))
+        }
+        editor.graph.outputs.extend(v for v in values if not v.is_graph_output())
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / self._source.name
             save_graph(editor.model, path)
             session = open_graph(path, self._device)
+        names = sorted(value.name for value in values)
         known = {entry.name for entry in session.get_inputs()}
-        ranges: Dict[str, Range] = {}
+        ranges: dict[str, Range] = {}
         for feed in feeds:
             inputs = {name: value for name, value in feed.items() if name in known}
             for name, value in zip(names, session.run(names, inputs)):
@@ -164,34 +163,37 @@ class Lowering:
         return ranges
 
     def _lower(
-        self, editor: Editor, layer: Layer, form: str, quantized: Dict[str, List[str]]
+        self, editor: Editor, layer: Layer, node: ir.Node, form: str
     ) -> Replacement:
-        node = editor.node(layer.output)
         if layer.kind == CONVOLUTION:
             return convolutions.static_int8(
-                editor, node, self._ranges, quantized, self._reduce_range
+                editor, node, self._ranges, self._reduce_range
             )
         if layer.kind == RECURRENT:
             return recurrent.dynamic_int8(editor, node, self._reduce_range)
         if form == "int8":
-            return products.dynamic_int8(editor, node, quantized, self._reduce_range)
+            return products.dynamic_int8(editor, node, self._reduce_range)
         return products.in_blocks(editor, node, _BITS[form])
 
     def write(self, forms: Mapping[str, str], target: Path) -> None:
         """Write the graph, fused, with each layer in the form that its name has."""
-        model = self._model()
-        editor = Editor(model)
-        new: Replacement = {}
-        # Apart, because ranges that are static and dynamic ones differ.
-        quantized: Dict[str, Dict[str, List[str]]] = {}
+        editor = self._opened()
+        nodes = find_layers(editor.model)
         for layer in self.ladders:
-            if forms[layer.name] != FP32:
-                known = quantized.setdefault(layer.kind, {})
-                new.update(self._lower(editor, layer, forms[layer.name], known))
-        editor.replace(new)
-        _fused(model, target)
+            form = forms[layer.name]
+            if form != FP32:
+                lowered = self._lower(editor, layer, nodes[layer], form)
+                for old, new in lowered.items():
+                    editor.replace(old, new)
+        editor.tidy()
+        with tempfile.TemporaryDirectory(dir=target.parent) as work:
+            plain = Path(work) / target.name
+            save_graph(editor.model, plain)
+            for file in (target, weights_path(target)):
+                file.unlink(missing_ok=True)  # what is open now stays as it was
+            fuse_graph(plain, target, "cpu")
 
-    def write_probe(self, form: str, target: Path) -> List[Layer]:
+    def write_probe(self, form: str, target: Path) -> list[Layer]:
         """Write the graph with a switch at every layer that has a form.
 
         Its additional input ``switches``, bool (layers,), tells which layers take the
@@ -200,34 +202,18 @@ class Lowering:
         Returns:
             The layers, in the order of the switches.
         """
-        model = self._model()
-        editor = Editor(model)
+        editor = self._opened()
+        nodes = find_layers(editor.model)
         layers = [layer for layer, forms in self.ladders.items() if form in forms]
-        new: Replacement = {}
+        switches = ir.val(SWITCHES, ir.DataType.BOOL, [len(layers)])
+        editor.graph.inputs.append(switches)
         for i, layer in enumerate(layers):
-            lowered = self._lower(editor, layer, form, {})
-            new.update(editor.switched(lowered, SWITCHES, i))
-        model.graph.input.append(
-            onnx.helper.make_tensor_value_info(
-                SWITCHES, onnx.TensorProto.BOOL, [len(layers)]
-            )
-        )
-        editor.replace(new)
-        _import_microsoft(model)
-        save_graph(model, target)
+            is_on = editor.put("Gather", switches, editor.add_constant(np.array(i)))
+            known = len(editor.graph)
+            values = self._lower(editor, layer, nodes[layer], form)
+            new = editor.graph[known:]
+            old = dict.fromkeys([nodes[layer], *(value.producer() for value in values)])
+            editor.choose(is_on, values, new, list(old))
+        editor.tidy()
+        save_graph(editor.model, target)
         return layers
-
-
-def _import_microsoft(model: onnx.ModelProto) -> None:
-    if all(entry.domain != products.MICROSOFT for entry in model.opset_import):
-        model.opset_import.append(onnx.helper.make_opsetid(products.MICROSOFT, 1))
-
-
-def _fused(model: onnx.ModelProto, target: Path) -> None:
-    _import_microsoft(model)
-    with tempfile.TemporaryDirectory(dir=target.parent) as work:
-        plain = Path(work) / target.name
-        save_graph(model, plain)
-        for file in (target, weights_path(target)):
-            file.unlink(missing_ok=True)  # what is open now stays as it was
-        fuse_graph(plain, target, "cpu")

@@ -12,15 +12,13 @@ of 4 bits; one row 5.8, 1.2, 1.2 and 0.8 ms. With activations in floats (accurac
 0) blocks of 8 bits take 37 ms.
 """
 
-from typing import Dict, List
+from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx.helper import make_node
+import onnx_ir as ir
 
-from espnet_onnx_plugin.quantize.layers import Editor, Replacement, bias_of
-
-MICROSOFT = "com.microsoft"
+from espnet_onnx_plugin.optimize.editor import CONTRIB, Editor, constant
+from espnet_onnx_plugin.quantize.layers import Replacement, added_bias
 
 #: Weights that share a scale, by bits. Blocks of 32 take a quarter more time than those
 #: of 128; in 4 bits they have a quarter less error, in 8 bits none to speak of.
@@ -32,7 +30,7 @@ _INTEGER_ACTIVATIONS = 4
 
 def per_channel(
     weight: np.ndarray, axis: int, reduce_range: bool
-) -> "tuple[np.ndarray, np.ndarray]":
+) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric signed 8-bit (7-bit with ``reduce_range``) weights and their scales.
 
     Args:
@@ -50,7 +48,7 @@ def per_channel(
     return quantized.astype(np.int8), scale.astype(np.float32)
 
 
-def per_block(weight: np.ndarray, bits: int) -> "tuple[np.ndarray, np.ndarray]":
+def per_block(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric weights of 8 or 4 bits per block of a column, as in MatMulNBits.
 
     Args:
@@ -77,60 +75,42 @@ def per_block(weight: np.ndarray, bits: int) -> "tuple[np.ndarray, np.ndarray]":
     return quantized, scale[..., 0]
 
 
-def dynamic_int8(
-    editor: Editor,
-    node: onnx.NodeProto,
-    quantized_inputs: Dict[str, List[str]],
-    reduce_range: bool,
-) -> Replacement:
-    """The dynamic form of a product and of the bias that follows it.
-
-    Args:
-        quantized_inputs: what earlier calls made of their inputs: value, scale and zero
-            point by the input's name; products of one input share them.
-
-    Returns:
-        Nodes to replace, see :meth:`Editor.replace`.
-    """
-    source, weight = node.input
-    array = editor.array(weight)
-    columns = array.shape[1]
-    value, scale = per_channel(array, 1, reduce_range)
-    value = editor.constant(f"{editor.own_name(weight, node)}.int8", value)
-    scale = editor.constant(f"{weight}.int8.scale", scale)
-    nodes = []
-    if source not in quantized_inputs:
-        quantized_inputs[source] = [f"{source}.{x}" for x in ("uint8", "scale", "zero")]
-        nodes.append(
-            make_node("DynamicQuantizeLinear", [source], quantized_inputs[source])
-        )
-    a, a_scale, a_zero = quantized_inputs[source]
-    inputs, output, removed = [a, value, a_scale, scale, a_zero], node.output[0], {}
-    add = editor.bias(node)
-    if add is not None and editor.constants[bias_of(editor, add)].dims == [columns]:
-        inputs += ["", bias_of(editor, add)]
-        output = add.output[0]
-        removed = {output: []}
-    nodes.append(make_node("MatMulIntegerToFloat", inputs, [output], domain=MICROSOFT))
-    return {node.output[0]: nodes, **removed}
+def dynamic_int8(editor: Editor, node: ir.Node, reduce_range: bool) -> Replacement:
+    """The dynamic form of a product and of the bias that follows it."""
+    source, weight = node.inputs
+    value, scale = per_channel(constant(weight), 1, reduce_range)
+    w = editor.add_constant(value, f"{weight.name}.int8")
+    w_scale = editor.add_constant(scale, f"{weight.name}.int8.scale")
+    quantized = editor.once(Editor.add, "DynamicQuantizeLinear", source, outputs=3)
+    x, x_scale, x_zero = quantized.outputs
+    inputs, output = [x, w, x_scale, w_scale, x_zero], node.outputs[0]
+    add, bias = added_bias(node) or (None, None)
+    if add is not None and constant(bias).size == len(scale):
+        inputs += [None, bias]
+        output = add.outputs[0]
+    return {output: editor.put("MatMulIntegerToFloat", *inputs, domain=CONTRIB)}
 
 
-def in_blocks(editor: Editor, node: onnx.NodeProto, bits: int) -> Replacement:
-    """The form in blocks of a product; see :func:`dynamic_int8`."""
-    source, weight = node.input
-    array = editor.array(weight)
-    value, scale = per_block(array, bits)
-    value = editor.constant(f"{weight}.int{bits}.blocks", value)
-    scale = editor.constant(f"{weight}.int{bits}.blocks.scale", scale)
-    new = make_node(
+def in_blocks(editor: Editor, node: ir.Node, bits: int) -> Replacement:
+    """The form in blocks of a product."""
+    source, weight = node.inputs
+    rows, columns = constant(weight).shape
+    y = editor.put(
         "MatMulNBits",
-        [source, value, scale],
-        [node.output[0]],
-        domain=MICROSOFT,
-        K=array.shape[0],
-        N=array.shape[1],
+        source,
+        *editor.once(_blocks, weight, bits),
+        domain=CONTRIB,
+        K=rows,
+        N=columns,
         bits=bits,
         block_size=BLOCKS[bits],
         accuracy_level=_INTEGER_ACTIVATIONS,
     )
-    return {node.output[0]: [new]}
+    return {node.outputs[0]: y}
+
+
+def _blocks(editor: Editor, weight: ir.Value, bits: int) -> tuple[ir.Value, ir.Value]:
+    """Weights and scales, which layers that share a weight share too."""
+    value, scale = per_block(constant(weight), bits)
+    name = f"{weight.name}.int{bits}.blocks"
+    return editor.add_constant(value, name), editor.add_constant(scale, f"{name}.scale")

@@ -1,15 +1,17 @@
 """How much each layer's precision costs, measured without any search."""
 
+from __future__ import annotations
+
 import logging
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from espnet_onnx_plugin.evaluate.recorder import Feeds
-from espnet_onnx_plugin.optimize.fuse import CPU
 from espnet_onnx_plugin.quantize.lowering import (
     FP32,
     SWITCHES,
@@ -38,9 +40,8 @@ def rank(
     lowerings: Mapping[str, Lowering],
     outputs: Mapping[str, Sequence[str]],
     feeds: Mapping[str, Sequence[Feeds]],
-    *,
-    device: Device = CPU,
-) -> List[Raise]:
+    device: Device,
+) -> list[Raise]:
     """All steps from the lowest precision to fp32, those that gain most first.
 
     A layer's cost in a form is the relative error (root mean square) that its graph's
@@ -71,12 +72,12 @@ def _costs(
     outputs: Sequence[str],
     feeds: Sequence[Feeds],
     device: Device,
-) -> Dict[str, Dict[str, float]]:
+) -> dict[str, dict[str, float]]:
     """By form and layer's name."""
     forms = {form for ladder in lowering.ladders.values() for form in ladder}
     if not feeds:  # a model that this search does not use
         return {f: {layer.name: 0.0 for layer in lowering.ladders} for f in forms}
-    costs: Dict[str, Dict[str, float]] = {}
+    costs: dict[str, dict[str, float]] = {}
     for form in sorted(forms - {FP32}):
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / f"{role}.onnx"

@@ -1,29 +1,30 @@
 """Attention as one operator."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
 
 import numpy as np
 import onnx_ir as ir
 
-from espnet_onnx_plugin.optimize.rules.graph import (
+from espnet_onnx_plugin.optimize.editor import (
     CONTRIB,
-    Graph,
+    Editor,
     attribute,
     biased_linear,
     constant,
-    is_private,
     made_by,
+    only_user,
     scalar,
     split_operands,
     tail,
 )
 
-#: Of a masked score: its exponential is 0, and a position's bias added to it is finite.
+#: A masked score: its exponential is 0, and a position's bias added to it is finite.
 _MASKED = -1e30
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """Scores, mask, softmax and weighted sum become MultiHeadAttention.
 
     The biases of the projections go into it, the position scores (ESPnet's) or biases
@@ -32,10 +33,10 @@ def apply(graph: Graph) -> int:
     every pass over the scores. CPU: measured there only.
     """
     count = 0
-    for node in graph.nodes("Softmax"):
+    for node in editor.nodes("Softmax"):
         found = _match(node)
         if found is not None:
-            _rewrite(graph, found)
+            _rewrite(editor, found)
             count += 1
     return count
 
@@ -56,8 +57,8 @@ class _Heads:
     shape: ir.Value
     heads: int
     d: int
-    perm: Tuple[int, ...]
-    added: Optional[np.ndarray] = None
+    perm: tuple[int, ...]
+    added: np.ndarray | None = None
 
 
 @dataclass
@@ -69,25 +70,25 @@ class _Attention:
     q: _Heads
     k: _Heads
     v: _Heads
-    mask: Optional[ir.Value]
+    mask: ir.Value | None
     scale: float
-    positions: Optional[ir.Value]
+    positions: ir.Value | None
     positions_scale: float
 
 
-def _match(softmax: ir.Node) -> Optional[_Attention]:
+def _match(softmax: ir.Node) -> _Attention | None:
     if attribute(softmax, "axis", -1) not in (-1, 3):
         return None
     scores, mask = softmax.inputs[0], None
     before = made_by(scores, "Where")
     probabilities = softmax.outputs[0]
-    if not is_private(probabilities):
+    after = only_user(probabilities)
+    if after is None:
         return None
     if before is not None:
         mask, lowest, scores = before.inputs
         if (scalar(lowest) or 0.0) > -1e30 or not _is_key_mask(mask):
             return None
-        after = probabilities.uses()[0].node
         if after.op_type == "Where":
             if after.inputs[0] is not mask or scalar(after.inputs[1]) != 0.0:
                 return None
@@ -138,8 +139,8 @@ def _has_one_query(bias: ir.Value) -> bool:
     return bias.shape is not None and len(bias.shape) == 4 and bias.shape[2] == 1
 
 
-def _scaled_product(value: ir.Value) -> Optional[Tuple[ir.Value, float]]:
-    """What a value is a multiple of, and the factor."""
+def _scaled_product(value: ir.Value) -> tuple[ir.Value, float] | None:
+    """Find the value that another is a multiple of, and the factor."""
     node = made_by(value, "Div", "Mul")
     number = None if node is None else scalar(node.inputs[1])
     if number is None:
@@ -147,29 +148,23 @@ def _scaled_product(value: ir.Value) -> Optional[Tuple[ir.Value, float]]:
     return node.inputs[0], 1.0 / number if node.op_type == "Div" else number
 
 
-def _output(probabilities: ir.Value) -> Optional[Tuple[_Heads, ir.Node]]:
-    if not is_private(probabilities):
-        return None
-    product = probabilities.uses()[0].node
-    if product.op_type != "MatMul" or product.inputs[0] is not probabilities:
+def _output(probabilities: ir.Value) -> tuple[_Heads, ir.Node] | None:
+    product = only_user(probabilities, "MatMul")
+    if product is None or product.inputs[0] is not probabilities:
         return None
     v = _heads(product.inputs[1])
-    if v is None or v.perm != (0, 2, 1, 3) or not is_private(product.outputs[0]):
+    if v is None or v.perm != (0, 2, 1, 3):
         return None
-    transpose = product.outputs[0].uses()[0].node
-    if (
-        transpose.op_type != "Transpose"
-        or list(attribute(transpose, "perm")) != [0, 2, 1, 3]
-        or not is_private(transpose.outputs[0])
-    ):
+    transpose = only_user(product.outputs[0], "Transpose")
+    if transpose is None or list(attribute(transpose, "perm", ())) != [0, 2, 1, 3]:
         return None
-    merged = transpose.outputs[0].uses()[0].node
-    if merged.op_type != "Reshape" or tail(merged.inputs[1], 1) != (v.heads * v.d,):
+    merged = only_user(transpose.outputs[0], "Reshape")
+    if merged is None or tail(merged.inputs[1], 1) != (v.heads * v.d,):
         return None
     return (v, merged) if _rank(merged.inputs[1]) == 3 else None
 
 
-def _query_and_key(product: ir.Value) -> Optional[Tuple[_Heads, _Heads]]:
+def _query_and_key(product: ir.Value) -> tuple[_Heads, _Heads] | None:
     node = made_by(product, "MatMul")
     if node is None:
         return None
@@ -183,11 +178,11 @@ def _query_and_key(product: ir.Value) -> Optional[Tuple[_Heads, _Heads]]:
     return None if batch is not None and batch[0] == 1 else (q, k)
 
 
-def _heads(value: ir.Value) -> Optional[_Heads]:
-    perm: Tuple[int, ...] = (0, 1, 2, 3)
+def _heads(value: ir.Value) -> _Heads | None:
+    perm: tuple[int, ...] = (0, 1, 2, 3)
     while (node := made_by(value, "Transpose")) is not None:
-        step = attribute(node, "perm")
-        if step is None or len(step) != 4:
+        step = attribute(node, "perm", ())
+        if len(step) != 4:
             return None
         perm = tuple(step[i] for i in perm)
         value = node.inputs[0]
@@ -207,7 +202,7 @@ def _heads(value: ir.Value) -> Optional[_Heads]:
     return _Heads(node.inputs[0], node.inputs[1], *last, perm, flat)
 
 
-def _rank(shape: ir.Value) -> Optional[int]:
+def _rank(shape: ir.Value) -> int | None:
     size = shape.shape[0] if shape.shape is not None and len(shape.shape) else None
     return size if isinstance(size, int) else None
 
@@ -218,10 +213,10 @@ def _is_key_mask(mask: ir.Value) -> bool:
     return shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1
 
 
-def _rewrite(graph: Graph, found: _Attention) -> None:
+def _rewrite(editor: Editor, found: _Attention) -> None:
     q, k, v = found.q, found.k, found.v
-    inputs: List[Optional[ir.Value]] = []
-    biases: List[np.ndarray] = []
+    inputs: list[ir.Value | None] = []
+    biases: list[np.ndarray] = []
     for heads in (q, k, v):
         source, bias = heads.source, np.zeros(heads.heads * heads.d, np.float32)
         layer = biased_linear(source)
@@ -229,19 +224,19 @@ def _rewrite(graph: Graph, found: _Attention) -> None:
             source, bias = layer[0].outputs[0], layer[1]
         if heads.added is not None:
             bias = bias + heads.added
-        inputs.append(_merged_heads(graph, heads, source))
+        inputs.append(_merged_heads(editor, heads, source))
         biases.append(bias)
     bias = np.concatenate(biases)
     mask = None
     if found.mask is not None:
-        mask = graph.once(_key_mask, found.mask)
+        mask = editor.once(_key_mask, found.mask)
     positions = found.positions
     if positions is not None and found.positions_scale != 1.0:
-        positions = _scaled(graph, positions, found.positions_scale)
-    y = graph.put(
+        positions = _scaled(editor, positions, found.positions_scale)
+    y = editor.put(
         "MultiHeadAttention",
         *inputs,
-        graph.add_constant(bias) if bias.any() else None,
+        editor.add_constant(bias) if bias.any() else None,
         mask,
         positions,
         domain=CONTRIB,
@@ -249,43 +244,43 @@ def _rewrite(graph: Graph, found: _Attention) -> None:
         scale=float(found.scale),
         mask_filter_value=_MASKED,
     )
-    graph.replace(found.output, y)
+    editor.replace(found.output, y)
 
 
-def _merged_heads(graph: Graph, heads: _Heads, source: ir.Value) -> ir.Value:
+def _merged_heads(editor: Editor, heads: _Heads, source: ir.Value) -> ir.Value:
     """(batch, time, heads * d), whatever axes the source has before its last."""
-    shape = graph.once(_merged_shape, heads.shape, heads.heads * heads.d)
-    return graph.put("Reshape", source, shape)
+    shape = editor.once(_merged_shape, heads.shape, heads.heads * heads.d)
+    return editor.put("Reshape", source, shape)
 
 
-def _merged_shape(graph: Graph, shape: ir.Value, size: int) -> ir.Value:
-    rows = graph.put("Slice", shape, graph.ints(0), graph.ints(2))
-    return graph.put("Concat", rows, graph.ints(size), axis=0)
+def _merged_shape(editor: Editor, shape: ir.Value, size: int) -> ir.Value:
+    rows = editor.put("Slice", shape, editor.ints(0), editor.ints(2))
+    return editor.put("Concat", rows, editor.ints(size), axis=0)
 
 
-def _key_mask(graph: Graph, mask: ir.Value) -> ir.Value:
-    keys = graph.put("Squeeze", graph.put("Not", mask), graph.ints(1, 2))
-    return graph.put("Cast", keys, to=ir.DataType.INT32.value)
+def _key_mask(editor: Editor, mask: ir.Value) -> ir.Value:
+    keys = editor.put("Squeeze", editor.put("Not", mask), editor.ints(1, 2))
+    return editor.put("Cast", keys, to=ir.DataType.INT32.value)
 
 
-def _scaled(graph: Graph, value: ir.Value, factor: float) -> ir.Value:
+def _scaled(editor: Editor, value: ir.Value, factor: float) -> ir.Value:
     """A value times a number, which goes into constant weights where there are any."""
     node = value.producer()
-    if node is not None and is_private(value):
+    if node is not None and only_user(value) is not None:
         if node.op_type in ("Reshape", "Transpose", "Slice"):
-            _rescale(graph, node, 0, factor)
+            _rescale(editor, node, 0, factor)
             return value
         if node.op_type == "MatMul":
             weight = constant(node.inputs[1])
             if weight is None:
-                _rescale(graph, node, 1, factor)
+                _rescale(editor, node, 1, factor)
             else:
-                scaled = graph.add_constant((weight * factor).astype(weight.dtype))
+                scaled = editor.add_constant((weight * factor).astype(weight.dtype))
                 node.replace_input_with(1, scaled)
             return value
-    by = graph.add_constant(np.array(factor, np.float32))
-    return graph.put("Mul", value, by)
+    by = editor.add_constant(np.array(factor, np.float32))
+    return editor.put("Mul", value, by)
 
 
-def _rescale(graph: Graph, node: ir.Node, index: int, factor: float) -> None:
-    node.replace_input_with(index, _scaled(graph, node.inputs[index], factor))
+def _rescale(editor: Editor, node: ir.Node, index: int, factor: float) -> None:
+    node.replace_input_with(index, _scaled(editor, node.inputs[index], factor))

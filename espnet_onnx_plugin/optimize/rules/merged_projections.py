@@ -1,22 +1,23 @@
 """Linear layers that read the same rows."""
 
+from __future__ import annotations
+
 from collections import defaultdict
-from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import onnx_ir as ir
 
-from espnet_onnx_plugin.optimize.rules.graph import Graph, attribute, constant
+from espnet_onnx_plugin.optimize.editor import Editor, attribute, constant
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """Gemms of one input become one Gemm and a Split.
 
     The queries, keys and values of a decoding step: a step's products wait for their
     weights, which come faster in one piece. All providers.
     """
-    groups: Dict[ir.Value, List[ir.Node]] = defaultdict(list)
-    for node in graph.nodes("Gemm"):
+    groups: dict[ir.Value, list[ir.Node]] = defaultdict(list)
+    for node in editor.nodes("Gemm"):
         if _weights(node) is not None:
             groups[node.inputs[0]].append(node)
     count = 0
@@ -24,22 +25,22 @@ def apply(graph: Graph) -> int:
         if len(nodes) < 2:
             continue
         weights, biases = zip(*map(_weights, nodes))
-        y = graph.put(
+        y = editor.put(
             "Gemm",
             x,
-            graph.add_constant(np.concatenate(weights)),
-            graph.add_constant(np.concatenate(biases)),
+            editor.add_constant(np.concatenate(weights)),
+            editor.add_constant(np.concatenate(biases)),
             transB=1,
         )
-        sizes = graph.ints(*map(len, biases))
-        parts = graph.put("Split", y, sizes, outputs=len(nodes), axis=-1)
-        for node, part in zip(nodes, parts):
-            graph.replace(node.outputs[0], part)
+        sizes = editor.ints(*map(len, biases))
+        parts = editor.add("Split", y, sizes, outputs=len(nodes), axis=-1)
+        for node, part in zip(nodes, parts.outputs):
+            editor.replace(node.outputs[0], part)
         count += 1
     return count
 
 
-def _weights(node: ir.Node) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+def _weights(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     """Weight (out, in) and bias (out,) of a Gemm that is a linear layer."""
     if attribute(node, "transA", 0) or len(node.inputs) < 3:
         return None

@@ -12,13 +12,15 @@ is then a convolution of stride 4 and dilation d, that of the outputs a transpos
 Of filters longer than four taps, each four are a filter d tiles further on.
 """
 
-from typing import List, NamedTuple, Optional
+from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
+from espnet_onnx_plugin.optimize.editor import Editor, attribute, constant
 from espnet_onnx_plugin.optimize.rules.conv1d import derived
-from espnet_onnx_plugin.optimize.rules.graph import Graph, attribute, constant, users
 
 #: Outputs of a tile.
 TILE = 4
@@ -27,7 +29,7 @@ TILE = 4
 #: that lose the fewest digits, 7e-7 of a value.
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5)
 
-#: What the transforms of a channel's value cost, in products: those of 128 channels and
+#: Cost of the transforms of a channel's value, in products: those of 128 channels and
 #: 6400 values take some 3 ms, in which a core makes 160 million of them. From 90 to 150
 #: a HiFi-GAN generator takes the same time, and most weights stay single with 150.
 _COST = 150
@@ -46,26 +48,25 @@ class _Filter(NamedTuple):
     shorter: int
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """Conv1d after upsampling takes half of the products, by Winograd's filtering.
 
     Its weights take twice the room, so only where they are read once for many values.
     For floats: nothing of it pays in integers. CPU.
     """
-    filters = [f for f in map(_filter, _upsampled(graph)) if f is not None]
+    filters = [f for f in map(_filter, _upsampled(editor)) if f is not None]
     for found in filters:
-        graph.replace(found.node.outputs[0], _filtered(graph, found))
-    graph.sort()
+        editor.replace(found.node.outputs[0], _filtered(editor, found))
     return len(filters)
 
 
-def _upsampled(graph: Graph) -> List[ir.Node]:
+def _upsampled(editor: Editor) -> list[ir.Node]:
     """The convolutions after transposed ones."""
-    found: List[ir.Node] = []
-    seen = set(graph.nodes("ConvTranspose"))
+    found: list[ir.Node] = []
+    seen = set(editor.nodes("ConvTranspose"))
     todo = list(seen)
     while todo:
-        for node in [user for v in todo.pop().outputs for user in users(v)]:
+        for node in [user for v in todo.pop().outputs for user in v.consumers()]:
             if node not in seen:
                 seen.add(node)
                 todo.append(node)
@@ -73,7 +74,7 @@ def _upsampled(graph: Graph) -> List[ir.Node]:
     return found
 
 
-def _filter(node: ir.Node) -> Optional[_Filter]:
+def _filter(node: ir.Node) -> _Filter | None:
     weight = constant(node.inputs[1])
     biased = len(node.inputs) > 2
     bias = constant(node.inputs[2]) if biased else None
@@ -106,8 +107,12 @@ def _filter(node: ir.Node) -> Optional[_Filter]:
     return _Filter(node, weight, bias, taps, blocks, dilation, before, shorter)
 
 
-def _transforms(taps: int) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
-    """Of inputs (products, products), taps (products, taps), outputs (4, products)."""
+def _transforms(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Make the transforms of inputs, taps and outputs.
+
+    Returns:
+        (products, products), (products, taps) and (4, products).
+    """
     products = TILE + taps - 1
 
     def powers(count: int) -> np.ndarray:
@@ -123,7 +128,7 @@ def _transforms(taps: int) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
     return of_inputs / scale, of_taps * scale, of_outputs
 
 
-def _filtered(graph: Graph, found: _Filter) -> ir.Value:
+def _filtered(editor: Editor, found: _Filter) -> ir.Value:
     outputs, inputs, width = found.weight.shape
     taps, blocks, dilation = found.taps, found.blocks, found.dilation
     of_inputs, of_taps, of_outputs = _transforms(taps)
@@ -143,34 +148,34 @@ def _filtered(graph: Graph, found: _Filter) -> ir.Value:
     last = dilation * (TILE * (blocks - 1) + products - 1)
     source = found.node.inputs[0]
     # Channels lie along the height, so that the products come first in what follows.
-    x = graph.put(
+    x = editor.put(
         "Conv",
-        graph.put("Unsqueeze", source, graph.ints(1)),
-        graph.add_constant(of_inputs[:, None, None].astype(np.float32)),
+        editor.put("Unsqueeze", source, editor.ints(1)),
+        editor.add_constant(of_inputs[:, None, None].astype(np.float32)),
         strides=[1, TILE],
         dilations=[1, dilation],
         pads=[0, found.padding + lead, 0, last - found.padding],
         kernel_shape=[1, products],
     )
     weight = weight.reshape(products * outputs, inputs, 1, blocks).astype(np.float32)
-    y = graph.put(
+    y = editor.put(
         "Conv",
-        graph.put("Reshape", x, graph.ints(1, products * inputs, 1, -1)),
-        derived(graph, found.node.inputs[1], weight),
-        graph.add_constant(bias.reshape(-1).astype(np.float32)),
+        editor.put("Reshape", x, editor.ints(1, products * inputs, 1, -1)),
+        derived(editor, found.node.inputs[1], weight),
+        editor.add_constant(bias.reshape(-1).astype(np.float32)),
         group=products,
         dilations=[1, dilation],
         kernel_shape=[1, blocks],
     )
-    y = graph.put(
+    y = editor.put(
         "ConvTranspose",
-        graph.put("Reshape", y, graph.ints(1, products, outputs, -1)),
-        graph.add_constant(of_outputs.T[:, None, None].astype(np.float32)),
+        editor.put("Reshape", y, editor.ints(1, products, outputs, -1)),
+        editor.add_constant(of_outputs.T[:, None, None].astype(np.float32)),
         strides=[1, TILE],
         dilations=[1, dilation],
         kernel_shape=[1, TILE],
     )
-    length = graph.put("Shape", source, start=2, end=3)
-    end = graph.put("Add", length, graph.ints(lead - found.shorter))
-    y = graph.put("Slice", y, graph.ints(lead), end, graph.ints(3))
-    return graph.put("Squeeze", y, graph.ints(1))
+    length = editor.put("Shape", source, start=2, end=3)
+    end = editor.put("Add", length, editor.ints(lead - found.shorter))
+    y = editor.put("Slice", y, editor.ints(lead), end, editor.ints(3))
+    return editor.put("Squeeze", y, editor.ints(1))

@@ -1,13 +1,14 @@
 """Projections of a symmetric table of relative positions."""
 
+from __future__ import annotations
+
 from collections import Counter
-from typing import Optional, Tuple
 
 import numpy as np
 import onnx_ir as ir
 
-from espnet_onnx_plugin.optimize.rules.graph import (
-    Graph,
+from espnet_onnx_plugin.optimize.editor import (
+    Editor,
     attribute,
     constant,
     linear,
@@ -17,7 +18,7 @@ from espnet_onnx_plugin.optimize.rules.graph import (
 )
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """The projection of positions time - 1 .. 1 - time takes half the products.
 
     A row of the table is (sin, cos) of its position's angles, so with the rows of the
@@ -25,53 +26,45 @@ def apply(graph: Graph) -> int:
     from the products for p = 0 .. time - 1. All providers.
     """
     count = 0
-    for node in graph.nodes("MatMul"):
+    for node in editor.nodes("MatMul"):
         table = _match(node.inputs[0]) if linear(node.outputs[0]) is not None else None
         weight = constant(node.inputs[1])
         if table is None or weight.shape[0] % 2:
             continue
-        angles = graph.once(_angles, *table)
-        sin, cos = graph.once(_sin, angles), graph.once(_cos, angles)
-        odd = graph.put("MatMul", sin, graph.add_constant(weight[0::2]))
-        even = graph.put("MatMul", cos, graph.add_constant(weight[1::2]))
-        left = graph.put(
+        angles = editor.once(_angles, *table)
+        sin, cos = (editor.once(Editor.put, x, angles) for x in ("Sin", "Cos"))
+        odd = editor.put("MatMul", sin, editor.add_constant(weight[0::2]))
+        even = editor.put("MatMul", cos, editor.add_constant(weight[1::2]))
+        left = editor.put(
             "Slice",
-            graph.put("Add", even, odd),
-            graph.ints(-1),
-            graph.ints(np.iinfo(np.int64).min),
-            graph.ints(0),
-            graph.ints(-1),
+            editor.put("Add", even, odd),
+            editor.ints(-1),
+            editor.ints(np.iinfo(np.int64).min),
+            editor.ints(0),
+            editor.ints(-1),
         )
-        right = graph.put(
+        right = editor.put(
             "Slice",
-            graph.put("Sub", even, odd),
-            graph.ints(1),
-            graph.ints(np.iinfo(np.int64).max),
-            graph.ints(0),
+            editor.put("Sub", even, odd),
+            editor.ints(1),
+            editor.ints(np.iinfo(np.int64).max),
+            editor.ints(0),
         )
-        both = graph.put("Concat", left, right, axis=0)
-        graph.replace(node.outputs[0], graph.put("Unsqueeze", both, graph.ints(0)))
+        both = editor.put("Concat", left, right, axis=0)
+        editor.replace(node.outputs[0], editor.put("Unsqueeze", both, editor.ints(0)))
         count += 1
     return count
 
 
-def _angles(graph: Graph, last: ir.Value, frequencies: ir.Value) -> ir.Value:
-    zero, one = (graph.add_constant(np.array(i, np.int64)) for i in (0, 1))
-    positions = graph.put("Range", zero, graph.put("Add", last, one), one)
-    positions = graph.put("Cast", positions, to=ir.DataType.FLOAT.value)
-    column = graph.put("Unsqueeze", positions, graph.ints(1))
-    return graph.put("Mul", column, frequencies)
+def _angles(editor: Editor, last: ir.Value, frequencies: ir.Value) -> ir.Value:
+    zero, one = (editor.add_constant(np.array(i, np.int64)) for i in (0, 1))
+    positions = editor.put("Range", zero, editor.put("Add", last, one), one)
+    positions = editor.put("Cast", positions, to=ir.DataType.FLOAT.value)
+    column = editor.put("Unsqueeze", positions, editor.ints(1))
+    return editor.put("Mul", column, frequencies)
 
 
-def _sin(graph: Graph, angles: ir.Value) -> ir.Value:
-    return graph.put("Sin", angles)
-
-
-def _cos(graph: Graph, angles: ir.Value) -> ir.Value:
-    return graph.put("Cos", angles)
-
-
-def _match(table: ir.Value) -> Optional[Tuple[ir.Value, ir.Value]]:
+def _match(table: ir.Value) -> tuple[ir.Value, ir.Value] | None:
     """(time - 1, angular frequencies) if this is (1, 2 * time - 1, size) of sinusoids.
 
     Sines and cosines take turns; positions go from time - 1 down to 1 - time.
@@ -82,7 +75,7 @@ def _match(table: ir.Value) -> Optional[Tuple[ir.Value, ir.Value]]:
     flat = made_by(batch.inputs[0], "Reshape")
     size = tail(flat.inputs[1], 2) if flat is not None else None
     stack = made_by(flat.inputs[0], "Concat") if size and size[0] == -1 else None
-    if stack is None or attribute(stack, "axis") not in (-1, 2):
+    if stack is None or attribute(stack, "axis", 0) not in (-1, 2):
         return None
     angle = None
     for value, op_type in zip(stack.inputs, ("Sin", "Cos")):
@@ -111,7 +104,7 @@ def _match(table: ir.Value) -> Optional[Tuple[ir.Value, ir.Value]]:
     return None if any(rows.values()) else (down.inputs[0], product.inputs[1])
 
 
-def _ints(value: ir.Value) -> Optional[list]:
+def _ints(value: ir.Value) -> list | None:
     array = constant(value)
     return None if array is None else array.reshape(-1).tolist()
 

@@ -1,11 +1,13 @@
 """The rules, in the order in which they run."""
 
-from dataclasses import dataclass
-from typing import Callable, Dict, Tuple
+from __future__ import annotations
 
-import onnx
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
+from espnet_onnx_plugin.optimize.editor import Editor, infer_shapes
 from espnet_onnx_plugin.optimize.rules import (
     attention,
     conv1d,
@@ -22,7 +24,6 @@ from espnet_onnx_plugin.optimize.rules import (
     transpose,
     transposed_conv,
 )
-from espnet_onnx_plugin.optimize.rules.graph import Graph, with_shapes
 
 _ALL = ("cpu", "cuda")
 
@@ -39,8 +40,8 @@ class Rule:
     """
 
     name: str
-    apply: Callable[[Graph], int]
-    providers: Tuple[str, ...] = _ALL
+    apply: Callable[[Editor], int]
+    providers: tuple[str, ...] = _ALL
     for_floats: bool = False
 
     @property
@@ -68,8 +69,8 @@ RULES = (
 
 
 def apply_rules(
-    model: onnx.ModelProto, provider: str, rules: Tuple[Rule, ...] = RULES
-) -> Tuple[onnx.ModelProto, Dict[str, int]]:
+    model: ir.Model, provider: str, rules: tuple[Rule, ...] = RULES
+) -> tuple[ir.Model, dict[str, int]]:
     """Rewrite a graph for a provider.
 
     Products with constant weights stay MatMul and Gemm, which onnxruntime's quantizer
@@ -84,15 +85,16 @@ def apply_rules(
     Returns:
         The new graph, and how often each rule for this provider matched.
     """
-    rewritten = with_shapes(model)
-    graph = Graph(rewritten)
+    editor = Editor(model.clone())
+    infer_shapes(editor.model)
     counts = {}
     for rule in rules:
         if provider in rule.providers:
-            counts[rule.name] = rule.apply(graph)
-            graph.remove_unused()
-    graph.sort()
-    result = ir.to_proto(rewritten)
+            counts[rule.name] = rule.apply(editor)
+            editor.tidy()
     # Shapes of what was rewritten would be wrong; onnxruntime infers them again.
-    del result.graph.value_info[:]
-    return result, counts
+    made = [value for node in editor.graph for value in node.outputs]
+    for value in (*editor.graph.initializers.values(), *made):
+        if not value.is_graph_output():
+            value.type = value.shape = None
+    return editor.model, counts

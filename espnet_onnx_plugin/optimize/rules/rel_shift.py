@@ -1,19 +1,19 @@
 """Relative shift without its concatenation."""
 
-from typing import Optional
+from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from espnet_onnx_plugin.optimize.rules.graph import (
-    Graph,
+from espnet_onnx_plugin.optimize.editor import (
+    Editor,
     attribute,
     constant,
     made_by,
 )
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """Transformer-XL's shift of relative positions becomes a slice of the flat rows.
 
     ESPnet puts a column of zeros before (time, 2 * time - 1), views it as
@@ -22,42 +22,29 @@ def apply(graph: Graph) -> int:
     2 * time - 2 apart. Saves copying the table once. All providers.
     """
     count = 0
-    for node in graph.nodes("Slice"):
+    for node in editor.nodes("Slice"):
         table = _match(node)
         if table is None:
             continue
         time = node.inputs[2]
-        start = graph.once(_start, time)
-        stride = graph.once(_stride, time)
-        end = graph.once(_end, time, start, stride)
-        flat = graph.put("Reshape", table, graph.ints(0, 0, -1))
-        shifted = graph.put("Slice", flat, start, end, graph.ints(2))
-        shifted = graph.put("Reshape", shifted, graph.once(_rows, stride))
-        shifted = graph.put("Slice", shifted, graph.ints(0), time, graph.ints(3))
-        graph.replace(node.outputs[0], shifted)
+        one, two, rows = editor.ints(1), editor.ints(2), editor.ints(0, 0, -1)
+        start = editor.once(Editor.put, "Sub", time, one)
+        # A single frame has one position; its stride must not be zero.
+        stride = editor.once(Editor.put, "Mul", start, two)
+        stride = editor.once(Editor.put, "Max", stride, one)
+        end = editor.once(Editor.put, "Mul", time, stride)
+        end = editor.once(Editor.put, "Add", start, end)
+        shape = editor.once(Editor.put, "Concat", rows, stride, axis=0)
+        flat = editor.put("Reshape", table, rows)
+        shifted = editor.put("Slice", flat, start, end, two)
+        shifted = editor.put("Reshape", shifted, shape)
+        shifted = editor.put("Slice", shifted, editor.ints(0), time, editor.ints(3))
+        editor.replace(node.outputs[0], shifted)
         count += 1
     return count
 
 
-def _start(graph: Graph, time: ir.Value) -> ir.Value:
-    return graph.put("Sub", time, graph.ints(1))
-
-
-def _stride(graph: Graph, time: ir.Value) -> ir.Value:
-    # A single frame has one position; its stride must not be zero.
-    twice = graph.put("Mul", graph.once(_start, time), graph.ints(2))
-    return graph.put("Max", twice, graph.ints(1))
-
-
-def _end(graph: Graph, time: ir.Value, start: ir.Value, stride: ir.Value) -> ir.Value:
-    return graph.put("Add", start, graph.put("Mul", time, stride))
-
-
-def _rows(graph: Graph, stride: ir.Value) -> ir.Value:
-    return graph.put("Concat", graph.ints(0, 0, -1), stride, axis=0)
-
-
-def _match(last: ir.Node) -> Optional[ir.Value]:
+def _match(last: ir.Node) -> ir.Value | None:
     """The unshifted table, if this slice is the last node of a shift."""
     if not _slices(last, start=0, axis=3):
         return None
@@ -70,7 +57,7 @@ def _match(last: ir.Node) -> Optional[ir.Value]:
     cat = made_by(turned.inputs[0], "Concat") if turned is not None else None
     if stop is None or stop.reshape(-1)[0] < 2**31 or cat is None:
         return None
-    if attribute(cat, "axis") not in (-1, 3) or len(cat.inputs) != 2:
+    if attribute(cat, "axis", 0) not in (-1, 3) or len(cat.inputs) != 2:
         return None
     zeros = made_by(cat.inputs[0], "Expand")
     if zeros is None:

@@ -1,12 +1,14 @@
 """Masks around a softmax as one bias for all layers."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx_ir as ir
 
-from espnet_onnx_plugin.optimize.rules.graph import Graph, made_by, scalar
+from espnet_onnx_plugin.optimize.editor import Editor, attribute, made_by, scalar
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """masked_fill before and after a softmax becomes one bias, made once a graph.
 
     Exactly equal in every row that has one valid key, since the exponential of the
@@ -14,31 +16,31 @@ def apply(graph: Graph) -> int:
     providers.
     """
     count = 0
-    for node in graph.nodes("Softmax"):
+    for node in editor.nodes("Softmax"):
         before = made_by(node.inputs[0], "Where")
         if before is None or node.outputs[0].is_graph_output():
             continue
         mask, lowest, scores = before.inputs
         if (scalar(lowest) or 0.0) > -1e30:
             continue
-        bias = graph.once(_bias, mask, lowest)
-        softmax = graph.put(
+        bias = editor.once(_bias, mask, lowest)
+        softmax = editor.put(
             "Softmax",
-            graph.put("Add", scores, bias),
-            axis=node.attributes["axis"].value,
+            editor.put("Add", scores, bias),
+            axis=attribute(node, "axis", -1),
         )
-        for user in [usage.node for usage in node.outputs[0].uses()]:
+        for user in node.outputs[0].consumers():
             if (
                 user.op_type == "Where"
                 and user.inputs[0] is mask
                 and scalar(user.inputs[1]) == 0.0
             ):
-                graph.replace(user.outputs[0], softmax)
-        graph.replace(node.outputs[0], softmax)
+                editor.replace(user.outputs[0], softmax)
+        editor.replace(node.outputs[0], softmax)
         count += 1
     return count
 
 
-def _bias(graph: Graph, mask: ir.Value, lowest: ir.Value) -> ir.Value:
-    zero = graph.add_constant(np.zeros((), np.float32))
-    return graph.put("Where", mask, lowest, zero)
+def _bias(editor: Editor, mask: ir.Value, lowest: ir.Value) -> ir.Value:
+    zero = editor.add_constant(np.zeros((), np.float32))
+    return editor.put("Where", mask, lowest, zero)

@@ -1,48 +1,46 @@
 """Convolutions whose channels go different ways."""
 
-from typing import List, Optional
+from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from espnet_onnx_plugin.optimize.rules.conv1d import derived
-from espnet_onnx_plugin.optimize.rules.graph import (
-    Graph,
+from espnet_onnx_plugin.optimize.editor import (
+    Editor,
     attribute,
     constant,
-    is_private,
     made_by,
+    only_user,
 )
+from espnet_onnx_plugin.optimize.rules.conv1d import derived
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """A Conv1d whose channels are split becomes one for each part.
 
     What is added to a part, and the gate that it goes through, can then be fused with
     its convolution. All providers.
     """
     count = 0
-    for node in graph.nodes("Split"):
+    for node in editor.nodes("Split"):
         conv = made_by(node.inputs[0], "Conv")
         parts = _parts(node, conv)
         if parts is None:
             continue
-        attributes = {name: a.value for name, a in conv.attributes.items()}
         for output, part in zip(node.outputs, parts):
             parameters = [
-                derived(graph, value, constant(value)[part])
+                derived(editor, value, constant(value)[part])
                 for value in conv.inputs[1:]
             ]
-            made = graph.put("Conv", conv.inputs[0], *parameters, **attributes)
-            graph.replace(output, made)
+            made = editor.put("Conv", conv.inputs[0], *parameters, **conv.attributes)
+            editor.replace(output, made)
         count += 1
-    graph.sort()
     return count
 
 
-def _parts(node: ir.Node, conv: Optional[ir.Node]) -> Optional[List[slice]]:
+def _parts(node: ir.Node, conv: ir.Node | None) -> list[slice] | None:
     """Channels of each part."""
-    if conv is None or not is_private(node.inputs[0]):
+    if conv is None or only_user(node.inputs[0]) is None:
         return None
     arrays = [constant(value) for value in conv.inputs[1:]]
     if any(array is None for array in arrays) or arrays[0].ndim != 3:

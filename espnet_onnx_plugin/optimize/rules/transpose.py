@@ -1,11 +1,11 @@
 """Transposes between (batch, time, channels) and (batch, channels, time)."""
 
-from typing import Optional
+from __future__ import annotations
 
 import onnx_ir as ir
 
-from espnet_onnx_plugin.optimize.rules.graph import (
-    Graph,
+from espnet_onnx_plugin.optimize.editor import (
+    Editor,
     attribute,
     made_by,
     scalar,
@@ -17,7 +17,7 @@ _SWAP = [0, 2, 1]
 _ELEMENTWISE = ("Add", "Mul", "Sub", "Div", "Sigmoid", "Relu", "Tanh", "Selu", "Clip")
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """Transposes move down past element-wise nodes and Split, and cancel in pairs.
 
     So GLU halves its tensor before it is transposed, and an activation leaves no
@@ -27,23 +27,23 @@ def apply(graph: Graph) -> int:
     count, moved = 0, True
     while moved:
         moved = False
-        for node in list(graph.nodes("Transpose", "Split", *_ELEMENTWISE)):
-            if node.graph is not None and _move(graph, node):
-                graph.remove_unused()
+        for node in editor.nodes("Transpose", "Split", *_ELEMENTWISE):
+            if node.graph is not None and _move(editor, node):
+                editor.remove_unused()
                 moved = True
                 count += 1
-        graph.sort()
+        editor.tidy()
     return count
 
 
-def _move(graph: Graph, node: ir.Node) -> bool:
+def _move(editor: Editor, node: ir.Node) -> bool:
     if not any(v.uses() or v.is_graph_output() for v in node.outputs):
         return False
     if node.op_type == "Transpose":
         source = _unswapped(node.inputs[0])
         if source is None or list(attribute(node, "perm", [])) != _SWAP:
             return False
-        graph.replace(node.outputs[0], source)
+        editor.replace(node.outputs[0], source)
         return True
     sources = [v if _is_number(v) else _unswapped(v) for v in node.inputs]
     attributes = {name: a.value for name, a in node.attributes.items()}
@@ -53,18 +53,17 @@ def _move(graph: Graph, node: ir.Node) -> bool:
         attributes["axis"] = 2
     if any(source is None for source in sources) or all(map(_is_number, node.inputs)):
         return False
-    count = len(node.outputs)
-    made = graph.put(node.op_type, *sources, outputs=count, **attributes)
-    for old, new in zip(node.outputs, [made] if count == 1 else made):
-        graph.replace(old, graph.put("Transpose", new, perm=_SWAP))
+    made = editor.add(node.op_type, *sources, outputs=len(node.outputs), **attributes)
+    for old, new in zip(node.outputs, made.outputs):
+        editor.replace(old, editor.put("Transpose", new, perm=_SWAP))
     return True
 
 
-def _is_number(value: Optional[ir.Value]) -> bool:
+def _is_number(value: ir.Value | None) -> bool:
     return value is None or scalar(value) is not None
 
 
-def _unswapped(value: Optional[ir.Value]) -> Optional[ir.Value]:
+def _unswapped(value: ir.Value | None) -> ir.Value | None:
     node = made_by(value, "Transpose")
     if node is None or list(attribute(node, "perm", [])) != _SWAP:
         return None

@@ -1,20 +1,22 @@
 """Transposed convolutions as convolutions that give several frames at once."""
 
+from __future__ import annotations
+
 import numpy as np
 
+from espnet_onnx_plugin.optimize.editor import Editor, attribute, constant
 from espnet_onnx_plugin.optimize.rules.conv1d import (
     MIN_CHANNELS,
     derived,
     lifted,
     lowered,
 )
-from espnet_onnx_plugin.optimize.rules.graph import Graph, attribute, constant
 
 #: The end of an axis, as Slice has it.
 _END = np.iinfo(np.int64).max
 
 
-def apply(graph: Graph) -> int:
+def apply(editor: Editor) -> int:
     """ConvTranspose1d becomes Conv2d whose channels are those of ``stride`` frames.
 
     Shi et al., "Real-time single image and video super-resolution using an efficient
@@ -22,7 +24,7 @@ def apply(graph: Graph) -> int:
     their order already. Blocked kernels and int8 know no transposed convolution. CPU.
     """
     count = 0
-    for node in graph.nodes("ConvTranspose"):
+    for node in editor.nodes("ConvTranspose"):
         weight = constant(node.inputs[1])
         bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if weight is None or weight.ndim != 3 or len(node.inputs) > 2 and bias is None:
@@ -48,23 +50,22 @@ def apply(graph: Graph) -> int:
         # y[stride * t + i] = sum over q of kernel[stride * q + i] x[t - q]
         kernel = kernel.reshape(inputs, outputs, taps, stride)[:, :, ::-1]
         kernel = kernel.transpose(3, 1, 0, 2).reshape(-1, inputs, 1, taps)
-        parameters = [derived(graph, node.inputs[1], kernel)]
+        parameters = [derived(editor, node.inputs[1], kernel)]
         if bias is not None:
-            parameters.append(derived(graph, node.inputs[2], np.tile(bias, stride)))
-        y = graph.put(
+            parameters.append(derived(editor, node.inputs[2], np.tile(bias, stride)))
+        y = editor.put(
             "Conv",
-            lifted(graph, node.inputs[0]),
+            lifted(editor, node.inputs[0]),
             *parameters,
             pads=[0, taps - 1, 0, taps - 1],
             kernel_shape=[1, taps],
         )
-        y = graph.put("Transpose", y, perm=[0, 2, 3, 1])
-        y = graph.put("Reshape", y, graph.ints(0, 1, -1, outputs))
+        y = editor.put("Transpose", y, perm=[0, 2, 3, 1])
+        y = editor.put("Reshape", y, editor.ints(0, 1, -1, outputs))
         if first or cut:
-            ends = graph.ints(first), graph.ints(-cut if cut else _END)
-            y = graph.put("Slice", y, *ends, graph.ints(2))
-        y = graph.put("Transpose", y, perm=[0, 3, 1, 2])
-        graph.replace(node.outputs[0], lowered(graph, y))
+            ends = editor.ints(first), editor.ints(-cut if cut else _END)
+            y = editor.put("Slice", y, *ends, editor.ints(2))
+        y = editor.put("Transpose", y, perm=[0, 3, 1, 2])
+        editor.replace(node.outputs[0], lowered(editor, y))
         count += 1
-    graph.sort()
     return count
