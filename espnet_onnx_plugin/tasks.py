@@ -34,7 +34,7 @@ class Door:
 
 @dataclass(frozen=True)
 class Task:
-    """What there is for the models of a recipe's driver.
+    """Row of a recipe's driver: everything that there is for its models.
 
     Attributes:
         name: of the driver, without ``.sh``.
@@ -138,13 +138,13 @@ def task_of(bundle: Bundle) -> Task:
 
 
 def door_of(bundle: Bundle) -> Door:
-    """What decodes a bundle."""
+    """Find the class that decodes a bundle."""
     task = task_of(bundle)
     return task.by_kind.get(type(bundle.manifest.search), task.door)
 
 
 def door_called(command: str) -> Door:
-    """What a command decodes with.
+    """Find the class that a command decodes with.
 
     Raises:
         PluginError: if there is no such command.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test, the linters and shellcheck. Does its own set-up, see setup_env.sh.
+# Runs every test, the linters, mypy and shellcheck. Does its own set-up, see setup_env.sh.
 # Tests of real recipes need an ESPnet checkout: ESPNET_ROOT=DIR scripts/test.sh
 #
 # Usage: scripts/test.sh [--espnet RELEASE] [--fast] [PYTEST_ARGS]
@@ -33,6 +33,8 @@ ruff check --quiet espnet_onnx_plugin tests egs2_stage scripts
 # What holds for shell: every tracked file that is a shell script.
 mapfile -t scripts < <(git grep -lE '^(#!.*\b(ba)?sh\b|# shellcheck shell=)')
 shellcheck "${scripts[@]}"
+
+mypy
 
 echo "== tests"
 python -m pytest -n 2 --dist loadgroup "${tier[@]}" "$@"

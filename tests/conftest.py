@@ -1,8 +1,8 @@
-"""What several tests need: tiny random models in ESPnet's own files."""
+"""Fixtures of several tests: tiny random models in ESPnet's own files."""
 
 import os
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ COMPARED = "asr ctc_prefix s2t search slu st tts".split()
 #: Modules that take seconds.
 FAST = """bundle checkpoints convolutions ctc_prefix drivers edits install_recipe layers
 listening noise options readme report report_reference report_sclite report_speech
-rnn_attention search speech_quality tts_text""".split()
+rnn_attention search speech_quality tts_text words""".split()
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -48,7 +48,7 @@ SRC_TOKENS = [*TOKENS[:-2], "'", "-", *TOKENS[-2:]]
 RATE = 8000
 
 
-def task_config(task: type, **choices: Any) -> Dict[str, Any]:
+def task_config(task: type, **choices: Any) -> dict[str, Any]:
     """A training configuration as ESPnet writes it, with tiny sizes."""
     config = dict(task.get_default_config())
     config.update(
@@ -71,15 +71,15 @@ def task_config(task: type, **choices: Any) -> Dict[str, Any]:
     return config
 
 
-def asr_config(**choices: Any) -> Dict[str, Any]:
-    """That of task asr."""
+def asr_config(**choices: Any) -> dict[str, Any]:
+    """Training configuration of task asr."""
     from espnet2.tasks.asr import ASRTask
 
     return task_config(ASRTask, **{"model_conf": dict(ctc_weight=0.3), **choices})
 
 
-def st_config(**choices: Any) -> Dict[str, Any]:
-    """That of task st."""
+def st_config(**choices: Any) -> dict[str, Any]:
+    """Training configuration of task st."""
     from espnet2.tasks.st import STTask
 
     source = dict(src_token_list=SRC_TOKENS, src_token_type="char")
@@ -97,7 +97,7 @@ def tts_task() -> type:
     return TTSTask
 
 
-def save_tts(arch: str, name: str, root: Path, **choices: Any) -> Dict[str, Path]:
+def save_tts(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:
     """A model with a tiny configuration of the registry, see :func:`save`.
 
     Args:
@@ -156,14 +156,14 @@ def save_tts(arch: str, name: str, root: Path, **choices: Any) -> Dict[str, Path
     return save(model, config, root, "model.pth")
 
 
-def build_asr(config: Dict[str, Any], seed: int = 0):
+def build_asr(config: dict[str, Any], seed: int = 0):
     """A model of task asr, see :func:`build`."""
     from espnet2.tasks.asr import ASRTask
 
     return build(ASRTask, config, seed)
 
 
-def build(task: type, config: Dict[str, Any], seed: int = 0):
+def build(task: type, config: dict[str, Any], seed: int = 0):
     """A model of an ESPnet task with random weights, in eval mode."""
     import argparse
 
@@ -175,7 +175,7 @@ def build(task: type, config: Dict[str, Any], seed: int = 0):
     return model
 
 
-def build_lm(name: str, conf: Dict[str, Any], seed: int = 0, tokens=TOKENS):
+def build_lm(name: str, conf: dict[str, Any], seed: int = 0, tokens=TOKENS):
     """An ``ESPnetLanguageModel`` with random weights, and its configuration."""
     import argparse
 
@@ -188,7 +188,7 @@ def build_lm(name: str, conf: Dict[str, Any], seed: int = 0, tokens=TOKENS):
     return LMTask.build_model(argparse.Namespace(**config)).eval(), config
 
 
-def save(model, config: Dict[str, Any], directory: Path, name: str) -> Dict[str, Path]:
+def save(model, config: dict[str, Any], directory: Path, name: str) -> dict[str, Path]:
     """Write what training leaves: ``config.yaml`` and a checkpoint."""
     import torch
 
@@ -212,7 +212,7 @@ def sharpen(model) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Dict[str, Any]:
+def tiny(tmp_path_factory) -> dict[str, Any]:
     """A tiny ASR model and LM on disk, their bundle, and a data directory."""
     from espnet_onnx_plugin.export.checkpoints import Checkpoints
     from espnet_onnx_plugin.export.export import export_bundle
@@ -238,7 +238,7 @@ def tiny(tmp_path_factory) -> Dict[str, Any]:
     )
 
 
-def waves(count: int = 4, seed: int = 0) -> Dict[str, np.ndarray]:
+def waves(count: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
     """Noise bursts of different lengths."""
     random = np.random.default_rng(seed)
     return {
@@ -269,7 +269,7 @@ def digits() -> Path:
     return path
 
 
-def run_readme(containing: str, bundles: Dict[str, Path], **given: Any) -> Dict:
+def run_readme(containing: str, bundles: dict[str, Path], **given: Any) -> dict:
     """Run a block of Python of the README, and give the names that it has set.
 
     Args:

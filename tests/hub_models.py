@@ -165,7 +165,7 @@ def tiny_model(name, with_head=False):
 
 
 def tiny_whisper(name, n_vocab=None, **options):
-    """What ``whisper.load_model`` returns, with 16 encoder and 12 decoder positions."""
+    """Model as of ``whisper.load_model``, with 16 encoder and 12 decoder positions."""
     import torch
     from whisper.model import ModelDimensions, Whisper
 

@@ -221,7 +221,7 @@ def run(*args, env=(), template="asr"):
 
 
 def run_onnx(*args, **kwargs):
-    """The same with our stages, and the stand-in for the recipe's python."""
+    """Run the adapter with our stages, and the stand-in for the recipe's python."""
     return run("--onnx", "true", "--python", "./mypython", *args, **kwargs)
 
 

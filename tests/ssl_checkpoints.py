@@ -2,14 +2,15 @@
 them: s3prl's, those of transformers and ESPnet's own.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict
+from typing import Any
 
 #: The convolutions of wav2vec 2.0 with few channels: 400 samples wide, 320 apart.
 CONVOLUTIONS = [(8, 10, 5)] + [(8, 3, 2)] * 4 + [(8, 2, 2)] * 2
 
-_SIZES: Dict[str, Any] = dict(
+_SIZES: dict[str, Any] = dict(
     conv_feature_layers=str(CONVOLUTIONS),
     encoder_layers=2,
     encoder_embed_dim=12,
@@ -45,7 +46,7 @@ def write(name: str, directory: Path) -> Path:
 
 
 class StandIn:
-    """What ESPnet imports of fairseq, which Python 3.11 has no release of.
+    """Stand-in for the parts of fairseq that ESPnet imports: it needs Python 3.10.
 
     The models are s3prl's copies of fairseq's.
     """
@@ -95,7 +96,7 @@ def with_checkpoints(conf: Any, directory: Path) -> Any:
     return conf
 
 
-def _hubert() -> Dict[str, Any]:
+def _hubert() -> dict[str, Any]:
     from s3prl.upstream.hubert.hubert_model import (
         HubertConfig,
         HubertModel,
@@ -113,7 +114,7 @@ def _hubert() -> Dict[str, Any]:
     )
 
 
-def _wav2vec2() -> Dict[str, Any]:
+def _wav2vec2() -> dict[str, Any]:
     from s3prl.upstream.wav2vec2.wav2vec2_model import Wav2Vec2Config, Wav2Vec2Model
 
     sizes = {**_SIZES, **_LARGE, "latent_dim": 4, "latent_vars": 4}
@@ -125,7 +126,7 @@ def _wav2vec2() -> Dict[str, Any]:
     )
 
 
-def _data2vec() -> Dict[str, Any]:
+def _data2vec() -> dict[str, Any]:
     from s3prl.upstream.data2vec.data2vec_model import (
         Data2VecAudioConfig,
         Data2VecAudioModel,
@@ -142,7 +143,7 @@ def _data2vec() -> Dict[str, Any]:
     )
 
 
-def _wavlm() -> Dict[str, Any]:
+def _wavlm() -> dict[str, Any]:
     return _microsofts(
         **_LARGE,
         normalize=True,
@@ -153,7 +154,7 @@ def _wavlm() -> Dict[str, Any]:
     )
 
 
-def _microsofts(**settings: Any) -> Dict[str, Any]:
+def _microsofts(**settings: Any) -> dict[str, Any]:
     """WavLM, which s3prl takes for UniSpeech-SAT too."""
     from s3prl.upstream.wavlm.WavLM import WavLM, WavLMConfig
 

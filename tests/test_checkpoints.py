@@ -1,4 +1,4 @@
-"""What is taken as a model's checkpoint, and what is refused by name."""
+"""Checkpoints that are taken as a model's, and those that are refused by name."""
 
 import copy
 import datetime

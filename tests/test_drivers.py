@@ -1,4 +1,4 @@
-"""What the adapters read of a driver, held against every real driver at hand."""
+"""Variables that the adapters read, held against every real driver at hand."""
 
 import os
 import re

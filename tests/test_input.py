@@ -102,7 +102,7 @@ def test_tokens_are_lines_up_to_the_newline(tmp_path):
 
 
 def write_decode(directory, token_int, **timing):
-    """What a variant has decoded, as a row of the tables."""
+    """Decode of a variant, as a row of the tables."""
     test = directory / "asr" / "test"
     path = test / "onnx_timing" / "output" / "timing.jsonl"
     path.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What may import what; every part is below those that may import it."""
+"""Layers: every part is below those that may import it."""
 
 import ast
 import graphlib

@@ -31,7 +31,7 @@ def systems(tmp_path):
 
 
 def figures(page):
-    """What the page shows: of each utterance by system the caption and its files."""
+    """Contents of the page: the caption and files of each utterance, by system."""
     shown = {}
     for part in page.read_text(encoding="utf-8").split("<h2>")[1:]:
         key, rest = part.split("</h2>", 1)

@@ -68,7 +68,7 @@ def test_keep(seed, rate):
 
 
 def test_one_after_the_other():
-    """Of a pair of normal draws the second waits, whatever is drawn in between."""
+    """The second of a pair of normal draws waits, whatever is drawn in between."""
     torch.manual_seed(777)
     noise = Noise(777)
     for size in (1, 20, 3, 2, 64, 15, 33):

@@ -147,7 +147,7 @@ def test_several_values_of_an_option(tmp_path):
 
 @pytest.mark.parametrize("name", INFERENCE)
 def test_every_command_takes_its_own_defaults_from_a_file(name, tmp_path):
-    """What --help calls the default can be written down."""
+    """Defaults can be written down as --help prints them."""
     parser = parser_of(name)
     args = parser.parse_args(NEEDED)
     left = ("config", "model_dir", "output_dir", "data_path_and_name_and_type")

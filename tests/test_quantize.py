@@ -195,7 +195,7 @@ FACTOR = 1e6
 
 
 def hostile(model, output_dir, role, name):
-    """The same model, but one channel of a layer's input is a million times the rest.
+    """The tiny model, but one channel of a layer's input is a million times the rest.
 
     In fp32 that changes nothing: the weights of the channel are smaller in proportion.
     """

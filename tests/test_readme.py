@@ -1,4 +1,4 @@
-"""What the README says that a program can check."""
+"""Claims of the README that a program can check."""
 
 import importlib.util
 import re

@@ -242,7 +242,7 @@ WINDOWS = {
 
 
 def windows_of(tiny, monkeypatch, windows, search=None, **how):
-    """What both give for long speech of scripted windows: segments and calls."""
+    """Segments and calls of both for long speech of scripted windows."""
     search = search or {}
     theirs = espnet(tiny, beam_size=2)
     theirs.preprocessor_conf = {**theirs.preprocessor_conf, **search}

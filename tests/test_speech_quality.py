@@ -76,7 +76,7 @@ def test_level():
     [(16000, 7.1709386, 0.10965596), (22050, 6.6383791, 0.10381340)],
 )
 def test_as_espnets_scripts(rate, mcd, log_f0_rmse):
-    """What evaluate_mcd.py and evaluate_f0.py give with pysptk 1.0.1, fastdtw 0.3.4."""
+    """Figures of evaluate_mcd.py and evaluate_f0.py (pysptk 1.0.1, fastdtw 0.3.4)."""
     other = speech(130, (650, 1300, 2500), seconds=0.5, rate=rate, level=0.2)
     measures = measure(speech(rate=rate), other, rate)
     assert measures.mcd == pytest.approx(mcd, rel=1e-5)
@@ -91,7 +91,7 @@ def test_as_espnets_scripts(rate, mcd, log_f0_rmse):
     ],
 )
 def test_mel_cepstrum_of_sptk(rate, first, last):
-    """What pysptk.mcep(frame, order, alpha, eps=1e-6, etype=1) gives."""
+    """Results of pysptk.mcep(frame, order, alpha, eps=1e-6, etype=1)."""
     window = np.hamming(1024)
     frame = speech()[3000:4024] * 2**15 * window / np.linalg.norm(window)
     order, alpha = MEL_CEPSTRA[rate]

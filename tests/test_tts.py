@@ -107,7 +107,7 @@ def inputs(bundle):
 
 
 def speak(ours, theirs, given, seed=0, **call):
-    """What both make of a text, with the same draws; ESPnet's are tensors."""
+    """Outputs of both for a text, with the same draws; ESPnet's are tensors."""
     ours.noise = Noise(seed, mkl=dropouts_are_of_mkl())
     made = ours(**given, **call)
     torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import sys
 import types
 import zipfile
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import pytest
 
@@ -89,7 +89,7 @@ def fake(monkeypatch, name, **content):
 
 @pytest.fixture(scope="session")
 def nltk_data(tmp_path_factory):
-    """What g2p_en reads of NLTK, with a few words."""
+    """Data of NLTK that g2p_en reads, with a few words."""
     root = tmp_path_factory.mktemp("nltk_data")
     tagger, words = "averaged_perceptron_tagger_eng", "cmudict"
     parts = dict(
@@ -108,7 +108,7 @@ def nltk_data(tmp_path_factory):
 
 
 def arguments(**choices):
-    """Those of a training that ESPnet's ``build_preprocess_fn`` reads."""
+    """Options of a training that ESPnet's ``build_preprocess_fn`` reads."""
     defaults = dict(
         token_type="phn",
         token_list=["<blank>", "<unk>"],
@@ -159,8 +159,8 @@ class Case(NamedTuple):
     """A g2p or cleaners, with sentences and the packages besides their own."""
 
     sentences: tuple
-    g2p: Optional[str] = None
-    cleaner: Union[None, str, List[str]] = None
+    g2p: str | None = None
+    cleaner: None | str | list[str] = None
     needs: tuple = ()
 
     @property

@@ -1,4 +1,4 @@
-"""What the decoding commands share: ``espnet2.bin.*_inference`` without torch."""
+"""Base of the decoding commands: ``espnet2.bin.*_inference`` without torch."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional
+from typing import Any
 
 from espnet_onnx_plugin.bundle import (
     MANIFEST,
@@ -34,7 +35,7 @@ def derive(
     made_by: Mapping[str, Any],
     rewrite: Rewrite,
     check: Check,
-    precision: Optional[Precision] = None,
+    precision: Precision | None = None,
 ) -> Bundle:
     """Write the bundle that ``rewrite`` makes of ``parent``.
 

@@ -1,10 +1,10 @@
-"""What a bundle says of itself: the types of ``manifest.yaml``."""
+"""Types of ``manifest.yaml``, in which a bundle describes itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from espnet_onnx_plugin.bundle.search import Features, Search
 
@@ -15,7 +15,7 @@ FORMAT_VERSION = 5
 Precision = Literal["fp32", "int8", "weight8", "weight4", "fp16"]
 
 #: An axis of a tensor: its size, or the name of a size that varies.
-Axis = Union[int, str]
+Axis = int | str
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Speech:
-    """What the encoder's input has to be.
+    """Input of the encoder.
 
     Attributes:
         kind: ``waveform`` or ``features``.
@@ -149,7 +149,7 @@ class Transcript(Text):
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What a text-to-speech model makes, and reads besides text.
+    """Output of a text-to-speech model, and its inputs besides text.
 
     Attributes:
         sampling_rate: samples a second of its waveforms; None where ESPnet names none.

@@ -1,4 +1,4 @@
-"""What follows the tokens of a model: the kinds of search and of synthesis.
+"""Kinds of search and of synthesis, which run the graphs of a model.
 
 Each says what has to be known to run the graphs, and nothing of the options that a user
 gives.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Union
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Energy:
 
 @dataclass(frozen=True, kw_only=True)
 class _Features:
-    """What ways from text to features have in common.
+    """Base of the ways from text to features.
 
     Attributes:
         model: ESPnet's class, where something of its follows the release.
@@ -208,5 +208,5 @@ class Frames(_Features):
     limits_steps: bool = False
 
 
-Search = Union[LabelSynchronous, Prompted, PromptedCTC, MaskCTC]
-Features = Union[Durations, Frames]
+Search = LabelSynchronous | Prompted | PromptedCTC | MaskCTC
+Features = Durations | Frames

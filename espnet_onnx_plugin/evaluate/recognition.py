@@ -116,7 +116,7 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
         return noise(speech) if self.source is None else usable(self.source, speech)
 
     def transcripts(self, model: Bundle) -> Sequence[Mapping[str, str]] | None:
-        """What each speaker said, by utterance.
+        """Transcripts of each speaker, by utterance.
 
         Raises:
             PluginError: if there are other numbers of texts and speakers.

@@ -1,4 +1,4 @@
-"""What the decode directories of a recognizer hold, as rows of the tables."""
+"""Decode directories of a recognizer, as rows of the tables."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Hypotheses:
-    """Those of one speaker, by utterance; a greedy search gives no scores."""
+    """Results of one speaker, by utterance; a greedy search gives no scores."""
 
     suffix: str  # of the speaker's files
     token_int: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""What a reader of the tables has to know about their figures."""
+"""Notes below the tables, on how their figures are to be read."""
 
 from __future__ import annotations
 

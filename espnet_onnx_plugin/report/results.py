@@ -1,4 +1,4 @@
-"""What the tables show, as data: one row per test set and system."""
+"""Results as data: one row of the tables per test set and system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decoding took, read from the timings of a sample of a test set."""
+"""Time and memory of decoding, read from the timings of a sample of a test set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMING = "onnx_timing/output/timing.jsonl"
 
 @dataclass(frozen=True)
 class UtteranceTiming:
-    """What one utterance took. Seconds; peak memory of the process in MiB, None where
+    """Cost of one utterance. Seconds; peak memory of the process in MiB, None where
     the system does not tell.
 
     The time to the first audio is that of speech that is synthesized. The arithmetic is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
@@ -35,7 +35,7 @@ from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch, check_ti
 
 logger = logging.getLogger(__name__)
 
-Results = Union[NBest[Recognized], WithIntermediate, OfSpeakers]
+Results = NBest[Recognized] | WithIntermediate | OfSpeakers
 
 
 class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):

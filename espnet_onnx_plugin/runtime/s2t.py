@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Sear
 from espnet_onnx_plugin.runtime.search.timestamps import TimestampRules
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
-Results = Union[NBest[Transcribed], WithIntermediate]
+Results = NBest[Transcribed] | WithIntermediate
 
 
 class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
@@ -67,7 +67,7 @@ class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
     options_class = DecodeOptions
 
     def __new__(cls, model_dir: str | Path | Bundle, *args: Any, **named: Any):
-        """See the class."""
+        """A model of the class that a bundle's kind of search needs."""
         if cls is Speech2Text:
             if isinstance(model_dir, Bundle):
                 manifest = model_dir.manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from espnet_onnx_plugin.runtime.search.generate import NOT_ASKED_FOR
 from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
 from espnet_onnx_plugin.runtime.search.protocol import Primers, Search
 
-Results = Union[NBest[Recognized], Translated]
+Results = NBest[Recognized] | Translated
 
 
 class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):

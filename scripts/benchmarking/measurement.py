@@ -1,4 +1,4 @@
-"""What a benchmark measures, as data: settings, decodes, systems side by side."""
+"""Measurements as data: settings, decodes, systems side by side."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one system took in one setting.
+    """Cost of one setting for one system.
 
     Attributes:
         system: pytorch, or the bundle's variant.

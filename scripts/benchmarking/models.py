@@ -57,7 +57,7 @@ NO_SPEECH_BUDGET = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a setting decodes or synthesizes.
+    """Inputs that a setting decodes or synthesizes.
 
     Attributes:
         files: A numpy file for each utterance, of audio or of token ids.

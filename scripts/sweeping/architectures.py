@@ -4,8 +4,9 @@ import copy
 import inspect
 import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any
 
 import yaml
 from sweeping.build import find_task
@@ -149,23 +150,23 @@ TRAINING = re.compile(
 #: Loss weights: what counts is whether one is 0, 1, or in between.
 WEIGHTS = ("ctc_weight", "asr_weight", "mt_weight", "mtlalpha", "st_mtlalpha")
 
-_Config = Dict[str, Any]
+_Config = dict[str, Any]
 
 
-def collect(espnet_root: Path) -> List[_Config]:
+def collect(espnet_root: Path) -> list[_Config]:
     """Every distinct architecture of a checkout, in the order of their first paths.
 
     Returns:
         Of each its ``name``, ``task``, tiny ``config``, and the ``configs`` that it
         stands for (paths below egs2; links count, as recipes name them).
     """
-    found: Dict[str, _Config] = {}
+    found: dict[str, _Config] = {}
     for path, content in training_configs(espnet_root / "egs2"):
         task, config = architecture(TASKS[path.parts[1]], content)
         key = json.dumps([task, _without_kernels(config)], sort_keys=True)
         entry = found.setdefault(key, dict(task=task, config=config, configs=[]))
         entry["configs"].append(str(path))
-    counts: Dict[str, int] = {}
+    counts: dict[str, int] = {}
     for entry in found.values():
         names = [entry["config"].get(role) for role in _NAMING]
         label = "-".join(filter(None, (entry["task"], *names)))
@@ -175,7 +176,7 @@ def collect(espnet_root: Path) -> List[_Config]:
     return [{key: entry[key] for key in order} for entry in found.values()]
 
 
-def training_configs(egs2: Path) -> Iterator[Tuple[Path, _Config]]:
+def training_configs(egs2: Path) -> Iterator[tuple[Path, _Config]]:
     """Yield the training configurations below ``egs2``, with paths relative to it."""
     for directory in sorted(egs2.glob("*/*/conf")):
         if directory.parent.name not in TASKS:
@@ -196,7 +197,7 @@ _MODEL = {"encoder", "decoder", "lm", "lm_conf", "tts"}
 _NAMING = ("encoder", "decoder", "lm", "tts")
 
 
-def architecture(task: str, content: _Config) -> Tuple[str, _Config]:
+def architecture(task: str, content: _Config) -> tuple[str, _Config]:
     """The task and what of a training configuration is architecture, at tiny size."""
     if {"lm", "lm_conf"} & set(content):
         task = "lm"
@@ -240,7 +241,7 @@ def _without_kernels(config: _Config) -> _Config:
     }
 
 
-def _class(choices: Any, name: str) -> Optional[type]:
+def _class(choices: Any, name: str) -> type | None:
     try:
         return choices.get_class(name)
     except ValueError:  # a choice that the installed ESPnet does not have
@@ -248,7 +249,7 @@ def _class(choices: Any, name: str) -> Optional[type]:
 
 
 def reduced(
-    conf: Mapping[str, Any], cls: Optional[type], sizes: Mapping[str, Any]
+    conf: Mapping[str, Any], cls: type | None, sizes: Mapping[str, Any]
 ) -> _Config:
     """Settings less defaults and what matters in training only, at tiny size.
 
@@ -302,8 +303,8 @@ def _absent(size: Any) -> bool:
     return size is None or isinstance(size, (int, float)) and size <= 0
 
 
-def _part(name: str, conf: _Config, cls: Optional[type]) -> Optional[type]:
-    """What settings within settings are given to, if it is known."""
+def _part(name: str, conf: _Config, cls: type | None) -> type | None:
+    """Callable that settings within settings are given to, if it is known."""
     part = name.removesuffix("_params")
     if part not in _PARTS or cls is None:
         return None

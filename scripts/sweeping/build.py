@@ -7,8 +7,9 @@ import functools
 import importlib
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -91,8 +92,8 @@ def find_task(task: str) -> type:
     return getattr(module, _TASK_CLASSES[task])
 
 
-def training_config(architecture: Dict[str, Any]) -> Dict[str, Any]:
-    """What ESPnet would write as ``config.yaml`` for an entry of the list."""
+def training_config(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Content of ``config.yaml``, as ESPnet would write it for an entry of the list."""
     task, config = architecture["task"], architecture["config"]
     tokens = TOKENS.get(task, TOKENS["default"])
     cls = find_task(task)
@@ -130,7 +131,7 @@ def _statistics() -> str:
     return str(path)
 
 
-def build(architecture: Dict[str, Any], seed: int = 0):
+def build(architecture: dict[str, Any], seed: int = 0):
     """ESPnet's model with the weights of :func:`randomize`, in eval mode."""
     import torch
 
@@ -195,8 +196,8 @@ def lengthen(model) -> None:
             layer.bias.data += 2.0
 
 
-def why_not_built(architecture: Dict[str, Any]) -> Optional[str]:
-    """What keeps ESPnet from building this without a network; None if nothing does."""
+def why_not_built(architecture: dict[str, Any]) -> str | None:
+    """Reason why ESPnet cannot build this without a network; None if it can."""
     if architecture["config"].get("decoder") == "transducer":
         return "transducer"
 

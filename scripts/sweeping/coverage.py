@@ -3,8 +3,9 @@
 import importlib
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any
 
 import numpy as np
 import yaml
@@ -55,7 +56,7 @@ COLUMNS = {
     "covered": "covered",
 }
 
-_Config = Dict[str, Any]
+_Config = dict[str, Any]
 
 
 def options(architecture: _Config) -> _Config:
@@ -83,7 +84,7 @@ def options(architecture: _Config) -> _Config:
     return beam
 
 
-def utterances(architecture: _Config) -> List[np.ndarray]:
+def utterances(architecture: _Config) -> list[np.ndarray]:
     """Noise bursts of different lengths, or features of as many frames."""
     random = np.random.default_rng(0)
     dim = architecture["config"].get("input_size")
@@ -94,7 +95,7 @@ def utterances(architecture: _Config) -> List[np.ndarray]:
     return [(0.2 * random.standard_normal(s)).astype(np.float32) for s in shapes]
 
 
-def compare(architecture: _Config, directory: Path) -> List[str]:
+def compare(architecture: _Config, directory: Path) -> list[str]:
     """Export an architecture with random weights, and decode with it and with ESPnet.
 
     The export of a text-to-speech model does the latter itself.
@@ -125,8 +126,8 @@ def compare(architecture: _Config, directory: Path) -> List[str]:
     return found
 
 
-def mute(model: Text2Speech) -> List[str]:
-    """What shows that the check of the export said nothing about a model.
+def mute(model: Text2Speech) -> list[str]:
+    """Evidence that the check of the export said nothing about a model.
 
     That check speaks as ESPnet does, with the same noise. It would find all well in a
     model that says nothing: no frames, always the same ones, or silence.
@@ -154,7 +155,7 @@ def mute(model: Text2Speech) -> List[str]:
     return found
 
 
-def write_model(architecture: _Config, directory: Path) -> List[Path]:
+def write_model(architecture: _Config, directory: Path) -> list[Path]:
     """Configuration and checkpoint, and those of the language model if it is one."""
     parts = [architecture]
     if architecture["task"] == "lm":
@@ -170,7 +171,7 @@ def write_model(architecture: _Config, directory: Path) -> List[Path]:
     return files
 
 
-def _save(model, config: _Config, directory: Path) -> Tuple[Path, Path]:
+def _save(model, config: _Config, directory: Path) -> tuple[Path, Path]:
     import torch
 
     directory.mkdir(parents=True)
@@ -179,7 +180,7 @@ def _save(model, config: _Config, directory: Path) -> Tuple[Path, Path]:
     return directory / "config.yaml", directory / "model.pth"
 
 
-def open_reference(architecture: _Config, files: List[Path]):
+def open_reference(architecture: _Config, files: list[Path]):
     """ESPnet's own inference."""
     task = "asr" if architecture["task"] == "lm" else architecture["task"]
     kind = "maskctc" if _model(architecture) == "maskctc" else task
@@ -191,7 +192,7 @@ def open_reference(architecture: _Config, files: List[Path]):
         return cls(**dict(zip(names, map(str, files))), **options(architecture))
 
 
-def hypotheses(results: Any) -> List[List[Tuple[List[int], float]]]:
+def hypotheses(results: Any) -> list[list[tuple[list[int], float]]]:
     """Token ids and scores, best first, of each speaker."""
     if isinstance(results, tuple):  # with what intermediate CTCs read
         results = results[0]
@@ -200,7 +201,7 @@ def hypotheses(results: Any) -> List[List[Tuple[List[int], float]]]:
 
 
 def same_best(
-    result: List[Tuple[List[int], float]], expected: List[Tuple[List[int], float]]
+    result: list[tuple[list[int], float]], expected: list[tuple[list[int], float]]
 ) -> bool:
     """Whether the best hypothesis is ESPnet's best, or one that ties with it."""
     [(tokens, score), *_], [(_, best), *_] = result, expected
@@ -212,7 +213,7 @@ def _model(architecture: _Config) -> str:
     return architecture["config"].get("model", "espnet")
 
 
-def measure(architectures: List[_Config]) -> Dict[str, str]:
+def measure(architectures: list[_Config]) -> dict[str, str]:
     """Why architectures that ESPnet builds are not covered, by name."""
     failures = {}
     for architecture in architectures:
@@ -229,13 +230,13 @@ def measure(architectures: List[_Config]) -> Dict[str, str]:
     return failures
 
 
-def table(architectures: List[_Config], failures: Mapping[str, str]) -> str:
-    """What is covered, by task, in Markdown; and each that is not, with its reason.
+def table(architectures: list[_Config], failures: Mapping[str, str]) -> str:
+    """Coverage by task, in Markdown, and each that is not covered, with its reason.
 
     Cells are distinct architectures, and in brackets the configurations that they
     stand for.
     """
-    counts: Dict[Tuple[str, str], List[int]] = {}
+    counts: dict[tuple[str, str], list[int]] = {}
     for architecture in architectures:
         kind = architecture.get("excluded", "builds").partition(":")[0]
         columns = ["all", kind]

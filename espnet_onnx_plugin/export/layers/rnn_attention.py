@@ -154,7 +154,7 @@ class NoAttention(torch.nn.Module):
         self.states: dict[str, State] = {}
 
     def forward(self, z, shape, memory, past):
-        """See :meth:`StepAttention.forward`."""
+        """One step of the attention, as :meth:`StepAttention.forward`."""
         [mean] = memory
         return mean[:, None].expand(*shape, mean.size(1)).flatten(0, 1), []
 

@@ -74,7 +74,7 @@ def products_saturate() -> bool:
 
 
 def keep_exact(options: ort.SessionOptions) -> None:
-    """See to it that a session's 8-bit products do not saturate."""
+    """Make sure that a session's 8-bit products do not saturate."""
     if products_saturate():
         options.add_session_config_entry(_WIDE_PRODUCTS, "1")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class Accompanied:
         return len(self.speech)
 
 
-Utterance = Union[np.ndarray, Accompanied]
+Utterance = np.ndarray | Accompanied
 
 
 def pad(arrays: Sequence[np.ndarray]) -> np.ndarray:

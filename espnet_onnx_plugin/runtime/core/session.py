@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -16,7 +16,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.arithmetic import keep_exact
 from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
 
-Value = Union[np.ndarray, ort.OrtValue]
+Value: TypeAlias = np.ndarray | ort.OrtValue
 
 #: Colours of a terminal, of which onnxruntime's messages are full.
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

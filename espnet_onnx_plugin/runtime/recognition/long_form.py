@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
 
 import numpy as np
 
@@ -23,10 +22,10 @@ from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 logger = logging.getLogger(__name__)
 
 #: A file, or (samples,) or (samples, channels).
-Audio = Union[str, Path, np.ndarray]
+Audio = str | Path | np.ndarray
 
 #: Start and end in seconds, and text.
-Segment = tuple[float, float, Optional[str]]
+Segment = tuple[float, float, str | None]
 
 
 def fixed_length(speech: np.ndarray, length: int) -> np.ndarray:

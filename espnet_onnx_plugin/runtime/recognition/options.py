@@ -162,7 +162,7 @@ class S2tOptions(DecodeOptions):
 
 @dataclass(frozen=True)
 class S2tOfCtcOptions(S2tOptions):
-    """The same options for a model that is all CTC, whatever ``ctc_weight`` says."""
+    """Options for a model that is all CTC, whatever ``ctc_weight`` says."""
 
     @property
     def weights(self) -> dict[str, float]:

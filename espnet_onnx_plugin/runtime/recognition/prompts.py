@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Union
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 from espnet_onnx_plugin.runtime.text.hub_text import HubTokenizer
 
 #: Text before an utterance, or its token ids.
-TextPrev = Union[str, Sequence[int], np.ndarray]
+TextPrev = str | Sequence[int] | np.ndarray
 
 #: Inputs of an encoder besides speech, by name.
 Prompt = Mapping[str, np.ndarray]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar, Union
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from espnet_onnx_plugin.runtime.text.converter import TokenConverter, without_sp
 logger = logging.getLogger(__name__)
 
 #: Content of a file for an utterance: a line, or several.
-Lines = Union[str, list[str]]
+Lines = str | list[str]
 
 
 class Timing(NamedTuple):
@@ -200,7 +200,7 @@ class WithIntermediate(NamedTuple):
         return written
 
 
-class OfSpeakers(list[Union[NBest[Recognized], WithIntermediate]]):
+class OfSpeakers(list[NBest[Recognized] | WithIntermediate]):
     """Results for each of the speakers of an utterance."""
 
     def files(self) -> dict[str, Lines]:

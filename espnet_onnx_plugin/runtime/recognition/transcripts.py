@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Transcript
@@ -11,7 +9,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.text.converter import UNKNOWN, read_tokens
 
 #: A transcript as text, or as the word ids that ESPnet's preprocessor makes of it.
-Words = Union[str, np.ndarray]
+Words = str | np.ndarray
 
 
 class TranscriptReader:

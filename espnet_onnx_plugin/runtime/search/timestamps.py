@@ -21,7 +21,7 @@ class _Seen(NamedTuple):
     time: np.ndarray  # the newest timestamp
 
     def pick(self, index: Any) -> _Seen:
-        """The same of some hypotheses, by an index of numpy."""
+        """State of some of the hypotheses, by an index of numpy."""
         return _Seen(*(value[index] for value in self))
 
 
@@ -72,7 +72,7 @@ class TimestampRules(FullScorer):
         return seen
 
     def _follow(self, seen: _Seen, tokens: np.ndarray) -> _Seen:
-        """The same after each hypothesis got a token."""
+        """State after each hypothesis got a token."""
         is_time = (tokens >= self._first) & (tokens <= self._last)
         return _Seen(
             np.concatenate((seen.last[..., 1:], tokens[..., None]), axis=-1),

@@ -1,4 +1,4 @@
-"""What the manifest of a bundle says of synthesis; one without it is refused."""
+"""Synthesis as the manifest of a bundle describes it, or an error where it does not."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from espnet_onnx_plugin.runtime.synthesis.described import synthesis_of
 from espnet_onnx_plugin.runtime.text.converter import read_tokens
 
 #: One input of an utterance; only a text is a string.
-Input = Union[str, np.ndarray]
+Input = str | np.ndarray
 
 #: Inputs by name, with the types that ESPnet's recipes give them.
 _INPUTS = {

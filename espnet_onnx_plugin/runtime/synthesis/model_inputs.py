@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.synthesis.described import synthesis_of
 
 #: Numbers as a caller gives them.
-Given = Union[np.ndarray, Sequence[float], float, None]
+Given = np.ndarray | Sequence[float] | float | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class ModelInputs:
 
     @property
     def tensors(self) -> Mapping[str, np.ndarray]:
-        """Those that graphs read, by name."""
+        """Inputs that graphs read, by name."""
         return {
             name: value
             for name, value in vars(self).items()

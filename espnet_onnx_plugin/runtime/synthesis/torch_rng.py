@@ -88,7 +88,7 @@ class Noise:
         return self._generator.randint(0, 2**32, size=size, dtype=np.uint32)
 
     def _uniform(self, size: int) -> np.ndarray:
-        """Of 53 bits, in [0, 1)."""
+        """Draw numbers of 53 bits, in [0, 1)."""
         high, low = self._bits(2 * size).astype(np.uint64).reshape(size, 2).T
         bits = (high << np.uint64(32) | low) & np.uint64(2**53 - 1)
         return bits * 2.0**-53

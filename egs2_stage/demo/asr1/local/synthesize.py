@@ -43,7 +43,7 @@ SEEN = [pair for pair in PAIRS if pair not in UNSEEN]
 
 @dataclass(frozen=True)
 class DataSet:
-    """What tells one set from another.
+    """Properties by which one set differs from another.
 
     Attributes:
         seed: First part of the seed of every utterance of the set.

@@ -1,1 +1,1 @@
-"""Of parallel_wavegan what ESPnet loads a vocoder by, where that is not installed."""
+"""Parts of parallel_wavegan by which ESPnet loads a vocoder, where it is missing."""
