@@ -10,7 +10,9 @@ from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.optimize.fuse import optimize
-from espnet_onnx_plugin.runtime.io.data import Audio, Source, read_scp
+from espnet_onnx_plugin.runtime.io.audio import Audio
+from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.recognition.decode import decode as decode_all
 
 SETS = ("dev", "test", "test_noisy")

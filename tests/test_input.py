@@ -28,7 +28,9 @@ from espnet_onnx_plugin.report.tables import to_csv, to_markdown
 from espnet_onnx_plugin.report.timing import read_timings, summarize
 from espnet_onnx_plugin.runtime import s2t
 from espnet_onnx_plugin.runtime.io import memory
-from espnet_onnx_plugin.runtime.io.data import READERS, prepare, read_keys, read_scp
+from espnet_onnx_plugin.runtime.io.audio import READERS
+from espnet_onnx_plugin.runtime.io.lists import read_keys, read_scp
+from espnet_onnx_plugin.runtime.io.speech import prepare
 from espnet_onnx_plugin.runtime.io.writer import result_writer
 from espnet_onnx_plugin.runtime.recognition import engine
 from espnet_onnx_plugin.runtime.text.converter import read_tokens

@@ -165,7 +165,8 @@ class Inference:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
-        from espnet_onnx_plugin.runtime.io.data import iterate, read_keys
+        from espnet_onnx_plugin.runtime.io.data import iterate
+        from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.io.progress import progress
         from espnet_onnx_plugin.runtime.io.writer import result_writer
@@ -196,7 +197,8 @@ class Inference:
         self, args: argparse.Namespace
     ) -> tuple[Source, dict[str, dict[str, str]]]:
         """The audio, and the texts beside it by name and utterance."""
-        from espnet_onnx_plugin.runtime.io.data import Source, read_scp
+        from espnet_onnx_plugin.runtime.io.data import Source
+        from espnet_onnx_plugin.runtime.io.lists import read_scp
 
         door = door_called(self.name)
         [texts] = [task.reads for task in TASKS.values() if door in task.doors]

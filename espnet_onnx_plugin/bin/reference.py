@@ -20,7 +20,9 @@ from typing import Any
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.tables import write_atomically
-from espnet_onnx_plugin.runtime.io.data import Audio, Source, read_keys
+from espnet_onnx_plugin.runtime.io.audio import Audio
+from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.io.lists import read_keys
 from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
 from espnet_onnx_plugin.tasks import door_called
 

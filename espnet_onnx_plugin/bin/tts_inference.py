@@ -34,7 +34,7 @@ class Synthesis(Inference):
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
-        from espnet_onnx_plugin.runtime.io.data import read_keys
+        from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.io.progress import progress
         from espnet_onnx_plugin.runtime.io.speech_writer import FAILED, speech_writer

@@ -18,7 +18,7 @@ from espnet_onnx_plugin.evaluate.error_rate import (
 from espnet_onnx_plugin.evaluate.evaluator import open_on
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.io.data import READERS
+from espnet_onnx_plugin.runtime.io.audio import READERS
 from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError
 from espnet_onnx_plugin.tasks import TASKS
 

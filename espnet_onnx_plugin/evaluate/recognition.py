@@ -30,7 +30,8 @@ from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
 from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import LENS, to_numpy
-from espnet_onnx_plugin.runtime.io.data import Source, read_scp, usable
+from espnet_onnx_plugin.runtime.io.data import Source, usable
+from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.tasks import door_of, task_of
@@ -52,7 +53,7 @@ Utterance = tuple[str, np.ndarray, dict[str, str]]
 
 
 def noise(speech: Speech) -> Iterator[Utterance]:
-    """Utterances for a check without audio, as :func:`.data.usable` gives real ones."""
+    """Utterances for a check without audio, as :func:`usable` gives real ones."""
     random = np.random.default_rng(0)
     for factor in (3, 7, 20):
         shape = [speech.min_length * factor]

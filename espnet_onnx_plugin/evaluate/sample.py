@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.io.data import Source, read_scp
+from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.io.lists import read_scp
 
 # Lengths that ESPnet's data preparation leaves beside a wav.scp or feats.scp.
 LENGTH_FILES = ("utt2num_samples", "feats_shape")

@@ -17,7 +17,7 @@ import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate import mel_cepstrum
-from espnet_onnx_plugin.runtime.io.data import read_scp
+from espnet_onnx_plugin.runtime.io.lists import read_scp
 
 # Order and all-pass coefficient of the mel-cepstrum, by sampling rate.
 MEL_CEPSTRA = {

@@ -25,7 +25,7 @@ from espnet_onnx_plugin.report.timing import (
     speed_up,
     summarize,
 )
-from espnet_onnx_plugin.runtime.io.data import read_scp
+from espnet_onnx_plugin.runtime.io.lists import read_scp
 
 # Where ESPnet's recipes score, by the name of the rate.
 SCORES = {"WER": "score_wer", "CER": "score_cer", "TER": "score_ter"}

@@ -26,7 +26,7 @@ from pathlib import Path
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts, Pair, align_words
 from espnet_onnx_plugin.report.counts import STAND_IN
-from espnet_onnx_plugin.runtime.io.data import read_lines
+from espnet_onnx_plugin.runtime.io.lists import read_lines
 
 # Of the ways to read a line with alternations, how many are tried.
 MOST_ALTERNATIVES = 64

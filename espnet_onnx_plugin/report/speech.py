@@ -32,7 +32,7 @@ from espnet_onnx_plugin.report.timing import (
     speed_up,
     summarize,
 )
-from espnet_onnx_plugin.runtime.io.data import read_scp
+from espnet_onnx_plugin.runtime.io.lists import read_scp
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.io.data import read_lines
+from espnet_onnx_plugin.runtime.io.lists import read_lines
 
 # Where a decode directory's sample was timed, in one process.
 TIMING = "onnx_timing/output/timing.jsonl"

@@ -13,7 +13,7 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import PromptedCTC
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Encoded, Utterance
 from espnet_onnx_plugin.runtime.core.releases import Conventions, conventions
-from espnet_onnx_plugin.runtime.io.data import prepare
+from espnet_onnx_plugin.runtime.io.speech import prepare
 from espnet_onnx_plugin.runtime.recognition.buffers import (
     Buffers,
     Windows,

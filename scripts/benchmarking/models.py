@@ -27,13 +27,9 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.evaluator import evaluator_class
 from espnet_onnx_plugin.evaluate.sample import choose_keys, read_lengths
 from espnet_onnx_plugin.report.tables import write_atomically
-from espnet_onnx_plugin.runtime.io.data import (
-    Source,
-    check_rate,
-    iterate,
-    prepare,
-    read_scp,
-)
+from espnet_onnx_plugin.runtime.io.data import Source, iterate
+from espnet_onnx_plugin.runtime.io.lists import read_scp
+from espnet_onnx_plugin.runtime.io.speech import check_rate, prepare
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 from espnet_onnx_plugin.tasks import find
 

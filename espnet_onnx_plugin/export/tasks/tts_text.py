@@ -11,7 +11,7 @@ from typing import Any
 from espnet_onnx_plugin.bundle import Text
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
-from espnet_onnx_plugin.runtime.io.data import read_lines
+from espnet_onnx_plugin.runtime.io.lists import read_lines
 from espnet_onnx_plugin.runtime.text.cleaner import CLEANERS
 from espnet_onnx_plugin.runtime.text.phonemes import G2PS
 

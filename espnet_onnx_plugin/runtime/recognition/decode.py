@@ -13,7 +13,9 @@ from typing import Any
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
 from espnet_onnx_plugin.runtime.core.session import GraphError
-from espnet_onnx_plugin.runtime.io.data import Audio, check_rate, named, of_utterance
+from espnet_onnx_plugin.runtime.io.audio import Audio
+from espnet_onnx_plugin.runtime.io.lists import named, of_utterance
+from espnet_onnx_plugin.runtime.io.speech import check_rate
 from espnet_onnx_plugin.runtime.io.writer import IncompleteError
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, TooShortUttError
 from espnet_onnx_plugin.runtime.recognition.results import Results, Timing

@@ -18,7 +18,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.core.opening import Reopened, make_options, open_bundle
-from espnet_onnx_plugin.runtime.io.data import prepare
+from espnet_onnx_plugin.runtime.io.speech import prepare
 from espnet_onnx_plugin.runtime.recognition.options import DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     Lines,

@@ -16,7 +16,8 @@ from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.bundle.search import Prompted
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import Conventions
-from espnet_onnx_plugin.runtime.io.data import READERS, check_rate, prepare
+from espnet_onnx_plugin.runtime.io.audio import READERS
+from espnet_onnx_plugin.runtime.io.speech import check_rate, prepare
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 logger = logging.getLogger(__name__)

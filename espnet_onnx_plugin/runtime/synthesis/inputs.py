@@ -10,7 +10,8 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.io.data import READERS, read_scp
+from espnet_onnx_plugin.runtime.io.audio import READERS
+from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.synthesis.described import synthesis_of
 from espnet_onnx_plugin.runtime.text.converter import read_tokens
 

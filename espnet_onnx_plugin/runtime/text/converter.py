@@ -9,7 +9,7 @@ from pathlib import Path
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.io.data import read_lines
+from espnet_onnx_plugin.runtime.io.lists import read_lines
 from espnet_onnx_plugin.runtime.text.cleaner import Cleaner, make_cleaner
 from espnet_onnx_plugin.runtime.text.hub_text import HubTokenizer, WhisperTokenizer
 from espnet_onnx_plugin.runtime.text.phonemes import SPACE, G2p, make_g2p
