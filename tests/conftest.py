@@ -24,6 +24,10 @@ listening noise options readme report report_reference report_sclite report_spee
 rnn_attention search speech_quality tts_text words""".split()
 
 
+for _name in (*COMPARED, *FAST):
+    assert Path(__file__).with_name(f"test_{_name}.py").exists(), _name
+
+
 def pytest_collection_modifyitems(items) -> None:
     """Mark what every release of ESPnet is to be tried with, and what takes seconds."""
     for item in items:
