@@ -11,7 +11,7 @@ from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
-from espnet_onnx_plugin.runtime.recognition.options import AsrOptions as DecodeOptions
+from espnet_onnx_plugin.runtime.recognition.options import AsrOptions
 from espnet_onnx_plugin.runtime.recognition.prompts import whisper_primer
 from espnet_onnx_plugin.runtime.recognition.results import (
     PLACEHOLDER,
@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 Results = NBest[Recognized] | WithIntermediate | OfSpeakers
 
 
-class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):
+class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
     Args:
         model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
-        options: ESPnet's decoding options, see :class:`DecodeOptions`.
+        options: ESPnet's decoding options, see :class:`AsrOptions`.
 
     Raises:
         PluginError: if the bundle cannot be read or an option cannot be met.
@@ -59,7 +59,7 @@ class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):
     other_kind = (
         "is a Mask-CTC model, which has no beam search: use asr_inference_maskctc"
     )
-    options_class: type[DecodeOptions] = DecodeOptions
+    options_class: type[AsrOptions] = AsrOptions
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> dict[str, Any]:

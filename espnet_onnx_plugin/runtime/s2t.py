@@ -28,8 +28,7 @@ from espnet_onnx_plugin.runtime.recognition.long_form import (
     segments,
     window_length,
 )
-from espnet_onnx_plugin.runtime.recognition.options import S2tOfCtcOptions
-from espnet_onnx_plugin.runtime.recognition.options import S2tOptions as DecodeOptions
+from espnet_onnx_plugin.runtime.recognition.options import S2tOfCtcOptions, S2tOptions
 from espnet_onnx_plugin.runtime.recognition.prompts import TextPrev, owsm_primer
 from espnet_onnx_plugin.runtime.recognition.results import (
     NBest,
@@ -46,7 +45,7 @@ from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 Results = NBest[Transcribed] | WithIntermediate
 
 
-class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
+class Speech2Text(SpeechModel[S2tOptions, Prompted, Results]):
     """Transcribe or translate speech; a drop-in for ESPnet's class of the same name.
 
     For a bundle of a model that is all CTC it makes a :class:`CTCSpeech2Text`, as
@@ -54,7 +53,7 @@ class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
 
     Args:
         model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
-        options: ESPnet's decoding options, see :class:`DecodeOptions`.
+        options: ESPnet's decoding options, see :class:`S2tOptions`.
 
     Examples:
         >>> speech2text = Speech2Text("exp/s2t_train/onnx/int8", lang_sym="<deu>")
@@ -64,7 +63,7 @@ class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
 
     task = "s2t"
     kind = Prompted
-    options_class = DecodeOptions
+    options_class = S2tOptions
 
     def __new__(cls, model_dir: str | Path | Bundle, *args: Any, **named: Any):
         """A model of the class that a bundle's kind of search needs."""
@@ -83,7 +82,7 @@ class Speech2Text(SpeechModel[DecodeOptions, Prompted, Results]):
         tokens = TokenConverter(bundle).token_list
         symbols = {}
         for name in ("lang_sym", "task_sym"):
-            default = getattr(DecodeOptions, name)
+            default = getattr(S2tOptions, name)
             symbols[name] = default if default in tokens else tokens[0]
         return {**SpeechModel.check_options(bundle, beam_size), **symbols}
 

@@ -30,7 +30,7 @@ from espnet_onnx_plugin.runtime.recognition.options import (
     S2tCtcGreedyOptions as GreedyOptions,
 )
 from espnet_onnx_plugin.runtime.recognition.options import (
-    S2tCtcOptions as DecodeOptions,
+    S2tCtcOptions,
 )
 from espnet_onnx_plugin.runtime.recognition.prompts import (
     Prompt,
@@ -44,19 +44,19 @@ from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Search
 from espnet_onnx_plugin.runtime.text.converter import without_special
 
 
-class Speech2Text(SpeechModel[DecodeOptions, PromptedCTC, NBest[Transcribed]]):
+class Speech2Text(SpeechModel[S2tCtcOptions, PromptedCTC, NBest[Transcribed]]):
     """Transcribe or translate speech; a drop-in for ESPnet's class of that name.
 
     The search is over the scores of the CTC and of language models.
 
     Args:
         model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
-        options: ESPnet's decoding options, see :class:`DecodeOptions`.
+        options: ESPnet's decoding options, see :class:`S2tCtcOptions`.
     """
 
     task = "s2t_ctc"
     kind = PromptedCTC
-    options_class: type[DecodeOptions] = DecodeOptions
+    options_class: type[S2tCtcOptions] = S2tCtcOptions
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> dict[str, Any]:

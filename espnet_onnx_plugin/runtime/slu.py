@@ -8,7 +8,7 @@ import numpy as np
 
 from espnet_onnx_plugin.runtime import asr
 from espnet_onnx_plugin.runtime.core.encoder import Accompanied, Utterance
-from espnet_onnx_plugin.runtime.recognition.options import SluOptions as DecodeOptions
+from espnet_onnx_plugin.runtime.recognition.options import SluOptions
 from espnet_onnx_plugin.runtime.recognition.transcripts import TranscriptReader, Words
 
 
@@ -24,7 +24,7 @@ class Speech2Understand(asr.Speech2Text):
     """
 
     task = "slu"
-    options_class = DecodeOptions
+    options_class = SluOptions
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)

@@ -20,7 +20,7 @@ from espnet_onnx_plugin.runtime.recognition.multi_decoder import (
     pre_beams,
     recognizing_side,
 )
-from espnet_onnx_plugin.runtime.recognition.options import StOptions as DecodeOptions
+from espnet_onnx_plugin.runtime.recognition.options import StOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     PLACEHOLDER,
     Lines,
@@ -38,13 +38,13 @@ from espnet_onnx_plugin.runtime.search.protocol import Primers, Search
 Results = NBest[Recognized] | Translated
 
 
-class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):
+class Speech2Text(SpeechModel[StOptions, LabelSynchronous, Results]):
     """Translate speech; a drop-in for the class of that name in ESPnet's
     ``st_inference``.
 
     Args:
         model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
-        options: ESPnet's decoding options, see :class:`DecodeOptions`.
+        options: ESPnet's decoding options, see :class:`StOptions`.
 
     Examples:
         >>> speech2text = Speech2Text("exp/st_train/onnx/int8", beam_size=10)
@@ -60,7 +60,7 @@ class Speech2Text(SpeechModel[DecodeOptions, LabelSynchronous, Results]):
 
     task = "st"
     kind = LabelSynchronous
-    options_class = DecodeOptions
+    options_class = StOptions
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -39,7 +40,7 @@ class Request(NamedTuple):
     options: TtsOptions
 
 
-class Synthesizer(Reopened):
+class Synthesizer(Reopened, ABC):
     """A bundle's model and vocoder. A task's class makes it a drop-in for ESPnet's.
 
     Such a class says in :meth:`_request` what is given for an utterance, and has
@@ -166,13 +167,13 @@ class Synthesizer(Reopened):
             )
         return run(self._graphs["frontend"], {"speech": speech})["feats"]
 
+    @abstractmethod
     def _request(self, *args: Any, **kwargs: Any) -> Request:
         """Check what is given for an utterance; every task has its own inputs.
 
         Args:
             args, kwargs: as of ESPnet's class.
         """
-        raise NotImplementedError
 
     def _synthesize(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """Synthesize one utterance.
