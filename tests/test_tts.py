@@ -981,6 +981,20 @@ def test_what_is_not_for_speech_is_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [optimize, quantize])
+def test_what_a_check_needs_and_is_not_given_is_named(
+    command, exported, tmp_path, capsys
+):
+    _, bundle = exported("fastspeech/conformer")
+    files = ["--model_dir", str(bundle.path), "--output_dir", str(tmp_path / "new")]
+    with pytest.raises(SystemExit) as e:
+        command.main([*files, write_ids(tmp_path)])
+    assert e.value.code == 1
+    line = "error: utterance 'text0': Missing required argument: 'spembs'\n"
+    assert capsys.readouterr().err.endswith(line)
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_readmes_example(tmp_path):
     vits = find("tts", "vits").tiny["speakers_and_languages"]
     params = {k: v for k, v in vits["generator_params"].items() if k != "langs"}

@@ -256,7 +256,8 @@ def _synthesize(
     made: dict[str, Outputs] = {}
     start = time.monotonic()
     for key in progress(inputs, len(inputs)):
-        outputs = text2speech(**inputs[key])
+        with named(key):
+            outputs = text2speech(**inputs[key])
         names = [name for name in ("wav", "feat_gen") if name in outputs]
         made[key] = {name: outputs[name] for name in names[:1]}
         if recorder is not None:
