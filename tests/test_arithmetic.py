@@ -28,7 +28,7 @@ from espnet_onnx_plugin.evaluate.budgets import TokenBudget
 from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.quantize import quantize as quantization
-from espnet_onnx_plugin.quantize.lowering import SWITCHES, Lowering
+from espnet_onnx_plugin.quantize.lowering import SWITCHES, calibrate_graph
 from espnet_onnx_plugin.runtime.core import arithmetic
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
@@ -135,9 +135,8 @@ def test_no_product_saturates(tmp_path, make, names):
     """All inputs and weights are large and positive, where saturation costs most."""
     save_graph(ir.from_proto(make(*names)), tmp_path / "fp32.onnx")
     x = np.random.default_rng(0).uniform(0.9, 1.0, SHAPES[make]).astype(np.float32)
-    lowered = Lowering(
-        tmp_path / "fp32.onnx", "int8", False, [{"x": x}], device=Device()
-    )
+    source = tmp_path / "fp32.onnx"
+    lowered = calibrate_graph(source, "int8", False, Device(), [{"x": x}])
     low = {layer.name: forms[0] for layer, forms in lowered.ladders.items()}
     assert set(low.values()) == {"int8"} and len(low) == 2
     lowered.write(low, tmp_path / "int8.onnx")
@@ -157,7 +156,7 @@ def test_no_product_saturates(tmp_path, make, names):
 
 def test_blocks_of_a_shared_weight_are_shared(tmp_path):
     save_graph(ir.from_proto(products("w", "w")), tmp_path / "fp32.onnx")
-    lowered = Lowering(tmp_path / "fp32.onnx", "weight8", False, device=Device())
+    lowered = calibrate_graph(tmp_path / "fp32.onnx", "weight8", False, Device())
     forms = {layer.name: "weight8" for layer in lowered.ladders}
     lowered.write(forms, tmp_path / "weight8.onnx")
     weights = load_graph(tmp_path / "weight8.onnx").graph.initializers.values()

@@ -184,7 +184,9 @@ def int8_is_faster(request, monkeypatch):
 
 
 def test_int8_where_it_is_faster(vocoder, tmp_path, int8_is_faster):
-    lowered = lowering.Lowering(vocoder, "int8", False, list(feeds()), device=DEVICE)
+    inputs = list(feeds())
+    found = lowering.calibrate_graph(vocoder, "int8", False, DEVICE, inputs)
+    lowered = lowering.keep_faster(found, DEVICE, inputs)
     layers = [layer.name for layer in lowered.ladders]
     forms = {layer.name: forms[0] for layer, forms in lowered.ladders.items()}
     path = tmp_path / "vocoder.onnx"
@@ -204,9 +206,8 @@ def test_int8_where_it_is_faster(vocoder, tmp_path, int8_is_faster):
         assert 0 < error < 0.05
 
 
-def test_the_costliest_convolution_comes_first(vocoder, tmp_path, monkeypatch):
+def test_the_costliest_convolution_comes_first(vocoder, tmp_path):
     """A channel a thousand times the rest leaves those no step of eight bits."""
-    monkeypatch.setattr(lowering, "is_faster", lambda *args: True)
     editor = Editor(load_graph(vocoder))
     weight = editor.graph.initializers["gate.weight"]
     factors = np.ones((1, CHANNELS, 1), np.float32)
@@ -218,8 +219,8 @@ def test_the_costliest_convolution_comes_first(vocoder, tmp_path, monkeypatch):
     editor.tidy()
     path = tmp_path / "hostile.onnx"
     save_graph(editor.model, path)
-    lowered = lowering.Lowering(path, "int8", False, list(feeds()), device=DEVICE)
-    inputs = {"vocoder": list(feeds())}
-    steps = rank({"vocoder": lowered}, {"vocoder": ["y"]}, inputs, DEVICE)
+    inputs = list(feeds())
+    lowered = lowering.calibrate_graph(path, "int8", False, DEVICE, inputs)
+    steps = rank({"vocoder": lowered}, {"vocoder": ["y"]}, {"vocoder": inputs}, DEVICE)
     assert len(steps) == len(lowered.ladders)
     assert steps[0].layer == "gate" and steps[0].gain > 10 * steps[1].gain

@@ -22,7 +22,7 @@ from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality, error_rate
 from espnet_onnx_plugin.optimize.editor import CONTRIB, Editor, constant
 from espnet_onnx_plugin.quantize import lowering, products
 from espnet_onnx_plugin.quantize.layers import find_layers, gemms_to_products
-from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.quantize.lowering import Lowering, calibrate_graph
 from espnet_onnx_plugin.quantize.quantize import calibrate, fewest, quantize
 from espnet_onnx_plugin.quantize.sensitivity import rank
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -175,16 +175,11 @@ def test_convolutions_need_audio(tiny, tmp_path, utterances, caplog):
 
 def test_the_range_of_a_convolution_is_the_audios(tiny, utterances):
     model = read_bundle(tiny["bundle"])
-    baseline = utterances.run(model, Device())
-    lowering = Lowering(
-        model.file("encoder.onnx"),
-        "int8",
-        False,
-        baseline.feeds["encoder"],
-        device=Device(),
-    )
-    assert len(lowering._ranges) == 2
-    for low, high in lowering._ranges.values():
+    feeds = utterances.run(model, Device()).feeds["encoder"]
+    source = model.file("encoder.onnx")
+    ranges = calibrate_graph(source, "int8", False, Device(), feeds).ranges
+    assert len(ranges) == 2
+    for low, high in ranges.values():
         assert low == 0 < high  # both follow a Relu
 
 

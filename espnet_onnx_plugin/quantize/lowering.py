@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,118 +67,49 @@ def load_rewritten(source: Path, provider: str) -> ir.Model:
     return apply_rules(model, provider, rules)[0]
 
 
+def _open(source: Path) -> Editor:
+    editor = Editor(load_rewritten(source, "cpu"))
+    gemms_to_products(editor)
+    return editor
+
+
+@dataclass(frozen=True)
 class Lowering:
     """A graph of the bundle that is quantized, ready to be written in any precision.
 
-    Args:
-        source: the exported graph.
-        precision: a key of :data:`LADDERS`.
-        reduce_range: whether integer weights get 7 bits.
-        feeds: inputs made from real audio, which tell the ranges of convolutions and
-            whether int8 makes these faster; none leave them in fp32.
-        only_faster: whether a graph that is no faster stays in fp32 whole.
-        device: where ranges and times are measured.
-
     Attributes:
+        source: the exported graph.
+        reduce_range: whether integer weights get 7 bits.
         ladders: the forms of each layer, the one to start from first.
-
-    Raises:
-        PluginError: if the graph has been optimized or quantized already.
+        ranges: of what convolutions take and give, by name.
     """
 
-    def __init__(
-        self,
-        source: Path,
-        precision: str,
-        reduce_range: bool,
-        feeds: Sequence[Feeds] = (),
-        only_faster: bool = False,
-        *,
-        device: Device,
-    ):
-        self._source = source
-        self._reduce_range = reduce_range
-        self._device = device
-        editor = self._opened()
-        nodes = find_layers(editor.model)
-        self.ladders: dict[Layer, tuple[str, ...]] = {}
-        for layer, node in nodes.items():
-            if layer.kind == PRODUCT:
-                self.ladders[layer] = LADDERS[precision]
-            elif precision == "int8" and (
-                layer.kind == RECURRENT or (feeds and convolutions.pays(node))
-            ):
-                self.ladders[layer] = ("int8", FP32)
-        filters = [nodes[x] for x in self.ladders if x.kind == CONVOLUTION]
-        self._ranges = self._calibrate(editor, filters, feeds)
-        if self._ranges and not self._faster(feeds, (CONVOLUTION,)):
-            logger.info("%s: its convolutions are faster in fp32", source.stem)
-            self.ladders = {
-                layer: forms
-                for layer, forms in self.ladders.items()
-                if layer.kind != CONVOLUTION
-            }
-        if only_faster and self.ladders and feeds:
-            if not self._faster(feeds, (PRODUCT, RECURRENT, CONVOLUTION)):
-                logger.info("%s: it is faster in fp32", source.stem)
-                self.ladders = {}
+    source: Path
+    reduce_range: bool
+    ladders: Mapping[Layer, Sequence[str]]
+    ranges: Mapping[str, Range]
 
-    def _faster(self, feeds: Sequence[Feeds], kinds: Sequence[str]) -> bool:
-        """Whether this machine runs the graph faster with such layers lowered."""
-        low = {layer.name: forms[0] for layer, forms in self.ladders.items()}
-        high = {x.name: FP32 for x in self.ladders if x.kind in kinds}
-        longest = max(feeds, key=lambda feed: sum(x.size for x in feed.values()))
-        with tempfile.TemporaryDirectory() as work:
-            paths = [Path(work) / f"{side}.onnx" for side in ("low", "high")]
-            for path, forms in zip(paths, (low, {**low, **high})):
-                self.write(forms, path)
-            return is_faster(*paths, longest, self._device)
-
-    def _opened(self) -> Editor:
-        editor = Editor(load_rewritten(self._source, "cpu"))
-        gemms_to_products(editor)
-        return editor
-
-    def _calibrate(
-        self, editor: Editor, filters: Sequence[ir.Node], feeds: Sequence[Feeds]
-    ) -> dict[str, Range]:
-        """Ranges of what convolutions take and give, by name."""
-        if not filters:
-            return {}
-        values = {
-            v for node in filters for v in (node.inputs[0], convolutions.result(node))
-        }
-        editor.graph.outputs.extend(v for v in values if not v.is_graph_output())
-        with tempfile.TemporaryDirectory() as work:
-            path = Path(work) / self._source.name
-            save_graph(editor.model, path)
-            session = open_graph(path, self._device)
-        names = sorted(value.name for value in values)
-        known = {entry.name for entry in session.get_inputs()}
-        ranges: dict[str, Range] = {}
-        for feed in feeds:
-            inputs = {name: value for name, value in feed.items() if name in known}
-            for name, value in zip(names, session.run(names, inputs)):
-                low, high = ranges.get(name, (0.0, 0.0))
-                ranges[name] = (min(low, value.min()), max(high, value.max()))
-        return ranges
+    def without(self, kinds: Collection[str]) -> Lowering:
+        """Leave the layers of some kinds in fp32."""
+        left = {x: forms for x, forms in self.ladders.items() if x.kind not in kinds}
+        return replace(self, ladders=left)
 
     def _lower(
         self, editor: Editor, layer: Layer, node: ir.Node, form: str
     ) -> Replacement:
         if layer.kind == CONVOLUTION:
             return convolutions.static_int8(
-                editor, node, self._ranges, self._reduce_range
+                editor, node, self.ranges, self.reduce_range
             )
         if layer.kind == RECURRENT:
-            return recurrent.dynamic_int8(editor, node, self._reduce_range)
+            return recurrent.dynamic_int8(editor, node, self.reduce_range)
         if form == "int8":
-            return products.dynamic_int8(editor, node, self._reduce_range)
+            return products.dynamic_int8(editor, node, self.reduce_range)
         return products.in_blocks(editor, node, _BITS[form])
 
     def write(self, forms: Mapping[str, str], target: Path) -> None:
         """Write the graph, fused, with each layer in the form that its name has."""
-        editor = self._opened()
+        editor = _open(self.source)
         nodes = find_layers(editor.model)
         for layer in self.ladders:
             form = forms[layer.name]
@@ -202,7 +134,7 @@ class Lowering:
         Returns:
             The layers, in the order of the switches.
         """
-        editor = self._opened()
+        editor = _open(self.source)
         nodes = find_layers(editor.model)
         layers = [layer for layer, forms in self.ladders.items() if form in forms]
         switches = ir.val(SWITCHES, ir.DataType.BOOL, [len(layers)])
@@ -217,3 +149,102 @@ class Lowering:
         editor.tidy()
         save_graph(editor.model, target)
         return layers
+
+
+def calibrate_graph(
+    source: Path,
+    precision: str,
+    reduce_range: bool,
+    device: Device,
+    feeds: Sequence[Feeds] = (),
+) -> Lowering:
+    """Find the layers of a graph that are lowered, and measure what they need for it.
+
+    Args:
+        source: the exported graph.
+        precision: a key of :data:`LADDERS`.
+        reduce_range: whether integer weights get 7 bits.
+        device: where ranges are measured.
+        feeds: inputs made from real audio, which tell the ranges of convolutions; none
+            leave these in fp32.
+
+    Raises:
+        PluginError: if the graph has been optimized or quantized already.
+    """
+    editor = _open(source)
+    nodes = find_layers(editor.model)
+    ladders: dict[Layer, Sequence[str]] = {}
+    for layer, node in nodes.items():
+        if layer.kind == PRODUCT:
+            ladders[layer] = LADDERS[precision]
+        elif precision == "int8" and (
+            layer.kind == RECURRENT or (feeds and convolutions.pays(node))
+        ):
+            ladders[layer] = ("int8", FP32)
+    filters = [nodes[layer] for layer in ladders if layer.kind == CONVOLUTION]
+    ranges = _measure_ranges(editor, filters, device, feeds)
+    return Lowering(source, reduce_range, ladders, ranges)
+
+
+def keep_faster(
+    lowering: Lowering,
+    device: Device,
+    feeds: Sequence[Feeds],
+    only_faster: bool = False,
+) -> Lowering:
+    """Leave convolutions in fp32 where this machine runs the graph faster so.
+
+    Args:
+        device: where it is timed.
+        feeds: inputs made from real audio, of which the longest is taken.
+        only_faster: whether a graph that is no faster stays in fp32 whole.
+    """
+    name = lowering.source.stem
+    if lowering.ranges and not _is_faster(lowering, {CONVOLUTION}, device, feeds):
+        logger.info("%s: its convolutions are faster in fp32", name)
+        lowering = lowering.without({CONVOLUTION})
+    if only_faster and feeds and lowering.ladders:
+        kinds = {PRODUCT, RECURRENT, CONVOLUTION}
+        if not _is_faster(lowering, kinds, device, feeds):
+            logger.info("%s: it is faster in fp32", name)
+            lowering = lowering.without(kinds)
+    return lowering
+
+
+def _measure_ranges(
+    editor: Editor, filters: Sequence[ir.Node], device: Device, feeds: Sequence[Feeds]
+) -> dict[str, Range]:
+    """Ranges of what convolutions take and give, by name; the graph gets outputs."""
+    if not filters:
+        return {}
+    values = {
+        v for node in filters for v in (node.inputs[0], convolutions.result(node))
+    }
+    editor.graph.outputs.extend(v for v in values if not v.is_graph_output())
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "calibrated.onnx"
+        save_graph(editor.model, path)
+        session = open_graph(path, device)
+    names = sorted(value.name for value in values)
+    known = {entry.name for entry in session.get_inputs()}
+    ranges: dict[str, Range] = {}
+    for feed in feeds:
+        inputs = {name: value for name, value in feed.items() if name in known}
+        for name, value in zip(names, session.run(names, inputs)):
+            low, high = ranges.get(name, (0.0, 0.0))
+            ranges[name] = (min(low, value.min()), max(high, value.max()))
+    return ranges
+
+
+def _is_faster(
+    lowering: Lowering, kinds: Collection[str], device: Device, feeds: Sequence[Feeds]
+) -> bool:
+    """Whether this machine runs the graph faster with such layers lowered."""
+    low = {layer.name: forms[0] for layer, forms in lowering.ladders.items()}
+    high = {layer.name: FP32 for layer in lowering.ladders if layer.kind in kinds}
+    longest = max(feeds, key=lambda feed: sum(x.size for x in feed.values()))
+    with tempfile.TemporaryDirectory() as work:
+        paths = [Path(work) / f"{side}.onnx" for side in ("low", "high")]
+        for path, forms in zip(paths, (low, {**low, **high})):
+            lowering.write(forms, path)
+        return is_faster(*paths, longest, device)

@@ -33,7 +33,12 @@ from espnet_onnx_plugin.evaluate.graphs import Differences
 from espnet_onnx_plugin.optimize.fuse import CPU, optimize_graph
 from espnet_onnx_plugin.quantize.half import to_half
 from espnet_onnx_plugin.quantize.layers import find_layers
-from espnet_onnx_plugin.quantize.lowering import LADDERS, Lowering
+from espnet_onnx_plugin.quantize.lowering import (
+    LADDERS,
+    Lowering,
+    calibrate_graph,
+    keep_faster,
+)
 from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
 from espnet_onnx_plugin.runtime.core.arithmetic import products_saturate
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -120,18 +125,13 @@ def calibrate(
     # With 7 bits of weights products are fast here, and none saturates.
     reduce_range = products_saturate()
     baseline = evaluator.run(model, device)
-    lowerings = {
-        role: Lowering(
-            model.file(graph.file.name),
-            precision,
-            reduce_range,
-            baseline.feeds.get(role, ()) if evaluator.real else (),
-            only_faster=evaluator.only_faster,
-            device=device,
-        )
-        for role, graph in model.manifest.graphs.items()
-        if precision != FP16
-    }
+    lowerings: dict[str, Lowering] = {}
+    graphs = {} if precision == FP16 else model.manifest.graphs
+    for role, graph in graphs.items():
+        source = model.file(graph.file.name)
+        feeds = baseline.feeds.get(role, ()) if evaluator.real else ()
+        found = calibrate_graph(source, precision, reduce_range, device, feeds)
+        lowerings[role] = keep_faster(found, device, feeds, evaluator.only_faster)
     return Quantizer(model, precision, evaluator, budget, device, baseline, lowerings)
 
 
