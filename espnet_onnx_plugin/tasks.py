@@ -52,6 +52,7 @@ class Task:
         special_tokens: whether transcripts hold tokens that say how it is spoken:
             language, task, times.
         scores_speech: whether a model can recognize speech that another one made.
+        vocoder: whether a model may come with a vocoder.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Task:
     evaluator: str = "recognition.RecognitionEvaluator"
     special_tokens: bool = False
     scores_speech: bool = False
+    vocoder: bool = False
 
     @property
     def doors(self) -> tuple[Door, ...]:
@@ -113,6 +115,7 @@ _ROWS = (
         exporter="tts.TTSExporter",
         gives="speech",
         evaluator="synthesis.SynthesisEvaluator",
+        vocoder=True,
     ),
 )
 

@@ -1,6 +1,9 @@
 """Options from a YAML file and from Python are held to what the command line takes."""
 
 import importlib
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -8,11 +11,22 @@ import yaml
 import espnet_onnx_plugin
 from espnet_onnx_plugin import Text2Speech
 from espnet_onnx_plugin.bin import asr_inference, quantize, report
+from espnet_onnx_plugin.bin._common import add_derive_options, make_evaluator
+from espnet_onnx_plugin.bin._parser import ArgumentParser
+from espnet_onnx_plugin.bundle.typed import option
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.budgets import BUDGETS
+from espnet_onnx_plugin.evaluate.data_options import (
+    COMPARED,
+    SCORED,
+    Count,
+    DataOptions,
+)
+from espnet_onnx_plugin.evaluate.evaluator import evaluator_class
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import make_options
 from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
-from espnet_onnx_plugin.tasks import TASKS
+from espnet_onnx_plugin.tasks import TASKS, Door, Task
 
 INFERENCE = ("asr", "asr_maskctc", "st", "slu", "s2t", "s2t_ctc", "s2t_language", "tts")
 
@@ -165,6 +179,72 @@ def test_a_command_has_options_of_the_class_that_decodes(door):
     module = importlib.import_module(f"espnet_onnx_plugin.bin.{door.command}")
     assert module.COMMAND.name == door.command
     assert issubclass(door.load().options_class, module.COMMAND.options)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_the_data_of_a_task_and_its_budget_are_options(task):
+    evaluator = evaluator_class(task)
+    for data in (COMPARED, SCORED):
+        assert sum(issubclass(known, evaluator.data_class) for known in data) == 1
+    assert evaluator.budget_class in BUDGETS
+
+
+@dataclass(frozen=True)
+class Mixtures(DataOptions):
+    mixture_scp: str | None = option(None, "SCP of mixtures")
+    mixtures: Count = option(5, "how many of them")
+
+    does = "separates"
+    instead = "mixtures as --mixture_scp"
+    misplaced = {"mixture_scp": "--mixture_scp is for models that separate"}
+
+
+@pytest.fixture
+def separation(monkeypatch):
+    """The row of a task that has an evaluator and data of its own."""
+    evaluator = SimpleNamespace(
+        data_class=Mixtures,
+        from_options=lambda task, data, options: (task.name, data, options),
+    )
+    name = "espnet_onnx_plugin.evaluate.separation"
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(Separator=evaluator))
+    door = Door("enh_inference", "enh", "SeparateSpeech")
+    return Task("enh", door, exporter="", evaluator="separation.Separator")
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("enh", ["--mixture_scp", "x", "--mixtures", "3"], None),
+        (
+            "enh",
+            ["--calibration_scp", "x,sound"],
+            "a model of task enh separates: give mixtures as --mixture_scp in the "
+            "place of --calibration_scp and --calibration_transcript",
+        ),
+        (
+            "enh",
+            ["--data_path_and_name_and_type", "x,text,text"],
+            "--data_path_and_name_and_type is for models of task tts; give mixtures "
+            "as --mixture_scp",
+        ),
+        ("asr", ["--mixture_scp", "x"], "--mixture_scp is for models that separate"),
+        ("tts", ["--mixture_scp", "x"], "--mixture_scp is for models that separate"),
+    ],
+)
+def test_a_new_kind_of_task_brings_its_own_data(separation, name, options, message):
+    data = [*COMPARED, Mixtures]
+    parser = ArgumentParser()
+    add_derive_options(parser, data)
+    args = parser.parse_args([*NEEDED[:4], *options])
+    task = {**TASKS, "enh": separation}[name]
+    if message is None:
+        made = make_evaluator(args, task, data, {"ref_channel": 1})
+        assert made == ("enh", Mixtures("x", 3), {"ref_channel": 1})
+        return
+    with pytest.raises(PluginError) as e:
+        make_evaluator(args, task, data)
+    assert str(e.value) == message
 
 
 def test_a_check_of_no_utterance_is_refused(tmp_path, capsys):

@@ -360,6 +360,12 @@ def test_speakers_are_assigned_as_espnet_scores_them():
     [
         (["--calibration_text", "text"], "needs the audio"),
         (["--calibration_transcript", "text"], "is for models of task slu"),
+        (
+            ["--data_path_and_name_and_type", "text,text,text"],
+            "--data_path_and_name_and_type is for models of task tts; give the audio "
+            "as --calibration_scp",
+        ),
+        (["--asr_model_dir", "asr"], "is for a model of task tts, which speaks"),
         (["--max_wer_increase", "-1"], "max_wer_increase -1.0"),
         (["--min_token_agreement", "99"], "min_token_agreement 99.0"),
     ],

@@ -963,6 +963,12 @@ def spoil(source, target, provider, device):
     "command, options, message",
     [
         (optimize, ["--calibration_scp", "x,sound"], "a model of task tts speaks"),
+        (
+            quantize,
+            ["--calibration_transcript", "x"],
+            "a model of task tts speaks: give texts as --data_path_and_name_and_type "
+            "in the place of --calibration_scp and --calibration_transcript",
+        ),
         (quantize, ["--calibration_text", "x"], "not for a model that speaks"),
         (
             optimize,

@@ -3,108 +3,64 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from espnet_onnx_plugin.bin._parser import ArgumentParser, at_least_one, triple
+from espnet_onnx_plugin.bin._parser import ArgumentParser, add_options, values_of
 from espnet_onnx_plugin.errors import PluginError
 
 if TYPE_CHECKING:
-    from espnet_onnx_plugin.bundle import Bundle
-    from espnet_onnx_plugin.runtime.io.data import Source
-    from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
+    from espnet_onnx_plugin.evaluate.data_options import DataOptions
+    from espnet_onnx_plugin.evaluate.evaluator import Evaluator
+    from espnet_onnx_plugin.tasks import Task
 
 
-def add_derive_options(parser: ArgumentParser, utterances: int) -> None:
+def add_derive_options(
+    parser: ArgumentParser, data: Sequence[type[DataOptions]]
+) -> None:
     """The options of a command that makes one bundle of another.
 
     Args:
-        utterances: default of how many the check takes.
+        data: those that give data to the check, a class for each kind of task.
     """
     parser.add_argument("--model_dir", type=Path, required=True, help="the bundle")
     parser.add_argument("--output_dir", type=Path, required=True, help="the new one")
-    parser.add_argument(
-        "--calibration_scp",
-        help="SCP,TYPE of audio for the check, e.g. dump/raw/dev/wav.scp,sound",
-    )
-    parser.add_argument(
-        "--calibration_utterances",
-        type=at_least_one,
-        default=utterances,
-        help="how many of them, spread over the file",
-    )
-    parser.add_argument(
-        "--calibration_transcript",
-        type=Path,
-        help="what was said in it (Kaldi's text), for a model that reads transcripts",
-    )
-    parser.add_argument(
-        "--data_path_and_name_and_type",
-        type=triple,
-        action="append",
-        help="of task tts, in the place of --calibration_scp: texts and what belongs "
-        "to them, as ESPnet's tts_inference takes them",
-    )
-    parser.add_argument(
-        "--calibration_texts",
-        type=at_least_one,
-        default=10,
-        help="how many of these, spread over the file",
-    )
+    for options_class in data:
+        add_options(parser, options_class)
 
 
-def calibration_source(
-    args: argparse.Namespace, model: Bundle
-) -> Source | Texts | None:
-    """The audio, or the texts, that :func:`add_derive_options` asks for, or None.
+def make_evaluator(
+    args: argparse.Namespace,
+    task: Task,
+    data: Sequence[type[DataOptions]],
+    options: Mapping[str, Any] | None = None,
+) -> Evaluator[Any]:
+    """The evaluator of a task, with the data that its options give.
 
     Args:
         args: parsed options.
-        model: the bundle that reads it.
+        task: the row of the bundle.
+        data: as of :func:`add_derive_options`.
+        options: ESPnet's decoding options.
 
     Raises:
         PluginError: if it is given what it cannot read.
     """
-    from espnet_onnx_plugin.runtime.io.data import Source
-    from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
-    from espnet_onnx_plugin.tasks import task_of
+    from espnet_onnx_plugin.evaluate.evaluator import evaluator_class
 
-    task = task_of(model)
-    data, speaks = args.data_path_and_name_and_type, task.gives == "speech"
-    if data is not None and not speaks:
-        raise PluginError(
-            "--data_path_and_name_and_type is for models of task tts; give the audio "
-            "as --calibration_scp"
-        )
-    if speaks and (args.calibration_scp or args.calibration_transcript):
-        raise PluginError(
-            "a model of task tts speaks: give texts as --data_path_and_name_and_type "
-            "in the place of --calibration_scp and --calibration_transcript"
-        )
-    if speaks:
-        return None if data is None else Texts(data, args.calibration_texts)
-    if args.calibration_transcript is not None:
-        if "transcript" not in task.reads:
-            raise PluginError(
-                "--calibration_transcript is for models of task slu, which read it; "
-                "transcripts for the error rate are --calibration_text"
-            )
-        if not args.calibration_scp:
-            raise PluginError(
-                "--calibration_transcript needs the audio: --calibration_scp"
-            )
-    if not args.calibration_scp:
-        return None
-    others = {}
-    if args.calibration_transcript is not None:
-        others["transcript"] = args.calibration_transcript
-    source = Source.parse(args.calibration_scp, args.calibration_utterances)
-    return dataclasses.replace(source, others=others)
+    evaluator = evaluator_class(task)
+    [own] = [known for known in data if issubclass(known, evaluator.data_class)]
+    for other in data:
+        for name, message in other.misplaced.items():
+            if other is not own and getattr(args, name):
+                raise PluginError(
+                    message.format(task=task.name, does=own.does, instead=own.instead)
+                )
+    return evaluator.from_options(task, own(**values_of(args, own)), options)
 
 
 def run(

@@ -9,6 +9,8 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
+from espnet_onnx_plugin.evaluate.data_options import Count, DataFile
+
 LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")
 
 
@@ -71,8 +73,16 @@ READERS: Mapping[Any, Callable[[str], Any]] = {
     bool: str2bool,
     str | None: str_or_none,
     int | None: int,
+    Path | None: Path,
+    Count: at_least_one,
     Mapping[str, Any]: settings,
     type(None): anything,
+}
+
+#: Arguments of argparse by the type of a data class's field that holds several values.
+SEVERAL: Mapping[Any, Mapping[str, Any]] = {
+    Sequence[Path]: dict(type=Path, nargs="+"),
+    Sequence[DataFile] | None: dict(type=triple, action="append"),
 }
 
 
@@ -92,11 +102,12 @@ def add_options(parser: argparse._ActionsContainer, options_class: type) -> None
     hints = get_type_hints(options_class)
     for field in offered(options_class):
         hint, about = hints[field.name], field.metadata
+        reader = dict(type=about["read"] or READERS.get(hint, hint))
         parser.add_argument(
             f"--{field.name}",
-            type=about["read"] or READERS.get(hint, hint),
             default=about["command"],
             help=about["help"],
+            **SEVERAL.get(hint, reader),
         )
 
 

@@ -76,8 +76,9 @@ def export(args: argparse.Namespace) -> None:
     others = ("ngram_file", "src_ngram_file", "vocoder_config", "vocoder_file")
     more = {name: getattr(args, name) for name in others}
     vocoder = [name for name in ("vocoder_tag", *others[2:]) if getattr(args, name)]
-    if vocoder and TASKS[args.task].gives != "speech":
-        raise PluginError(f"--{vocoder[0]} is for task tts, not {args.task}")
+    if vocoder and not TASKS[args.task].vocoder:
+        known = " or ".join(task.name for task in TASKS.values() if task.vocoder)
+        raise PluginError(f"--{vocoder[0]} is for task {known}, not {args.task}")
     if args.vocoder_tag and len(vocoder) > 1:
         raise PluginError("--vocoder_tag and files of a vocoder exclude each other")
     if args.model_tag is None and not (args.train_config and args.model_file):

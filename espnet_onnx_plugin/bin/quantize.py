@@ -6,12 +6,12 @@ import argparse
 import importlib
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from espnet_onnx_plugin.bin._common import add_derive_options, calibration_source, run
+from espnet_onnx_plugin.bin._common import add_derive_options, make_evaluator, run
 from espnet_onnx_plugin.bin._parser import ArgumentParser, add_options, values_of
-from espnet_onnx_plugin.evaluate.budgets import SpeechBudget, TokenBudget
+from espnet_onnx_plugin.evaluate.budgets import BUDGETS
+from espnet_onnx_plugin.evaluate.data_options import SCORED
 
 
 def get_parser() -> ArgumentParser:
@@ -20,21 +20,13 @@ def get_parser() -> ArgumentParser:
         prog="quantize",
         description="Write a bundle in lower precision, within a quality budget",
     )
-    add_derive_options(parser, utterances=200)
+    add_derive_options(parser, SCORED)
     parser.add_argument(
         "--precision",
         default="int8",
         choices=("int8", "weight8", "weight4", "fp16"),
         help="int8: products and large convolutions in integers; weight8, weight4: "
         "products with weights in blocks of 8 or 4 bits; fp16: for cuda",
-    )
-    parser.add_argument(
-        "--calibration_text",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="transcripts of --calibration_scp (Kaldi's text), for the error rate; "
-        "with several speakers a file for each",
     )
     parser.add_argument(
         "--inference_config",
@@ -46,12 +38,9 @@ def get_parser() -> ArgumentParser:
         default="",
         help="more of them in one string, e.g. '--lm_weight 0.3'; they win",
     )
-    add_options(parser, TokenBudget)
-    group = parser.add_argument_group("The budget of task tts, against fp32")
-    group.add_argument(
-        "--asr_model_dir", type=Path, help="bundle of an ASR model that scores speech"
-    )
-    add_options(group, SpeechBudget)
+    for budget in BUDGETS:
+        group = parser.add_argument_group(budget.title) if budget.title else parser
+        add_options(group, budget)
     return parser
 
 
@@ -72,25 +61,21 @@ def search_options(
 def quantize(args: argparse.Namespace) -> None:
     """Quantize and say what came out."""
     from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.evaluate.evaluator import evaluator_of
     from espnet_onnx_plugin.quantize.quantize import quantize
     from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.tasks import door_of, task_of
 
     model = read_bundle(args.model_dir)
-    source = calibration_source(args, model)
+    task = task_of(model)
     options = search_options(
         door_of(model).command, args.inference_config, args.inference_args
     )
-    evaluator = evaluator_of(model).from_options(
-        source, options, args.calibration_text, args.asr_model_dir
-    )
+    evaluator = make_evaluator(args, task, SCORED, options)
     budget = evaluator.budget_class(**values_of(args, evaluator.budget_class))
     bundle = quantize(
         model, args.output_dir, args.precision, evaluator, budget, Device()
     )
     figures = bundle.manifest.checks["quantize"]
-    gives = task_of(model).gives
     speed = "emulated on the CPU, no speed measured"
     if "speed_ratio" in figures:
         speed = f"{figures['speed_ratio']:.2f} x the speed"
@@ -98,7 +83,7 @@ def quantize(args: argparse.Namespace) -> None:
         f"{bundle.path}: {model.size / 2**20:.1f} -> {bundle.size / 2**20:.1f} MiB, "
         f"{speed}, "
         f"{sum(map(len, figures['kept'].values()))} layers kept in higher precision, "
-        f"same {gives} on {figures['identical']} of {figures['utterances']} "
+        f"same {task.gives} on {figures['identical']} of {figures['utterances']} "
         f"utterances ({figures['audio']} input)"
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from espnet_onnx_plugin.bundle.typed import option
 from espnet_onnx_plugin.errors import PluginError
@@ -10,7 +12,13 @@ from espnet_onnx_plugin.errors import PluginError
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of what quantization may cost, named as bin.quantize's options."""
+    """Limits of what quantization may cost, named as bin.quantize's options.
+
+    Attributes:
+        title: of the group that they are in its help, if any.
+    """
+
+    title: ClassVar[str | None] = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,13 @@ class SpeechBudget(Budget):
         "speech, in absolute percent",
     )
 
+    title = "The budget of task tts, against fp32"
+
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value >= 0:
                 raise PluginError(f"{name} {value} must be 0 or more")
+
+
+#: The budget of every kind of task.
+BUDGETS: Sequence[type[Budget]] = (TokenBudget, SpeechBudget)

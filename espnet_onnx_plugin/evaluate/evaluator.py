@@ -10,11 +10,11 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.evaluate.budgets import Budget
+from espnet_onnx_plugin.evaluate.data_options import DataOptions
 from espnet_onnx_plugin.evaluate.graphs import Comparison
 from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.evaluate.speed import Seconds
@@ -90,8 +90,9 @@ class Evaluator(ABC, Generic[BudgetOf]):
     Attributes:
         source: the data; made-up data stand in where it is None.
         options: ESPnet's decoding options; those of a check where None.
+        data_class: options of the commands that give the data.
         budget_class: limits of what quantization may cost.
-        option: option of the commands that gives the data.
+        option: the one of them without which there are none.
         made_up: kind of the made-up data, for the manifest.
         only_faster: whether quantization leaves a graph in fp32 that is no faster.
     """
@@ -99,6 +100,7 @@ class Evaluator(ABC, Generic[BudgetOf]):
     source: Any = None
     options: Mapping[str, Any] | None = None
 
+    data_class: ClassVar[type[DataOptions]]
     budget_class: ClassVar[type[Any]]
     option: ClassVar[str]
     made_up: ClassVar[str]
@@ -107,16 +109,17 @@ class Evaluator(ABC, Generic[BudgetOf]):
     @classmethod
     @abstractmethod
     def from_options(
-        cls,
-        source: Any,
-        options: Mapping[str, Any] | None,
-        calibration_text: Sequence[Path],
-        asr_model_dir: Path | None,
+        cls, task: Task, data: Any, options: Mapping[str, Any] | None = None
     ) -> Evaluator[BudgetOf]:
-        """Make the evaluator of bin.quantize's options.
+        """Make the evaluator of a command's options.
+
+        Args:
+            task: the row of the bundles that are compared.
+            data: of :attr:`data_class`.
+            options: ESPnet's decoding options.
 
         Raises:
-            PluginError: if an option is not for this kind of task.
+            PluginError: if the task does not read an option, or one needs another.
         """
 
     @property

@@ -17,6 +17,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.budgets import TokenBudget
+from espnet_onnx_plugin.evaluate.data_options import AudioOptions
 from espnet_onnx_plugin.evaluate.error_rate import import_jiwer
 from espnet_onnx_plugin.evaluate.evaluator import Baseline, Evaluator, open_on
 from espnet_onnx_plugin.evaluate.graphs import (
@@ -34,7 +35,7 @@ from espnet_onnx_plugin.runtime.io.data import Source, usable
 from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
-from espnet_onnx_plugin.tasks import door_of, task_of
+from espnet_onnx_plugin.tasks import Task, door_of, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,26 +78,31 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
     source: Source | None = None
     texts: Sequence[Path] = ()
 
+    data_class = AudioOptions
     budget_class = TokenBudget
     option = "--calibration_scp"
     made_up = "noise"
 
     @classmethod
     def from_options(
-        cls,
-        source: Source | None,
-        options: Mapping[str, Any] | None,
-        calibration_text: Sequence[Path],
-        asr_model_dir: Path | None,
+        cls, task: Task, data: AudioOptions, options: Mapping[str, Any] | None = None
     ) -> RecognitionEvaluator:
         """Make the evaluator of a command's options."""
-        if asr_model_dir is not None:
-            raise PluginError(
-                "--asr_model_dir is for a model of task tts, which speaks"
-            )
-        if calibration_text and source is None:
-            raise PluginError("--calibration_text needs the audio: --calibration_scp")
-        return cls(source, options, calibration_text)
+        others = {}
+        if data.calibration_transcript is not None:
+            if "transcript" not in task.reads:
+                raise PluginError(
+                    "--calibration_transcript is for models of task slu, which read "
+                    "it; transcripts for the error rate are --calibration_text"
+                )
+            others["transcript"] = data.calibration_transcript
+        if not data.calibration_scp:
+            for name in ("calibration_transcript", "calibration_text"):
+                if getattr(data, name):
+                    raise PluginError(f"--{name} needs the audio: --calibration_scp")
+            return cls(options=options)
+        source = Source.parse(data.calibration_scp, data.calibration_utterances)
+        return cls(replace(source, others=others), options, data.calibration_text)
 
     def as_dict(self) -> dict[str, Any] | None:
         """For the manifest: what decides the figures."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from espnet_onnx_plugin.evaluate.asr_scoring import (
     normalize,
 )
 from espnet_onnx_plugin.evaluate.budgets import SpeechBudget
+from espnet_onnx_plugin.evaluate.data_options import TextOptions
 from espnet_onnx_plugin.evaluate.evaluator import Baseline, Evaluator, open_on
 from espnet_onnx_plugin.evaluate.graphs import (
     WAVEFORM_TOLERANCE,
@@ -37,6 +38,7 @@ from espnet_onnx_plugin.runtime.core.session import Session, Value
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.runtime.synthesis.inputs import Texts, named, utterances
 from espnet_onnx_plugin.runtime.tts import Text2Speech
+from espnet_onnx_plugin.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
     source: Texts | None = None
     asr_model_dir: Path | None = None
 
+    data_class = TextOptions
     budget_class = SpeechBudget
     option = "--data_path_and_name_and_type"
     made_up = "made-up"
@@ -65,20 +68,15 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
 
     @classmethod
     def from_options(
-        cls,
-        source: Texts | None,
-        options: Mapping[str, Any] | None,
-        calibration_text: Sequence[Path],
-        asr_model_dir: Path | None,
+        cls, task: Task, data: TextOptions, options: Mapping[str, Any] | None = None
     ) -> SynthesisEvaluator:
         """Make the evaluator of a command's options."""
-        if calibration_text:
-            raise PluginError("--calibration_text is not for a model that speaks")
-        if asr_model_dir is not None and source is None:
-            raise PluginError(
-                "--asr_model_dir needs texts: --data_path_and_name_and_type"
-            )
-        return cls(source, options, asr_model_dir)
+        files = data.data_path_and_name_and_type
+        if files is None:
+            if data.asr_model_dir is not None:
+                raise PluginError(f"--asr_model_dir needs texts: {cls.option}")
+            return cls(options=options)
+        return cls(Texts(files, data.calibration_texts), options, data.asr_model_dir)
 
     def as_dict(self) -> dict[str, Any] | None:
         """For the manifest: what decides the measures."""
