@@ -173,8 +173,11 @@ def build(task: type, config: dict[str, Any], seed: int = 0):
 
     import torch
 
+    from espnet_onnx_plugin.export.checkpoints import losses_left_out
+
     torch.manual_seed(seed)
-    model = task.build_model(argparse.Namespace(**config)).eval()
+    with losses_left_out():
+        model = task.build_model(argparse.Namespace(**config)).eval()
     randomize(model, seed)
     return model
 
