@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
+from espnet_onnx_plugin.runtime.search.protocol import Found, Piece
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
 
@@ -46,13 +45,9 @@ class OnlineConfig:
     blank_penalty: float = 1.0
 
 
-@dataclass
-class BlockStream:
-    """A stream of :class:`OnlineBeamSearch`; see :class:`.protocol.Stream`."""
-
-    frames: int = 0
-    result: Sequence[Hypothesis] = ()
-    over: bool = False
+@dataclass(frozen=True, eq=False)
+class OnlineState:
+    """The state of a stream under :class:`OnlineBeamSearch`."""
 
 
 class OnlineBeamSearch:
@@ -81,22 +76,10 @@ class OnlineBeamSearch:
         #: Seconds that the newest call spent, by scorer.
         self.seconds: dict[str, float] = {}
 
-    def open(self) -> BlockStream:
-        """A stream before its first frame."""
-        return BlockStream()
+    def open(self) -> OnlineState:
+        """The state of a stream before its first piece."""
+        return OnlineState()
 
-    def feed(
-        self, stream: BlockStream, encoded: Encoded, last: bool
-    ) -> Sequence[Hypothesis]:
-        """Search through the blocks that are complete now."""
-        [result] = self.feed_together([stream], [encoded], [last])
-        return result
-
-    def feed_together(
-        self,
-        streams: Sequence[BlockStream],
-        encoded: Sequence[Encoded],
-        last: Sequence[bool],
-    ) -> list[Sequence[Hypothesis]]:
-        """:meth:`feed` several streams, whose steps are taken together."""
+    def feed(self, pieces: Sequence[Piece[OnlineState]]) -> list[Found[OnlineState]]:
+        """Search through the blocks of streams that are complete now."""
         raise PluginError("searches over streams are not there yet")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -71,34 +72,47 @@ class Search(Protocol):
         """
 
 
-class Stream(Protocol):
-    """The state of a search over speech that is still coming in.
+#: The state of a search over a stream. It is plain data, which can be pickled, and never
+#: changed: whoever keeps one can go on from there as often as they like.
+StreamT = TypeVar("StreamT")
 
-    It is plain data: arrays, numbers and dataclasses of them, which can be pickled. A
-    search replaces its attributes and never writes into what they hold, so that a
-    shallow copy (``copy.copy``) is another stream that can go its own way.
+
+@dataclass(frozen=True, eq=False)
+class Piece(Generic[StreamT]):
+    """The next part of a stream.
+
+    Attributes:
+        state: of the search before it.
+        encoder_out: (frames, dim) the new encoder frames; there may be none.
+        ctc_log_probs: (frames, vocabulary) of them; None where the model has no CTC.
+        is_final: whether the stream ends with them.
     """
 
-    @property
-    def frames(self) -> int:
-        """Number of encoder frames that it was fed."""
-
-    @property
-    def result(self) -> Sequence[Hypothesis]:
-        """What the newest call of :meth:`OnlineSearch.feed` gave."""
-
-    @property
-    def over(self) -> bool:
-        """Whether it was fed its last frames."""
+    state: StreamT
+    encoder_out: np.ndarray
+    ctc_log_probs: np.ndarray | None
+    is_final: bool
 
 
-StreamT = TypeVar("StreamT", bound=Stream)
+@dataclass(frozen=True, eq=False)
+class Found(Generic[StreamT]):
+    """What a search made of a piece.
+
+    Attributes:
+        state: of the search behind it; behind a final piece, that of a new stream.
+        hypotheses: what ESPnet's search returns of such a call, best first: of a final
+            piece the result; of others what ended in the newest complete block or, if
+            the piece completes none, what the call before gave. Often there are none.
+    """
+
+    state: StreamT
+    hypotheses: Sequence[Hypothesis]
 
 
 class OnlineSearch(Protocol[StreamT]):
     """Search over streams, whose encoder output comes piece by piece.
 
-    The searches hold nothing of a stream; any number of streams share one.
+    It holds nothing of a stream; any number of streams share one search.
     """
 
     @property
@@ -110,37 +124,20 @@ class OnlineSearch(Protocol[StreamT]):
         """Seconds that the newest call spent, by part."""
 
     def open(self) -> StreamT:
-        """A stream before its first frame."""
+        """The state of a stream before its first piece."""
 
-    def feed(
-        self, stream: StreamT, encoded: Encoded, last: bool
-    ) -> Sequence[Hypothesis]:
-        """Search on through a stream.
-
-        Args:
-            stream: what :meth:`open` gave; it is brought forward.
-            encoded: the new frames alone, of one utterance: ``encoder_out`` (1, frames,
-                dim), ``encoder_out_lens`` (1,) and, where the search asks the CTC,
-                ``ctc_log_probs`` (1, frames, vocabulary). There may be none.
-            last: whether these are the stream's last frames.
-
-        Returns:
-            What ESPnet's search returns of such a call: with the last frames the
-            result, best first; before, what ended in the newest block that was complete
-            or, if no new one is, the same as before; often nothing.
-
-        Raises:
-            PluginError: if the stream is over, or where ESPnet's search breaks down.
-        """
-
-    def feed_together(
-        self,
-        streams: Sequence[StreamT],
-        encoded: Sequence[Encoded],
-        last: Sequence[bool],
-    ) -> list[Sequence[Hypothesis]]:
-        """:meth:`feed` several streams, each of which gets what it gets alone.
+    def feed(self, pieces: Sequence[Piece[StreamT]]) -> list[Found[StreamT]]:
+        """Search on through several streams, each of which gets what it gets alone.
 
         Those that have a complete block take their steps together, in one call of each
         graph.
+
+        Args:
+            pieces: each of another stream.
+
+        Returns:
+            What was found in each, in order.
+
+        Raises:
+            PluginError: where ESPnet's search breaks down; the states given stay good.
         """
