@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import pickle
 
 import espnet2
@@ -12,7 +13,10 @@ from test_search import BLANK, CONVENTIONS, Table, assert_same
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.espnet_compat import import_nets
+from espnet_onnx_plugin.bundle.search import Blocks
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.online import OnlineBeamSearch, OnlineConfig
+from espnet_onnx_plugin.runtime.search.online_sim import SimulatedOnlineSearch
 from espnet_onnx_plugin.runtime.search.protocol import Piece
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, LengthBonus
 from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
@@ -150,6 +154,7 @@ def make_case(seed, frames=(1, 100), **choices):
             incremental_decode=bool(random.choice([False, False, True])),
         ),
     )
+    case["ctc_window_margin"] = 0
     case.update(choices)
     sharpness = float(random.choice([0.5, 1.0, 2.0]))
     bias = float(random.choice([-3.0, 0.0, 2.0]))
@@ -177,7 +182,11 @@ def espnet_search(case, name="batch_beam_search_online", cls="BatchBeamSearchOnl
     """ESPnet's search with the case's scorers."""
     eos = case["vocabulary"] - 1
     ours = case["scorers"]
-    ctc = import_nets("scorers.ctc").CTCPrefixScorer(TheirCTC(case["logp"]), eos)
+    window = {"window_margin": case["ctc_window_margin"]}
+    if not case["ctc_window_margin"]:
+        window = {}
+    prefix_scorer = import_nets("scorers.ctc").CTCPrefixScorer
+    ctc = prefix_scorer(TheirCTC(case["logp"]), eos, **window)
     bonus = import_nets("scorers.length_bonus").LengthBonus(case["vocabulary"])
     settings = {}
     if cls == "BatchBeamSearchOnline":
@@ -219,9 +228,9 @@ def espnets(case):
     return results
 
 
-def our_search(case):
+def config_of(case):
     eos = case["vocabulary"] - 1
-    config = BeamSearchConfig(
+    return BeamSearchConfig(
         beam_size=case["beam_size"],
         vocabulary=case["vocabulary"],
         sos=eos,
@@ -232,8 +241,12 @@ def our_search(case):
         maxlenratio=case["maxlenratio"],
         minlenratio=case["minlenratio"],
         normalize_length=case["normalize_length"],
+        ctc_window_margin=case["ctc_window_margin"],
     )
-    return OnlineBeamSearch(config, case["scorers"], case["online"])
+
+
+def our_search(case):
+    return OnlineBeamSearch(config_of(case), case["scorers"], case["online"])
 
 
 def our_pieces(case):
@@ -255,7 +268,7 @@ def told(case):
     return {k: v for k, v in case.items() if k not in ("logp", "scorers")}
 
 
-@pytest.mark.parametrize("seed", range(600))
+@pytest.mark.parametrize("seed", range(300))
 def test_results_of_streams_are_espnets(seed):
     case = make_case(seed)
     theirs = espnets(case)
@@ -268,3 +281,48 @@ def test_results_of_streams_are_espnets(seed):
         [found] = search.feed([Piece(state, *piece)])
         assert_same(found.hypotheses, expected, told(case))
         state = found.state
+
+
+#: Whether ESPnet has a window for its CTC prefix scores.
+WINDOWED = "window_margin" in inspect.signature(
+    import_nets("scorers.ctc").CTCPrefixScorer
+).parameters
+
+
+def simulated_case(seed):
+    """A case for simulated streaming; :class:`Blocks` may be none."""
+    random = np.random.default_rng(seed + 1)
+    sizes = [(40, 16, 16), (40, 16, 16), (12, 4, 3), (20, 20, 5), (0, 0, 0)]
+    margin = int(random.choice([0, 2, 10, 100])) if WINDOWED else 0
+    blocks = Blocks(*sizes[random.integers(len(sizes))])
+    return make_case(seed, blocks=blocks, ctc_window_margin=margin)
+
+
+def simulate(case):
+    encoded = Encoded(
+        encoder_out=encoder_out(case)[None],
+        encoder_out_lens=np.array([case["frames"]]),
+        ctc_log_probs=case["logp"].numpy()[None],
+    )
+    search = SimulatedOnlineSearch(config_of(case), case["scorers"], case["blocks"])
+    return search(encoded)[0]
+
+
+@pytest.mark.parametrize("seed", range(7000, 7200))
+def test_results_of_simulated_streams_are_espnets(seed):
+    case = simulated_case(seed)
+    search = espnet_search(
+        case, "batch_beam_search_online_sim", "BatchBeamSearchOnlineSim"
+    )
+    search.set_block_size(case["blocks"].block_size)
+    search.set_hop_size(case["blocks"].hop_size)
+    search.set_look_ahead(case["blocks"].look_ahead)
+    x, lengths = encoder_out(case), (case["maxlenratio"], case["minlenratio"])
+    with torch.no_grad():
+        try:
+            theirs = search(torch.from_numpy(x), *lengths)
+        except IndexError:
+            with pytest.raises(PluginError, match="largest length"):
+                simulate(case)
+            return
+    assert_same(simulate(case), theirs, told(case))

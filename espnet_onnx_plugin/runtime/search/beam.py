@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -71,23 +71,11 @@ class BeamSearch:
         results = self._search(encoded, primers, self._config.minlenratio)
         for i, ended in enumerate(results):
             alone = (encoded.select([i]), [primers[i]])
-            results[i] = ranked(self._config, ended or self._again(*alone))
-        return results
-
-    def _again(self, encoded: Encoded, primers: Primers) -> list[Hypothesis]:
-        """Search an utterance in which nothing ended with smaller ``minlenratio``."""
-        minlenratio = self._config.minlenratio
-        ended: list[Hypothesis] = []
-        while not ended:
-            logger.warning(
-                "there is no N-best results, perform recognition again with smaller "
-                "minlenratio."
+            ended = ended or again(
+                lambda ratio: self._search(*alone, ratio)[0], self._config.minlenratio
             )
-            if minlenratio < 0.1:
-                break
-            minlenratio = max(0.0, minlenratio - 0.1)
-            ended = self._search(encoded, primers, minlenratio)[0]
-        return ended
+            results[i] = ranked(self._config, ended)
+        return results
 
     def _search(
         self, encoded: Encoded, primers: Primers, minlenratio: float
@@ -150,6 +138,23 @@ class BeamSearch:
         )
         self.seconds["ctc"] += time.perf_counter() - start
         return scorer
+
+
+def again(
+    search: Callable[[float], list[Hypothesis]], minlenratio: float
+) -> list[Hypothesis]:
+    """Search an utterance in which nothing ended with smaller ``minlenratio``."""
+    ended: list[Hypothesis] = []
+    while not ended:
+        logger.warning(
+            "there is no N-best results, perform recognition again with smaller "
+            "minlenratio."
+        )
+        if minlenratio < 0.1:
+            break
+        minlenratio = max(0.0, minlenratio - 0.1)
+        ended = search(minlenratio)
+    return ended
 
 
 def ranked(config: BeamSearchConfig, ended: list[Hypothesis]) -> list[Hypothesis]:
