@@ -126,7 +126,8 @@ class BaseSetting:
     @property
     def search_options(self) -> dict[str, Any]:
         """Return ESPnet's decoding options."""
-        return {name: getattr(self, name) for name in self.OPTIONS}
+        options = {name: getattr(self, name) for name in self.OPTIONS}
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def but_for_length(self) -> BaseSetting:
@@ -141,16 +142,21 @@ class Setting(BaseSetting):
     Attributes:
         beam_size, ctc_weight, lm_weight, maxlenratio, minlenratio: ESPnet's decoding
             options. Ratios of -40 and -39 give exactly 40 steps.
+        transducer_conf: That of a transducer.
     """
 
     RUN = Decode
-    OPTIONS = ("beam_size", "ctc_weight", "lm_weight", "maxlenratio", "minlenratio")
+    OPTIONS = (
+        *("beam_size", "ctc_weight", "lm_weight", "maxlenratio", "minlenratio"),
+        "transducer_conf",
+    )
 
     beam_size: int = 10
     ctc_weight: float = 0.3
     lm_weight: float = 0.0
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
+    transducer_conf: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:
@@ -160,7 +166,9 @@ class Setting(BaseSetting):
     @property
     def _names(self) -> list[str]:
         lm = f"LM {self.lm_weight:g}" if self.lm_weight else "no LM"
-        return [f"beam {self.beam_size}", lm, *super()._names]
+        search = (self.transducer_conf or {}).get("search_type")
+        names = [f"beam {self.beam_size}", search, lm]
+        return [*filter(None, names), *super()._names]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import yaml
-from benchmarking import random_tts
+from benchmarking import random_transducer, random_tts
 
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import losses_left_out
 
 # What OWSM's vocabularies hold besides words, with the symbols of ESPnet's defaults.
 S2T_SYMBOLS = ("<na>", "<eng>", "<asr>", "<notimestamps>")
@@ -47,9 +48,12 @@ def write_model(
             raise PluginError(f"'{key}' is no option of ESPnet's {task.__name__}")
     config.update(sizes, **common)
     torch.manual_seed(seed)
-    model = task.build_model(argparse.Namespace(**config))
+    with losses_left_out():
+        model = task.build_model(argparse.Namespace(**config))
     if hasattr(model, "tts"):
         random_tts.give_speech(model, len(common["token_list"]))
+    if getattr(model, "joint_network", None) is not None:
+        random_transducer.give_labels(model)
     torch.save(model.state_dict(), output.with_suffix(".pth"))
     text = yaml.safe_dump(config)
     output.with_suffix(".yaml").write_text(text, encoding="utf-8")

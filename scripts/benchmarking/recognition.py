@@ -43,13 +43,18 @@ def open_pytorch(spec: dict[str, Any]) -> Decoder:
     cls = getattr(importlib.import_module(f"espnet2.bin.{door.command}"), door.name)
     speech2text = cls(**spec["model"], **spec["options"], device="cpu")
     model = getattr(speech2text, f"{MODELS.get(spec['task'], spec['task'])}_model")
-    scorers = speech2text.beam_search.scorers
     watch = Stopwatch()
     watch.watch("frontend", model.frontend, "forward")
     # As the graphs of a bundle have it.
     for name in ("normalize", "preencoder", "encoder"):
         watch.watch("encoder", getattr(model, name), "forward")
     watch.watch("encoder", model.ctc, "log_softmax")
+    transducer = getattr(speech2text, "beam_search_transducer", None)
+    if transducer is not None:
+        scorers = dict(decoder=model.decoder, lm=transducer.lm)
+        watch.watch("decoder", model.joint_network, "forward")
+    else:
+        scorers = speech2text.beam_search.scorers
     for name in ("decoder", "lm"):
         watch.watch(name, scorers.get(name), "batch_score", "score")
     prefix = ("batch_init_state", "init_state", "batch_score_partial", "score_partial")
