@@ -128,7 +128,6 @@ def test_bad_models_are_named(capsys, tiny, tmp_path):
     "choices, message",
     [
         (dict(encoder="avhubert"), "encoder 'avhubert' is not supported"),
-        (dict(decoder="transducer"), "decoder 'transducer' is not supported"),
         (dict(frontend="melspec_torch"), "frontend 'melspec_torch' is not supported"),
         (dict(postencoder="nonesuch"), "postencoder 'nonesuch' is not supported"),
         (dict(model="maskctc"), "model 'maskctc' with decoder 'transformer'"),

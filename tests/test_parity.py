@@ -26,6 +26,7 @@ from hub_models import use_tiny_models
 
 from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import losses_left_out
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.frontend import (
     audio_specs,
@@ -33,9 +34,10 @@ from espnet_onnx_plugin.export.frontend import (
     wrap_frontend,
 )
 from espnet_onnx_plugin.export.graph import export_graphs
-from espnet_onnx_plugin.export.parity import decoding, encoding
+from espnet_onnx_plugin.export.parity import decoding, encoding, transducers
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
 from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
+from espnet_onnx_plugin.export.transducers import JointModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder
 from espnet_onnx_plugin.runtime.core.session import Session
@@ -182,7 +184,12 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
     )
 
 
-STEPS = [case for case in cases("decoder", "lm") if "-mlm-" not in case.id]
+NO_STEPS = ("-mlm-", "-transducer-")
+STEPS = [
+    case
+    for case in cases("decoder", "lm")
+    if not any(name in case.id for name in NO_STEPS)
+]
 
 
 @pytest.mark.parametrize("arch, name", STEPS)
@@ -226,6 +233,56 @@ def test_sequence_graph(name, tmp_path):
     bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
     sessions = [Session(bundle, role, Device()) for role in ("decoder", "memory")]
     worst = decoding.check_sequence(decoder, *sessions, DIM, size, "mlm")
+    assert 0 < worst <= TOLERANCE
+
+
+#: Settings of the joint network: each activation that ESPnet names.
+JOINTS = {
+    "tanh": dict(lin_dec_bias=False),
+    "ftswish": dict(ftswish_mean_shift=0.3),
+    "hardtanh": dict(hardtanh_max_val=0.4),
+    "leaky_relu": dict(leakyrelu_neg_slope=0.2),
+    "mish": dict(softplus_beta=2.0),
+    "relu": {},
+    "selu": {},
+    "smish": dict(smish_alpha=0.5),
+    "swish": dict(swish_beta=1.5),
+    "identity": {},
+}
+
+
+def transducer(arch, decoder_conf, **joint_conf):
+    """The modules of a transducer as graphs: prediction network and joint network."""
+    config = asr_config(
+        decoder=arch.name,
+        decoder_conf=dict(decoder_conf),
+        joint_net_conf=dict(joint_space_size=9, **joint_conf),
+    )
+    with losses_left_out():
+        model = build_asr(config)
+    joint = model.joint_network
+    return arch.wrap(model.decoder, joint.lin_dec).eval(), JointModule(joint).eval()
+
+
+@pytest.mark.parametrize("name", ARCHS["decoder", "transducer"].tiny)
+def test_prediction_graph(name, tmp_path):
+    arch = ARCHS["decoder", "transducer"]
+    network, _ = transducer(arch, arch.tiny[name])
+    graphs = export_graphs({"decoder": network.graph_spec(len(TOKENS))}, tmp_path)
+    session = Session(as_bundle(tmp_path, graphs), "decoder", Device())
+    worst = transducers.check_prediction(network, session, len(TOKENS), "decoder")
+    assert 0 < worst <= TOLERANCE
+
+
+@pytest.mark.parametrize("activation", JOINTS)
+def test_joint_graph(activation, tmp_path):
+    arch = ARCHS["decoder", "transducer"]
+    conf = dict(joint_activation_type=activation, **JOINTS[activation])
+    _, joint = transducer(arch, arch.tiny["lstm"], **conf)
+    specs = {"memory": joint.memory_spec(DIM), "joint": joint.graph_spec(len(TOKENS))}
+    bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
+    sessions = [Session(bundle, role, Device()) for role in ("joint", "memory")]
+    worst = transducers.check_joint(joint, *sessions, DIM, "joint")
     assert 0 < worst <= TOLERANCE
 
 

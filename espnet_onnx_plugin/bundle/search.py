@@ -125,6 +125,25 @@ class MaskCTC:
     mask: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Transducer:
+    """Search of a transducer: a prediction network and a joint network.
+
+    Attributes:
+        blank: what hypotheses begin with, and what stands for no label.
+        sos: what language models begin with, where the search begins with it.
+        multi_blank_durations: frames that each blank stands for, from the longest to
+            the standard one; none where ESPnet's command does not tell the search.
+        multi_blank_indices: ids of those blanks, which follow each other.
+    """
+
+    kind: ClassVar[str] = "transducer"
+    blank: int
+    sos: int
+    multi_blank_durations: tuple[int, ...] = ()
+    multi_blank_indices: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Pitch:
     """How the fundamental frequency of speech is made: ESPnet's ``Dio``, normalized.
@@ -208,5 +227,5 @@ class Frames(_Features):
     limits_steps: bool = False
 
 
-Search = LabelSynchronous | Prompted | PromptedCTC | MaskCTC
+Search = LabelSynchronous | Prompted | PromptedCTC | MaskCTC | Transducer
 Features = Durations | Frames

@@ -93,7 +93,7 @@ class GraphSpec:
         """Axes of what the graph reads."""
         axes = {name: tensor.axes for name, tensor in self.inputs.items()}
         return axes | {
-            name: _axes_of_step(state, "previous")
+            name: self._axes_of_step(state, "previous")
             for name, state in self.states.items()
         }
 
@@ -101,15 +101,18 @@ class GraphSpec:
         """Axes of what the graph gives."""
         axes = {name: tensor.axes for name, tensor in self.outputs.items()}
         return axes | {
-            f"next_{name}": _axes_of_step(state, "next")
+            f"next_{name}": self._axes_of_step(state, "next")
             for name, state in self.states.items()
         }
 
+    def _axes_of_step(self, state: State, when: str) -> Sequence[Axis]:
+        """Axes of a state: each step has its own number of rows and nodes.
 
-def _axes_of_step(state: State, when: str) -> Sequence[Axis]:
-    """Axes of a state: each step has its own number of rows and nodes."""
-    names = {axis: f"{when}_{axis}" for axis in ("rows", "nodes")}
-    return tuple(names.get(axis, axis) for axis in state.axes)
+        That of the inputs, if they have rows as well: the states are theirs.
+        """
+        shared = {axis for tensor in self.inputs.values() for axis in tensor.axes}
+        names = {a: f"{when}_{a}" for a in ("rows", "nodes") if a not in shared}
+        return tuple(names.get(axis, axis) for axis in state.axes)
 
 
 def export_graphs(specs: Mapping[str, GraphSpec], directory: Path) -> dict[str, Graph]:

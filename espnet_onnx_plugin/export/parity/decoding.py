@@ -17,8 +17,10 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.parity.tolerance import require
+from espnet_onnx_plugin.export.parity.transducers import check_joint, check_prediction
 from espnet_onnx_plugin.export.sequences import SequenceModule
 from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
+from espnet_onnx_plugin.export.transducers import JointModule, PredictionModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import LENS, Encoded
 from espnet_onnx_plugin.runtime.core.session import Session
@@ -55,6 +57,10 @@ def check_decoder(
     if decoder.memory is not None:
         memory = Session(bundle, f"{role}_memory", device)
     session = Session(bundle, role, device)
+    if isinstance(decoder, PredictionModule):
+        return check_prediction(decoder, session, vocabulary, role)
+    if isinstance(decoder, JointModule):
+        return check_joint(decoder, session, memory, dim, role)
     whole = isinstance(decoder, SequenceModule)
     check = check_sequence if whole else check_step
     return check(decoder, session, memory, dim, vocabulary, role)

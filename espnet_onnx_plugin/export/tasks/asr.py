@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from espnet_onnx_plugin.bundle.search import MaskCTC, Search
+from espnet_onnx_plugin.bundle.search import MaskCTC, Search, Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
 from espnet_onnx_plugin.export.sequences import SequenceModule
@@ -53,7 +54,21 @@ class ASRExporter(RecognitionExporter):
 
     @property
     def search(self) -> Search:
-        """Settings of Mask-CTC, or of the search of other models."""
+        """Settings of Mask-CTC, or of the search of other models.
+
+        ESPnet tells every transducer of this task the blanks of several frames.
+        """
         if "mask_decoder" in self.decoders:
             return MaskCTC(blank=0, mask=self.model.mask_token)
-        return super().search
+        search = super().search
+        if not isinstance(search, Transducer):
+            return search
+        durations = getattr(self.model, "transducer_multi_blank_durations", ())
+        # Tokens <blank3>, <blank2>, <blank>: training puts each before the others.
+        durations = (*reversed(durations), 1)
+        end = self.model.blank_id + 1
+        return dataclasses.replace(
+            search,
+            multi_blank_durations=durations,
+            multi_blank_indices=tuple(range(end - len(durations), end)),
+        )

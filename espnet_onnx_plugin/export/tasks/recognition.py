@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from espnet_onnx_plugin.bundle import (
     Bundle,
@@ -19,7 +20,7 @@ from espnet_onnx_plugin.bundle import (
     Text,
     describe_file,
 )
-from espnet_onnx_plugin.bundle.search import LabelSynchronous, Search
+from espnet_onnx_plugin.bundle.search import LabelSynchronous, Search, Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, EncoderModule
@@ -49,11 +50,15 @@ from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
 from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
+from espnet_onnx_plugin.export.transducers import JointModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.io.data import Source, usable
 
 logger = logging.getLogger(__name__)
+
+#: The decoder that comes with a joint network.
+TRANSDUCER = "transducer"
 
 
 class RecognitionExporter:
@@ -102,8 +107,9 @@ class RecognitionExporter:
     def roles(self, config: Mapping[str, Any]) -> list[str]:
         """Keys of a training configuration that choose an architecture."""
         roles = ["frontend", *PARTS]
-        if (config.get("model_conf") or {}).get("ctc_weight") != 1.0:
-            roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
+        all_ctc = (config.get("model_conf") or {}).get("ctc_weight") == 1.0
+        if not all_ctc or config.get("decoder") == TRANSDUCER:
+            roles.append("decoder")  # ESPnet leaves others out of one that is all CTC
         return roles
 
     def refuse(self, config: Mapping[str, Any]) -> None:
@@ -130,8 +136,18 @@ class RecognitionExporter:
         """Decoders of the model by role."""
         if self.model.decoder is None:
             return {}
-        arch = find("decoder", self.args.decoder)
-        return {"decoder": arch.wrap(self.model.decoder).eval()}
+        arch, joint = find("decoder", self.args.decoder), self.joint_network
+        if joint is None:
+            return {"decoder": arch.wrap(self.model.decoder).eval()}
+        return {
+            "decoder": arch.wrap(self.model.decoder, joint.lin_dec).eval(),
+            "joint": JointModule(joint).eval(),
+        }
+
+    @property
+    def joint_network(self) -> torch.nn.Module | None:
+        """ESPnet's module of that name, where the model is a transducer."""
+        return getattr(self.model, "joint_network", None)
 
     def sizes(self, role: str) -> tuple[int, int]:
         """Size of what the memory of a step reads, and of the step's vocabulary."""
@@ -149,6 +165,9 @@ class RecognitionExporter:
         Among them are the scorers that ESPnet asks hypothesis by hypothesis: with one
         of them its search differs.
         """
+        if self.joint_network is not None:
+            decoder = self.model.decoder
+            return Transducer(blank=decoder.blank_id, sos=decoder.odim - 1)
         batch = import_nets("scorer_interface").BatchScorerInterface
         single = [
             r for r, d in self.decoders.items() if not isinstance(d.reference, batch)
