@@ -10,9 +10,11 @@ import torch
 
 from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.layers.stand_alone_prediction import (
+    StandAlonePrediction,
+)
 from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.transducers import PredictionModule
 
 
 def _simple_bias(self: torch.nn.Module, length: int) -> torch.Tensor:
@@ -57,7 +59,7 @@ def _traceable() -> Iterator[None]:
         yield
 
 
-class MEGAPrediction(PredictionModule):
+class MEGAPrediction(StandAlonePrediction):
     """``espnet2.asr_transducer.decoder.mega_decoder.MEGADecoder``.
 
     As in ESPnet's search, the attention also sees a key and a value of zeros before the

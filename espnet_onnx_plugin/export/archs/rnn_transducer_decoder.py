@@ -7,11 +7,13 @@ from torch.nn.functional import linear
 
 from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.export.layers.recurrent import CELLS
+from espnet_onnx_plugin.export.layers.stand_alone_prediction import (
+    StandAlonePrediction,
+)
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.transducers import PredictionModule
 
 
-class RNNPrediction(PredictionModule):
+class RNNPrediction(StandAlonePrediction):
     """``espnet2.asr_transducer.decoder.rnn_decoder.RNNDecoder``."""
 
     def __init__(self, decoder: torch.nn.Module, projection: torch.nn.Linear):

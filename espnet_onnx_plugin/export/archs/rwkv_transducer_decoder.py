@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import torch
 
 from espnet_onnx_plugin.bundle import State
+from espnet_onnx_plugin.export.layers.stand_alone_prediction import (
+    StandAlonePrediction,
+)
 from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.transducers import PredictionModule
 
 #: States in ESPnet's order, by whether their size is that of the attention: inputs of
 #: the channel and the time mixing, weighted sum of the values, its weights, their
@@ -36,7 +38,7 @@ def kernel_left_out() -> Iterator[None]:
         yield
 
 
-class RWKVPrediction(PredictionModule):
+class RWKVPrediction(StandAlonePrediction):
     """``espnet2.asr_transducer.decoder.rwkv_decoder.RWKVDecoder``.
 
     ESPnet's last state begins as -1e-30, which is 0 to whatever is added to it.

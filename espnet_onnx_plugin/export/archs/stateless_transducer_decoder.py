@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from espnet_onnx_plugin.export.layers.stand_alone_prediction import (
+    StandAlonePrediction,
+)
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.transducers import PredictionModule
 
 
-class StatelessPrediction(PredictionModule):
+class StatelessPrediction(StandAlonePrediction):
     """``espnet2.asr_transducer.decoder.stateless_decoder.StatelessDecoder``."""
 
     def predict(
