@@ -84,6 +84,13 @@ _ROWS = (
         packed="asr_",
         scores_speech=True,
     ),
+    Task(
+        "asr_transducer",  # asr.sh --asr_task asr_transducer
+        Door("asr_transducer_inference", "asr_transducer"),
+        exporter="asr_transducer.ASRTransducerExporter",
+        packed="asr_",
+        scores_speech=True,
+    ),
     Task("st", Door("st_inference", "st"), exporter="st.STExporter", packed="st_"),
     Task(
         "slu",

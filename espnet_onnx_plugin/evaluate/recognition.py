@@ -250,7 +250,7 @@ def _decode(
 
 
 def _best(speech2text: SpeechModel, audio: np.ndarray, **others: str) -> Decoded:
-    results = speech2text(audio, **others)
+    results = speech2text.recognize(audio, **others)
     if isinstance(results, tuple):  # those of intermediate CTC come with them
         results = results[0]
     lists = [results] if speech2text.bundle.manifest.speakers is None else results

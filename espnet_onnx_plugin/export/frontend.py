@@ -25,12 +25,13 @@ def wrap_frontend(
     """Waveform to features, traceable; None where the model reads features."""
     if model.frontend is not None:
         return find("frontend", args.frontend).wrap(model.frontend).eval()
-    features = find("encoder", args.encoder).features
+    choice = getattr(args, "encoder", None)  # stand-alone transducers have none
+    features = None if choice is None else find("encoder", choice).features
     if features is None:
         return None
     if model.normalize is not None or model.preencoder is not None:
         raise PluginError(
-            f"encoder '{args.encoder}' reads waveforms, and a normalize or preencoder "
+            f"encoder '{choice}' reads waveforms, and a normalize or preencoder "
             "before it is not supported: export a model trained without"
         )
     return features(model.encoder).eval()

@@ -9,6 +9,8 @@ made: a frame is met with many predictions, and a prediction with many frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 

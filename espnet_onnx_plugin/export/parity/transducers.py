@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -53,9 +52,8 @@ def check_prediction(
         outputs, ours = session.step({"tokens": tokens}, states)
         expected, after = [], []
         for token, parent in zip(tokens, parents, strict=True):
-            hypothesis = SimpleNamespace(yseq=[int(token)], dec_state=theirs[parent])
             with torch.no_grad():
-                predicted, state, _ = decoder.score(hypothesis, {})
+                predicted, state = network.score_reference(int(token), theirs[parent])
                 expected.append(network.projection(predicted).numpy())
             after.append(state)
         theirs = after

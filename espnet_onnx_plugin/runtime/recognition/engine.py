@@ -260,6 +260,10 @@ class SpeechModel(Reopened, ABC, Generic[OptionsT, SearchT, ResultsT]):
         """
         return self.batch([self.prepare(speech)])[0]
 
+    def recognize(self, speech: np.ndarray, **others: Any) -> ResultsT:
+        """Everything that decoding gives for one utterance, see :meth:`__call__`."""
+        return self(speech, **others)
+
     def files(self, results: ResultsT) -> dict[str, Lines]:
         """Lines for ESPnet's files, by the file's path."""
         return results.files()

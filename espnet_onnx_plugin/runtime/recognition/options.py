@@ -222,3 +222,27 @@ class MaskCTCOptions:
     )
     nbest: ClassVar[int] = 1
     ctm: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class AsrTransducerOptions:
+    """Options of ``asr_transducer_inference``.
+
+    Attributes:
+        return_decoded_hyp: whether a call returns texts and tokens beside the
+            hypotheses.
+    """
+
+    nbest: int = option(1, "hypotheses in the results")
+    beam_size: int = option(5, "hypotheses that the search keeps")
+    lm_weight: float = option(1.0, "weight of the language model")
+    beam_search_config: Mapping[str, Any] = option(
+        dict, "of the beam search: search_type=TYPE,NAME=VALUE,..."
+    )
+    return_decoded_hyp: bool = False
+    ctm: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name in ("nbest", "beam_size"):
+            if getattr(self, name) < 1:
+                raise PluginError(f"{name} {getattr(self, name)} must be 1 or more")

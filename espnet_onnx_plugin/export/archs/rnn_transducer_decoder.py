@@ -1,0 +1,56 @@
+"""``decoder: rnn`` of a stand-alone transducer: LSTM or GRU."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import linear
+
+from espnet_onnx_plugin.bundle import State
+from espnet_onnx_plugin.export.layers.recurrent import CELLS
+from espnet_onnx_plugin.export.layers.stand_alone_prediction import (
+    StandAlonePrediction,
+)
+from espnet_onnx_plugin.export.registry import Arch, register
+
+
+class RNNPrediction(StandAlonePrediction):
+    """``espnet2.asr_transducer.decoder.rnn_decoder.RNNDecoder``."""
+
+    def __init__(self, decoder: torch.nn.Module, projection: torch.nn.Linear):
+        super().__init__(decoder, projection)
+        self.cell = CELLS[decoder.dtype.upper()]
+        state = State("float32", ("rows", decoder.dlayers, decoder.output_size))
+        names = ("h", "c") if decoder.dtype == "lstm" else ("h",)
+        self.states = dict.fromkeys(names, state)
+
+    def predict(
+        self, tokens: torch.Tensor, *states: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Output of the last layer, and the state of every layer."""
+        x = self.reference.embed(tokens)
+        layers = []
+        for i, layer in enumerate(self.reference.rnn):
+            past = [state[:, i] for state in states]
+            new = self.cell(
+                linear(x, layer.weight_ih_l0, layer.bias_ih_l0),
+                linear(past[0], layer.weight_hh_l0, layer.bias_hh_l0),
+                *past,
+            )
+            layers.append(new)
+            x = new[0]
+        return (x, *(torch.stack(state, dim=1) for state in zip(*layers)))
+
+
+register(
+    Arch(
+        role="transducer_decoder",
+        name="rnn",
+        wrap=RNNPrediction,
+        tiny={
+            "lstm": dict(embed_size=6, hidden_size=8),
+            "gru_layers": dict(
+                rnn_type="gru", num_layers=2, embed_size=6, hidden_size=8
+            ),
+        },
+    )
+)
