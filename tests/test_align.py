@@ -11,7 +11,7 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.parity.encoding import frame_shift
-from espnet_onnx_plugin.runtime.search.ctc_align import Span, align, words
+from espnet_onnx_plugin.runtime.search.ctc_align import Span, forced_align, words
 
 
 def by_hand(log_probs, tokens):
@@ -28,7 +28,7 @@ def test_the_path_is_the_best_of_all(tokens):
     random = np.random.default_rng(len(tokens))
     for _ in range(10):
         log_probs = np.log(random.dirichlet(np.ones(3), size=6))
-        spans = align(log_probs, tokens, blank=0)
+        spans = forced_align(log_probs, tokens, blank=0)
         path = np.zeros(6, int)
         for token, (start, end) in zip(tokens, spans):
             path[start:end] = token
@@ -41,9 +41,10 @@ def test_the_path_is_the_best_of_all(tokens):
 
 def test_tokens_that_do_not_fit_have_no_times():
     log_probs = np.zeros((3, 4))
-    assert align(log_probs, [1, 2, 3], blank=0) is not None
-    assert align(log_probs, [1, 1, 2], blank=0) is None  # a blank has to part the two
-    assert align(log_probs, [1, 2, 3, 1], blank=0) is None
+    assert forced_align(log_probs, [1, 2, 3], blank=0) is not None
+    # A blank has to part the two.
+    assert forced_align(log_probs, [1, 1, 2], blank=0) is None
+    assert forced_align(log_probs, [1, 2, 3, 1], blank=0) is None
 
 
 def spans(tokens):

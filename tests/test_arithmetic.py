@@ -83,36 +83,29 @@ def weight(*shape):
     return np.random.default_rng(len(shape)).uniform(0.5, 1.0, shape).astype(np.float32)
 
 
-def products(*names):
-    """Products one after the other, each with a Relu."""
+def chain(operator, names, shape, *of_weights):
+    """Nodes one after the other, each with a Relu."""
     nodes, last = [], "x"
     for i, name in enumerate(names):
         output = "y" if i + 1 == len(names) else f"h{i}"
         nodes += [
-            make_node("MatMul", [last, name], [f"p{i}"]),
+            make_node(operator, [last, name], [f"p{i}"]),
             make_node("Relu", [f"p{i}"], [output]),
         ]
         last = output
-    weights = {name: weight(SIZE, SIZE) for name in names}
-    return model_of(nodes, [None, SIZE], **weights)
+    return model_of(nodes, shape, **{name: weight(*of_weights) for name in names})
+
+
+def products(*names):
+    return chain("MatMul", names, [None, SIZE], SIZE, SIZE)
 
 
 def convolutions(*names):
-    """Likewise convolutions."""
-    nodes, last = [], "x"
-    for i, name in enumerate(names):
-        output = "y" if i + 1 == len(names) else f"h{i}"
-        nodes += [
-            make_node("Conv", [last, name], [f"c{i}"]),
-            make_node("Relu", [f"c{i}"], [output]),
-        ]
-        last = output
-    weights = {name: weight(SIZE, SIZE, 3, 3) for name in names}
-    return model_of(nodes, [1, SIZE, None, 9], **weights)
+    return chain("Conv", names, [1, SIZE, None, 9], SIZE, SIZE, 3, 3)
 
 
 def recurrent(*names):
-    """Likewise LSTM layers, of one direction, with one recurrent weight."""
+    """LSTM layers one after the other, of one direction, with one recurrent weight."""
     nodes, last = [], "x"
     for i, name in enumerate(names):
         output = "y" if i + 1 == len(names) else f"h{i}"

@@ -207,10 +207,10 @@ OLDER = {
         rounding="round",
         options=("speed_control_alpha",),
         drawn=786383,
-        idle=dict(frontend=0, encoder=1, decoder=2),
+        unused_draws=dict(frontend=0, encoder=1, decoder=2),
     ),
     "frames": Frames(
-        taught_by=("speech",),
+        teacher_forcing=("speech",),
         reduction_factor=1,
         dropout=0.5,
         options=(
@@ -218,7 +218,7 @@ OLDER = {
             *("backward_window", "forward_window"),
         ),
         drawn=391869,
-        idle=dict(frontend=0, encoder=0, decoder=0, postnet=0),
+        unused_draws=dict(frontend=0, encoder=0, decoder=0, postnet=0),
     ),
 }
 

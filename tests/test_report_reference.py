@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tts_task
 
 from espnet_onnx_plugin.bin import reference, sample
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.sample import choose_keys, read_lengths
 from espnet_onnx_plugin.runtime.io.data import Source
-from espnet_onnx_plugin.tasks import door_called
+from espnet_onnx_plugin.tasks import TASKS, door_called
 
 
 def test_sample_is_spread_and_has_the_longest():
@@ -148,6 +149,31 @@ class Text2Speech:
         if not text:
             raise RuntimeError("nothing to say")
         return {"wav": np.zeros(1000 * len(text))}
+
+
+@pytest.mark.parametrize(
+    "command", [door.command for task in TASKS.values() for door in task.doors]
+)
+def test_help(command, capsys):
+    tts_task()  # or its import fetches what a g2p reads
+    with pytest.raises(SystemExit) as error:
+        reference.main(["--inference", command, "--help"])
+    assert error.value.code == 0
+    assert "--num_threads" in capsys.readouterr().out
+
+
+def test_a_percent_sign_in_a_text_of_espnet_is_no_format(espnet, monkeypatch, capsys):
+    get_parser = espnet.get_parser
+
+    def with_percent():
+        parser = get_parser()
+        parser.add_argument("--window", default=3, help="4.5% CER, %(default)s: 3%%")
+        return parser
+
+    monkeypatch.setattr(espnet, "get_parser", with_percent)
+    with pytest.raises(SystemExit):
+        reference.main(["--help"])
+    assert "4.5% CER, 3: 3%" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("keys", [["u1", "u3", "u2"], None])

@@ -360,6 +360,52 @@ def test_what_only_looks_alike_is_left_alone(case):
     assert [n.op_type for n in rewritten.graph] == [n.op_type for n in model.graph]
 
 
+def random_nodes(random):
+    """Transposes, element-wise nodes and splits that read one another."""
+    shapes, nodes = {"x": (4, 4), "z": (4, 4)}, []
+    for number in range(random.integers(4, 20)):
+        name, source = f"v{number}", random.choice(list(shapes)[-4:])
+        channels, time = shapes[name] = shapes[source]
+        kind = random.choice(["Transpose", "Keep", "Tanh", "Add", "Split"])
+        if kind == "Transpose":
+            nodes.append(f"{name} = Transpose<perm=[0,2,1]>({source})")
+            shapes[name] = time, channels
+        elif kind == "Keep":
+            nodes.append(f"{name} = Transpose<perm=[0,1,2]>({source})")
+        elif kind == "Split" and channels > 1:
+            nodes.append(f"{name}, {name}b = Split<axis=1,num_outputs=2>({source})")
+            shapes[name] = shapes[f"{name}b"] = channels // 2, time
+        elif kind == "Add":
+            alike = [v for v in shapes if v != name and shapes[v] == (channels, time)]
+            nodes.append(f"{name} = Add({source}, {random.choice([*alike, 'half'])})")
+        else:
+            nodes.append(f"{name} = Tanh({source})")
+    # Flattened, values show in which order their axes are.
+    ends = random.permutation(list(shapes))[: random.integers(1, len(shapes) + 1)]
+    nodes += [f"f{i} = Flatten<axis=0>({end})" for i, end in enumerate(ends)]
+    flat = ", ".join(f"f{i}" for i in range(len(ends)))
+    return " ".join([*nodes, f"y = Concat<axis=1>({flat})"])
+
+
+def test_one_pass_moves_every_transpose():
+    random = np.random.default_rng(0)
+    (rule,) = (rule for rule in RULES if rule.name == "transpose")
+    total = 0
+    for _ in range(100):
+        nodes = random_nodes(random)
+        model = parse("float[1,4,4] x, float[1,4,4] z", nodes)
+        Editor(model).tidy()  # every node is needed
+        rewritten, counts = apply_rules(model, "cpu", (rule,))
+        x, z = random.standard_normal((2, 1, 4, 4)).astype(np.float32)
+        assert_same(model, rewritten, {"x": x, "z": z})
+        for node in rewritten.graph:
+            assert any(v.uses() or v.is_graph_output() for v in node.outputs)
+        _, again = apply_rules(rewritten, "cpu", (rule,))
+        assert again == {"transpose": 0}, nodes
+        total += counts["transpose"]
+    assert total > 100
+
+
 @pytest.mark.parametrize(
     "edit, rule",
     [

@@ -40,7 +40,7 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.synthesis.griffin_lim import GriffinLim
 from espnet_onnx_plugin.runtime.synthesis.teacher_forcing import (
-    best_path,
+    maximum_path,
     path_of,
     pitch_of_frames,
 )
@@ -141,7 +141,7 @@ NOT_FORCED = ("jets/conformer", "joint_text2wav/fastspeech2_hifigan")
 
 def forced_inputs(bundle):
     given = {**inputs(bundle), "speech": OTHERS["speech"]}
-    if "durations" in bundle.manifest.search.taught_by:
+    if "durations" in bundle.manifest.search.teacher_forcing:
         frames = 1 + len(given["speech"]) // 8
         factor = getattr(bundle.manifest.search.pitch, "reduction_factor", 1)
         shares = np.random.default_rng(5).dirichlet(np.ones(len(TEXT) + 1))
@@ -170,7 +170,7 @@ def test_teacher_forcing_is_espnets(arch, name, exported):
         shift = len(made["feat_gen"]) / (1 + len(given["speech"]) // 8)
         assert shift > 0.99  # as long as the teacher, but for what is no whole step
     for name in ("speech", "durations"):
-        if name in given and name in bundle.manifest.search.taught_by:
+        if name in given and name in bundle.manifest.search.teacher_forcing:
             short = {k: v for k, v in given.items() if k != name}
             with pytest.raises(RuntimeError, match=f"argument: '{name}'"):
                 ours(**short)
@@ -210,17 +210,17 @@ def test_teacher_forcing_by_what_does_not_fit_is_refused(exported, monkeypatch):
 @pytest.mark.parametrize(
     "frames, symbols", [(1, 1), (6, 6), (7, 6), (40, 1), (300, 41)]
 )
-def test_the_best_path_is_espnets(frames, symbols):
-    from espnet2.gan_tts.vits.monotonic_align import maximum_path
+def test_the_maximum_path_is_espnets(frames, symbols):
+    from espnet2.gan_tts.vits import monotonic_align
 
     random = np.random.default_rng(frames)
     for scale in (1, 100):
         scores = (scale * random.standard_normal((frames, symbols))).astype(np.float32)
         scores = scores.round()  # with ties
-        reference = maximum_path(
+        reference = monotonic_align.maximum_path(
             torch.from_numpy(scores)[None], torch.ones(1, frames, symbols)
         )
-        assert np.array_equal(path_of(best_path(scores), symbols), reference[0])
+        assert np.array_equal(path_of(maximum_path(scores), symbols), reference[0])
 
 
 #: Settings of a pitch that is neither averaged nor normalized.

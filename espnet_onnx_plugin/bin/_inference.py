@@ -67,6 +67,9 @@ WITHOUT_EFFECT = (
     "bpemodel",
 )
 
+#: Options of ``partial_ar``.
+OF_PARTIAL_AR = ("threshold_probability", "max_seq_len", "max_mask_parallel")
+
 
 @dataclass(frozen=True)
 class Inference:

@@ -1,6 +1,6 @@
 """Decode with a bundle: ``espnet2.bin.asr_inference`` without torch and ESPnet."""
 
-from espnet_onnx_plugin.bin._inference import WITHOUT_EFFECT, Inference
+from espnet_onnx_plugin.bin._inference import OF_PARTIAL_AR, WITHOUT_EFFECT, Inference
 from espnet_onnx_plugin.runtime.recognition.options import AsrOptions
 
 COMMAND = Inference(
@@ -16,12 +16,7 @@ COMMAND = Inference(
         "partial_ar",
         "prompt_token_file",
     ),
-    without_effect=(
-        *WITHOUT_EFFECT,
-        "threshold_probability",
-        "max_seq_len",
-        "max_mask_parallel",
-    ),
+    without_effect=(*WITHOUT_EFFECT, *OF_PARTIAL_AR),
 )
 
 main = COMMAND.main

@@ -1,6 +1,6 @@
 """Decode with a bundle: ``espnet2.bin.s2t_inference`` without torch and ESPnet."""
 
-from espnet_onnx_plugin.bin._inference import WITHOUT_EFFECT, Inference
+from espnet_onnx_plugin.bin._inference import OF_PARTIAL_AR, WITHOUT_EFFECT, Inference
 from espnet_onnx_plugin.runtime.recognition.options import S2tOptions
 
 COMMAND = Inference(
@@ -13,12 +13,7 @@ COMMAND = Inference(
         "quantize_s2t_model",
         "partial_ar",
     ),
-    without_effect=(
-        *WITHOUT_EFFECT,
-        "threshold_probability",
-        "max_seq_len",
-        "max_mask_parallel",
-    ),
+    without_effect=(*WITHOUT_EFFECT, *OF_PARTIAL_AR),
 )
 
 main = COMMAND.main

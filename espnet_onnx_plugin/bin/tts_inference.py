@@ -6,11 +6,19 @@ import argparse
 import copy
 import logging
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from espnet_onnx_plugin.bin._inference import LOADING, Inference
 from espnet_onnx_plugin.bin._parser import ArgumentParser, str2bool
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
+    from espnet_onnx_plugin.runtime.tts import Text2Speech
 
 
 class Synthesis(Inference):
@@ -33,9 +41,7 @@ class Synthesis(Inference):
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
         from espnet_onnx_plugin.runtime.io.lists import read_keys
-        from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.io.progress import progress
         from espnet_onnx_plugin.runtime.io.speech_writer import FAILED, speech_writer
         from espnet_onnx_plugin.runtime.io.writer import IncompleteError
@@ -54,48 +60,67 @@ class Synthesis(Inference):
         with speech_writer(args.output_dir, keys) as writer, logging_redirect_tqdm():
             for key in progress(keys, len(keys)):
                 noise = copy.deepcopy(model.noise)
-                start = time.perf_counter()
                 try:
-                    given = texts.of(key)
-                    if not args.use_teacher_forcing:  # ESPnet gives its model none then
-                        given.pop("durations", None)
-                    # ESPnet's front end is not part of its inference either.
-                    given["text"] = model.ids(given["text"])
-                    start = time.perf_counter()
-                    made = model(**given)
-                    seconds = time.perf_counter() - start
-                    first = {}
-                    if args.time_first_audio and model.vocoder is not None:
-                        first["first_audio_seconds"] = model.first_audio_seconds(
-                            **given
-                        )
+                    made, seconds = synthesize(model, texts.of(key), args)
                 except (PluginError, RuntimeError) as e:
+                    model.noise = noise  # the others have theirs
                     reason = " ".join(str(e).split())
                     logging.error("utterance '%s' is not spoken: %s", key, reason)
                     writer.failure(key, reason)
                     failures.append(f"utterance '{key}': {reason}")
-                    model.noise = noise  # the others have theirs
-                    continue
-                size = len(made["feat_gen" if "feat_gen" in made else "wav"])
-                logging.info("%s (size:%d->%d)", key, model.symbols, size)
-                logging.info("inference speed = %.1f / sec.", size / seconds)
-                writer.utterance(key, made, model.fs)
-                writer.timing(
-                    key=key,
-                    audio_seconds=model.audio_seconds(made),
-                    acoustic_seconds=model.seconds["acoustic"],
-                    vocoder_seconds=model.seconds["vocoder"],
-                    **first,
-                    total_seconds=seconds,
-                    peak_memory_mb=peak_memory_mb(),
-                    arithmetic=arithmetic(model.bundle.manifest),
-                )
+                else:
+                    write(writer, key, model, made, seconds)
             if failures:
                 raise IncompleteError(
                     f"{len(failures)} of {len(keys)} utterances could not be spoken, "
                     f"the file {FAILED} names them; the first: {failures[0]}"
                 )
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
+
+
+def synthesize(
+    model: Text2Speech, inputs: dict[str, Any], args: argparse.Namespace
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Synthesize one utterance.
+
+    Returns:
+        ESPnet's outputs by name, and how long they took, as ``timing.jsonl`` has it.
+    """
+    if not args.use_teacher_forcing:  # ESPnet gives its model none then
+        inputs.pop("durations", None)
+    # ESPnet's front end is not part of its inference either.
+    inputs["text"] = model.ids(inputs["text"])
+    start = time.perf_counter()
+    made = model(**inputs)
+    total = time.perf_counter() - start
+    seconds = {f"{part}_seconds": took for part, took in model.seconds.items()}
+    if args.time_first_audio and model.vocoder is not None:
+        seconds["first_audio_seconds"] = model.first_audio_seconds(**inputs)
+    return made, {**seconds, "total_seconds": total}
+
+
+def write(
+    writer: SpeechWriter,
+    key: str,
+    model: Text2Speech,
+    made: Mapping[str, np.ndarray],
+    seconds: Mapping[str, float],
+) -> None:
+    """Write the results of one utterance, see :func:`synthesize`."""
+    from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
+    from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
+
+    size = len(made["feat_gen" if "feat_gen" in made else "wav"])
+    logging.info("%s (size:%d->%d)", key, model.symbols, size)
+    logging.info("inference speed = %.1f / sec.", size / seconds["total_seconds"])
+    writer.utterance(key, made, model.fs)
+    writer.timing(
+        key=key,
+        audio_seconds=model.audio_seconds(made),
+        **seconds,
+        peak_memory_mb=peak_memory_mb(),
+        arithmetic=arithmetic(model.bundle.manifest),
+    )
 
 
 COMMAND = Synthesis(

@@ -9,6 +9,9 @@ from typing import Any
 
 FORMAT_VERSION = 4
 
+#: Keys of synthesis that have another name now.
+_RENAMED = {"taught_by": "teacher_forcing", "idle": "unused_draws"}
+
 _KINDS = {"s2t": "prompted", "s2t_ctc": "prompted_ctc"}
 
 
@@ -24,7 +27,7 @@ def lift(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
         path: the bundle.
     """
     lifted = {key: value for key, value in content.items() if key != "format_version"}
-    search = dict(content["search"])
+    search = {_RENAMED.get(key, key): value for key, value in content["search"].items()}
     reading = search.pop("transcript", None)
     if "kind" not in search:  # a model that speaks has one
         usual = _KINDS.get(content["task"], "label_synchronous")

@@ -195,8 +195,9 @@ class _Features:
     Attributes:
         model: ESPnet's class, where something of its follows the release.
         options: decoding options that ESPnet gives to the model.
-        taught_by: what teacher forcing reads; none where ESPnet cannot do it.
-        idle: by role, how many numbers ESPnet draws to no effect before a graph runs.
+        teacher_forcing: inputs that it reads; none where ESPnet cannot do it.
+        unused_draws: by role, how many numbers ESPnet draws to no effect before a graph
+            runs.
         drawn: how many it draws before the first text.
         mkl: whether its dropout is drawn by MKL.
         block: frames of which the vocoder draws its noise at once.
@@ -204,8 +205,8 @@ class _Features:
 
     model: str | None = None
     options: tuple[str, ...] = ()
-    taught_by: tuple[str, ...] = ()
-    idle: Mapping[str, int] = field(default_factory=dict)
+    teacher_forcing: tuple[str, ...] = ()
+    unused_draws: Mapping[str, int] = field(default_factory=dict)
     drawn: int = 0
     mkl: bool = False
     block: int | None = None

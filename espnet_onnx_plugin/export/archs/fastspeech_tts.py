@@ -25,7 +25,7 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
         Durations(
             model=type(tts).__name__,
             rounding="round",
-            taught_by=("speech", "durations", *encoder.variances),
+            teacher_forcing=("speech", "durations", *encoder.variances),
             options=("speed_control_alpha",),
         ),
     )

@@ -58,7 +58,7 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
         {"encoder": encoder, "decoder": decoder(tts, encoder, normalize)},
         Durations(
             rounding="round",
-            taught_by=("speech", "durations", *encoder.variances),
+            teacher_forcing=("speech", "durations", *encoder.variances),
         ),
     )
 

@@ -203,7 +203,7 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
         "postnet": Postnet(tts, dec.postnet, normalize, dec.output_activation_fn),
     }
     search = Frames(
-        taught_by=("speech",),
+        teacher_forcing=("speech",),
         reduction_factor=dec.reduction_factor,
         dropout=0.0 if dec.prenet is None else dec.prenet.dropout_rate,
         options=(

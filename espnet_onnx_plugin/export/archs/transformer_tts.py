@@ -174,7 +174,7 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
         "postnet": Postnet(tts, tts.postnet, normalize),
     }
     search = Frames(
-        taught_by=("speech",),
+        teacher_forcing=("speech",),
         reduction_factor=tts.reduction_factor,
         limits_steps=True,
         dropout=0.0 if step.prenet is None else step.prenet.dropout_rate,

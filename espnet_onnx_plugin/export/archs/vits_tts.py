@@ -237,7 +237,7 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     )
     search = Durations(
         rounding="ceil",
-        taught_by=("speech",),
+        teacher_forcing=("speech",),
         options=("speed_control_alpha", "noise_scale", "noise_scale_dur"),
     )
     modules = {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from espnet_onnx_plugin.bundle import Tensor
-from espnet_onnx_plugin.bundle.search import Energy, Pitch
+from espnet_onnx_plugin.bundle.search import Energy, Features, Pitch
 from espnet_onnx_plugin.export.archs.feats_extract import Analysis
 from espnet_onnx_plugin.export.tts_module import TTSModule
 
@@ -25,20 +24,20 @@ class EnergyAnalysis(Analysis):
 
 
 def teacher_forcing(
-    model: torch.nn.Module, taught_by: Sequence[str]
-) -> tuple[dict[str, TTSModule], dict[str, Any]]:
-    """Graphs and settings of a model's teacher forcing.
+    model: torch.nn.Module, search: Features
+) -> tuple[dict[str, TTSModule], Features]:
+    """Graphs of a model's teacher forcing.
 
     Args:
         model: ``ESPnetTTSModel``.
-        taught_by: what its ``tts`` reads: of speech, durations, pitch and energy.
+        search: with the inputs that its ``tts`` reads.
 
     Returns:
-        Graphs by role, and fields of the manifest's ``search``: ``taught_by``, empty
-        where ESPnet cannot do it, and how pitch and energy are made.
+        Graphs by role, and the search with how pitch and energy are made; without
+        inputs of teacher forcing where ESPnet cannot do it.
     """
-    if "pitch" not in taught_by:
-        return {}, dict(taught_by=tuple(taught_by))
+    if "pitch" not in search.teacher_forcing:
+        return {}, search
     pitch, energy = model.pitch_extract, model.energy_extract
     if (
         type(pitch).__name__ != "Dio"
@@ -47,9 +46,9 @@ def teacher_forcing(
         or not energy.use_token_averaged_energy
         or model.feats_extract is None
     ):
-        return {}, dict(taught_by=())
-    return {"energy": EnergyAnalysis(energy)}, dict(
-        taught_by=tuple(taught_by),
+        return {}, replace(search, teacher_forcing=())
+    return {"energy": EnergyAnalysis(energy)}, replace(
+        search,
         pitch=Pitch(
             **{
                 name: getattr(pitch, name)

@@ -72,9 +72,7 @@ class TTSExporter:
         if isinstance(self.vocoder, torch.nn.Module):
             wrap = find_vocoder(self.vocoder.vocoder)
             self.modules["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
-        forced, self.forcing = teacher_forcing(
-            self.model, self.wrapped.search.taught_by
-        )
+        forced, self.search = teacher_forcing(self.model, self.wrapped.search)
         self.modules.update(forced)
         if self.model.feats_extract is not None:
             analysis = find("feats_extract", self.args.feats_extract).wrap
@@ -173,11 +171,10 @@ class TTSExporter:
     def describe(self) -> dict[str, object]:
         """Fields of the manifest besides graphs and texts."""
         search = dataclasses.replace(
-            self.wrapped.search,
-            **self.forcing,
+            self.search,
             drawn=self.drawn,
             mkl=dropouts_are_of_mkl(),
-            idle={role: m.unused_draws for role, m in self.modules.items()},
+            unused_draws={role: m.unused_draws for role, m in self.modules.items()},
             block=getattr(self.modules.get("vocoder"), "block", 1),
         )
         synthesis = self.describe_synthesis()
@@ -195,7 +192,7 @@ class TTSExporter:
         Raises:
             PluginError: if a difference is above the tolerance.
         """
-        teacher = self.teacher if self.forcing["taught_by"] else None
+        teacher = self.teacher if self.search.teacher_forcing else None
         return check_synthesis(bundle, device, self.infer, teacher)
 
     @torch.no_grad()
@@ -213,7 +210,7 @@ class TTSExporter:
         voice = sum(np.sin(k * phase) / k for k in range(1, 6))
         speech = 0.1 * voice + 0.01 * random.standard_normal(len(time))
         made = {"speech": speech.astype(np.float32)}
-        if "durations" in self.forcing["taught_by"]:
+        if "durations" in self.search.teacher_forcing:
             frames = len(self.modules["frontend"](torch.from_numpy(made["speech"])))
             factor = getattr(self.model.pitch_extract, "reduction_factor", 1)
             shares = np.full(symbols, 1 / symbols)

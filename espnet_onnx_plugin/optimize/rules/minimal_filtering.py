@@ -63,8 +63,8 @@ def apply(editor: Editor) -> int:
 def _upsampled(editor: Editor) -> list[ir.Node]:
     """The convolutions after transposed ones."""
     found: list[ir.Node] = []
-    seen = set(editor.nodes("ConvTranspose"))
-    todo = list(seen)
+    todo = editor.nodes("ConvTranspose")
+    seen = set(todo)  # which has no order: the same graph would come out in several
     while todo:
         for node in [user for v in todo.pop().outputs for user in v.consumers()]:
             if node not in seen:

@@ -24,21 +24,17 @@ def apply(editor: Editor) -> int:
     transpose beside a product, which onnxruntime would fuse into a slower one. All
     providers.
     """
-    count, moved = 0, True
-    while moved:
-        moved = False
-        for node in editor.nodes("Transpose", "Split", *_ELEMENTWISE):
-            if node.graph is not None and _move(editor, node):
-                editor.remove_unused()
-                moved = True
-                count += 1
-        editor.tidy()
+    count = 0
+    # One pass, in order: what a node reads is final when its turn comes, and what a
+    # move makes cannot move again, for it reads something that no transpose gives.
+    for node in editor.nodes("Transpose", "Split", *_ELEMENTWISE):
+        if _move(editor, node):
+            editor.graph.remove(node, safe=True)
+            count += 1
     return count
 
 
 def _move(editor: Editor, node: ir.Node) -> bool:
-    if not any(v.uses() or v.is_graph_output() for v in node.outputs):
-        return False
     if node.op_type == "Transpose":
         source = _unswapped(node.inputs[0])
         if source is None or list(attribute(node, "perm", [])) != _SWAP:

@@ -11,7 +11,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Manifest
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.search.ctc_align import Span, align, words
+from espnet_onnx_plugin.runtime.search.ctc_align import Span, forced_align, words
 from espnet_onnx_plugin.runtime.search.greedy import intermediate_tokens
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter, without_special
@@ -249,7 +249,7 @@ def timed(
     if speech is None or speech.frame_shift is None:
         raise ValueError("the frames of the model have no time")
     log_probs = encoded["ctc_log_probs"][utterance, : encoded.lengths[utterance]]
-    frames = align(log_probs, result.token_int, blank)
+    frames = forced_align(log_probs, result.token_int, blank)
     if frames is None:
         logger.warning("more tokens than frames of the encoder: no times")
         return result

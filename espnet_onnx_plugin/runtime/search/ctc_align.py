@@ -33,7 +33,7 @@ class Span(NamedTuple):
     end: float
 
 
-def align(
+def forced_align(
     log_probs: np.ndarray, token_int: Sequence[int], blank: int
 ) -> np.ndarray | None:
     """The most probable CTC path through a token sequence (Viterbi).

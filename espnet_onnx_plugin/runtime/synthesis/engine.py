@@ -139,7 +139,7 @@ class Synthesizer(Reopened, ABC):
             PluginError: if one is unknown or cannot be met by the model.
         """
         options = self.options.changed(conf).for_model(self.search.options)
-        if options.use_teacher_forcing and not self.search.taught_by:
+        if options.use_teacher_forcing and not self.search.teacher_forcing:
             raise PluginError(
                 f"use_teacher_forcing: {self.bundle.path} cannot be taught, as ESPnet "
                 "cannot do it with this model either; leave the option out"
@@ -148,7 +148,7 @@ class Synthesizer(Reopened, ABC):
 
     def _needed(self, options: TtsOptions) -> set[str]:
         """Names of what the model reads besides text, with these options."""
-        forced = self.search.taught_by if options.use_teacher_forcing else ()
+        forced = self.search.teacher_forcing if options.use_teacher_forcing else ()
         return {*self.synthesis.reads, *forced}
 
     def _features_of_speech(self, speech: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ class FrameByFrame:
         self, inputs: ModelInputs, options: TtsOptions, noise: Noise
     ) -> Synthesized:
         """Make the features of one utterance."""
-        noise.skip(self._search.idle["encoder"])
+        noise.skip(self._search.unused_draws["encoder"])
         decoder = _Decoder(self._decoder, run(self._encoder, inputs.tensors))
         if options.use_teacher_forcing:
             steps = list(self._forced(decoder, inputs.tensors["feats"], noise))
@@ -143,7 +143,7 @@ class FrameByFrame:
         keep = self._decoder.graph.inputs.get("keep")
         at_once = keep is not None and "history" in keep.axes
         kept = self._keep(len(teacher), noise) if at_once else None
-        noise.skip(self._search.idle["decoder"])
+        noise.skip(self._search.unused_draws["decoder"])
         for count, frame in enumerate(teacher, 1):
             drawn = self._keep(count, noise) if kept is None else kept[:, :count]
             yield decoder.step(drawn)

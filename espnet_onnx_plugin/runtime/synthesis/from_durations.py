@@ -95,7 +95,7 @@ class FromDurations:
         self, inputs: ModelInputs, options: TtsOptions, noise: Noise
     ) -> dict[str, np.ndarray]:
         """Outputs of the encoder by name."""
-        noise.skip(self._search.idle["encoder"])
+        noise.skip(self._search.unused_draws["encoder"])
         tensors = dict(inputs.tensors)
         if "noise_dur" in self._encoder.graph.inputs:
             shape = (2, len(inputs.text))
@@ -135,7 +135,7 @@ class FromDurations:
     ) -> dict[str, np.ndarray]:
         """Outputs of the decoder by name, for hidden states that last so long."""
         symbol_of_frame = lengths.symbol_of_frame
-        noise.skip(self._search.idle["decoder"])
+        noise.skip(self._search.unused_draws["decoder"])
         tensors = {
             **hidden,
             **self._decoder_noise(len(symbol_of_frame), options, noise),

@@ -59,11 +59,11 @@ def align(outputs: Mapping[str, np.ndarray]) -> Alignment:
             likelihood of each frame under each symbol (frames, symbols).
     """
     likelihood = outputs["likelihood"]
-    path = path_of(best_path(likelihood), likelihood.shape[1])
+    path = path_of(maximum_path(likelihood), likelihood.shape[1])
     return Alignment(outputs["latents"], path)
 
 
-def best_path(scores: np.ndarray) -> np.ndarray:
+def maximum_path(scores: np.ndarray) -> np.ndarray:
     """The monotonic path of the highest score.
 
     Glow-TTS (arXiv:2005.11129), section 3.2.
