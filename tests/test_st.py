@@ -279,8 +279,12 @@ def test_options_that_a_model_cannot_meet_are_told(translators, name, options, m
     "choices, message",
     [
         (
-            dict(decoder="transducer"),
-            "decoder 'transducer' is not supported in task st",
+            dict(decoder="transducer", md_encoder="transformer"),
+            "decoder 'transducer' is not supported with md_encoder",
+        ),
+        (
+            dict(decoder="transducer", model_conf=dict(st_mtlalpha=1.0)),
+            "nor with st_mtlalpha 1.0",
         ),
         (dict(decoder="nonesuch"), "supported: .*transformer_md"),
         (dict(hier_encoder="nonesuch"), "hier_encoder 'nonesuch'.*conformer"),

@@ -76,6 +76,7 @@ READERS: Mapping[Any, Callable[[str], Any]] = {
     Path | None: Path,
     Count: at_least_one,
     Mapping[str, Any]: settings,
+    Mapping[str, Any] | None: settings,
     type(None): anything,
 }
 

@@ -12,7 +12,6 @@ COMMAND = Inference(
         "word_lm_train_config",
         "enh_s2t_task",
         "quantize_asr_model",
-        "transducer_conf",
         "partial_ar",
         "prompt_token_file",
     ),

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.bundle.search import LabelSynchronous, Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
@@ -25,6 +25,7 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     with_intermediate,
 )
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
+from espnet_onnx_plugin.runtime.recognition.transducers import build_transducer
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.generate import (
     NOT_ASKED_FOR,
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 Results = NBest[Recognized] | WithIntermediate | OfSpeakers
 
 
-class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
+class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous | Transducer, Results]):
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
     Args:
@@ -59,7 +60,7 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
     """
 
     task = "asr"
-    kind = LabelSynchronous
+    kind = (LabelSynchronous, Transducer)
     other_kind = (
         "is a Mask-CTC model, which has no beam search: use asr_inference_maskctc"
     )
@@ -82,6 +83,11 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
 
     def _build_search(self) -> Search:
         options, described = self._options, self._described
+        if isinstance(described, Transducer):
+            tokens = self.converter.token_list
+            return build_transducer(
+                self.bundle, self.device, described, options, tokens
+            )
         if described.generate is not None:
             if options.hugging_face_decoder:
                 config = GenerateConfig(**vars(described.generate))
@@ -100,18 +106,17 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
             margin = conventions(self.bundle.manifest.espnet).ctc_window_margin
         scorers = builder.scorers()
         return builder.build(
-            self._kind_of_search(scorers),
+            self._kind_of_search(scorers, described),
             scorers,
             pre_beam=options.ctc_weight != 1.0,
-            primer=self._primer(),
+            primer=self._primer(described),
             ctc_window_margin=margin,
         )
 
     def _kind_of_search(
-        self, scorers: Collection[str]
+        self, scorers: Collection[str], described: LabelSynchronous
     ) -> Callable[[BeamSearchConfig, Mapping[str, FullScorer]], Search]:
         """What makes the search of the options."""
-        described = self._described
         if self._options.time_sync:
             return TimeSyncSearch
         # As in ESPnet, scorers of single hypotheses are not for streaming.
@@ -124,9 +129,9 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
             )
         return partial(SimulatedOnlineSearch, blocks=described.blocks)
 
-    def _primer(self) -> Sequence[int] | None:
+    def _primer(self, described: LabelSynchronous) -> Sequence[int] | None:
         """Tokens that hypotheses begin with; None: the start symbol."""
-        options, primer = self._options, self._described.primer
+        options, primer = self._options, described.primer
         if primer is None or self.converter.hub is None:
             return primer
         return whisper_primer(
@@ -153,8 +158,9 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
         self, stage: Stage, utterance: int, hypotheses: Sequence[Hypothesis]
     ) -> NBest[Recognized] | WithIntermediate:
         """Results of the hypotheses for an utterance, or for one of its speakers."""
-        nbest = recognized(self.converter, hypotheses)
         encoded, described = stage.encoded, self._described
+        ended = not isinstance(described, Transducer)
+        nbest = recognized(self.converter, hypotheses, ended)
         if self._options.ctm:
             manifest = self.bundle.manifest
             nbest = NBest(

@@ -51,7 +51,6 @@ COLUMNS = {
     "builds": "build without weights",
     "package": "need a package",
     "weights": "need weights",
-    "transducer": "transducers",
     "ESPnet": "ESPnet refuses",
     "covered": "covered",
 }
@@ -66,9 +65,13 @@ def options(architecture: _Config) -> _Config:
     beam = dict(beam_size=3, nbest=3)
     if architecture["task"] == "s2t_ctc":
         return dict(beam, lang_sym="<eng>")
+    conf = architecture["config"].get("model_conf", {})
+    if architecture["config"].get("decoder") == "transducer":
+        multi_blank = "transducer_multi_blank_durations" in conf
+        search = dict(search_type="mbg") if multi_blank else dict(nbest=3)
+        return dict(beam_size=3, lm_weight=0.0, transducer_conf=search)
     if _model(architecture) == "maskctc":
         return {}
-    conf = architecture["config"].get("model_conf", {})
     if architecture["task"] == "st":  # by the target's CTC, if there is one
         ctc_weight = 0.3 if conf.get("st_mtlalpha") else 0.0
     else:

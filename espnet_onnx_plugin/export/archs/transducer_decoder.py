@@ -38,5 +38,6 @@ register(
             "lstm": dict(hidden_size=7),
             "gru_layers": dict(rnn_type="gru", num_layers=2, hidden_size=6),
         },
+        limits="in task st without md_encoder",
     )
 )
