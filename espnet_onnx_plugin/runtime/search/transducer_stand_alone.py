@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from espnet_onnx_plugin.bundle.search import Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
-from espnet_onnx_plugin.runtime.search.transducer import Networks, TransducerSearch
+from espnet_onnx_plugin.runtime.search.transducer import (
+    Beam,
+    Networks,
+    TransducerSearch,
+)
 from espnet_onnx_plugin.runtime.search.transducer_beams import (
     alignment_length_synchronous,
     default,
@@ -134,7 +138,7 @@ class StandAloneSearch(TransducerSearch):
         PluginError: if the settings, the networks and the vocabulary do not fit.
     """
 
-    beams: Mapping[str, Any] = {
+    beams: Mapping[str, Beam] = {
         "default": default,
         "tsd": time_synchronous,
         "alsd": alignment_length_synchronous,
@@ -168,10 +172,13 @@ class StandAloneSearch(TransducerSearch):
             config.config(nbest), networks, symbols, beam_size, vocabulary, lm, lm_weight
         )
 
-    def is_greedy(self, beam_size: int) -> bool:
-        """Never."""
+    def _is_greedy(self, beam_size: int) -> bool:
         return False
 
     @property
     def _lm_start(self) -> int:
         return self._symbols.sos
+
+    def _steps(self, start: Partial, frames: range) -> Asking[list[Partial]]:
+        # As in ESPnet, also the hypotheses of alsd that came through no last frame.
+        return self._rules.ranked((yield from super()._steps(start, frames)))
