@@ -26,7 +26,6 @@ from hub_models import use_tiny_models
 
 from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.checkpoints import losses_left_out
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.frontend import (
     audio_specs,
@@ -258,8 +257,7 @@ def transducer(arch, decoder_conf, **joint_conf):
         decoder_conf=dict(decoder_conf),
         joint_net_conf=dict(joint_space_size=9, **joint_conf),
     )
-    with losses_left_out():
-        model = build_asr(config)
+    model = build_asr(config)
     joint = model.joint_network
     return arch.wrap(model.decoder, joint.lin_dec).eval(), JointModule(joint).eval()
 

@@ -72,6 +72,7 @@ READERS: Mapping[Any, Callable[[str], Any]] = {
     str | None: str_or_none,
     int | None: int,
     Mapping[str, Any]: settings,
+    Mapping[str, Any] | None: settings,
     type(None): anything,
 }
 

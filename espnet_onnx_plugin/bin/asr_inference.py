@@ -13,7 +13,6 @@ COMMAND = Inference(
         "streaming",
         "enh_s2t_task",
         "quantize_asr_model",
-        "transducer_conf",
         "partial_ar",
         "prompt_token_file",
     ),

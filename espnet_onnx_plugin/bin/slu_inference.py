@@ -1,11 +1,11 @@
 """Decode with a bundle: ``espnet2.bin.slu_inference`` without torch and ESPnet."""
 
 from espnet_onnx_plugin.bin._inference import Inference
-from espnet_onnx_plugin.runtime.recognition.options import DecodeOptions
+from espnet_onnx_plugin.runtime.recognition.options import TransducerOptions
 
 COMMAND = Inference(
     "slu_inference",
-    DecodeOptions,
+    TransducerOptions,
     unsupported=(
         "dtype",
         "quantize_lm",
@@ -13,7 +13,6 @@ COMMAND = Inference(
         "streaming",
         "run_chunk",
         "quantize_asr_model",
-        "transducer_conf",
     ),
 )
 

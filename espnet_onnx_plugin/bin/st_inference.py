@@ -11,7 +11,6 @@ COMMAND = Inference(
         "word_lm_train_config",
         "src_word_lm_train_config",
         "enh_s2t_task",
-        "transducer_conf",
     ),
     without_effect=(
         *WITHOUT_EFFECT,

@@ -143,6 +143,11 @@ class Transducer:
     multi_blank_durations: tuple[int, ...] = ()
     multi_blank_indices: tuple[int, ...] = ()
 
+    @property
+    def eos(self) -> int:
+        """The end symbol of a CTC beside it, which is ``sos``."""
+        return self.sos
+
 
 @dataclass(frozen=True)
 class Pitch:

@@ -183,7 +183,10 @@ def check_types(options_class: type, options: Mapping[str, Any]) -> None:
     hints = get_type_hints(options_class)
     for name, value in options.items():
         hint = hints.get(name, Any)
-        known = (Mapping,) if get_origin(hint) is Mapping else get_args(hint) or (hint,)
+        union = get_origin(hint) in (Union, types.UnionType)
+        known = [
+            get_origin(one) or one for one in (get_args(hint) if union else [hint])
+        ]
         if Any in known or any(_is_of(value, one) for one in known):
             continue
         names = " or ".join(one.__name__.replace("NoneType", "None") for one in known)

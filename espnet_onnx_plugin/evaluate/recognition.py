@@ -284,7 +284,7 @@ def _compare_stage(
     pairs = zip(ours.hypotheses, expected.hypotheses, strict=True)
     for i, (found, best) in enumerate(pairs):
         same &= [h.yseq for h in best[:1]] == [h.yseq for h in found[:1]]
-        tokens = best[0].yseq[:-1] if best else [0]
+        tokens = (best[0].yseq[:-1] if best else []) or [0]
         tokens = tokens[: getattr(bundle.manifest.search, "max_tokens", None)]
         encoded = expected.encoded.select([i])
         for name, role in expected.roles.items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.bundle.search import LabelSynchronous, Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
@@ -24,6 +24,7 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     with_intermediate,
 )
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
+from espnet_onnx_plugin.runtime.recognition.transducers import build_transducer
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.generate import (
     NOT_ASKED_FOR,
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 Results = NBest[Recognized] | WithIntermediate | OfSpeakers
 
 
-class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
+class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous | Transducer, Results]):
     """Recognize speech; a drop-in for ESPnet's class of the same name.
 
     Args:
@@ -55,7 +56,7 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
     """
 
     task = "asr"
-    kind = LabelSynchronous
+    kind = (LabelSynchronous, Transducer)
     other_kind = (
         "is a Mask-CTC model, which has no beam search: use asr_inference_maskctc"
     )
@@ -78,6 +79,11 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
 
     def _build_search(self) -> Search:
         options, described = self._options, self._described
+        if isinstance(described, Transducer):
+            tokens = self.converter.token_list
+            return build_transducer(
+                self.bundle, self.device, described, options, tokens
+            )
         if described.generate is not None:
             if options.hugging_face_decoder:
                 config = GenerateConfig(**vars(described.generate))
@@ -98,13 +104,13 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
             TimeSyncSearch if options.time_sync else BeamSearch,
             builder.scorers(),
             pre_beam=options.ctc_weight != 1.0,
-            primer=self._primer(),
+            primer=self._primer(described),
             ctc_window_margin=margin,
         )
 
-    def _primer(self) -> Sequence[int] | None:
+    def _primer(self, described: LabelSynchronous) -> Sequence[int] | None:
         """Tokens that hypotheses begin with; None: the start symbol."""
-        options, primer = self._options, self._described.primer
+        options, primer = self._options, described.primer
         if primer is None or self.converter.hub is None:
             return primer
         return whisper_primer(
@@ -131,8 +137,9 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
         self, stage: Stage, utterance: int, hypotheses: Sequence[Hypothesis]
     ) -> NBest[Recognized] | WithIntermediate:
         """Results of the hypotheses for an utterance, or for one of its speakers."""
-        nbest = recognized(self.converter, hypotheses)
         encoded, described = stage.encoded, self._described
+        ended = not isinstance(described, Transducer)
+        nbest = recognized(self.converter, hypotheses, ended)
         if self._options.ctm:
             manifest = self.bundle.manifest
             nbest = NBest(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.bundle.search import LabelSynchronous, Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
@@ -30,6 +30,7 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     Translated,
     recognized,
 )
+from espnet_onnx_plugin.runtime.recognition.transducers import build_transducer
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.generate import NOT_ASKED_FOR
 from espnet_onnx_plugin.runtime.search.greedy import GreedySearch
@@ -38,7 +39,7 @@ from espnet_onnx_plugin.runtime.search.protocol import Primers, Search
 Results = NBest[Recognized] | Translated
 
 
-class Speech2Text(SpeechModel[StOptions, LabelSynchronous, Results]):
+class Speech2Text(SpeechModel[StOptions, LabelSynchronous | Transducer, Results]):
     """Translate speech; a drop-in for the class of that name in ESPnet's
     ``st_inference``.
 
@@ -59,7 +60,7 @@ class Speech2Text(SpeechModel[StOptions, LabelSynchronous, Results]):
     """
 
     task = "st"
-    kind = LabelSynchronous
+    kind = (LabelSynchronous, Transducer)
     options_class = StOptions
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -93,6 +94,11 @@ class Speech2Text(SpeechModel[StOptions, LabelSynchronous, Results]):
             if not self._has_ctc:
                 raise PluginError("the model has no CTC: set ctc_greedy to false")
             return GreedySearch(described)
+        if isinstance(described, Transducer):
+            tokens = self.converter.token_list
+            return build_transducer(
+                self.bundle, self.device, described, options, tokens
+            )
         if described.hugging_face_decoder and not options.hugging_face_decoder:
             raise PluginError(NOT_ASKED_FOR)
         builder = self._builder(described, options)
@@ -119,8 +125,10 @@ class Speech2Text(SpeechModel[StOptions, LabelSynchronous, Results]):
 
     def _results(self, stages: Sequence[Stage]) -> list[Results]:
         *before, stage = stages
+        # With ctc_greedy too, a transducer's tokens keep the end symbol, as in ESPnet.
+        ended = not isinstance(self._described, Transducer)
         translations = [
-            recognized(self.converter, hypotheses[: self.nbest])
+            recognized(self.converter, hypotheses[: self.nbest], ended)
             for hypotheses in stage.hypotheses
         ]
         if self._recognizer is None:

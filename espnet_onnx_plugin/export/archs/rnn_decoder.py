@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import linear
 
 from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.layers.recurrent import CELLS
+from espnet_onnx_plugin.export.layers.recurrent import CELLS, step
 from espnet_onnx_plugin.export.layers.rnn_attention import step_attention
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
@@ -43,20 +42,13 @@ class RNNDecoderStep(StepModule):
             past[0][:, 0], tokens.shape, memory, past[count:]
         )
         x = torch.cat((decoder.embed(tokens.flatten()), context), dim=1)
-        layers = []
-        for i, layer in enumerate(decoder.decoder):
-            of_layer = [state[:, i] for state in past[:count]]
-            new = self.cell(
-                linear(x, layer.weight_ih, layer.bias_ih),
-                linear(of_layer[0], layer.weight_hh, layer.bias_hh),
-                *of_layer,
-            )
-            layers.append(new)
-            x = new[0]
+        layers = [
+            (c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh) for c in decoder.decoder
+        ]
+        x, *states = step(self.cell, layers, x, past[:count])
         if decoder.context_residual:
             x = torch.cat((x, context), dim=-1)
         scores = torch.log_softmax(decoder.output(x), dim=-1)
-        states = [torch.stack(state, dim=1) for state in zip(*layers)]
         return (scores, *states, *attended)
 
 

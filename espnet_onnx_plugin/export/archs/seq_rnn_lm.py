@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from espnet_onnx_plugin.bundle import State
-from espnet_onnx_plugin.export.layers.recurrent import CELLS
+from espnet_onnx_plugin.export.layers.recurrent import CELLS, step
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
 
@@ -26,18 +26,8 @@ class SeqRNNLMStep(StepModule):
         (tokens, parents), _, states = self.split(tensors)
         past = [state.index_select(0, parents.flatten()) for state in states]
         x = lm.encoder(tokens.flatten())
-        layers = []
-        for i in range(lm.nlayers):
-            w_ih, w_hh, b_ih, b_hh = lm.rnn.all_weights[i]
-            new = self.cell(
-                torch.nn.functional.linear(x, w_ih, b_ih),
-                torch.nn.functional.linear(past[0][:, i], w_hh, b_hh),
-                *(state[:, i] for state in past),
-            )
-            layers.append(new)
-            x = new[0]
-        scores = torch.log_softmax(lm.decoder(x), dim=-1)
-        return (scores, *(torch.stack(state, dim=1) for state in zip(*layers)))
+        x, *states = step(self.cell, lm.rnn.all_weights, x, past)
+        return (torch.log_softmax(lm.decoder(x), dim=-1), *states)
 
 
 register(

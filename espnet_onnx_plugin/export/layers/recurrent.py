@@ -6,7 +6,10 @@ other, which the optimizer and the quantizer know.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import torch
+from torch.nn.functional import linear
 
 #: Gates in the order of ONNX's operators, by their place in torch's weights (LSTM:
 #: i, f, g, o; GRU: r, z, n).
@@ -112,3 +115,29 @@ CELLS = {
     "RNN_TANH": tanh_cell,
     "RNN_RELU": relu_cell,
 }
+
+
+def step(
+    cell: Callable[..., tuple[torch.Tensor, ...]],
+    layers: Iterable[Sequence[torch.Tensor]],
+    x: torch.Tensor,
+    states: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, ...]:
+    """Run layers of one direction for one step.
+
+    Args:
+        cell: one of :data:`CELLS`.
+        layers: weights of each, for its input and its previous output, and both biases.
+        x: (rows, input).
+        states: each (rows, layers, hidden).
+
+    Returns:
+        Output of the last layer (rows, hidden), and the new states.
+    """
+    after = []
+    for i, (w_ih, w_hh, b_ih, b_hh) in enumerate(layers):
+        past = [state[:, i] for state in states]
+        new = cell(linear(x, w_ih, b_ih), linear(past[0], w_hh, b_hh), *past)
+        after.append(new)
+        x = new[0]
+    return (x, *(torch.stack(state, dim=1) for state in zip(*after)))

@@ -134,7 +134,7 @@ class RecognitionExporter:
 
     def wrap_decoders(self) -> dict[str, DecoderModule]:
         """Decoders of the model by role."""
-        if self.model.decoder is None:
+        if getattr(self.model, "decoder", None) is None:
             return {}
         arch, joint = find("decoder", self.args.decoder), self.joint_network
         if joint is None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Text
-from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.bundle.search import LabelSynchronous, Search
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
@@ -25,7 +25,11 @@ from espnet_onnx_plugin.export.layers.hub_text import WHISPER_TYPES, whisper_con
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import DecoderModule
-from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter, wrap_lm
+from espnet_onnx_plugin.export.tasks.recognition import (
+    TRANSDUCER,
+    RecognitionExporter,
+    wrap_lm,
+)
 from espnet_onnx_plugin.export.tasks.st_encoder import MDEncoderGraph, STEncoderGraph
 from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -44,6 +48,11 @@ _NOT_OF_HUB = ("causal_lm", "separate_lm_head", "overriding_architecture_config"
 
 #: Numbers of tokens with which the multi-decoder's encoder is compared.
 HIDDEN_LENGTHS = (1, 2, 7, 23)
+
+
+def _all_ctc(config: Mapping[str, Any]) -> bool:
+    """Whether a model is all CTC: ESPnet builds no decoder then."""
+    return (config.get("model_conf") or {}).get("st_mtlalpha") == 1.0
 
 
 class STExporter(RecognitionExporter):
@@ -77,8 +86,8 @@ class STExporter(RecognitionExporter):
     def roles(self, config: Mapping[str, Any]) -> list[str]:
         """Keys of a training configuration that choose an architecture."""
         roles = ["frontend", *PARTS, "hier_encoder", MD_ENCODER]
-        if (config.get("model_conf") or {}).get("st_mtlalpha") != 1.0:
-            roles.append("decoder")  # ESPnet leaves it out of one that is all CTC
+        if not _all_ctc(config):
+            roles.append("decoder")
         if config.get(MD_ENCODER) is not None:
             roles.append(ASR_DECODER)
         return roles
@@ -86,10 +95,10 @@ class STExporter(RecognitionExporter):
     def refuse(self, config: Mapping[str, Any]) -> None:
         """Refuse also decoders and source texts that translation cannot have."""
         decoder, conf = config.get("decoder"), config.get("decoder_conf") or {}
-        if decoder == "transducer":
+        if decoder == TRANSDUCER and (config.get(MD_ENCODER) or _all_ctc(config)):
             raise PluginError(
-                "decoder 'transducer' is not supported in task st, where it takes a "
-                "search of its own; train with another, as transformer"
+                "decoder 'transducer' is not supported with md_encoder, nor with "
+                "st_mtlalpha 1.0, with which ESPnet builds no decoder"
             )
         for name in _NOT_OF_HUB:
             if decoder == "hugging_face_transformers" and conf.get(name):
@@ -117,10 +126,7 @@ class STExporter(RecognitionExporter):
 
     def wrap_decoders(self) -> dict[str, DecoderModule]:
         """Decoders by role, also that of recognition."""
-        decoders: dict[str, DecoderModule] = {}
-        if getattr(self.model, "decoder", None) is not None:
-            arch = find("decoder", self.args.decoder)
-            decoders["decoder"] = arch.wrap(self.model.decoder).eval()
+        decoders = super().wrap_decoders()
         if self.model.use_multidecoder:
             arch = find(ASR_DECODER, self.args.extra_asr_decoder)
             step = arch.wrap(self.model.extra_asr_decoder).eval()
@@ -132,6 +138,11 @@ class STExporter(RecognitionExporter):
             )
         return decoders
 
+    @property
+    def joint_network(self) -> torch.nn.Module | None:
+        """ESPnet's module of that name, where the model is a transducer."""
+        return getattr(self.model, "st_joint_network", None)
+
     def sizes(self, role: str) -> tuple[int, int]:
         """Size of the encoder output and of the vocabulary, by the language."""
         if role in (ASR_DECODER, "src_lm"):
@@ -140,9 +151,11 @@ class STExporter(RecognitionExporter):
         return super().sizes(role)
 
     @property
-    def search(self) -> LabelSynchronous:
+    def search(self) -> Search:
         """Settings of the search, also of the recognition before it."""
         search = super().search
+        if not isinstance(search, LabelSynchronous):
+            return search
         if search.generate is not None:
             # ESPnet's own search, with the ends of the hub's model.
             hub = self.model.decoder.hf_generate.config

@@ -89,7 +89,7 @@ class SpeechModel(Reopened, ABC, Generic[OptionsT, SearchT, ResultsT]):
     #: Task of the bundles that are taken.
     task: str
     #: Kind of the search that their manifest describes.
-    kind: type[SearchT]
+    kind: type[SearchT] | tuple[type[SearchT], ...]
     #: Reason to refuse a bundle that describes another kind.
     other_kind = "describes another kind of search; export the bundle again"
     #: The dataclass of the decoding options.

@@ -55,7 +55,20 @@ class DecodeOptions:
 
 
 @dataclass(frozen=True)
-class AsrOptions(DecodeOptions):
+class TransducerOptions(DecodeOptions):
+    """Options of commands that also decode with transducers.
+
+    Of the others, those have ``beam_size`` and ``lm_weight``; ``nbest`` limits what
+    ``transducer_conf`` says, where one hypothesis is the default.
+    """
+
+    transducer_conf: Mapping[str, Any] | None = option(
+        None, "of a transducer's search: NAME=VALUE,..."
+    )
+
+
+@dataclass(frozen=True)
+class AsrOptions(TransducerOptions):
     """Options of ``asr_inference``.
 
     Attributes:
@@ -90,7 +103,7 @@ class SluOptions(AsrOptions):
 
 
 @dataclass(frozen=True)
-class StOptions(DecodeOptions):
+class StOptions(TransducerOptions):
     """Options of ``st_inference``; ``asr_*`` are of a multi-decoder's recognition.
 
     ``normalize_length`` changes nothing without ``hugging_face_decoder``: ESPnet's

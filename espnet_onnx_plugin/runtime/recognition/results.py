@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Manifest
-from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.bundle.search import LabelSynchronous, Transducer
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.ctc_align import Span, align, words
 from espnet_onnx_plugin.runtime.search.greedy import intermediate_tokens
@@ -228,11 +228,18 @@ class Translated(NamedTuple):
 
 
 def recognized(
-    converter: TokenConverter, hypotheses: Iterable[Hypothesis]
+    converter: TokenConverter, hypotheses: Iterable[Hypothesis], ended: bool = True
 ) -> NBest[Recognized]:
-    """The n-best list of hypotheses, less the symbols around them and blanks."""
+    """The n-best list of hypotheses, less the symbols around them and blanks.
+
+    Args:
+        converter: of the model.
+        hypotheses: best first.
+        ended: whether they have an end symbol.
+    """
+    end = -1 if ended else None
     return NBest(
-        Recognized.of(converter, [i for i in h.yseq[1:-1] if i != 0], h)
+        Recognized.of(converter, [i for i in h.yseq[1:end] if i != 0], h)
         for h in hypotheses
     )
 
@@ -267,7 +274,7 @@ def with_intermediate(
     nbest: N,
     encoded: Encoded,
     utterance: int,
-    search: LabelSynchronous,
+    search: LabelSynchronous | Transducer,
     converter: TokenConverter,
 ) -> N | WithIntermediate:
     """An n-best list, with the tokens of intermediate CTCs if the model has any."""

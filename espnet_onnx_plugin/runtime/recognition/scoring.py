@@ -34,6 +34,17 @@ def open_scorer(bundle: Bundle, role: str, device: Device) -> FullScorer:
     return graph_scorer(Session(bundle, role, device), memory)
 
 
+def check_times(bundle: Bundle, options: DecodeOptions) -> None:
+    """Refuse to tell times where nothing aligns tokens and speech.
+
+    Raises:
+        PluginError: if the options ask for them.
+    """
+    speech = bundle.manifest.speech
+    if options.ctm and (speech is None or speech.frame_shift is None):
+        raise PluginError("the model has no CTC to align by: leave ctm out")
+
+
 @dataclass(frozen=True)
 class SearchBuilder:
     """Builds the search that a manifest describes and decoding options ask for.
@@ -58,11 +69,9 @@ class SearchBuilder:
     has_ctc: bool
 
     def __post_init__(self) -> None:
-        speech = self.bundle.manifest.speech
         if not self.has_ctc and self.options.ctc_weight > 0:
             raise PluginError("the model has no CTC: set ctc_weight to 0")
-        if self.options.ctm and (speech is None or speech.frame_shift is None):
-            raise PluginError("the model has no CTC to align by: leave ctm out")
+        check_times(self.bundle, self.options)
 
     def scorers(self) -> dict[str, FullScorer]:
         """Open the full scorers that have a weight, in ESPnet's order."""

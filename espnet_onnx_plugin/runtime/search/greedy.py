@@ -7,7 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.bundle.search import LabelSynchronous, Transducer
 from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS, Encoded
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Scorer
 
@@ -27,7 +27,7 @@ def best_of_frames(encoded: Encoded) -> list[np.ndarray]:
 
 
 def intermediate_tokens(
-    encoded: Encoded, utterance: int, search: LabelSynchronous
+    encoded: Encoded, utterance: int, search: LabelSynchronous | Transducer
 ) -> dict[int, list[int]]:
     """Greedy result of each intermediate CTC for an utterance, by layer.
 
@@ -51,7 +51,7 @@ class GreedySearch:
         ids: of the symbols.
     """
 
-    def __init__(self, ids: LabelSynchronous):
+    def __init__(self, ids: LabelSynchronous | Transducer):
         self._ids = ids
         #: None: the CTC's scores are the encoder's.
         self.scorers: dict[str, Scorer] = {}

@@ -20,6 +20,19 @@ from espnet_onnx_plugin.runtime.core.session import Session, Value
 from espnet_onnx_plugin.runtime.search.protocol import Primers, Scorer
 
 
+class Picked(NamedTuple):
+    """A hypothesis of a state.
+
+    Attributes:
+        state: of :class:`FullScorer`.
+        utterance, hypothesis: which one.
+    """
+
+    state: Any
+    utterance: int
+    hypothesis: int
+
+
 class FullScorer(Scorer, Protocol):
     """Scores every token as the continuation of each hypothesis."""
 
@@ -50,6 +63,17 @@ class FullScorer(Scorer, Protocol):
 
     def select(self, utterances: Sequence[int], state: Any) -> Any:
         """The state of some of the utterances."""
+
+    def join(self, picked: Sequence[Sequence[Picked]]) -> Any:
+        """The state of hypotheses of several states, to be scored in one call.
+
+        Args:
+            picked: (utterances, hypotheses), as many of each utterance.
+
+        Raises:
+            ValueError: if the scorer cannot.
+        """
+        raise ValueError("the scorer does not join states")
 
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
         """Scores of the token behind each one of a sequence, (tokens, vocabulary).
@@ -225,6 +249,41 @@ class GraphScorer(FullScorer):
         """Input of the output layer in the newest step."""
         return super().hidden(state) if state.hidden is None else state.hidden
 
+    def join(self, picked: Sequence[Sequence[Picked]]) -> StepState:
+        """The state of hypotheses of several states, of steps without a memory."""
+        cells = [one for row in picked for one in row]
+        distinct = list({id(one.state): one.state for one in cells}.values())
+        along, states = ("nodes" if self._is_tree else "rows"), distinct[0].states
+        if len(distinct) > 1:
+            states = {
+                name: np.concatenate(
+                    [to_numpy(state.states[name]) for state in distinct],
+                    axis=described.axes.index(along),
+                )
+                for name, described in self._step.graph.states.items()
+            }
+        shape = len(picked), len(picked[0])
+        counts = [
+            s.visible.shape[2] if self._is_tree else s.rows.size for s in distinct
+        ]
+        firsts = dict(zip(map(id, distinct), np.cumsum([0, *counts]).tolist()))
+        rows, positions = np.empty((2, len(cells)), np.int64)
+        visible = np.zeros((len(cells), sum(counts) * self._is_tree), bool)
+        for i, (state, *of) in enumerate(cells):
+            first = 0 if self._is_tree else firsts[id(state)]
+            rows[i] = first + state.rows[tuple(of)]
+            positions[i] = state.positions[tuple(of)]
+            if self._is_tree:
+                own = state.visible[tuple(of)]
+                visible[i, firsts[id(state)] :][: len(own)] = own
+        return StepState(
+            {},
+            states,
+            rows=rows.reshape(shape),
+            visible=visible.reshape(*shape, visible.shape[1]),
+            positions=positions.reshape(shape),
+        )
+
     def select(self, utterances: Sequence[int], state: StepState) -> StepState:
         """The state of some of the utterances."""
         ids = list(utterances)
@@ -272,6 +331,13 @@ class OneByOne(FullScorer):
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
         """Scores of the token behind each one of a sequence."""
         return self._scorer.along(encoded, tokens)
+
+    def join(self, picked: Sequence[Sequence[Picked]]) -> list[Any]:
+        """The states of hypotheses of several states, utterance by utterance."""
+        return [
+            self._scorer.join([[Picked(s[i], 0, j) for s, i, j in row]])
+            for row in picked
+        ]
 
     def select(self, utterances: Sequence[int], state: list[Any]) -> list[Any]:
         """The states of some of the utterances."""

@@ -1,0 +1,404 @@
+"""Search of transducers over a batch of utterances: ESPnet's to the token.
+
+The algorithms know one utterance each and no network (``transducer_greedy.py``,
+``transducer_beams.py``, ``transducer_steps.py``); here their requests are united and
+answered by the graphs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle.search import Transducer
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Scorer
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Picked
+from espnet_onnx_plugin.runtime.search.transducer_beams import (
+    alignment_length_synchronous,
+    default,
+    time_synchronous,
+)
+from espnet_onnx_plugin.runtime.search.transducer_greedy import (
+    greedy,
+    multi_blank_greedy,
+)
+from espnet_onnx_plugin.runtime.search.transducer_hypotheses import (
+    Asking,
+    Lattice,
+    Partial,
+    Prefix,
+    Request,
+    Rules,
+    TransducerConfig,
+)
+from espnet_onnx_plugin.runtime.search.transducer_steps import (
+    modified_adaptive_expansion,
+    n_step_constrained,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Beam searches by name.
+BEAMS = {
+    "default": default,
+    "tsd": time_synchronous,
+    "alsd": alignment_length_synchronous,
+    "nsc": n_step_constrained,
+    "maes": modified_adaptive_expansion,
+}
+
+#: Frames that greedy search scores at once.
+GREEDY_AHEAD = 8
+
+#: Frames that a beam search scores a hypothesis at.
+BEAM_AHEAD = 2
+
+States = Mapping[str, np.ndarray]
+
+
+class Networks(Protocol):
+    """The prediction network and the joint network."""
+
+    @property
+    def batches(self) -> bool:
+        """Whether an utterance gets the same result in a batch as alone."""
+
+    def project(self, encoded: Encoded) -> np.ndarray:
+        """The joint network's projection of the encoder output.
+
+        Returns:
+            (utterances, frames, joint).
+        """
+
+    def start(self) -> States:
+        """States before the first label, each (1, ...)."""
+
+    def predict(self, labels: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+        """The prediction network's output behind a label more.
+
+        Args:
+            labels: (rows,) int64.
+            states: each (rows, ...).
+
+        Returns:
+            The joint network's projection of it, (rows, joint), and the next states.
+        """
+
+    def join(self, projected: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Log probabilities of the next label, (rows, frames, vocabulary).
+
+        Args:
+            projected: (rows, frames, joint).
+            predicted: (rows, joint).
+        """
+
+
+class GraphNetworks:
+    """The networks as graphs of a bundle.
+
+    Args:
+        decoder, joint, joint_memory: sessions of the graphs of these roles.
+    """
+
+    def __init__(self, decoder: Session, joint: Session, joint_memory: Session):
+        self._decoder = decoder
+        self._joint = joint
+        self._joint_memory = joint_memory
+        graphs = [s.graph for s in (decoder, joint, joint_memory)]
+        self.batches = all(graph.batches for graph in graphs)
+        self._next = {name: f"next_{name}" for name in decoder.graph.states}
+
+    def project(self, encoded: Encoded) -> np.ndarray:
+        """See :meth:`Networks.project`."""
+        inputs = {name: encoded[name] for name in self._joint_memory.graph.inputs}
+        return self._joint_memory.run(inputs, fetch=["projected"])["projected"]
+
+    def start(self) -> States:
+        """Zeros."""
+        return self._decoder.initial_states({})
+
+    def predict(self, labels: np.ndarray, states: States) -> tuple[np.ndarray, States]:
+        """See :meth:`Networks.predict`."""
+        feeds: dict[str, Value] = {"tokens": labels, **states}
+        made = self._decoder.run(feeds, ["predicted", *self._next.values()])
+        return made["predicted"], {k: made[new] for k, new in self._next.items()}
+
+    def join(self, projected: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """See :meth:`Networks.join`."""
+        feeds: dict[str, Value] = {"projected": projected, "predicted": predicted}
+        return self._joint.run(feeds, ["log_probs"])["log_probs"]
+
+
+class PredictionScorer:
+    """The prediction network, to be compared."""
+
+    def __init__(self, networks: Networks):
+        self._networks = networks
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """Its output behind each token of a sequence, (tokens, joint)."""
+        states, rows = self._networks.start(), []
+        for token in tokens:
+            row, states = self._networks.predict(np.array([token]), states)
+            rows.append(row[0])
+        return np.stack(rows)
+
+
+class JointScorer:
+    """The joint network, to be compared."""
+
+    def __init__(self, networks: Networks):
+        self._networks = networks
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """Scores of the label behind each token, (tokens, vocabulary).
+
+        Each at another frame, from the first to the last.
+        """
+        predicted = PredictionScorer(self._networks).along(encoded, tokens)
+        projected = self._networks.project(encoded)[0]
+        frames = np.linspace(0, int(encoded.lengths[0]) - 1, len(tokens)).astype(int)
+        return self._networks.join(projected[frames][:, None], predicted)[:, 0]
+
+
+class _Running(NamedTuple):
+    """The search over an utterance.
+
+    Attributes:
+        steps: the search.
+        request: what it wants to know.
+        projected: (frames, joint) of the utterance.
+    """
+
+    steps: Asking[list[Partial]]
+    request: Request
+    projected: np.ndarray
+
+
+class TransducerSearch:
+    """Search over a batch of utterances.
+
+    Args:
+        config: settings of the search.
+        networks: prediction and joint network.
+        symbols: the manifest's description.
+        beam_size: hypotheses that are kept; with no more than one the search is greedy.
+        tokens: the vocabulary.
+        lm: a language model, which a greedy search does not ask.
+        lm_weight: of its scores.
+
+    Raises:
+        PluginError: if the settings and the vocabulary do not fit.
+    """
+
+    def __init__(
+        self,
+        config: TransducerConfig,
+        networks: Networks,
+        symbols: Transducer,
+        beam_size: int,
+        tokens: Sequence[str],
+        lm: FullScorer | None = None,
+        lm_weight: float = 0.1,
+    ):
+        self.config = config
+        self.greedy = beam_size <= 1 or config.search_type == "mbg"
+        if config.search_type == "maes" and not self.greedy:
+            if len(tokens) < beam_size + config.expansion_beta:
+                raise PluginError(
+                    f"beam_size {beam_size} and expansion_beta {config.expansion_beta} "
+                    f"are more than the vocabulary's {len(tokens)} tokens, which "
+                    "ESPnet's maes cannot take either; use less"
+                )
+        self._networks = networks
+        self._symbols = symbols
+        self._tokens = tokens
+        self._lm = None if self.greedy else lm
+        weight = None if self._lm is None else lm_weight
+        self._rules = Rules(config, min(beam_size, len(tokens)), weight)
+        #: The scorers that are asked, by name.
+        self.scorers: dict[str, Scorer] = {
+            "decoder": PredictionScorer(networks),
+            "joint": JointScorer(networks),
+        }
+        if self._lm is not None:
+            self.scorers["lm"] = self._lm
+        #: Seconds that the newest call spent, by part.
+        self.seconds: dict[str, float] = {}
+
+    def __call__(
+        self, encoded: Encoded, primers: Primers | None = None
+    ) -> list[list[Hypothesis]]:
+        """Find the best label sequences of each utterance.
+
+        Args:
+            encoded: the encoder's outputs.
+            primers: ignored; hypotheses begin with the blank.
+
+        Returns:
+            For each utterance up to ``nbest`` hypotheses, best first.
+        """
+        self.seconds = {"decoder": 0.0, "lm": 0.0}
+        start = time.perf_counter()
+        projected = self._networks.project(encoded)
+        self.seconds["decoder"] += time.perf_counter() - start
+        state = None
+        if self._lm is not None:
+            first = [[self._lm_start]] * encoded.utterances
+            state = self._lm.start(encoded, first)
+        searches = []
+        for i, frames in enumerate(encoded.lengths.tolist()):
+            steps = self._steps(self._start(state, i), range(frames))
+            searches.append((steps, projected[i, :frames]))
+        results = [
+            [Hypothesis(p.labels.labels(), p.score) for p in partials]
+            for partials in self._run(searches)
+        ]
+        for frames, [best, *_] in zip(encoded.lengths, results):
+            self._log_best(int(frames), best)
+        return results
+
+    def _log_best(self, frames: int, best: Hypothesis) -> None:
+        """The lines that ESPnet logs of an utterance and its result."""
+        logger.info("encoder output length: %d", frames)
+        logger.info("total log probability: %.2f", best.score)
+        logger.info("normalized log probability: %.2f", best.score / len(best.yseq))
+        text = "".join(self._tokens[i] for i in best.yseq[1:])
+        logger.info("best hypo: %s\n", text)
+
+    @property
+    def _lm_start(self) -> int:
+        """What the language model reads first."""
+        # The other searches feed it the last label, which is the blank at first.
+        default = self.config.search_type == "default"
+        return self._symbols.sos if default else self._symbols.blank
+
+    def _start(self, state: object, utterance: int) -> Partial:
+        """The hypothesis that an utterance begins with."""
+        blank = self._symbols.blank
+        if self.config.search_type == "mbg" and self._symbols.multi_blank_indices:
+            blank = self._symbols.multi_blank_indices[-1]
+        labels = Prefix(None, blank)
+        if self._lm is None:
+            return Partial(0.0, labels)
+        nothing = Prefix(None, self._lm_start)
+        nothing.state = Picked(state, utterance, 0)
+        return Partial(0.0, labels, nothing.then(self._lm_start))
+
+    def _steps(self, start: Partial, frames: range) -> Asking[list[Partial]]:
+        """The search over an utterance."""
+        config, symbols = self.config, self._symbols
+        if config.search_type == "mbg":
+            durations = dict(
+                zip(symbols.multi_blank_indices, symbols.multi_blank_durations)
+            )
+            durations = durations or {symbols.blank: 1}
+            return [
+                (yield from multi_blank_greedy(start, frames, durations, GREEDY_AHEAD))
+            ]
+        if self.greedy:
+            return [(yield from greedy(start, frames, symbols.blank, GREEDY_AHEAD))]
+        search = BEAMS[config.search_type]
+        found = yield from search(self._rules, Lattice(BEAM_AHEAD), [start], frames)
+        return found if config.search_type == "alsd" else self._rules.ranked(found)
+
+    def _run(
+        self, searches: Sequence[tuple[Asking[list[Partial]], np.ndarray]]
+    ) -> list[list[Partial]]:
+        """Run searches side by side, each with its utterance's (frames, joint)."""
+        results: list[list[Partial]] = [[]] * len(searches)
+        running: dict[int, _Running] = {}
+        answers: dict[int, Sequence[np.ndarray] | None]
+        answers = dict.fromkeys(range(len(searches)))
+        while answers:
+            running = {}
+            for i, answer in answers.items():
+                steps, projected = searches[i]
+                try:
+                    request = steps.send(answer)
+                except StopIteration as e:
+                    results[i] = e.value
+                else:
+                    running[i] = _Running(steps, request, projected)
+            answers = self._answers(running)
+        return results
+
+    def _answers(
+        self, running: Mapping[int, _Running]
+    ) -> dict[int, Sequence[np.ndarray] | None]:
+        """Answer requests, by utterance."""
+        asked = [one.request.lm for one in running.values() if one.request.lm]
+        if asked:
+            start = time.perf_counter()
+            self._read(asked)
+            self.seconds["lm"] += time.perf_counter() - start
+        start = time.perf_counter()
+        together = [list(running)] if self._networks.batches else [[i] for i in running]
+        answers: dict[int, Sequence[np.ndarray] | None] = {}
+        for some in together:
+            self._score({i: running[i] for i in some}, answers)
+        self.seconds["decoder"] += time.perf_counter() - start
+        return answers
+
+    def _score(
+        self,
+        running: Mapping[int, _Running],
+        answers: dict[int, Sequence[np.ndarray] | None],
+    ) -> None:
+        """Answer requests for scores of the joint network in one call."""
+        cells = [
+            (prefix, frame, one.projected)
+            for one in running.values()
+            for prefix, frame in one.request.cells
+        ]
+        blocks: list[np.ndarray] = []
+        if cells:
+            prefixes = dict.fromkeys(prefix for prefix, *_ in cells)
+            self._predict([prefix for prefix in prefixes if prefix.output is None])
+            left = [len(projected) - frame for _, frame, projected in cells]
+            ahead = min(max(one.request.ahead for one in running.values()), max(left))
+            frames = np.empty((len(cells), ahead, cells[0][2].shape[1]), np.float32)
+            for row, (_, frame, projected) in zip(frames, cells):
+                some = projected[frame : frame + ahead]
+                row[: len(some)] = some
+                row[len(some) :] = some[-1]  # it changes no range of an activation
+            predicted = np.stack([prefix.output for prefix, *_ in cells])
+            log_probs = self._networks.join(frames, predicted)
+            blocks = [block[:frames] for block, frames in zip(log_probs, left)]
+        for i, one in running.items():
+            count = len(one.request.cells)
+            answers[i], blocks = blocks[:count], blocks[count:]
+
+    def _predict(self, prefixes: Sequence[Prefix]) -> None:
+        """Run the prediction network on label sequences, given those before them."""
+        if not prefixes:
+            return
+        start = (self._networks.start(), 0)
+        before = [start if p.before is None else p.before.state for p in prefixes]
+        states = {
+            name: np.stack([states[name][row] for states, row in before])
+            for name in start[0]
+        }
+        labels = np.array([prefix.label for prefix in prefixes])
+        predicted, states = self._networks.predict(labels, states)
+        for row, prefix in enumerate(prefixes):
+            prefix.output, prefix.state = predicted[row], (states, row)
+
+    def _read(self, asked: Sequence[Sequence[Prefix]]) -> None:
+        """Ask the language model for the next label of sequences, by utterance."""
+        width = max(map(len, asked))
+        rows = [[*some, *some[:1] * (width - len(some))] for some in asked]
+        before = [[prefix.before.state for prefix in some] for some in rows]
+        tokens = np.array([[prefix.label for prefix in some] for some in rows])
+        parents = np.broadcast_to(np.arange(width), tokens.shape)
+        scores, state = self._lm.score(tokens, parents, self._lm.join(before))
+        for i, some in enumerate(asked):
+            for j, prefix in enumerate(some):
+                prefix.output, prefix.state = scores[i, j], Picked(state, i, j)
