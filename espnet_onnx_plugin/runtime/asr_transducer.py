@@ -10,7 +10,7 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import Transducer
-from espnet_onnx_plugin.runtime.core.opening import make_options
+from espnet_onnx_plugin.bundle.typed import parse
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.options import AsrTransducerOptions
@@ -59,11 +59,11 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
         if "lm" in bundle.manifest.graphs and options.lm_weight:
             lm = open_scorer(bundle, "lm", device)
         return StandAloneSearch(
-            make_options(StandAloneConfig, options.beam_search_config),
+            parse(StandAloneConfig, options.beam_search_config, "beam_search_config"),
             GraphNetworks(*(Session(bundle, role, device) for role in roles)),
             self._described,
             options.beam_size,
-            len(self.converter.token_list),
+            self.converter.token_list,
             lm,
             options.lm_weight,
             options.nbest,

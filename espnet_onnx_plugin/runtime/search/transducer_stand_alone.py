@@ -130,7 +130,7 @@ class StandAloneSearch(TransducerSearch):
 
     Args:
         config: settings of the search.
-        networks, symbols, beam_size, vocabulary, lm, lm_weight: see
+        networks, symbols, beam_size, tokens, lm, lm_weight: see
             :class:`TransducerSearch`.
         nbest: hypotheses in the result.
 
@@ -152,14 +152,14 @@ class StandAloneSearch(TransducerSearch):
         networks: Networks,
         symbols: Transducer,
         beam_size: int,
-        vocabulary: int,
+        tokens: Sequence[str],
         lm: FullScorer | None,
         lm_weight: float,
         nbest: int,
     ):
-        if beam_size > vocabulary:
+        if beam_size > len(tokens):
             raise PluginError(
-                f"beam_size {beam_size} is more than the vocabulary's {vocabulary} "
+                f"beam_size {beam_size} is more than the vocabulary's {len(tokens)} "
                 "tokens, which ESPnet's search cannot take either; use less"
             )
         if config.search_type != "default" and not networks.batches:
@@ -169,7 +169,7 @@ class StandAloneSearch(TransducerSearch):
                 "once; use default"
             )
         super().__init__(
-            config.config(nbest), networks, symbols, beam_size, vocabulary, lm, lm_weight
+            config.config(nbest), networks, symbols, beam_size, tokens, lm, lm_weight
         )
 
     def _is_greedy(self, beam_size: int) -> bool:
