@@ -143,9 +143,7 @@ CONFIGS = {
             search_type="maes", nstep=3, expansion_gamma=8.0, expansion_beta=4
         ),
     ),
-    "maes_1": dict(
-        beam_size=5, beam_search_config=dict(search_type="maes", nstep=1)
-    ),
+    "maes_1": dict(beam_size=5, beam_search_config=dict(search_type="maes", nstep=1)),
 }
 
 

@@ -1,5 +1,4 @@
-"""Stand-alone transducers: the counterpart of ``espnet2.bin.asr_transducer_inference``.
-"""
+"""Stand-alone transducers: ``espnet2.bin.asr_transducer_inference`` with a bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +13,11 @@ from espnet_onnx_plugin.bundle.typed import parse
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.options import AsrTransducerOptions
-from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, NBest, Recognized
+from espnet_onnx_plugin.runtime.recognition.results import (
+    PLACEHOLDER,
+    NBest,
+    Recognized,
+)
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
 from espnet_onnx_plugin.runtime.search.transducer import GraphNetworks

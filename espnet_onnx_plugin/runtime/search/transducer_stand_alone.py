@@ -80,10 +80,10 @@ class StandAloneRules(Rules):
         without labels reads a blank beside others, and the start symbol alone.
         """
         for partial in partials:
-            if partial.lm is not None and partial.labels.before is None:
-                start = partial.lm.before
-                read = partial.labels.label if len(partials) > 1 else start.label
-                partial.lm = start.then(read)
+            nothing = partial.lm and partial.lm.before
+            if nothing is not None and partial.labels.before is None:
+                first = partial.labels if len(partials) > 1 else nothing
+                partial.lm = nothing.then(first.label)
         return partials
 
 
@@ -94,8 +94,9 @@ def modified_adaptive_expansion(
     config = rules.config
     kept = list(begun)
     for frame in frames:
-        running, behind = kept, list[Partial]()
-        for step in range(config.nstep):
+        running = kept
+        behind: list[Partial] = []
+        for _ in range(config.nstep):
             cells = [(p.labels, frame) for p in running]
             rows = yield from lattice.rows(cells, [p.lm for p in running])
             log_probs, labels = top(rows, rules.beam + config.expansion_beta)
@@ -120,7 +121,9 @@ def modified_adaptive_expansion(
         if running:
             rows = yield from lattice.rows([(p.labels, frame) for p in running])
             for partial, blank in zip(running, rows[:, 0].tolist()):
-                behind.append(Partial(partial.score + blank, partial.labels, partial.lm))
+                behind.append(
+                    Partial(partial.score + blank, partial.labels, partial.lm)
+                )
         kept = rules.best(recombined(rules, behind))
     return kept
 
