@@ -13,9 +13,15 @@ onnx_template=asr
 # shellcheck source=egs2_stage/onnx_adapter.sh
 . "${onnx_plugin_root}"/egs2_stage/onnx_adapter.sh
 
-[ "${asr_task}" = asr ] ||
-    onnx_die "--onnx true is not supported with --asr_task ${asr_task}, only with asr"
 onnx_refuse_options use_k2 use_streaming use_word_lm
+case ${asr_task} in
+    asr) ;;
+    asr_transducer) onnx_refuse_options use_maskctc use_ngram ;;
+    *)
+        onnx_die "--onnx true is not supported with --asr_task ${asr_task}, only with asr" \
+            "and asr_transducer"
+        ;;
+esac
 # Not every driver knows several speakers.
 onnx_num_ref=${num_ref:-1}
 onnx_num_inf=${num_inf:-${onnx_num_ref}}
@@ -35,6 +41,10 @@ if [ "${onnx_num_ref}" -gt 1 ]; then
 fi
 if "${use_maskctc:-false}"; then
     onnx_inference=asr_inference_maskctc # which takes no weights of other models
+elif [ "${asr_task}" = asr_transducer ]; then
+    onnx_task=asr_transducer
+    onnx_inference=asr_transducer_inference # which takes no weight of an n-gram model
+    onnx_add_lm "${use_lm}" "" "${lm_exp}" "${inference_lm}"
 else
     onnx_add_lm "${use_lm}" "" "${lm_exp}" "${inference_lm}"
     onnx_add_model "${use_ngram}" ngram ngram_weight \

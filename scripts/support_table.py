@@ -20,6 +20,8 @@ ROLES = (
     "deliberationencoder",
     "decoder",
     "postdecoder",
+    "transducer_block",
+    "transducer_decoder",
     "lm",
     "tts",
     "vocoder",

@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import shutil
+import types
 import weakref
 
 import pytest
@@ -29,6 +30,8 @@ class Fingerprint(pickle.Pickler):
             array = obj.detach().resolve_conj().resolve_neg().numpy()
             content = hashlib.sha256(array.tobytes()).hexdigest()
             return str, (f"{type(obj)} {obj.dtype} {obj.shape} {content}",)
+        if isinstance(obj, types.MethodType):  # of a module, which holds it again
+            return str, (obj.__qualname__,)
         if isinstance(obj, weakref.ref):  # a recurrent layer's, to weights it holds too
             return str, ("",)
         return NotImplemented

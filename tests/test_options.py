@@ -28,13 +28,12 @@ from espnet_onnx_plugin.runtime.core.opening import make_options
 from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
 from espnet_onnx_plugin.tasks import TASKS, Door, Task
 
-INFERENCE = ("asr", "asr_maskctc", "st", "slu", "s2t", "s2t_ctc", "s2t_language", "tts")
+DOORS = [door for task in TASKS.values() for door in task.doors]
+INFERENCE = sorted({door.command for door in DOORS})
 
 
-def parser_of(name):
-    task, _, kind = name.partition("_")
-    suffix = f"_{kind}" if kind else ""
-    module = importlib.import_module(f"espnet_onnx_plugin.bin.{task}_inference{suffix}")
+def parser_of(command):
+    module = importlib.import_module(f"espnet_onnx_plugin.bin.{command}")
     return module.COMMAND.get_parser()
 
 
@@ -159,22 +158,18 @@ def test_several_values_of_an_option(tmp_path):
     assert args.fact == [["threads", "1"]]
 
 
-@pytest.mark.parametrize("name", INFERENCE)
-def test_every_command_takes_its_own_defaults_from_a_file(name, tmp_path):
+@pytest.mark.parametrize("command", INFERENCE)
+def test_every_command_takes_its_own_defaults_from_a_file(command, tmp_path):
     """Defaults can be written down as --help prints them."""
-    parser = parser_of(name)
+    parser = parser_of(command)
     args = parser.parse_args(NEEDED)
     left = ("config", "model_dir", "output_dir", "data_path_and_name_and_type")
     content = {k: v for k, v in vars(args).items() if k not in left}
-    again = parse(parser_of(name), tmp_path, content, *NEEDED)
+    again = parse(parser_of(command), tmp_path, content, *NEEDED)
     assert {k: getattr(again, k) for k in content} == content
 
 
-@pytest.mark.parametrize(
-    "door",
-    [door for task in TASKS.values() for door in task.doors],
-    ids=lambda door: door.command,
-)
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.command)
 def test_a_command_has_options_of_the_class_that_decodes(door):
     module = importlib.import_module(f"espnet_onnx_plugin.bin.{door.command}")
     assert module.COMMAND.name == door.command

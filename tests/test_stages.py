@@ -110,7 +110,9 @@ def test_help(recipe):
         (["--onnx_export_config", "no.yaml"], ["--onnx_export_config", "'no.yaml'"]),
         (["--onnx_quantize_config", ""], ["--onnx_quantize_config", "no such file"]),
         (["--stage", "x"], ["--stage", "'x'"]),
-        (["--asr_task", "asr_transducer"], ["--asr_task asr_transducer"]),
+        (["--asr_task", "asr_other"], ["--asr_task asr_other", "asr_transducer"]),
+        (["--asr_task", "asr_transducer", "--use_ngram", "true"], ["--use_ngram"]),
+        (["--asr_task", "asr_transducer", "--use_maskctc", "true"], ["--use_maskctc"]),
         (["--use_k2", "true"], ["--use_k2"]),
         (["--use_streaming", "true"], ["--use_streaming"]),
         (["--use-maskctc", "true", "--use_lm", "true"], ["--use_lm false"]),
@@ -249,6 +251,28 @@ def test_mask_ctc_has_its_own_commands(recipe):
     for call in decodes + references:
         assert call["maskctc_n_iterations"] == ["5"]
         assert "lm_weight" not in call and "ngram_weight" not in call
+    assert module_calls("asr_inference") == []
+
+
+def test_stand_alone_transducers_have_their_own_commands(recipe):
+    make_torch_decode()
+    args = ["--asr_task", "asr_transducer", "--inference_args", "--beam_size 5"]
+    result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
+    assert result.returncode == 0, result.stderr
+    [exported] = module_calls("export")
+    assert exported["task"] == ["asr_transducer"] and "lm_file" not in exported
+    [quantized] = module_calls("quantize")
+    assert quantized["inference_args"] == ["--beam_size 5 --lm_weight 0"]
+    decodes = module_calls("asr_transducer_inference")
+    assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
+    references = module_calls("reference")
+    assert len(references) == 2
+    for call in references:
+        assert call["inference"] == ["asr_transducer_inference"]
+        assert call["asr_train_config"] == ["exp/asr/config.yaml"]
+    for call in decodes + references:
+        assert call["beam_size"] == ["5"] and call["lm_weight"] == ["0"]
+        assert "ngram_weight" not in call
     assert module_calls("asr_inference") == []
 
 

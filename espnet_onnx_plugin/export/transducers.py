@@ -63,6 +63,12 @@ class PredictionModule(DecoderModule):
         """Output (rows, size) before the projection, and the new states."""
         raise NotImplementedError
 
+    def score_reference(self, label: int, state: Any) -> tuple[torch.Tensor, Any]:
+        """What ESPnet's module gives (size,) behind a label, and its new state."""
+        hypothesis = SimpleNamespace(yseq=[label], dec_state=state)
+        predicted, state, _ = self.reference.score(hypothesis, {})
+        return predicted, state
+
 
 class JointModule(DecoderModule):
     """``espnet2.asr_transducer.joint_network.JointNetwork``.

@@ -1,5 +1,4 @@
-"""Stand-alone transducers: the counterpart of ``espnet2.bin.asr_transducer_inference``.
-"""
+"""Stand-alone transducers: ``espnet2.bin.asr_transducer_inference`` with a bundle."""
 
 from __future__ import annotations
 
@@ -10,11 +9,15 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import Transducer
-from espnet_onnx_plugin.runtime.core.opening import make_options
+from espnet_onnx_plugin.bundle.typed import parse
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.options import AsrTransducerOptions
-from espnet_onnx_plugin.runtime.recognition.results import PLACEHOLDER, NBest, Recognized
+from espnet_onnx_plugin.runtime.recognition.results import (
+    PLACEHOLDER,
+    NBest,
+    Recognized,
+)
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
 from espnet_onnx_plugin.runtime.search.transducer import GraphNetworks
@@ -59,11 +62,11 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
         if "lm" in bundle.manifest.graphs and options.lm_weight:
             lm = open_scorer(bundle, "lm", device)
         return StandAloneSearch(
-            make_options(StandAloneConfig, options.beam_search_config),
+            parse(StandAloneConfig, options.beam_search_config, "beam_search_config"),
             GraphNetworks(*(Session(bundle, role, device) for role in roles)),
             self._described,
             options.beam_size,
-            len(self.converter.token_list),
+            self.converter.token_list,
             lm,
             options.lm_weight,
             options.nbest,

@@ -120,6 +120,6 @@ register(
                 activation_type="relu",
             ),
         },
-        limits="chunk_size -1; search_type default, for ESPnet's batches change results",
+        limits="chunk_size -1; search_type default: ESPnet's batches change results",
     )
 )

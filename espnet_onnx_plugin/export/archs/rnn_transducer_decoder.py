@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import linear
 
 from espnet_onnx_plugin.bundle import State
-from espnet_onnx_plugin.export.layers.recurrent import CELLS
+from espnet_onnx_plugin.export.layers.recurrent import CELLS, step
 from espnet_onnx_plugin.export.layers.stand_alone_prediction import (
     StandAlonePrediction,
 )
@@ -28,17 +27,8 @@ class RNNPrediction(StandAlonePrediction):
     ) -> tuple[torch.Tensor, ...]:
         """Output of the last layer, and the state of every layer."""
         x = self.reference.embed(tokens)
-        layers = []
-        for i, layer in enumerate(self.reference.rnn):
-            past = [state[:, i] for state in states]
-            new = self.cell(
-                linear(x, layer.weight_ih_l0, layer.bias_ih_l0),
-                linear(past[0], layer.weight_hh_l0, layer.bias_hh_l0),
-                *past,
-            )
-            layers.append(new)
-            x = new[0]
-        return (x, *(torch.stack(state, dim=1) for state in zip(*layers)))
+        layers = [layer.all_weights[0] for layer in self.reference.rnn]
+        return step(self.cell, layers, x, states)
 
 
 register(

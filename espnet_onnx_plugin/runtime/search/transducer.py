@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -45,8 +45,11 @@ from espnet_onnx_plugin.runtime.search.transducer_steps import (
 
 logger = logging.getLogger(__name__)
 
+#: A beam search, which goes on from given hypotheses through given frames.
+Beam = Callable[[Rules, Lattice, Sequence[Partial], range], Asking[list[Partial]]]
+
 #: Beam searches by name.
-BEAMS = {
+BEAMS: Mapping[str, Beam] = {
     "default": default,
     "tsd": time_synchronous,
     "alsd": alignment_length_synchronous,
@@ -198,6 +201,10 @@ class TransducerSearch:
         PluginError: if the settings and the vocabulary do not fit.
     """
 
+    #: The beam searches by name, and their arithmetic.
+    beams: Mapping[str, Beam] = BEAMS
+    rules_class = Rules
+
     def __init__(
         self,
         config: TransducerConfig,
@@ -209,7 +216,7 @@ class TransducerSearch:
         lm_weight: float = 0.1,
     ):
         self.config = config
-        self.greedy = beam_size <= 1 or config.search_type == "mbg"
+        self.greedy = self._is_greedy(beam_size)
         if config.search_type == "maes" and not self.greedy:
             if len(tokens) < beam_size + config.expansion_beta:
                 raise PluginError(
@@ -222,7 +229,7 @@ class TransducerSearch:
         self._tokens = tokens
         self._lm = None if self.greedy else lm
         weight = None if self._lm is None else lm_weight
-        self._rules = Rules(config, min(beam_size, len(tokens)), weight)
+        self._rules = self.rules_class(config, min(beam_size, len(tokens)), weight)
         #: The scorers that are asked, by name.
         self.scorers: dict[str, Scorer] = {
             "decoder": PredictionScorer(networks),
@@ -273,6 +280,10 @@ class TransducerSearch:
         text = "".join(self._tokens[i] for i in best.yseq[1:])
         logger.info("best hypo: %s\n", text)
 
+    def _is_greedy(self, beam_size: int) -> bool:
+        """Whether the search keeps one hypothesis and no other way."""
+        return beam_size <= 1 or self.config.search_type == "mbg"
+
     @property
     def _lm_start(self) -> int:
         """What the language model reads first."""
@@ -305,7 +316,7 @@ class TransducerSearch:
             ]
         if self.greedy:
             return [(yield from greedy(start, frames, symbols.blank, GREEDY_AHEAD))]
-        search = BEAMS[config.search_type]
+        search = self.beams[config.search_type]
         found = yield from search(self._rules, Lattice(BEAM_AHEAD), [start], frames)
         return found if config.search_type == "alsd" else self._rules.ranked(found)
 
@@ -378,6 +389,10 @@ class TransducerSearch:
 
     def _predict(self, prefixes: Sequence[Prefix]) -> None:
         """Run the prediction network on label sequences, given those before them."""
+        if len(prefixes) > 1 and not self._networks.batches:
+            for prefix in prefixes:
+                self._predict([prefix])
+            return
         if not prefixes:
             return
         start = (self._networks.start(), 0)

@@ -65,7 +65,7 @@ def time_synchronous(
     kept = list(begun)
     for frame in frames:
         behind: dict[Prefix, Partial] = {}
-        running = kept
+        running = rules.together(kept)
         for step in range(last + 1):
             if not running:
                 break
@@ -100,6 +100,7 @@ def alignment_length_synchronous(
         # Labels and frames of a hypothesis are as many as the steps before.
         at = [(p, step - p.labels.length + 1) for p in kept]
         at = [(p, frame) for p, frame in at if frame < total]
+        rules.together([p for p, _ in at])
         if not at:
             kept = []
             continue
@@ -120,7 +121,7 @@ def alignment_length_synchronous(
             else:
                 label = int(labels[i, j - 1])
                 kept.append(rules.longer(running[i], label, float(scores[i, j])))
-        kept = _recombined(rules, kept)
+        kept = recombined(rules, kept)
     return rules.ranked(final) if final else kept
 
 
@@ -162,7 +163,7 @@ def _unite(rules: Rules, partial: Partial, other: Partial) -> None:
     partial.score = rules.rounded(both, partial.labels.length)
 
 
-def _recombined(rules: Rules, partials: Sequence[Partial]) -> list[Partial]:
+def recombined(rules: Rules, partials: Sequence[Partial]) -> list[Partial]:
     """Hypotheses, of which equal ones are united in place of the first."""
     first: dict[Prefix, Partial] = {}
     for partial in partials:

@@ -276,6 +276,10 @@ class Rules:
         key = self.per_label if self.config.score_norm else _score
         return sorted(partials, key=key, reverse=True)[: self.config.nbest]
 
+    def together(self, partials: Sequence[Partial]) -> Sequence[Partial]:
+        """Hypotheses that the language model is asked about at once."""
+        return partials
+
     def best(self, partials: Sequence[Partial]) -> list[Partial]:
         """The best hypotheses, as many as the beam has."""
         return sorted(partials, key=self.rank, reverse=True)[: self.beam]

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from espnet_onnx_plugin.bundle.search import Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
-from espnet_onnx_plugin.runtime.search.transducer import Networks, TransducerSearch
+from espnet_onnx_plugin.runtime.search.transducer import (
+    Beam,
+    Networks,
+    TransducerSearch,
+)
 from espnet_onnx_plugin.runtime.search.transducer_beams import (
     alignment_length_synchronous,
     default,
@@ -76,10 +80,10 @@ class StandAloneRules(Rules):
         without labels reads a blank beside others, and the start symbol alone.
         """
         for partial in partials:
-            if partial.lm is not None and partial.labels.before is None:
-                start = partial.lm.before
-                read = partial.labels.label if len(partials) > 1 else start.label
-                partial.lm = start.then(read)
+            nothing = partial.lm and partial.lm.before
+            if nothing is not None and partial.labels.before is None:
+                first = partial.labels if len(partials) > 1 else nothing
+                partial.lm = nothing.then(first.label)
         return partials
 
 
@@ -90,8 +94,9 @@ def modified_adaptive_expansion(
     config = rules.config
     kept = list(begun)
     for frame in frames:
-        running, behind = kept, list[Partial]()
-        for step in range(config.nstep):
+        running = kept
+        behind: list[Partial] = []
+        for _ in range(config.nstep):
             cells = [(p.labels, frame) for p in running]
             rows = yield from lattice.rows(cells, [p.lm for p in running])
             log_probs, labels = top(rows, rules.beam + config.expansion_beta)
@@ -116,7 +121,9 @@ def modified_adaptive_expansion(
         if running:
             rows = yield from lattice.rows([(p.labels, frame) for p in running])
             for partial, blank in zip(running, rows[:, 0].tolist()):
-                behind.append(Partial(partial.score + blank, partial.labels, partial.lm))
+                behind.append(
+                    Partial(partial.score + blank, partial.labels, partial.lm)
+                )
         kept = rules.best(recombined(rules, behind))
     return kept
 
@@ -126,7 +133,7 @@ class StandAloneSearch(TransducerSearch):
 
     Args:
         config: settings of the search.
-        networks, symbols, beam_size, vocabulary, lm, lm_weight: see
+        networks, symbols, beam_size, tokens, lm, lm_weight: see
             :class:`TransducerSearch`.
         nbest: hypotheses in the result.
 
@@ -134,7 +141,7 @@ class StandAloneSearch(TransducerSearch):
         PluginError: if the settings, the networks and the vocabulary do not fit.
     """
 
-    beams: Mapping[str, Any] = {
+    beams: Mapping[str, Beam] = {
         "default": default,
         "tsd": time_synchronous,
         "alsd": alignment_length_synchronous,
@@ -148,14 +155,14 @@ class StandAloneSearch(TransducerSearch):
         networks: Networks,
         symbols: Transducer,
         beam_size: int,
-        vocabulary: int,
+        tokens: Sequence[str],
         lm: FullScorer | None,
         lm_weight: float,
         nbest: int,
     ):
-        if beam_size > vocabulary:
+        if beam_size > len(tokens):
             raise PluginError(
-                f"beam_size {beam_size} is more than the vocabulary's {vocabulary} "
+                f"beam_size {beam_size} is more than the vocabulary's {len(tokens)} "
                 "tokens, which ESPnet's search cannot take either; use less"
             )
         if config.search_type != "default" and not networks.batches:
@@ -165,13 +172,16 @@ class StandAloneSearch(TransducerSearch):
                 "once; use default"
             )
         super().__init__(
-            config.config(nbest), networks, symbols, beam_size, vocabulary, lm, lm_weight
+            config.config(nbest), networks, symbols, beam_size, tokens, lm, lm_weight
         )
 
-    def is_greedy(self, beam_size: int) -> bool:
-        """Never."""
+    def _is_greedy(self, beam_size: int) -> bool:
         return False
 
     @property
     def _lm_start(self) -> int:
         return self._symbols.sos
+
+    def _steps(self, start: Partial, frames: range) -> Asking[list[Partial]]:
+        # As in ESPnet, also the hypotheses of alsd that came through no last frame.
+        return self._rules.ranked((yield from super()._steps(start, frames)))

@@ -1,0 +1,327 @@
+"""Stand-alone transducers (``asr.sh --asr_task asr_transducer``): graphs and search."""
+
+import copy
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from conftest import (
+    RATE,
+    TOKENS,
+    build,
+    build_lm,
+    save,
+    task_config,
+    waves,
+    write_data,
+)
+from espnet2.bin.asr_transducer_inference import Speech2Text as Reference
+from espnet2.bin.asr_transducer_inference import main as reference_main
+from espnet2.tasks.asr_transducer import ASRTransducerTask, decoder_choices
+
+from espnet_onnx_plugin.bin.asr_transducer_inference import main
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.archs.rwkv_transducer_decoder import kernel_left_out
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
+from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.registry import all_archs, find
+from espnet_onnx_plugin.runtime.asr_transducer import Speech2Text
+from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError
+
+CONFORMER = dict(
+    block_type="conformer",
+    hidden_size=8,
+    linear_size=12,
+    heads=2,
+    conv_mod_kernel_size=3,
+)
+
+#: Where an utterance changes with the batch around it, in ESPnet too: a convolution
+#: with a stride takes its positions from the batch's end on.
+MIXES_BATCHES = {("conv1d", "before_conformer")}
+
+
+def config_of(**choices):
+    """A training configuration with tiny sizes."""
+    config = task_config(
+        ASRTransducerTask,
+        **dict(
+            decoder="rnn",
+            decoder_conf=dict(embed_size=6, hidden_size=8),
+            encoder_conf=dict(body_conf=[CONFORMER]),
+            joint_network_conf=dict(joint_space_size=8),
+            model_conf={},
+        )
+        | choices,
+    )
+    del config["encoder"]  # the task has no such choice
+    return config
+
+
+def written(root, seed=1, **choices):
+    """A model that training left, see :func:`config_of`."""
+    config = config_of(**choices)
+    with kernel_left_out():
+        # ESPnet writes into the settings that it builds from.
+        model = build(ASRTransducerTask, copy.deepcopy(config), seed)
+    # Of random weights, so that frames give several labels and blanks.
+    model.joint_network.lin_out.weight.data *= 8.0
+    model.joint_network.lin_enc.weight.data *= 4.0
+    model.joint_network.lin_dec.weight.data *= 2.0
+    model.joint_network.lin_out.bias.data[0] += 2.0
+    return save(model, config, root, "model.pth")
+
+
+def exported(files, path, lm=None):
+    more = () if lm is None else (lm["config"], lm["file"])
+    files = Checkpoints(files["config"], files["file"], *more)
+    return export_bundle("asr_transducer", files, path)
+
+
+def reference(files, lm=None, **options):
+    """ESPnet's own inference."""
+    if lm is not None:
+        options.update(lm_train_config=lm["config"], lm_file=lm["file"])
+    with kernel_left_out():
+        return Reference(files["config"], files["file"], **options)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("transducer")
+    files = written(root / "asr")
+    model, config = build_lm("seq_rnn", dict(unit=8, nhid=10, nlayers=2))
+    model.lm.decoder.weight.data *= 4.0
+    lm = save(model, config, root / "lm", "lm.pth")
+    bundle = exported(files, root / "fp32", lm)
+    return dict(root=root, files=files, lm=lm, bundle=bundle.path)
+
+
+def same(ours, theirs):
+    """The same hypotheses as ESPnet's, in the same order."""
+    assert [list(h.yseq) for h in ours] == [list(h.yseq) for h in theirs]
+    for mine, other in zip(ours, theirs):
+        assert mine.score == pytest.approx(float(other.score), abs=1e-3)
+
+
+def compare(bundle, files, lm=None, least=2, count=4, **options):
+    """Decode as ESPnet does, one by one and in a batch."""
+    theirs = reference(files, lm, **options)
+    if lm is None:
+        options.update(lm_weight=0.0)
+    ours = Speech2Text(bundle, **options)
+    speech = [wave.astype(np.float32) for wave in waves(count).values()]
+    expected = [theirs(one) for one in speech]
+    for one, hypotheses in zip(speech, expected):
+        same(ours(one), hypotheses)
+    batch = ours.batch([ours.prepare(one) for one in speech])
+    for results, hypotheses in zip(batch, expected):
+        same([r.hypothesis for r in results], hypotheses)
+    lengths = {len(hypotheses[0].yseq) for hypotheses in expected}
+    assert max(lengths) > least, "ESPnet finds hardly any labels"
+    return expected
+
+
+CONFIGS = {
+    "default": dict(beam_size=3),
+    "default_beam_1": dict(beam_size=1),
+    "default_normed": dict(beam_size=4, beam_search_config=dict(score_norm=True)),
+    "tsd": dict(beam_size=4, beam_search_config=dict(search_type="tsd")),
+    "tsd_2": dict(
+        beam_size=3, beam_search_config=dict(search_type="tsd", max_sym_exp=2)
+    ),
+    "alsd": dict(beam_size=4, beam_search_config=dict(search_type="alsd")),
+    "alsd_short": dict(
+        beam_size=3, beam_search_config=dict(search_type="alsd", u_max=3)
+    ),
+    "maes": dict(beam_size=4, beam_search_config=dict(search_type="maes")),
+    "maes_wide": dict(
+        beam_size=3,
+        beam_search_config=dict(
+            search_type="maes", nstep=3, expansion_gamma=8.0, expansion_beta=4
+        ),
+    ),
+    "maes_1": dict(beam_size=5, beam_search_config=dict(search_type="maes", nstep=1)),
+}
+
+
+@pytest.mark.espnet
+@pytest.mark.parametrize("with_lm", [False, True], ids=["alone", "lm"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_search_is_espnets(tiny, name, with_lm):
+    lm = tiny["lm"] if with_lm else None
+    options = dict(copy.deepcopy(CONFIGS[name]), nbest=3)
+    if with_lm:
+        options.update(lm_weight=0.4)
+    compare(tiny["bundle"], tiny["files"], lm, **options)
+
+
+@pytest.mark.espnet
+@pytest.mark.parametrize(
+    "name", ["gru_layers", "embedding", "simple", "rotary", "rescaled"]
+)
+def test_decoder_is_espnets(name, tmp_path):
+    [arch] = (
+        arch
+        for arch in all_archs()
+        if arch.role == "transducer_decoder" and name in arch.tiny
+    )
+    decoder = dict(decoder=arch.name, decoder_conf=dict(arch.tiny[name]))
+    files = written(tmp_path / "asr", **decoder)
+    bundle = exported(files, tmp_path / "fp32")
+    compare(bundle, files, beam_size=4, nbest=2, count=3)
+    if arch.name == "mega":  # ESPnet's batches of other searches change its results
+        with pytest.raises(PluginError, match="search_type tsd.*use default"):
+            Speech2Text(bundle, beam_search_config=dict(search_type="tsd"))
+    else:
+        tsd = dict(beam_search_config=dict(search_type="tsd"))
+        compare(bundle, files, beam_size=4, count=3, **tsd)
+
+
+BLOCKS = [
+    pytest.param(arch.name, name, id=f"{arch.name}-{name}")
+    for arch in all_archs()
+    if arch.role == "transducer_block"
+    for name in arch.tiny
+]
+
+
+@pytest.mark.parametrize("kind, name", BLOCKS)
+def test_encoder_is_espnets(kind, name, tmp_path):
+    """The export compares every graph with PyTorch, on noise of several lengths."""
+    conf = copy.deepcopy(find("transducer_block", kind).tiny[name])
+    decoder = dict(decoder="stateless", decoder_conf=dict(embed_size=8))
+    files = written(tmp_path / "asr", encoder_conf=conf, **decoder)
+    bundle = exported(files, tmp_path / "fp32")
+    assert 0 < bundle.manifest.checks["parity"]["encoder"] <= 1e-4
+    # Where an utterance has what it has alone, it is not asked alone.
+    mixes = (kind, name) in MIXES_BATCHES
+    assert bundle.manifest.graphs["encoder"].batches != mixes
+    # One frame less is too short for ESPnet's encoder, or for its convolutions.
+    shortest = bundle.manifest.speech.min_length
+    theirs, ours = reference(files), Speech2Text(bundle, lm_weight=0.0)
+    speech = waves(1)["utt0"].astype(np.float32)
+    same(ours(speech[:shortest]), theirs(speech[:shortest]))
+    with pytest.raises(TooShortUttError):
+        ours(speech[: shortest - 1])
+    with pytest.raises(Exception, match="too short|[Kk]ernel|greater than"):
+        theirs(speech[: shortest - 40])
+
+
+def test_results_are_espnets(tiny):
+    speech = waves(1)["utt0"].astype(np.float32)
+    theirs = reference(tiny["files"], beam_size=3, nbest=2)
+    ours = Speech2Text(tiny["bundle"], beam_size=3, nbest=2, lm_weight=0.0)
+    hypotheses = ours(speech)
+    expected = theirs.hypotheses_to_results(theirs(speech))
+    results = ours.hypotheses_to_results(hypotheses)
+    assert [r[:3] for r in results] == [r[:3] for r in expected]
+    assert [r.hypothesis for r in results] == hypotheses
+    decoded = Speech2Text(
+        tiny["bundle"], beam_size=3, nbest=2, lm_weight=0.0, return_decoded_hyp=True
+    )
+    assert [r[:3] for r in decoded(speech)] == [r[:3] for r in results]
+
+
+def test_command_writes_what_espnet_writes(tiny, tmp_path):
+    data = write_data(tmp_path / "data")
+    soundfile.write(tmp_path / "short.wav", np.zeros(60), RATE)  # too short
+    with open(data / "wav.scp", "a", encoding="utf-8") as f:
+        f.write(f"short {tmp_path / 'short.wav'}\n")
+    config = dict(
+        beam_size=4,
+        nbest=2,
+        lm_weight=0.4,
+        beam_search_config=dict(search_type="maes", nstep=2),
+    )
+    (tmp_path / "decode.yaml").write_text(yaml.safe_dump(config))
+    common = ["--config", str(tmp_path / "decode.yaml")]
+    common += ["--data_path_and_name_and_type", f"{data / 'wav.scp'},speech,sound"]
+    files, lm = tiny["files"], tiny["lm"]
+    names = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file")
+    paths = (files["config"], files["file"], lm["config"], lm["file"])
+    given = [w for n, p in zip(names, paths) for w in (f"--{n}", str(p))]
+    with kernel_left_out():
+        reference_main([*common, *given, "--output_dir", str(tmp_path / "espnet")])
+    bundle = ["--model_dir", str(tiny["bundle"]), "--batch_size", "3"]
+    main([*common, *bundle, "--output_dir", str(tmp_path / "ours")])
+    for n in ("1best_recog", "2best_recog"):
+        for name in ("token", "token_int", "text"):
+            ours = (tmp_path / "ours" / n / name).read_text()
+            assert ours == (tmp_path / "espnet" / n / name).read_text()
+            assert ours.count("\n") == 5
+        scores = [
+            [float(line.split()[1]) for line in open(tmp_path / who / n / "score")]
+            for who in ("ours", "espnet")
+        ]
+        np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(beam_size=0), "beam_size 0"),
+        (dict(beam_size=99), "beam_size 99 is more than.*29 tokens"),
+        (dict(beam_search_config=dict(search_type="nsc")), "search_type.*nsc"),
+        (dict(beam_search_config=dict(prefix_alpha=1)), "prefix_alpha"),
+        (
+            dict(beam_search_config=dict(search_type="tsd", max_sym_exp=1)),
+            "max_sym_exp 1",
+        ),
+        (
+            dict(beam_search_config=dict(search_type="alsd", streaming=True)),
+            "alsd is not for streaming",
+        ),
+        (
+            dict(beam_size=28, beam_search_config=dict(search_type="maes")),
+            "expansion_beta 2",
+        ),
+    ],
+)
+def test_what_cannot_be_met_is_refused(tiny, options, message):
+    with pytest.raises(PluginError, match=message):
+        Speech2Text(tiny["bundle"], **options)
+
+
+def test_what_cannot_be_exported_is_refused(tiny, tmp_path):
+    model, config = build_lm(
+        "transformer", dict(embed_unit=6, att_unit=12, head=2, unit=20, layer=1)
+    )
+    lm = save(model, config, tmp_path / "lm", "lm.pth")
+    with pytest.raises(PluginError, match="is not a seq_rnn"):
+        exported(tiny["files"], tmp_path / "fp32", lm)
+    files = [tiny["files"][name] for name in ("config", "file")]
+    with pytest.raises(PluginError, match="leave out --ngram_file"):
+        ngram = Checkpoints(*files, ngram_file=files[1])
+        export_bundle("asr_transducer", ngram, tmp_path / "fp32")
+    known = yaml.safe_load(files[0].read_text())
+    other_block = dict(body_conf=[dict(CONFORMER, block_type="other")])
+    for change, message in (
+        (dict(decoder="other"), "decoder 'other'.*mega, rnn, rwkv, stateless"),
+        (dict(encoder_conf=other_block), "block 'other'.*branchformer, conformer"),
+    ):
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({**known, **change}))
+        with pytest.raises(PluginError, match=message):
+            exported(dict(config=config, file=files[1]), tmp_path / "fp32")
+
+
+def test_attention_in_chunks_of_labels_is_refused():
+    decoder = decoder_choices.get_class("mega")(len(TOKENS), chunk_size=4)
+    with pytest.raises(PluginError, match="'mega' with chunk_size 4.*only -1"):
+        find("transducer_decoder", "mega").wrap(decoder, torch.nn.Linear(1, 1))
+
+
+def test_features_without_a_frontend(tmp_path):
+    choices = dict(frontend=None, frontend_conf={}, input_size=20)
+    files = written(tmp_path / "asr", **choices)
+    bundle = exported(files, tmp_path / "fp32")
+    assert bundle.manifest.speech.kind == "features"
+    theirs = reference(files, beam_size=3)
+    ours = Speech2Text(bundle, beam_size=3)
+    random = np.random.default_rng(0)
+    for frames in (30, 71):
+        feats = random.standard_normal((frames, 20)).astype(np.float32)
+        same(ours(feats), theirs(feats))
