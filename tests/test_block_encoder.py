@@ -296,7 +296,7 @@ def test_what_cannot_be_encoded_is_told(tiny_stream):
     ],
 )
 def test_no_graphs_for_streams(encoder, more, choices):
-    """Of encoders and models with which ESPnet cannot encode a stream, or restarts."""
+    """ESPnet cannot encode a stream with these, or restarts its positions."""
     config = tiny_config(encoder, more, **choices)
     if encoder == "conformer":
         for name in ("block_size", "hop_size", "look_ahead"):
