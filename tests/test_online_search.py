@@ -4,17 +4,20 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import shutil
 import traceback
 
 import espnet2
 import numpy as np
 import pytest
 import torch
-from conftest import asr_config, build_asr, build_lm, save, sharpen
+import yaml
+from conftest import asr_config, build_asr, build_lm, save, sharpen, waves
 from test_decoders import CONVOLUTIONS
 from test_search import BLANK, CONVENTIONS, Table, assert_same
 
-from espnet_onnx_plugin.bundle.search import Blocks
+import espnet_onnx_plugin
+from espnet_onnx_plugin.bundle.search import Blocks, LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.espnet_compat import import_nets
@@ -22,7 +25,11 @@ from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
-from espnet_onnx_plugin.runtime.search.online import OnlineBeamSearch, OnlineConfig
+from espnet_onnx_plugin.runtime.search.online import (
+    OnlineBeamSearch,
+    OnlineConfig,
+    check_streaming,
+)
 from espnet_onnx_plugin.runtime.search.online_sim import SimulatedOnlineSearch
 from espnet_onnx_plugin.runtime.search.online_time_sync import OnlineTimeSyncSearch
 from espnet_onnx_plugin.runtime.search.protocol import Piece
@@ -511,3 +518,120 @@ def test_results_of_time_synchronous_real_models_are_espnets(models, seed):
         },
     }
     compare(case, OnlineTimeSyncSearch)
+
+
+def test_simulated_streaming_of_a_model_is_espnets(tmp_path):
+    from espnet2.bin.asr_inference import Speech2Text
+
+    conf = dict(
+        output_size=8,
+        attention_heads=2,
+        linear_units=12,
+        num_blocks=1,
+        block_size=20,
+        hop_size=8,
+        look_ahead=6,
+    )
+    config = asr_config(
+        encoder="contextual_block_transformer",
+        encoder_conf=conf,
+        normalize=None,
+    )
+    model = build_asr(copy.deepcopy(config), seed=2)
+    sharpen(model)
+    files = save(model, config, tmp_path / "asr", "model.pth")
+    checkpoints = Checkpoints(files["config"], files["file"])
+    bundle = export_bundle("asr", checkpoints, tmp_path / "fp32")
+    assert bundle.manifest.search.blocks == Blocks(20, 8, 6)
+    options = dict(beam_size=4, ctc_weight=0.5, nbest=3)
+    different = 0
+    theirs = Speech2Text(
+        str(files["config"]), str(files["file"]), **options, streaming=True
+    )
+    ours = espnet_onnx_plugin.Speech2Text(bundle, **options, streaming=True)
+    whole = espnet_onnx_plugin.Speech2Text(bundle, **options)
+    audio = [wave.astype(np.float32) for wave in waves(4).values()]
+    together = ours.batch([ours.prepare(wave) for wave in audio])
+    for wave, batched in zip(audio, together):
+        with torch.no_grad():
+            expected = theirs(wave)
+        for found in (ours(wave), batched):
+            assert_same([h for *_, h in found], [h for *_, h in expected], "")
+        different += [r[2] for r in whole(wave)] != [r[2] for r in expected]
+    assert different  # or the test would prove less
+
+
+def test_bundles_of_before_blocks_were_noted_are_refused(tiny, tmp_path):
+    copied = tmp_path / "old"
+    shutil.copytree(tiny["bundle"], copied)
+    manifest = copied / "manifest.yaml"
+    content = yaml.safe_load(manifest.read_text())
+    del content["search"]["blocks"]
+    manifest.write_text(yaml.safe_dump(content))
+    with pytest.raises(PluginError, match="does not tell the blocks"):
+        espnet_onnx_plugin.Speech2Text(copied, streaming=True)
+    assert espnet_onnx_plugin.Speech2Text(copied).search
+
+
+def refused(match, online, weights=None, scorers=(), kind=OnlineBeamSearch):
+    case = make_case(3, online=online)
+    case["weights"] = dict(decoder=0.5, ctc=0.5, length_bonus=0.0, lm=0.5)
+    case["weights"].update(weights or {})
+    case["scorers"].update(scorers)
+    with pytest.raises(PluginError, match=match):
+        our_search(case, kind)
+
+
+def test_settings_with_which_espnet_breaks_down_are_refused():
+    limit = OnlineConfig(decoder_text_length_limit=3)
+    table = Table("x", 8, 1.0, 0.0)
+    refused("without a decoder", limit, dict(decoder=0.0))
+    refused("language models that attend", limit, None, dict(lm=OurDecoder(table)))
+    refused("with self-attention", limit, None, dict(decoder=OurLM(table)))
+    frames = OnlineConfig(encoded_feat_length_limit=3)
+    refused("not for time_sync", frames, kind=OnlineTimeSyncSearch)
+    with pytest.raises(PluginError, match="make no search"):
+        OnlineConfig(block_size=16)
+
+
+@pytest.mark.parametrize("field", ["single", "together"])
+def test_decoders_that_espnets_streaming_cannot_ask_are_refused(field):
+    search = LabelSynchronous(sos=1, eos=1, blank=0)
+    check_streaming(search)
+    with pytest.raises(PluginError, match="the decoder of the model is not for"):
+        check_streaming(dataclasses.replace(search, **{field: ("decoder",)}))
+
+
+def test_limits_bound_what_a_stream_keeps():
+    online = OnlineConfig(encoded_feat_length_limit=30)
+    case = make_case(21, frames=(990, 1000), pieces=16, online=online, maxlenratio=0.0)
+    sizes = []
+
+    def measure(state):
+        if state.blocks > 3:
+            sizes.append(len(state.frames.encoder_out) + len(state.scored))
+        return state
+
+    case["weights"] = dict(decoder=0.5, ctc=0.5, length_bonus=0.0, lm=0.0)
+    feed_all(our_search(case), our_pieces(case), measure)
+    assert len(sizes) > 20 and max(sizes) <= 2 * 30 + 40
+
+
+def test_cases_reach_every_answer():
+    # If the random cases stopped meeting these, the tests above would prove less.
+    seen = set()
+    for seed in range(150):
+        case = make_case(seed)
+        try:
+            *before, result = feed_all(our_search(case), our_pieces(case))
+        except PluginError:
+            seen.add("broken down")
+            continue
+        seen.add("result" if result else "nothing")
+        seen.update("partial" for found in before if found)
+        if any(h.yseq[-2:] == [case["vocabulary"] - 1] * 2 for h in result):
+            seen.add("ended in the last step")
+        if len(result) != len({tuple(h.yseq) for h in result}):
+            seen.add("taken up twice")
+    everything = {"broken down", "result", "nothing", "partial"}
+    assert seen == everything | {"ended in the last step", "taken up twice"}
