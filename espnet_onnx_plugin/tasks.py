@@ -79,10 +79,21 @@ _ROWS = (
         Door("asr_inference", "asr"),
         exporter="asr.ASRExporter",
         by_kind={MaskCTC: Door("asr_inference_maskctc", "mask_ctc")},
+        others=(
+            Door("asr_inference_streaming", "asr_streaming", "Speech2TextStreaming"),
+        ),
         packed="asr_",
         scores_speech=True,
     ),
-    Task("st", Door("st_inference", "st"), exporter="st.STExporter", packed="st_"),
+    Task(
+        "st",
+        Door("st_inference", "st"),
+        exporter="st.STExporter",
+        others=(
+            Door("st_inference_streaming", "st_streaming", "Speech2TextStreaming"),
+        ),
+        packed="st_",
+    ),
     Task(
         "slu",
         Door("slu_inference", "slu", "Speech2Understand"),
