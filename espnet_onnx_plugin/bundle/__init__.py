@@ -8,6 +8,7 @@ tokenizer's files. It is complete and is never changed in place:
 from espnet_onnx_plugin.bundle.manifest import (
     FORMAT_VERSION,
     Axis,
+    BlockStream,
     File,
     Framing,
     Graph,
@@ -38,6 +39,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST",
     "Axis",
+    "BlockStream",
     "Bundle",
     "File",
     "Framing",

@@ -131,6 +131,29 @@ class Speech:
         return length / self.sampling_rate
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockStream:
+    """Settings of an encoder that encodes streams block by block.
+
+    Attributes:
+        block_size, hop_size, look_ahead: frames behind the input layer, as in ESPnet:
+            those of a block, from one block to the next, and the last ones of a block,
+            which the frames that it gives see but the next block gives.
+        subsample: feature frames from one frame behind the input layer to the next.
+        receptive: feature frames that one frame is made of.
+        normalize: ESPnet's name of what normalizes the features of a chunk: each frame
+            by itself (``global_mvn``), or all of the chunk's together
+            (``utterance_mvn``); None where nothing does.
+    """
+
+    block_size: int
+    hop_size: int
+    look_ahead: int
+    subsample: int
+    receptive: int
+    normalize: str | None = None
+
+
 @dataclass(frozen=True)
 class Text:
     """Tokens and how they become text, or text them.
@@ -216,11 +239,13 @@ class Manifest:
         graphs: by role: frontend, encoder, decoder_memory, decoder, lm;
             mask_decoder_memory and mask_decoder in the place of decoders; of
             text-to-speech frontend, encoder, decoder, postnet, vocoder, and alignment
-            and energy of speech that teaches.
+            and energy of speech that teaches; stream_normalize, stream_embed and
+            stream_blocks of an encoder that encodes streams, too.
         text: output of the model, of text-to-speech its input.
         speech: its input; None where it reads no speech.
         transcript: the transcript that the model also reads, or None.
         search: what follows the tokens.
+        stream: how its encoder encodes streams; None: it encodes whole utterances.
         ngram: a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
             recognizes before it translates.
@@ -238,6 +263,7 @@ class Manifest:
     synthesis: Synthesis | None = None
     ngram: File | None = None
     transcript: Transcript | None = None
+    stream: BlockStream | None = None
     src_text: Text | None = None
     src_ngram: File | None = None
     precision: Precision = "fp32"
