@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -68,4 +69,75 @@ class Search(Protocol):
             encoded: the encoder's outputs.
             primers: the tokens that the hypotheses of each utterance begin with, for
                 searches that know of any; default: those of its configuration.
+        """
+
+
+#: The state of a search over a stream. It is plain data, which can be pickled, and never
+#: changed: whoever keeps one can go on from there as often as they like.
+StreamT = TypeVar("StreamT")
+
+
+@dataclass(frozen=True, eq=False)
+class Piece(Generic[StreamT]):
+    """The next part of a stream.
+
+    Attributes:
+        state: of the search before it.
+        encoder_out: (frames, dim) the new encoder frames; there may be none.
+        ctc_log_probs: (frames, vocabulary) of them; None where the model has no CTC.
+        is_final: whether the stream ends with them.
+    """
+
+    state: StreamT
+    encoder_out: np.ndarray
+    ctc_log_probs: np.ndarray | None
+    is_final: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Found(Generic[StreamT]):
+    """What a search made of a piece.
+
+    Attributes:
+        state: of the search behind it; behind a final piece, that of a new stream.
+        hypotheses: what ESPnet's search returns of such a call, best first: of a final
+            piece the result; of others what ended in the newest complete block or, if
+            the piece completes none, what the call before gave. Often there are none.
+    """
+
+    state: StreamT
+    hypotheses: Sequence[Hypothesis]
+
+
+class OnlineSearch(Protocol[StreamT]):
+    """Search over streams, whose encoder output comes piece by piece.
+
+    It holds nothing of a stream; any number of streams share one search.
+    """
+
+    @property
+    def scorers(self) -> Mapping[str, Scorer]:
+        """The scorers that are asked, by name."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds that the newest call spent, by part."""
+
+    def open(self) -> StreamT:
+        """The state of a stream before its first piece."""
+
+    def feed(self, pieces: Sequence[Piece[StreamT]]) -> list[Found[StreamT]]:
+        """Search on through several streams, each of which gets what it gets alone.
+
+        Those that have a complete block take their steps together, in one call of each
+        graph.
+
+        Args:
+            pieces: each of another stream.
+
+        Returns:
+            What was found in each, in order.
+
+        Raises:
+            PluginError: where ESPnet's search breaks down; the states given stay good.
         """
