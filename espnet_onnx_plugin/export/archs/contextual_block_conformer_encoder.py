@@ -1,4 +1,4 @@
-"""``encoder: contextual_block_conformer``, on whole utterances."""
+"""``encoder: contextual_block_conformer``, of whole utterances and of streams."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ register(
                 look_ahead=2,
             )
         },
-        limits="whole utterances; input_layer embed is for token ids",
+        limits="input_layer embed is for token ids; streams need an input layer",
     )
 )

@@ -18,6 +18,7 @@ class ASRExporter(RecognitionExporter):
 
     espnet_task = ("espnet2.tasks.asr", "ASRTask")
     models = ("espnet", "pit_espnet", "maskctc")
+    streams = ("espnet",)
 
     def __init__(self, checkpoints: Checkpoints):
         uses_lm = checkpoints.lm_file or checkpoints.ngram_file

@@ -21,6 +21,7 @@ from espnet_onnx_plugin.bundle import (
 )
 from espnet_onnx_plugin.bundle.search import LabelSynchronous, Search
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.block_stream import wrap_stream
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, EncoderModule
 from espnet_onnx_plugin.export.espnet_compat import import_nets
@@ -45,6 +46,7 @@ from espnet_onnx_plugin.export.parity.encoding import (
     frame_shift,
     noise,
 )
+from espnet_onnx_plugin.export.parity.streaming import check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
@@ -72,6 +74,7 @@ class RecognitionExporter:
         args: its training arguments.
         frontend: waveform to features, or None.
         encoder: features to what the search reads.
+        stream: the encoder of streams, or None.
         decoders: decoders and language models, by role.
     """
 
@@ -80,6 +83,9 @@ class RecognitionExporter:
 
     #: Names of ESPnet's model class in ``config.yaml``.
     models: tuple[str, ...] = ("espnet",)
+
+    #: Those of them that ESPnet's inference decodes as streams, too.
+    streams: tuple[str, ...] = ()
 
     def __init__(self, checkpoints: Checkpoints):
         self.refuse(read_config(checkpoints.train_config))
@@ -90,6 +96,10 @@ class RecognitionExporter:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
+        self.stream = None
+        if getattr(self.args, "model", self.models[0]) in self.streams:
+            normalize = self.args.normalize
+            self.stream = wrap_stream(self.model, self.encoder, normalize)
         self.decoders: dict[str, DecoderModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
             self.decoders["lm"] = wrap_lm(
@@ -199,6 +209,9 @@ class RecognitionExporter:
     def graph_specs(self) -> dict[str, GraphSpec]:
         """Every graph, by role."""
         specs = audio_specs(self.frontend, self.encoder, self.speech)
+        if self.stream is not None:
+            dim = specs["encoder"].inputs["feats"].axes[-1]
+            specs |= self.stream.graph_specs(dim)
         for role, decoder in self.decoders.items():
             dim, vocabulary = self.sizes(role)
             if decoder.memory is not None:
@@ -217,7 +230,8 @@ class RecognitionExporter:
 
     def describe(self) -> dict[str, object]:
         """Fields of the manifest besides graphs and texts."""
-        return dict(speech=self.speech, search=self.search)
+        stream = None if self.stream is None else self.stream.settings
+        return dict(speech=self.speech, search=self.search, stream=stream)
 
     def check_parity(
         self, bundle: Bundle, device: Device, source: Source | None = None
@@ -234,6 +248,9 @@ class RecognitionExporter:
             utterances = ((key, self.accompany(array)) for key, array, _ in audio)
             figure = check_encoder(self.encode, encoder, utterances)
             figures["encoder_on_real_audio"] = figure
+        if self.stream is not None:
+            ctc = self.stream.blocks.ctc
+            figures["stream"] = check_stream(self.model, ctc, bundle, device)
         for role, decoder in self.decoders.items():
             sizes = self.sizes(role)
             figures[role] = check_decoder(decoder, bundle, role, device, *sizes)

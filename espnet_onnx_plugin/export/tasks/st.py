@@ -54,6 +54,7 @@ class STExporter(RecognitionExporter):
     """
 
     espnet_task = ("espnet2.tasks.st", "STTask")
+    streams = ("espnet",)
 
     def __init__(self, checkpoints: Checkpoints):
         super().__init__(checkpoints)
