@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Framing
+from espnet_onnx_plugin.bundle import Framing
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session
 
 #: Waveform (samples,) to features (frames, dim).
 Extract = Callable[[np.ndarray], np.ndarray]

@@ -144,6 +144,9 @@ class StreamingOptions(DecodeOptions):
     decoder_text_length_limit: int = option(
         0, "newest tokens that the decoder reads; 0: all"
     )
+    sim_chunk_length: int = option(
+        0, "samples of a part, in which whole utterances are fed; 0: in one"
+    )
     frontend: str = option(
         "exact",
         "frames of the waveform: exact, those of the whole utterance, or espnet, those "
@@ -155,7 +158,11 @@ class StreamingOptions(DecodeOptions):
         super().__post_init__()
         if self.frontend not in ("exact", "espnet"):
             raise PluginError(f"frontend '{self.frontend}' is neither exact nor espnet")
-        for name in ("encoded_feat_length_limit", "decoder_text_length_limit"):
+        for name in (
+            "sim_chunk_length",
+            "encoded_feat_length_limit",
+            "decoder_text_length_limit",
+        ):
             if getattr(self, name) < 0:
                 raise PluginError(f"{name} {getattr(self, name)} must be 0 or more")
 
@@ -188,11 +195,6 @@ class StStreamingOptions(StreamingOptions):
         if not self.hugging_face_decoder:
             object.__setattr__(self, "normalize_length", False)
         super().__post_init__()
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weight of each scorer, in ESPnet's order."""
-        return {**super().weights, "blank_penalty": self.blank_penalty}
 
 
 def symbol(value: str) -> str:

@@ -93,6 +93,34 @@ class SearchBuilder:
 
         Args:
             kind: of the search.
+            scorers, pre_beam, primer, ctc_window_margin, return_hs: see
+                :meth:`config`.
+
+        Raises:
+            PluginError: if the beam is too wide or nothing gives a score.
+        """
+        config = self.config(
+            scorers,
+            pre_beam=pre_beam,
+            primer=primer,
+            ctc_window_margin=ctc_window_margin,
+            return_hs=return_hs,
+        )
+        logger.info("%s implementation is selected.", kind.__name__)
+        return kind(config, scorers)
+
+    def config(
+        self,
+        scorers: Mapping[str, FullScorer],
+        *,
+        pre_beam: bool,
+        primer: Sequence[int] | None = None,
+        ctc_window_margin: int = 0,
+        return_hs: bool = False,
+    ) -> BeamSearchConfig:
+        """Settings of a search over scorers.
+
+        Args:
             scorers: as :meth:`scorers` gives them.
             primer: default: the manifest's.
             pre_beam, ctc_window_margin, return_hs: see :class:`BeamSearchConfig`.
@@ -126,5 +154,4 @@ class SearchBuilder:
             raise PluginError(
                 "no scorer is left: the model has no decoder and ctc_weight is 0"
             )
-        logger.info("%s implementation is selected.", kind.__name__)
-        return kind(config, scorers)
+        return config
