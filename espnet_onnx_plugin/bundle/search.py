@@ -40,6 +40,18 @@ class Generate:
     do_sample: bool = False
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of an encoder for streams, as its options name them, in its own frames.
+
+    All are 0 where the options do not name all three.
+    """
+
+    block_size: int = 0
+    hop_size: int = 0
+    look_ahead: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelSynchronous:
     """Search over tokens by decoder, CTC and language models, or the best CTC path.
@@ -56,6 +68,8 @@ class LabelSynchronous:
         hugging_face_decoder: whether the decoder is one of the hub's that ESPnet
             searches by itself.
         recognition: of a model that recognizes before it translates, the first search.
+        blocks: what simulated streaming goes by; None in bundles of before it was
+            noted.
     """
 
     kind: ClassVar[str] = "label_synchronous"
@@ -69,6 +83,7 @@ class LabelSynchronous:
     generate: Generate | None = None
     hugging_face_decoder: bool = False
     recognition: LabelSynchronous | None = None
+    blocks: Blocks | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from espnet_onnx_plugin.bundle import Bundle
@@ -30,8 +31,11 @@ from espnet_onnx_plugin.runtime.search.generate import (
     GenerateConfig,
     HubSearch,
 )
+from espnet_onnx_plugin.runtime.search.online_sim import SimulatedOnlineSearch
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Search
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch, check_time_sync
+from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +98,31 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
         margin = options.ctc_window_margin
         if margin is None:
             margin = conventions(self.bundle.manifest.espnet).ctc_window_margin
+        scorers = builder.scorers()
         return builder.build(
-            TimeSyncSearch if options.time_sync else BeamSearch,
-            builder.scorers(),
+            self._kind_of_search(scorers),
+            scorers,
             pre_beam=options.ctc_weight != 1.0,
             primer=self._primer(),
             ctc_window_margin=margin,
         )
+
+    def _kind_of_search(
+        self, scorers: Collection[str]
+    ) -> Callable[[BeamSearchConfig, Mapping[str, FullScorer]], Search]:
+        """What makes the search of the options."""
+        described = self._described
+        if self._options.time_sync:
+            return TimeSyncSearch
+        # As in ESPnet, scorers of single hypotheses are not for streaming.
+        if not self._options.streaming or set(scorers).intersection(described.single):
+            return BeamSearch
+        if described.blocks is None:
+            raise PluginError(
+                f"{self.bundle.path} does not tell the blocks of its encoder, which "
+                "streaming goes by: export the bundle again, or set streaming to false"
+            )
+        return partial(SimulatedOnlineSearch, blocks=described.blocks)
 
     def _primer(self) -> Sequence[int] | None:
         """Tokens that hypotheses begin with; None: the start symbol."""

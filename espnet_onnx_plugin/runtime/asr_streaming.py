@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from typing import Any
 
 from espnet_onnx_plugin.runtime.core.stream_features import AsrFrontend
@@ -10,8 +10,6 @@ from espnet_onnx_plugin.runtime.recognition.options import AsrStreamingOptions
 from espnet_onnx_plugin.runtime.recognition.streaming import StreamingModel
 from espnet_onnx_plugin.runtime.search.online import OnlineBeamSearch
 from espnet_onnx_plugin.runtime.search.protocol import OnlineSearch
-
-logger = logging.getLogger(__name__)
 
 
 class Speech2TextStreaming(StreamingModel[AsrStreamingOptions]):
@@ -38,8 +36,10 @@ class Speech2TextStreaming(StreamingModel[AsrStreamingOptions]):
 
     def _build_search(self) -> OnlineSearch[Any]:
         builder = self._search_builder()
-        scorers = builder.scorers()
         # As in ESPnet, the blocks are of 40 frames, whatever the encoder's are.
-        config = builder.config(scorers, pre_beam=self._options.ctc_weight != 1.0)
-        logger.info("BatchBeamSearchOnline implementation is selected.")
-        return OnlineBeamSearch(config, scorers, self._online_config())
+        online = self._online_config()
+        return builder.build(
+            partial(OnlineBeamSearch, online=online),
+            builder.scorers(),
+            pre_beam=self._options.ctc_weight != 1.0,
+        )

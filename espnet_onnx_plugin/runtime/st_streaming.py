@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from typing import Any
 
 from espnet_onnx_plugin.errors import PluginError
@@ -12,8 +12,6 @@ from espnet_onnx_plugin.runtime.recognition.streaming import StreamingModel
 from espnet_onnx_plugin.runtime.search.generate import NOT_ASKED_FOR
 from espnet_onnx_plugin.runtime.search.online import OnlineBeamSearch
 from espnet_onnx_plugin.runtime.search.protocol import OnlineSearch
-
-logger = logging.getLogger(__name__)
 
 
 class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
@@ -41,7 +39,6 @@ class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
         if described.hugging_face_decoder and not options.hugging_face_decoder:
             raise PluginError(NOT_ASKED_FOR)
         builder = self._search_builder()
-        scorers = builder.scorers()
         blocks = {}
         if described.hugging_face_decoder:
             # As in ESPnet, blocks are as long as the encoder's, whatever its hop is.
@@ -53,9 +50,8 @@ class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
             blank_penalty=options.blank_penalty,
             **blocks,
         )
-        config = builder.config(scorers, pre_beam=True)
-        logger.info("BatchBeamSearchOnline implementation is selected.")
-        return OnlineBeamSearch(config, scorers, online)
+        search = partial(OnlineBeamSearch, online=online)
+        return builder.build(search, builder.scorers(), pre_beam=True)
 
     def _ends(self, length: int) -> list[int]:
         """Ends of the parts that ESPnet's command feeds an utterance in.

@@ -19,7 +19,7 @@ from espnet_onnx_plugin.bundle import (
     Text,
     describe_file,
 )
-from espnet_onnx_plugin.bundle.search import LabelSynchronous, Search
+from espnet_onnx_plugin.bundle.search import Blocks, LabelSynchronous, Search
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.block_stream import wrap_stream
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
@@ -176,7 +176,15 @@ class RecognitionExporter:
             max_tokens=min(limits, default=None),
             primer=primer,
             generate=getattr(self.decoders.get("decoder"), "generate", None),
+            blocks=self.blocks,
         )
+
+    @property
+    def blocks(self) -> Blocks:
+        """Blocks of the encoder, as ESPnet's simulated streaming reads its options."""
+        conf = getattr(self.args, "encoder_conf", None) or {}
+        sizes = [conf.get(field.name) for field in dataclasses.fields(Blocks)]
+        return Blocks(*sizes) if all(sizes) else Blocks()
 
     @functools.cached_property
     def whisper_converter(self) -> Any:

@@ -31,6 +31,12 @@ class Conventions:
         end_counts_primer: whether end detection knows that hypotheses are longer by
             what they begin with; else it comes that many steps late
             (nets/beam_search.py).
+        steps_detect_end: whether a step of a search tests for the end as soon as it has
+            taken up what ended in it, so that the searches over streams, which test by
+            themselves before, test twice (nets/batch_beam_search.py).
+        last_end_overwrites: whether the end symbol that a search adds in its last step
+            is written over the step's own hypotheses, where the searches over streams
+            meet it (nets/batch_beam_search.py).
         fastspeech2_gives_zeros: whether FastSpeech2 gives the durations that it
             predicted where all are 0, not the ones that it speaks with
             (espnet2/tts/fastspeech2/fastspeech2.py).
@@ -42,6 +48,8 @@ class Conventions:
     ctc_window_margin: int
     ctc_counts_primer: bool
     end_counts_primer: bool
+    steps_detect_end: bool
+    last_end_overwrites: bool
     fastspeech2_gives_zeros: bool
 
 
@@ -60,5 +68,7 @@ def conventions(espnet: str) -> Conventions:
         ctc_window_margin=100 if since_202611 else 0,
         ctc_counts_primer=not since_202611,
         end_counts_primer=since_202611,
+        steps_detect_end=since_202611,
+        last_end_overwrites=not since_202611,
         fastspeech2_gives_zeros=since_202611,
     )

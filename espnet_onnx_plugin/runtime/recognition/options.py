@@ -63,6 +63,7 @@ class AsrOptions(DecodeOptions):
     """
 
     time_sync: bool = option(False, "time-synchronous search")
+    streaming: bool = option(False, "search block by block, as streams are searched")
     multi_asr: bool = option(False, "whether the model tells several speakers apart")
     lid_prompt: bool = False
     hugging_face_decoder: bool = option(False, "search by transformers' generate")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
@@ -13,17 +14,17 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.recognition.options import DecodeOptions
-from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.scorers import (
     FullScorer,
     LengthBonus,
     NgramScorer,
     graph_scorer,
 )
-from espnet_onnx_plugin.runtime.search.time_sync import TimeSyncSearch
 from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
 
 logger = logging.getLogger(__name__)
+
+SearchT = TypeVar("SearchT")
 
 
 def open_scorer(bundle: Bundle, role: str, device: Device) -> FullScorer:
@@ -81,46 +82,18 @@ class SearchBuilder:
 
     def build(
         self,
-        kind: type[BeamSearch] | type[TimeSyncSearch],
+        kind: Callable[[BeamSearchConfig, Mapping[str, FullScorer]], SearchT],
         scorers: Mapping[str, FullScorer],
         *,
         pre_beam: bool,
         primer: Sequence[int] | None = None,
         ctc_window_margin: int = 0,
         return_hs: bool = False,
-    ) -> BeamSearch | TimeSyncSearch:
+    ) -> SearchT:
         """Build a search over scorers.
 
         Args:
-            kind: of the search.
-            scorers, pre_beam, primer, ctc_window_margin, return_hs: see
-                :meth:`config`.
-
-        Raises:
-            PluginError: if the beam is too wide or nothing gives a score.
-        """
-        config = self.config(
-            scorers,
-            pre_beam=pre_beam,
-            primer=primer,
-            ctc_window_margin=ctc_window_margin,
-            return_hs=return_hs,
-        )
-        logger.info("%s implementation is selected.", kind.__name__)
-        return kind(config, scorers)
-
-    def config(
-        self,
-        scorers: Mapping[str, FullScorer],
-        *,
-        pre_beam: bool,
-        primer: Sequence[int] | None = None,
-        ctc_window_margin: int = 0,
-        return_hs: bool = False,
-    ) -> BeamSearchConfig:
-        """Settings of a search over scorers.
-
-        Args:
+            kind: makes the search, a class or one with some of its arguments.
             scorers: as :meth:`scorers` gives them.
             primer: default: the manifest's.
             pre_beam, ctc_window_margin, return_hs: see :class:`BeamSearchConfig`.
@@ -154,4 +127,6 @@ class SearchBuilder:
             raise PluginError(
                 "no scorer is left: the model has no decoder and ctc_weight is 0"
             )
-        return config
+        search = kind(config, scorers)
+        logger.info("%s implementation is selected.", type(search).__name__)
+        return search

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.utterance import (
+    Beam,
     BeamSearchConfig,
     UtteranceSearch,
 )
@@ -70,32 +71,11 @@ class BeamSearch:
         results = self._search(encoded, primers, self._config.minlenratio)
         for i, ended in enumerate(results):
             alone = (encoded.select([i]), [primers[i]])
-            results[i] = self._ranked(ended or self._again(*alone))
-        return results
-
-    def _again(self, encoded: Encoded, primers: Primers) -> list[Hypothesis]:
-        """Search an utterance in which nothing ended with smaller ``minlenratio``."""
-        minlenratio = self._config.minlenratio
-        ended: list[Hypothesis] = []
-        while not ended:
-            logger.warning(
-                "there is no N-best results, perform recognition again with smaller "
-                "minlenratio."
+            ended = ended or again(
+                lambda ratio: self._search(*alone, ratio)[0], self._config.minlenratio
             )
-            if minlenratio < 0.1:
-                break
-            minlenratio = max(0.0, minlenratio - 0.1)
-            ended = self._search(encoded, primers, minlenratio)[0]
-        return ended
-
-    def _ranked(self, ended: list[Hypothesis]) -> list[Hypothesis]:
-        if self._config.normalize_length:
-            ended.sort(key=lambda h: h.score / (len(h.yseq) - 1), reverse=True)
-        else:
-            ended.sort(key=lambda h: h.score, reverse=True)
-        if ended:
-            self._log_best(ended)
-        return ended
+            results[i] = ranked(self._config, ended)
+        return results
 
     def _search(
         self, encoded: Encoded, primers: Primers, minlenratio: float
@@ -126,7 +106,7 @@ class BeamSearch:
                     name: self.scorers[name].select(left, state)
                     for name, state in states.items()
                 }
-            tokens, parents = _together(running)
+            tokens, parents = together([None if u.done else u.beam for u in running])
             parts = {}
             for name, scorer in self._timed_scorers():
                 parts[name], states[name] = scorer.score(tokens, parents, states[name])
@@ -159,34 +139,59 @@ class BeamSearch:
         self.seconds["ctc"] += time.perf_counter() - start
         return scorer
 
-    def _log_best(self, ended: list[Hypothesis]) -> None:
-        """The lines that ESPnet logs of a result."""
-        config = self._config
-        best = ended[0]
-        for name, value in best.scores.items():
-            weight = config.weights[name]
-            logger.info(
-                "%6.2f * %3s = %6.2f for %s", value, weight, value * weight, name
-            )
-        logger.info("total log probability: %.2f", best.score)
-        logger.info("normalized log probability: %.2f", best.score / len(best.yseq))
-        logger.info("total number of ended hypotheses: %d", len(ended))
-        if config.token_list is not None:
-            text = "".join(config.token_list[i] for i in best.yseq[1:-1])
-            logger.info("best hypo: %s\n", text)
+
+def again(
+    search: Callable[[float], list[Hypothesis]], minlenratio: float
+) -> list[Hypothesis]:
+    """Search an utterance in which nothing ended with smaller ``minlenratio``."""
+    ended: list[Hypothesis] = []
+    while not ended:
+        logger.warning(
+            "there is no N-best results, perform recognition again with smaller "
+            "minlenratio."
+        )
+        if minlenratio < 0.1:
+            break
+        minlenratio = max(0.0, minlenratio - 0.1)
+        ended = search(minlenratio)
+    return ended
 
 
-def _together(utterances: Sequence[UtteranceSearch]) -> tuple[np.ndarray, np.ndarray]:
+def ranked(config: BeamSearchConfig, ended: list[Hypothesis]) -> list[Hypothesis]:
+    """Hypotheses, best first, with the lines that ESPnet logs of the best one."""
+    if config.normalize_length:
+        ended.sort(key=lambda h: h.score / (len(h.yseq) - 1), reverse=True)
+    else:
+        ended.sort(key=lambda h: h.score, reverse=True)
+    if not ended:
+        return ended
+    best = ended[0]
+    for name, value in best.scores.items():
+        weight = config.weights[name]
+        logger.info("%6.2f * %3s = %6.2f for %s", value, weight, value * weight, name)
+    logger.info("total log probability: %.2f", best.score)
+    logger.info("normalized log probability: %.2f", best.score / len(best.yseq))
+    logger.info("total number of ended hypotheses: %d", len(ended))
+    if config.token_list is not None:
+        text = "".join(config.token_list[i] for i in best.yseq[1:-1])
+        logger.info("best hypo: %s\n", text)
+    return ended
+
+
+def together(beams: Sequence[Beam | None]) -> tuple[np.ndarray, np.ndarray]:
     """Last tokens and parents (utterances, hypotheses) of the running hypotheses.
+
+    Args:
+        beams: of each utterance; None of one that is over.
 
     Rows behind an utterance's last hypothesis repeat its first, which changes neither
     results nor the range of an activation. Those of an utterance that is over extend
     its first hypothesis by any token, for nobody to read.
     """
-    running = [(i, u.beam) for i, u in enumerate(utterances) if not u.done]
+    running = [(i, beam) for i, beam in enumerate(beams) if beam is not None]
     width = max(len(beam) for _, beam in running)
     full = -(-width // ROW_BLOCK) * ROW_BLOCK
-    shape = (len(utterances), full if full <= MAX_FILLING * width else width)
+    shape = (len(beams), full if full <= MAX_FILLING * width else width)
     tokens, parents = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for i, beam in running:
         tokens[i], parents[i] = beam.yseq[0, -1], beam.parents[0]

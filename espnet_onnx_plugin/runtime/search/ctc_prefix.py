@@ -130,6 +130,22 @@ class CTCPrefixScorer:
         last = np.array([primer[-1] if len(primer) else -1])
         return CTCPrefixState(last, len(primer), r, np.zeros(1))
 
+    def lengthen(self, state: CTCPrefixState) -> CTCPrefixState:
+        """A state that was made from the first frames alone, for all frames.
+
+        As in ESPnet, in the new frames a prefix can but stay silent: its last token
+        does not go on, and what had ended in that token does not pass over into the
+        blanks. Its score stays that of the first frames.
+        """
+        before = state.r.shape[2]
+        if before == self._frames:
+            return state
+        r = np.full((len(state.r), 2, self._frames), LOGZERO)
+        r[..., :before] = state.r
+        silence = self._blank_sums[before:] - self._blank_sums[before - 1]
+        r[:, 1, before:] = np.maximum(state.r[:, 1, -1:] + silence, LOGZERO)
+        return CTCPrefixState(state.tokens, state.length, r, state.score, state.reach)
+
     def _window(self, state: CTCPrefixState) -> tuple[int, int, Reach]:
         """First frame and end of what a step looks at, and how far prefixes are."""
         frames, before = self._frames, state.reach

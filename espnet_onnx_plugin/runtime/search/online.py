@@ -1,18 +1,37 @@
 """Block-synchronous beam search over streams: ESPnet's ``BatchBeamSearchOnline``.
 
 Tsunoo et al., "Streaming Transformer ASR with Blockwise Synchronous Beam Search"
-(https://arxiv.org/abs/2006.14941).
+(https://arxiv.org/abs/2006.14941). A block is searched on all frames up to its end, and
+left by a hypothesis that ends, or repeats itself, before speech does; the next block
+goes on from one step before that.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.search.protocol import Found, Piece
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.search.beam import ranked
+from espnet_onnx_plugin.runtime.search.blocks import (
+    BlockSearch,
+    Running,
+    Searching,
+    Stepper,
+    Steps,
+)
+from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
+from espnet_onnx_plugin.runtime.search.protocol import Found, Hypothesis, Piece
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
-from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
+from espnet_onnx_plugin.runtime.search.utterance import (
+    Beam,
+    BeamSearchConfig,
+    Expander,
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +63,109 @@ class OnlineConfig:
     hold_n: int = 0
     blank_penalty: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.block_size <= self.look_ahead or self.hop_size < 1:
+            raise PluginError(
+                f"blocks of {self.block_size} frames, {self.look_ahead} of them ahead, "
+                f"and steps of {self.hop_size} make no search: ESPnet takes 40, 16, 16"
+            )
+
+    def end(self, block: int, frames: int, is_final: bool) -> int | None:
+        """Where a block ends; None: it is not complete.
+
+        Args:
+            block: number from 0 on.
+            frames: how many there are so far.
+            is_final: whether there are no more.
+        """
+        end = self.block_size - self.look_ahead + self.hop_size * block
+        if end < frames:
+            return end
+        return frames if is_final else None
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Encoder frames of a stream, as many of them as blocks can still ask for.
+
+    Without ``encoded_feat_length_limit`` these are all: an hour at 40 ms a frame is
+    90,000 of them, 92 MB with 256 dimensions. Scores of a CTC stay in any case where
+    they have been searched; with 5,000 tokens that hour's have 1.8 GB.
+
+    Attributes:
+        count: how many the stream had so far.
+        encoder_out: (frames, dim), the newest ones.
+        log_probs: (frames, vocabulary) of those behind the newest block.
+        scored: (frames, vocabulary), what the CTC prefix scores look at.
+    """
+
+    count: int = 0
+    encoder_out: np.ndarray | None = None
+    log_probs: np.ndarray | None = None
+    scored: np.ndarray | None = None
+
+    def fed(self, piece: Piece[OnlineState]) -> Frames:
+        """The frames with those of a piece behind them."""
+        return Frames(
+            self.count + len(piece.encoder_out),
+            _joined(self.encoder_out, piece.encoder_out),
+            _joined(self.log_probs, piece.ctc_log_probs),
+            self.scored,
+        )
+
+    def block(self, end: int, limit: int) -> tuple[Frames, Encoded]:
+        """Go on to a block.
+
+        As in ESPnet, the CTC keeps the frames that it has and takes of a window only
+        what is behind their number: once it has as many as ``limit`` it takes no more,
+        and attention alone reads on.
+
+        Args:
+            end: where the block ends.
+            limit: how many frames it has at most; 0: any number.
+
+        Returns:
+            The frames that later blocks can ask for, and the decoder's input.
+        """
+        assert self.encoder_out is not None
+        size = min(end, limit) if limit else end
+        first = self.count - len(self.encoder_out)
+        window = self.encoder_out[end - size - first : end - first]
+        scored, log_probs = self.scored, self.log_probs
+        if log_probs is not None:
+            known = 0 if scored is None else len(scored)
+            behind = self.count - len(log_probs)
+            new = log_probs[end - size + known - behind : end - behind]
+            scored = _joined(scored, new) if known < size else scored
+            log_probs = log_probs[end - behind :].copy()
+        kept = self.encoder_out[end - size - first :] if limit else self.encoder_out
+        encoded = Encoded(encoder_out=window[None], encoder_out_lens=np.array([size]))
+        return Frames(self.count, kept, log_probs, scored), encoded
+
+
+def _joined(old: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | None:
+    if old is None or new is None:
+        return new if old is None else old
+    return np.concatenate((old, new))
+
 
 @dataclass(frozen=True, eq=False)
 class OnlineState:
-    """The state of a stream under :class:`OnlineBeamSearch`."""
+    """The state of a stream under :class:`OnlineBeamSearch`.
+
+    Attributes:
+        frames: of the encoder.
+        blocks: how many are searched.
+        search: as far as it got; None before the first block. The decoder's part grows
+            by each token of the hypotheses, and only ``decoder_text_length_limit``
+            bounds it.
+        output: what the newest block gave.
+    """
+
+    frames: Frames = Frames()
+    blocks: int = 0
+    search: BlockSearch | None = None
+    output: Sequence[Hypothesis] = ()
 
 
 class OnlineBeamSearch:
@@ -73,8 +191,25 @@ class OnlineBeamSearch:
         self._online = online
         #: The scorers that are asked, by name.
         self.scorers = {k: s for k, s in scorers.items() if config.weights.get(k)}
+        self._use_ctc = bool(config.weights.get("ctc"))
         #: Seconds that the newest call spent, by scorer.
         self.seconds: dict[str, float] = {}
+        if online.decoder_text_length_limit:
+            self._check_text_limit()
+
+    def _check_text_limit(self) -> None:
+        if "decoder" not in self.scorers:
+            raise PluginError(
+                "decoder_text_length_limit is not for searches without a decoder, "
+                "which ESPnet's end in a KeyError: set it to 0"
+            )
+        for name, scorer in self.scorers.items():
+            if name != "decoder" and scorer.is_tree:
+                raise PluginError(
+                    "decoder_text_length_limit is not for language models that attend "
+                    "to tokens before, which ESPnet's search gives too few of (an "
+                    "AssertionError): set it to 0, or lm_weight"
+                )
 
     def open(self) -> OnlineState:
         """The state of a stream before its first piece."""
@@ -82,4 +217,56 @@ class OnlineBeamSearch:
 
     def feed(self, pieces: Sequence[Piece[OnlineState]]) -> list[Found[OnlineState]]:
         """Search through the blocks of streams that are complete now."""
-        raise PluginError("searches over streams are not there yet")
+        stepper = Stepper(self.scorers)
+        self.seconds = stepper.seconds
+        return stepper.run([self._stream(piece) for piece in pieces])
+
+    def _stream(self, piece: Piece[OnlineState]) -> Searching[Found[OnlineState]]:
+        """Search through the blocks of one stream."""
+        online, config = self._online, self._config
+        state = replace(piece.state, frames=piece.state.frames.fed(piece))
+        # As in ESPnet, lengths are bounded by all frames so far, not by the block's.
+        frames, is_final = state.frames.count, piece.is_final
+        steps = Steps.of(config, frames, config.minlenratio)
+        while (end := online.end(state.blocks, frames, is_final)) is not None:
+            if not end:
+                return Found(self.open(), [])
+            final = end == frames
+            kept, encoded = state.frames.block(end, online.encoded_feat_length_limit)
+            expander, first = self._expander(kept.scored)
+            search = state.search or BlockSearch(Running(first))
+            search = yield from search.lengthened(expander.ctc, first).through(
+                encoded,
+                final,
+                expander,
+                steps,
+                repetitions=not online.disable_repetition_detection,
+                detection=True,
+                window=online.decoder_text_length_limit,
+            )
+            self.seconds["ctc"] += expander.ctc_seconds
+            if final or search.finished:
+                output = ranked(config, [*search.ended])
+            else:
+                output = ranked(config, [*search.newest, *search.ended])
+                search = search.rewound()
+            if final:
+                return Found(self.open(), output)
+            if online.incremental_decode:
+                running = search.running.keep(np.arange(len(search.running.beam))[:1])
+                search = replace(search, running=running)
+            search = replace(search, moved=False)
+            state = OnlineState(kept, state.blocks + 1, search, output)
+        if state.search is not None:
+            state = replace(state, search=state.search.resting(self.scorers))
+        return Found(state, state.output)
+
+    def _expander(self, log_probs: np.ndarray | None) -> tuple[Expander, Beam]:
+        """What extends hypotheses on these frames, and the first of them."""
+        config, ctc = self._config, None
+        start = time.perf_counter()
+        if self._use_ctc and log_probs is not None:
+            ctc = CTCPrefixScorer(log_probs, config.blank, config.eos)
+        self.seconds["ctc"] += time.perf_counter() - start
+        expander = Expander(config, ctc)
+        return expander, expander.start([config.sos], self.scorers)

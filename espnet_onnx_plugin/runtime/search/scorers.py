@@ -8,9 +8,9 @@ older state can be scored again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,9 +19,18 @@ from espnet_onnx_plugin.runtime.core.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.core.session import Session, Value
 from espnet_onnx_plugin.runtime.search.protocol import Primers, Scorer
 
+T = TypeVar("T")
+
 
 class FullScorer(Scorer, Protocol):
-    """Scores every token as the continuation of each hypothesis."""
+    """Scores every token as the continuation of each hypothesis.
+
+    Attributes:
+        is_tree: whether it reads all tokens of a hypothesis, which it keeps as nodes of
+            a tree; else the last one and its own state.
+    """
+
+    is_tree = False
 
     def start(self, encoded: Encoded, primers: Primers) -> Any:
         """The state in which each utterance has one hypothesis.
@@ -50,6 +59,32 @@ class FullScorer(Scorer, Protocol):
 
     def select(self, utterances: Sequence[int], state: Any) -> Any:
         """The state of some of the utterances."""
+
+    def rest(self, state: Any, utterance: int) -> Any:
+        """The state of one utterance as plain data, less what its encoder output is
+        projected to: to be kept, and to be gone on from by :meth:`resume`.
+        """
+
+    def resume(self, states: Sequence[Any], encoded: Encoded) -> Any:
+        """The state in which utterances go on, now with these encoder outputs.
+
+        Args:
+            states: of each utterance, as :meth:`rest` gave it.
+            encoded: the encoder's outputs, for instance of more frames than before.
+        """
+
+    def restart(self, windows: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        """Score all continuations of hypotheses from their newest tokens alone.
+
+        Args:
+            windows: (utterances, hypotheses, tokens) int64. A recurrent scorer reads
+                the last token alone, as in ESPnet.
+            state: of the utterances; what it knows of their hypotheses is dropped.
+
+        Returns:
+            As :meth:`score`.
+        """
+        raise ValueError("the scorer cannot begin in the middle of a hypothesis")
 
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
         """Scores of the token behind each one of a sequence, (tokens, vocabulary).
@@ -111,24 +146,27 @@ class GraphScorer(FullScorer):
     def __init__(self, step: Session, memory: Session | None = None):
         self._step = step
         self._memory = memory
+        self.is_tree = "kept" in step.graph.inputs
 
     def start(self, encoded: Encoded, primers: Primers) -> StepState:
         """The state before the last token of each primer."""
-        memory: dict[str, Value] = {}
-        if self._memory is not None:
-            inputs = {name: encoded[name] for name in self._memory.graph.inputs}
-            memory = self._memory.run(inputs, fetch=())
-        zeros = np.zeros((encoded.utterances, 1), np.int64)
-        visible = np.zeros((encoded.utterances, 1, 0), bool)
-        states = self._step.initial_states(memory)
-        state = StepState(memory, states, zeros, visible, zeros)
+        state = self._begin(self._project(encoded), encoded.utterances)
         # As in ESPnet, a recurrent step sees the last token alone.
-        return self._prime(primers, state) if self._is_tree else state
+        return self._prime(primers, state) if self.is_tree else state
 
-    @property
-    def _is_tree(self) -> bool:
-        """Whether the step is one of self-attention, which keeps nodes."""
-        return "kept" in self._step.graph.inputs
+    def _project(self, encoded: Encoded) -> dict[str, Value]:
+        """The tensors that every step reads of the encoder's outputs."""
+        if self._memory is None:
+            return {}
+        inputs = {name: encoded[name] for name in self._memory.graph.inputs}
+        return self._memory.run(inputs, fetch=())
+
+    def _begin(self, memory: dict[str, Value], utterances: int) -> StepState:
+        """The state before the first token of each utterance's one hypothesis."""
+        zeros = np.zeros((utterances, 1), np.int64)
+        visible = np.zeros((utterances, 1, 0), bool)
+        states = self._step.initial_states(memory)
+        return StepState(memory, states, zeros, visible, zeros)
 
     def _prime(self, primers: Primers, state: StepState) -> StepState:
         """Feed the tokens before the last one, which nobody asks the scores of."""
@@ -215,7 +253,7 @@ class GraphScorer(FullScorer):
 
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
         """Scores of the token behind each one of a sequence, in one step if it can."""
-        if not self._is_tree:
+        if not self.is_tree:
             return super().along(encoded, tokens)
         state = self.start(encoded, [tokens[:1]])
         scores, _ = self._feed_sequences([tokens], state)
@@ -238,6 +276,82 @@ class GraphScorer(FullScorer):
             hidden=None,
         )
 
+    def rest(self, state: StepState, utterance: int) -> StepState:
+        """The rows and nodes of one utterance's hypotheses."""
+        visible = state.visible[utterance]
+        kept = {"nodes": np.flatnonzero(visible.any(axis=0))}
+        kept["rows"], rows = np.unique(state.rows[utterance], return_inverse=True)
+        states: dict[str, Value] = {}
+        for name, axis, places in self._places(kept):
+            states[name] = to_numpy(state.states[name]).take(places, axis)
+        return StepState(
+            {},
+            states,
+            rows.reshape(1, -1),
+            visible[None][..., kept["nodes"]],
+            state.positions[[utterance]],
+        )
+
+    def resume(self, states: Sequence[StepState], encoded: Encoded) -> StepState:
+        """The rows and nodes of all hypotheses, and the memory of these outputs."""
+        memory = self._project(encoded)
+        if len(states) == 1:
+            return replace(states[0], memory=memory)
+        sizes = {"nodes": [one.visible.shape[2] for one in states]}
+        sizes["rows"] = [int(one.rows.max()) + 1 for one in states]
+        together: dict[str, Value] = {}
+        for name, axis, _ in self._places(sizes):
+            arrays = [to_numpy(one.states[name]) for one in states]
+            together[name] = np.concatenate(arrays, axis)
+        width = max(one.rows.shape[1] for one in states)
+        rows, positions = np.zeros((2, len(states), width), np.int64)
+        visible = np.zeros((len(states), width, sum(sizes["nodes"])), bool)
+        row = node = 0
+        for i, one in enumerate(states):
+            count, nodes = one.visible.shape[1:]
+            rows[i, :count] = one.rows[0] + row
+            positions[i, :count] = one.positions[0]
+            visible[i, :count, node : node + nodes] = one.visible[0]
+            row += sizes["rows"][i]
+            node += nodes
+        return StepState(memory, together, rows, visible, positions)
+
+    def _places(self, of_axes: Mapping[str, T]) -> Iterator[tuple[str, int, T]]:
+        """Each state's name, its axis of rows or nodes, and what is told of that axis."""
+        for name, state in self._step.graph.states.items():
+            for axis, places in of_axes.items():
+                if axis in state.axes:
+                    yield name, state.axes.index(axis), places
+
+    def restart(
+        self, windows: np.ndarray, state: StepState
+    ) -> tuple[np.ndarray, StepState]:
+        """Score all continuations of the newest tokens in one step of the graph."""
+        utterances, hypotheses, length = windows.shape
+        begun = self._begin(state.memory, utterances)
+        if not self.is_tree:
+            first = np.zeros((utterances, hypotheses), np.int64)
+            return self.score(windows[..., -1], first, begun)
+        # A token is a row that sees those before it in its window.
+        count = hypotheses * length
+        own = np.zeros((utterances, count, utterances, count), bool)
+        past = np.kron(np.eye(hypotheses, dtype=bool), np.tri(length, dtype=bool))
+        for i in range(utterances):
+            own[i, :, i] = past
+        tokens = windows.reshape(utterances, count)
+        positions = np.tile(np.arange(length), (utterances, hypotheses))
+        visible = own.reshape(utterances, count, -1)
+        kept = np.zeros(0, np.int64)
+        scores, state = self._feed(tokens, begun.rows, positions, kept, visible, begun)
+        last = slice(length - 1, None, length)
+        return scores[:, last], replace(
+            state,
+            rows=state.rows[:, last],
+            visible=state.visible[:, last],
+            positions=state.positions[:, last],
+            hidden=None,
+        )
+
 
 class OneByOne(FullScorer):
     """A scorer whose graph lets the utterances of a batch change each other's result.
@@ -247,6 +361,7 @@ class OneByOne(FullScorer):
 
     def __init__(self, scorer: FullScorer):
         self._scorer = scorer
+        self.is_tree = scorer.is_tree
 
     def start(self, encoded: Encoded, primers: Primers) -> list[Any]:
         """The states of the utterances, one by one."""
@@ -277,6 +392,25 @@ class OneByOne(FullScorer):
         """The states of some of the utterances."""
         return [state[i] for i in utterances]
 
+    def rest(self, state: list[Any], utterance: int) -> Any:
+        """The state of one utterance, from its own."""
+        return self._scorer.rest(state[utterance], 0)
+
+    def resume(self, states: Sequence[Any], encoded: Encoded) -> list[Any]:
+        """The states of the utterances, one by one."""
+        return [
+            self._scorer.resume([state], encoded.select([i]))
+            for i, state in enumerate(states)
+        ]
+
+    def restart(
+        self, windows: np.ndarray, state: list[Any]
+    ) -> tuple[np.ndarray, list[Any]]:
+        """Score all continuations, utterance by utterance."""
+        pairs = zip(windows, state)
+        scored = [self._scorer.restart(row[None], one) for row, one in pairs]
+        return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
+
 
 def graph_scorer(step: Session, memory: Session | None = None) -> FullScorer:
     """The scorer of a step graph, one utterance at a time where a batch is not safe."""
@@ -301,6 +435,12 @@ class LengthBonus(FullScorer):
         return np.ones((*tokens.shape, self._vocabulary), dtype=np.float32), None
 
     def select(self, utterances: Sequence[int], state: None) -> None:
+        """No state."""
+
+    def rest(self, state: None, utterance: int) -> None:
+        """No state."""
+
+    def resume(self, states: Sequence[None], encoded: Encoded) -> None:
         """No state."""
 
 
@@ -359,6 +499,14 @@ class NgramScorer(FullScorer):
     def select(self, utterances: Sequence[int], state: list[Any]) -> list[Any]:
         """The contexts of some of the utterances."""
         return [state[i] for i in utterances]
+
+    def rest(self, state: list[Any], utterance: int) -> Any:
+        """The contexts of one utterance, which are KenLM's own and not plain data."""
+        return state[utterance]
+
+    def resume(self, states: Sequence[Any], encoded: Encoded) -> list[Any]:
+        """The contexts of all utterances."""
+        return list(states)
 
     def _score(
         self, tokens: np.ndarray, parents: np.ndarray, state: _NgramState

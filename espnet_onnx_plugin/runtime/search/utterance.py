@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -148,8 +148,107 @@ class Beam:
             self.rows[ids],
         )
 
+    def hypothesis(self, row: int, hs: Sequence[np.ndarray] = ()) -> Hypothesis:
+        """One of the hypotheses as a result."""
+        return Hypothesis(
+            yseq=self.yseq[row].tolist(),
+            score=float(self.score[row]),
+            scores={k: float(v[row]) for k, v in self.scores.items()},
+            hs=hs,
+        )
+
     def __len__(self) -> int:
         return len(self.yseq)
+
+
+class Expander:
+    """Extends the hypotheses of an utterance by a token.
+
+    Args:
+        config: settings of the search.
+        ctc: CTC prefix scores of the utterance, where they are asked for.
+
+    Attributes:
+        config: settings of the search.
+        ctc: CTC prefix scores, where they are asked for.
+        ctc_seconds: time spent on CTC prefix scores.
+    """
+
+    def __init__(self, config: BeamSearchConfig, ctc: CTCPrefixScorer | None):
+        self.config = config
+        self.ctc = ctc
+        self._pre_beam = config.pre_beam_size if ctc is not None else None
+        self.ctc_seconds = 0.0
+
+    def start(self, primer: Sequence[int], scorers: Iterable[str]) -> Beam:
+        """The hypothesis that a search begins with."""
+        counts = self.config.conventions.ctc_counts_primer
+        counted = primer[1:] if counts else ()
+        return Beam(
+            yseq=np.array([primer], dtype=np.int64),
+            score=np.zeros(1, np.float32),
+            scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
+            parents=np.zeros(1, np.int64),
+            ctc=self.ctc.start(counted) if self.ctc is not None else None,
+            rows=np.zeros((1, 0), np.int64),
+        )
+
+    def extend(self, beam: Beam, parts: Mapping[str, np.ndarray]) -> Beam:
+        """Every hypothesis by every token, the best ``beam_size`` of them, best first.
+
+        Args:
+            beam: the running hypotheses.
+            parts: (hypotheses, vocabulary) of each full scorer.
+        """
+        config = self.config
+        total = np.zeros((len(beam), config.vocabulary), np.float32)
+        for name, scores in parts.items():
+            total += np.float32(config.weights[name]) * scores
+        ids = None  # the tokens that ``total`` has a column for, or all
+        if self._pre_beam is not None:
+            ids, total = self._candidates(total, self._pre_beam)
+        if self.ctc is not None and beam.ctc is not None:
+            start = time.perf_counter()
+            psi = self.ctc.score(beam.ctc, ids)
+            self.ctc_seconds += time.perf_counter() - start
+            ctc = (psi - beam.ctc.score[:, None]).astype(np.float32)
+            total += np.float32(config.weights["ctc"]) * ctc
+        total += beam.score[:, None]
+
+        best = top_sorted(total.ravel(), config.beam_size)
+        parents, columns = np.divmod(best, total.shape[1])
+        tokens = columns if ids is None else ids[parents, columns]
+        chosen = {name: scores[parents, tokens] for name, scores in parts.items()}
+        state = None
+        if self.ctc is not None and beam.ctc is not None:
+            chosen["ctc"] = ctc[parents, columns]
+            start = time.perf_counter()
+            state = self.ctc.extend(beam.ctc, parents, tokens, psi[parents, columns])
+            self.ctc_seconds += time.perf_counter() - start
+        return Beam(
+            yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
+            score=total[parents, columns],
+            scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
+            parents=parents,
+            ctc=state,
+            rows=np.concatenate((beam.rows[parents], parents[:, None]), axis=1),
+        )
+
+    def _candidates(
+        self, total: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, S) that get a CTC score, and their columns of ``total``: the
+        ``count`` best ones of each hypothesis so far, and the end symbol.
+        """
+        ids = np.sort(top(total, count), axis=1)
+        if not self.config.end_is_candidate:
+            return ids, np.take_along_axis(total, ids, axis=1)
+        twice = (ids == self.config.eos).any(axis=1)
+        end = np.full((len(ids), 1), self.config.eos)
+        ids = np.concatenate((ids, end), axis=1)
+        total = np.take_along_axis(total, ids, axis=1)
+        total[twice, -1] = -np.inf  # it must not stand in two columns
+        return ids, total
 
 
 class UtteranceSearch:
@@ -159,7 +258,6 @@ class UtteranceSearch:
         beam: the running hypotheses.
         ended: those that ended.
         done: whether the search is over.
-        ctc_seconds: time spent on CTC prefix scores.
     """
 
     def __init__(
@@ -172,8 +270,7 @@ class UtteranceSearch:
         ctc: CTCPrefixScorer | None,
     ):
         self._config = config
-        self._ctc = ctc
-        self._pre_beam = config.pre_beam_size if ctc is not None else None
+        self._expander = Expander(config, ctc)
         bounds = length_bounds(frames, config.maxlenratio, minlenratio)
         self._maxlen, self._minlen = bounds
         if config.max_tokens is not None:  # beyond them ESPnet's decoder breaks down
@@ -182,21 +279,17 @@ class UtteranceSearch:
         logger.info("max output length: %d", self._maxlen)
         logger.info("min output length: %d", self._minlen)
         self._step = 0
-        counted = primer[1:] if config.conventions.ctc_counts_primer else ()
         #: Tokens by which end detection knows hypotheses to be longer than their steps.
         self._primed = len(primer) - 1 if config.conventions.end_counts_primer else 0
-        self.beam = Beam(
-            yseq=np.array([primer], dtype=np.int64),
-            score=np.zeros(1, np.float32),
-            scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
-            parents=np.zeros(1, np.int64),
-            ctc=ctc.start(counted) if ctc is not None else None,
-            rows=np.zeros((1, 0), np.int64),
-        )
+        self.beam = self._expander.start(primer, scorers)
         self._hidden: list[np.ndarray] = []
         self.ended: list[Hypothesis] = []
-        self.ctc_seconds = 0.0
         self.done = self._maxlen < 1
+
+    @property
+    def ctc_seconds(self) -> float:
+        """Time spent on CTC prefix scores."""
+        return self._expander.ctc_seconds
 
     def remember(self, hidden: np.ndarray) -> None:
         """Take what the decoder's output layer read in this step, (N, dim)."""
@@ -205,7 +298,7 @@ class UtteranceSearch:
     def advance(self, parts: dict[str, np.ndarray]) -> None:
         """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
         config = self._config
-        beam = self._extend(parts)
+        beam = self._expander.extend(self.beam, parts)
         if self._step == self._maxlen - 1:
             # As ESPnet does, to the ended ones too: these get a second end symbol.
             logger.info("adding <eos> in the last position in the loop")
@@ -227,61 +320,5 @@ class UtteranceSearch:
         self.done |= self._step == self._maxlen
 
     def _hypothesis(self, beam: Beam, row: int) -> Hypothesis:
-        return Hypothesis(
-            yseq=beam.yseq[row].tolist(),
-            score=float(beam.score[row]),
-            scores={k: float(v[row]) for k, v in beam.scores.items()},
-            hs=[step[i] for step, i in zip(self._hidden, beam.rows[row])],
-        )
-
-    def _extend(self, parts: dict[str, np.ndarray]) -> Beam:
-        """Every hypothesis by every token, the best ``beam_size`` of them."""
-        config, beam = self._config, self.beam
-        total = np.zeros((len(beam), config.vocabulary), np.float32)
-        for name, scores in parts.items():
-            total += np.float32(config.weights[name]) * scores
-        ids = None  # the tokens that ``total`` has a column for, or all
-        if self._pre_beam is not None:
-            ids, total = self._candidates(total, self._pre_beam)
-        if self._ctc is not None and beam.ctc is not None:
-            start = time.perf_counter()
-            psi = self._ctc.score(beam.ctc, ids)
-            self.ctc_seconds += time.perf_counter() - start
-            ctc = (psi - beam.ctc.score[:, None]).astype(np.float32)
-            total += np.float32(config.weights["ctc"]) * ctc
-        total += beam.score[:, None]
-
-        best = top_sorted(total.ravel(), config.beam_size)
-        parents, columns = np.divmod(best, total.shape[1])
-        tokens = columns if ids is None else ids[parents, columns]
-        chosen = {name: scores[parents, tokens] for name, scores in parts.items()}
-        state = None
-        if self._ctc is not None and beam.ctc is not None:
-            chosen["ctc"] = ctc[parents, columns]
-            start = time.perf_counter()
-            state = self._ctc.extend(beam.ctc, parents, tokens, psi[parents, columns])
-            self.ctc_seconds += time.perf_counter() - start
-        return Beam(
-            yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
-            score=total[parents, columns],
-            scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
-            parents=parents,
-            ctc=state,
-            rows=np.concatenate((beam.rows[parents], parents[:, None]), axis=1),
-        )
-
-    def _candidates(
-        self, total: np.ndarray, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, S) that get a CTC score, and their columns of ``total``: the
-        ``count`` best ones of each hypothesis so far, and the end symbol.
-        """
-        ids = np.sort(top(total, count), axis=1)
-        if not self._config.end_is_candidate:
-            return ids, np.take_along_axis(total, ids, axis=1)
-        twice = (ids == self._config.eos).any(axis=1)
-        end = np.full((len(ids), 1), self._config.eos)
-        ids = np.concatenate((ids, end), axis=1)
-        total = np.take_along_axis(total, ids, axis=1)
-        total[twice, -1] = -np.inf  # it must not stand in two columns
-        return ids, total
+        hs = [step[i] for step, i in zip(self._hidden, beam.rows[row])]
+        return beam.hypothesis(row, hs)
