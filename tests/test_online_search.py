@@ -4,17 +4,24 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import traceback
 
 import espnet2
 import numpy as np
 import pytest
 import torch
+from conftest import asr_config, build_asr, build_lm, save, sharpen
+from test_decoders import CONVOLUTIONS, S4
 from test_search import BLANK, CONVENTIONS, Table, assert_same
 
-from espnet_onnx_plugin.bundle.search import Blocks
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.espnet_compat import import_nets
+from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.bundle.search import Blocks
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.search.online import OnlineBeamSearch, OnlineConfig
 from espnet_onnx_plugin.runtime.search.online_sim import SimulatedOnlineSearch
 from espnet_onnx_plugin.runtime.search.protocol import Piece
@@ -123,6 +130,7 @@ def make_case(seed, frames=(1, 100), **choices):
     """One random case: sizes, weights, options, pieces."""
     random = np.random.default_rng(seed)
     vocabulary = int(random.choice([8, 19, 60, 200]))
+    vocabulary = choices.get("vocabulary", vocabulary)
     frames = int(random.integers(*frames))
     logits = random.choice([0.3, 1.0]) * random.standard_normal((frames, vocabulary))
     logits[:, BLANK] += random.choice([2.0, 6.0])
@@ -167,7 +175,9 @@ def make_case(seed, frames=(1, 100), **choices):
 
 
 def encoder_out(case):
-    """(frames, DIM) each of which says its number."""
+    """(frames, DIM) each of which says its number, where no others are given."""
+    if "x" in case:
+        return case["x"]
     return np.repeat(np.arange(case["frames"], dtype=np.float32)[:, None], DIM, 1)
 
 
@@ -186,21 +196,25 @@ def espnet_search(case, name="batch_beam_search_online", cls="BatchBeamSearchOnl
     if not case["ctc_window_margin"]:
         window = {}
     prefix_scorer = import_nets("scorers.ctc").CTCPrefixScorer
-    ctc = prefix_scorer(TheirCTC(case["logp"]), eos, **window)
+    layer = case["ctc"] if "ctc" in case else TheirCTC(case["logp"])
+    ctc = prefix_scorer(layer, eos, **window)
+    theirs = case.get("theirs") or {k: their_scorer(ours[k]) for k in ("decoder", "lm")}
     bonus = import_nets("scorers.length_bonus").LengthBonus(case["vocabulary"])
     settings = {}
     if cls == "BatchBeamSearchOnline":
         settings = {
-            k: v for k, v in vars(case["online"]).items() if k not in ("blank_penalty",)
+            k: v
+            for k, v in vars(case["online"]).items()
+            if k not in ("blank_penalty",)
         }
     return getattr(import_nets(name), cls)(
         beam_size=case["beam_size"],
         weights=case["weights"],
         scorers=dict(
-            decoder=their_scorer(ours["decoder"]),
+            decoder=theirs["decoder"],
             ctc=ctc,
             length_bonus=bonus,
-            lm=their_scorer(ours["lm"]),
+            lm=theirs["lm"],
         ),
         sos=eos,
         eos=eos,
@@ -263,29 +277,33 @@ def feed_all(search, case, between=lambda state: state):
 
 
 def told(case):
-    return {k: v for k, v in case.items() if k not in ("logp", "scorers")}
+    return {k: v for k, v in case.items() if k not in ("logp", "scorers", "x", "theirs", "ctc")}
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_results_of_streams_are_espnets(seed):
-    case = make_case(seed)
-    theirs = espnets(case)
-    state, search = our_search(case).open(), our_search(case)
-    for piece, expected in zip(our_pieces(case), theirs):
+def compare(case):
+    """Hold the search to ESPnet's, piece by piece."""
+    search = our_search(case)
+    state = search.open()
+    for piece, expected in zip(our_pieces(case), espnets(case)):
         if isinstance(expected, IndexError):
-            with pytest.raises(PluginError, match="largest length"):
-                search.feed([Piece(state, *piece)])
+            if not breaks_in_ctc(expected):
+                with pytest.raises(PluginError, match="largest length"):
+                    search.feed([Piece(state, *piece)])
             break
         [found] = search.feed([Piece(state, *piece)])
         assert_same(found.hypotheses, expected, told(case))
         state = found.state
 
 
+@pytest.mark.parametrize("seed", range(300))
+def test_results_of_streams_are_espnets(seed):
+    compare(make_case(seed))
+
+
 #: Whether ESPnet has a window for its CTC prefix scores.
-WINDOWED = (
-    "window_margin"
-    in inspect.signature(import_nets("scorers.ctc").CTCPrefixScorer).parameters
-)
+WINDOWED = "window_margin" in inspect.signature(
+    import_nets("scorers.ctc").CTCPrefixScorer
+).parameters
 
 
 def simulated_case(seed):
@@ -320,8 +338,138 @@ def test_results_of_simulated_streams_are_espnets(seed):
     with torch.no_grad():
         try:
             theirs = search(torch.from_numpy(x), *lengths)
-        except IndexError:
-            with pytest.raises(PluginError, match="largest length"):
-                simulate(case)
+        except IndexError as e:
+            if not breaks_in_ctc(e):
+                with pytest.raises(PluginError, match="largest length"):
+                    simulate(case)
             return
     assert_same(simulate(case), theirs, told(case))
+
+
+def breaks_in_ctc(error):
+    """Whether ESPnet's CTC prefix scorer broke down: it had fewer frames than tokens.
+
+    Later releases do not, and our search follows those.
+    """
+    *_, last = traceback.walk_tb(error.__traceback__)
+    return last[0].f_code.co_filename.endswith("ctc_prefix_score.py")
+
+
+class Models:
+    """A decoder, a CTC and a language model: ESPnet's, and ours as graphs."""
+
+    def __init__(self, root, decoder, decoder_conf, lm, lm_conf):
+        config = asr_config(decoder=decoder, decoder_conf=decoder_conf)
+        self.model = build_asr(config, seed=3)
+        sharpen(self.model)
+        if decoder == "s4":
+            with torch.no_grad():  # training leaves a state space another readout
+                tokens, lengths = torch.randint(0, 20, (2, 9)), torch.tensor([9, 6])
+                self.model.decoder(
+                    torch.randn(2, 7, 8), torch.tensor([7, 5]), tokens, lengths
+                )
+        lm_model, lm_config = build_lm(lm, lm_conf)
+        self.lm = lm_model.lm
+        asr = save(self.model, config, root / "asr", "model.pth")
+        lm = save(lm_model, lm_config, root / "lm", "lm.pth")
+        checkpoints = Checkpoints(asr["config"], asr["file"], lm["config"], lm["file"])
+        self.bundle = export_bundle("asr", checkpoints, root / "fp32")
+
+    def case(self, seed, **choices):
+        """A random case for these models."""
+        random = np.random.default_rng(seed)
+        case = make_case(seed, vocabulary=len(self.model.token_list), **choices)
+        frames = case["frames"]
+        case["x"] = random.standard_normal((frames, 8)).astype(np.float32)
+        with torch.no_grad():
+            scores = self.model.ctc.log_softmax(torch.from_numpy(case["x"])[None])
+        case["logp"] = scores[0]
+        case["ctc"] = self.model.ctc
+        case["theirs"] = dict(decoder=self.model.decoder, lm=self.lm)
+        device = Device("cpu", 1)
+        case["scorers"] = dict(
+            decoder=open_scorer(self.bundle, "decoder", device),
+            length_bonus=LengthBonus(case["vocabulary"]),
+            lm=open_scorer(self.bundle, "lm", device),
+        )
+        return case
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("transformer", dict(attention_heads=2, linear_units=12, num_blocks=2)),
+        ("dynamic_conv", CONVOLUTIONS),
+        ("s4", S4),
+    ],
+    ids=lambda param: param[0],
+)
+def models(request, tmp_path_factory):
+    decoder, conf = request.param
+    recurrent = dict(unit=10, nlayers=1), dict(embed_unit=6, att_unit=12, head=2, unit=20, layer=1)
+    return Models(
+        tmp_path_factory.mktemp(decoder),
+        decoder,
+        conf,
+        "transformer" if decoder == "transformer" else "seq_rnn",
+        recurrent[decoder == "transformer"],
+    )
+
+
+@pytest.mark.parametrize("seed", range(9000, 9010))
+def test_results_of_real_models_are_espnets(models, seed):
+    case = models.case(seed, frames=(30, 100))
+    tree = case["scorers"]["lm"].is_tree
+    if tree and case["weights"]["lm"]:
+        online = dataclasses.replace(case["online"], decoder_text_length_limit=0)
+        case["online"] = online
+    compare(case)
+
+
+@pytest.mark.parametrize("seed", range(9100, 9104))
+def test_streams_together_get_what_they_get_alone(models, seed):
+    first = models.case(seed, frames=(70, 100), pieces=16, maxlenratio=0.0)
+    tree = first["scorers"]["lm"].is_tree
+    limit = 0 if tree and first["weights"]["lm"] else 3
+    limits = dict(decoder_text_length_limit=limit, encoded_feat_length_limit=30)
+    if first["weights"]["ctc"] < 1.0:
+        first["online"] = dataclasses.replace(first["online"], **limits)
+    search = our_search(first)
+    streams = []
+    for i in range(3):
+        case = models.case(seed + 100 * i, frames=(20 + 20 * i, 90), pieces=16)
+        parts = our_pieces(case)
+        alone, state = [], search.open()
+        for piece in parts:
+            [found] = search.feed([Piece(state, *piece)])
+            alone.append(found.hypotheses)
+            state = pickle.loads(pickle.dumps(found.state))
+        streams.append((parts, alone))
+    states = [search.open() for _ in streams]
+    for step in range(max(len(parts) for parts, _ in streams)):
+        live = [i for i, (parts, _) in enumerate(streams) if step < len(parts)]
+        fed = [Piece(states[i], *streams[i][0][step]) for i in live]
+        for i, found in zip(live, search.feed(fed)):
+            states[i] = found.state
+            expected = streams[i][1][step]
+            assert [h.yseq for h in found.hypotheses] == [h.yseq for h in expected]
+            scores = [h.score for h in expected]
+            assert [h.score for h in found.hypotheses] == pytest.approx(scores, 1e-4)
+    assert any(alone[-1] for _, alone in streams)
+
+
+def test_a_state_can_be_gone_on_from_twice():
+    case = make_case(11, frames=(80, 100), pieces=16)
+    search = our_search(case)
+    parts = our_pieces(case)
+    states = [search.open()]
+    first = []
+    for piece in parts:
+        [found] = search.feed([Piece(states[-1], *piece)])
+        states.append(found.state)
+        first.append(found.hypotheses)
+    for i, piece in enumerate(parts):
+        kept = copy.deepcopy(states[i])
+        for state in (states[i], kept):
+            [found] = search.feed([Piece(state, *piece)])
+            assert found.hypotheses == first[i]
