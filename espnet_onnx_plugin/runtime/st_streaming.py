@@ -33,6 +33,7 @@ class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
     task = "st"
     options_class = StStreamingOptions
     espnet_frontend = StFrontend
+    follows_speech = False
 
     def _build_search(self) -> OnlineSearch[Any]:
         options, described = self._options, self._described

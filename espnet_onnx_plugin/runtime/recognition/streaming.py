@@ -25,6 +25,7 @@ from espnet_onnx_plugin.runtime.core.stream_features import (
     StreamFrontend,
 )
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
+from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
 from espnet_onnx_plugin.runtime.recognition.options import StreamingOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     Lines,
@@ -34,6 +35,11 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     recognized,
 )
 from espnet_onnx_plugin.runtime.recognition.scoring import SearchBuilder
+from espnet_onnx_plugin.runtime.recognition.stream import (
+    Stream,
+    Utterance,
+    feed_together,
+)
 from espnet_onnx_plugin.runtime.recognition.stream_engine import Part, StreamEngine
 from espnet_onnx_plugin.runtime.search.online import OnlineConfig
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, OnlineSearch
@@ -71,6 +77,8 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
     options_class: type[OptionsT]
     #: Frontend that cuts as ESPnet does.
     espnet_frontend: type[StreamFrontend]
+    #: Whether tokens come in the order in which they are spoken.
+    follows_speech = True
 
     def __init__(
         self,
@@ -95,6 +103,8 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
         #: The input of the frontend or the encoder.
         self.speech: Speech = speech
         self._described = search
+        #: Id of the CTC's blank.
+        self.blank = search.blank
         self.converter = TokenConverter(bundle)
         exact = self._options.frontend == "exact"
         encoder = BlockEncoder(bundle, self.device, exact)
@@ -163,6 +173,33 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
     @abstractmethod
     def _build_search(self) -> OnlineSearch[Any]:
         """Build the search that the options ask for."""
+
+    # Streams
+
+    def open(self, endpointing: Endpointing | None = None) -> Stream:
+        """A stream of which nothing has come yet.
+
+        Args:
+            endpointing: rules by which its utterances end by themselves.
+        """
+        return Stream(self, endpointing)
+
+    def resume(self, saved: bytes) -> Stream:
+        """The stream that :meth:`.Stream.save` has given, in this process or another.
+
+        Raises:
+            PluginError: if it is not one of this model.
+        """
+        return Stream.resume(self, saved)
+
+    def feed(
+        self, streams: Sequence[Stream], samples: Sequence[np.ndarray]
+    ) -> list[list[Utterance]]:
+        """Feed several streams of this model, each its own; see :meth:`.Stream.feed`.
+
+        The graphs run for all of them at once.
+        """
+        return feed_together(self, streams, samples)
 
     # ESPnet's interface
 
