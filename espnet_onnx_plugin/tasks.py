@@ -166,6 +166,11 @@ def door_called(command: str) -> Door:
     return doors[command]
 
 
-def open_model(bundle: Bundle, **options: Any) -> Any:
-    """Open a bundle for decoding, with ESPnet's decoding options."""
-    return door_of(bundle).load()(bundle, **options)
+def open_model(bundle: Bundle, command: str | None = None, **options: Any) -> Any:
+    """Open a bundle for decoding, with ESPnet's decoding options.
+
+    Args:
+        command: whose class decodes; default: that of :func:`door_of`.
+    """
+    door = door_of(bundle) if command is None else door_called(command)
+    return door.load()(bundle, **options)

@@ -46,6 +46,7 @@ RECOGNIZERS = {
         encoder="contextual_block_transformer",
         encoder_conf=dict(BLOCKS, input_layer="conv2d6"),
         normalize="utterance_mvn",
+        normalize_conf={},
     ),
 }
 

@@ -37,6 +37,11 @@ def get_parser() -> ArgumentParser:
         "with several speakers a file for each",
     )
     parser.add_argument(
+        "--inference",
+        help="command whose search the budget is measured on; default: the one that "
+        "decodes whole utterances",
+    )
+    parser.add_argument(
         "--inference_config",
         help="decoding options of the recipe, as the task's inference takes them; "
         "default: a search of beam 5 that uses every model of the bundle",
@@ -75,13 +80,15 @@ def quantize(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.evaluate.evaluator import evaluator_of
     from espnet_onnx_plugin.quantize.quantize import quantize
     from espnet_onnx_plugin.runtime.core.device import Device
-    from espnet_onnx_plugin.tasks import door_of, task_of
+    from espnet_onnx_plugin.tasks import door_called, door_of, task_of
 
     model = read_bundle(args.model_dir)
     source = calibration_source(args, model)
-    options = search_options(
-        door_of(model).command, args.inference_config, args.inference_args
-    )
+    command = args.inference or door_of(model).command
+    door_called(command)  # or it is refused
+    options = search_options(command, args.inference_config, args.inference_args)
+    if options is not None and args.inference is not None:
+        options["command"] = command
     evaluator = evaluator_of(model).from_options(
         source, options, args.calibration_text, args.asr_model_dir
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -219,10 +220,19 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
             Up to ``nbest`` tuples (text, token, token_int, hypothesis), best first: of
             a final part the result, else what ended in the newest block, often nothing.
         """
+        begin = time.perf_counter()
         samples = one_channel(check_values(speech, self.speech), self.speech)
         [made] = self.engine.feed([Part(self._state, samples, is_final)])
         self._state = made.state
-        return self.results(made.hypotheses)
+        results = self.results(made.hypotheses)
+        self._time(self.engine.seconds, begin)
+        return results
+
+    def _time(self, seconds: Mapping[str, float], begin: float) -> None:
+        """Note the timing of a call that began then."""
+        parts = {name: seconds.get(name, 0.0) for name in Timing._fields[:-1]}
+        rest = time.perf_counter() - begin - sum(parts.values())
+        self.timing = Timing(**parts, rest=rest)
 
     def results(self, hypotheses: Sequence[Hypothesis]) -> NBest[Recognized]:
         """The n-best list of hypotheses."""
@@ -245,9 +255,8 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
 
         Where it has no whole part, ESPnet fails or feeds none of it.
         """
-        size = self._options.sim_chunk_length
-        parts = length // size if size else 0
-        return [*range(size, size * parts + 1, size), length]
+        size = self._options.sim_chunk_length or length + 1
+        return [*range(size, length + 1, size), length]
 
     def batch(self, utterances: Sequence[np.ndarray]) -> list[NBest[Recognized]]:
         """Recognize several utterances, part by part, as streams of their own.
@@ -258,7 +267,7 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
             utterances: what :meth:`prepare` gave.
         """
         begin = time.perf_counter()
-        seconds = dict.fromkeys(Timing._fields, 0.0)
+        seconds: Counter[str] = Counter()
         states = [self.engine.start() for _ in utterances]
         ends = [self._ends(len(utterance)) for utterance in utterances]
         results: list[NBest[Recognized]] = [NBest() for _ in utterances]
@@ -274,11 +283,8 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
                 states[i] = made.state
                 if not ends[i]:
                     results[i] = self.results(made.hypotheses)
-            for name in seconds.keys() & self.engine.seconds.keys():
-                seconds[name] += self.engine.seconds[name]
-        total = time.perf_counter() - begin
-        seconds["rest"] = total - sum(seconds.values())
-        self.timing = Timing(**seconds)
+            seconds.update(self.engine.seconds)
+        self._time(seconds, begin)
         return results
 
     def placeholder(self) -> NBest[Recognized]:
