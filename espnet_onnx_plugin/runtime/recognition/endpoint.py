@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle.typed import option
 from espnet_onnx_plugin.errors import PluginError
+
+
+def seconds(value: str) -> float | None:
+    """A number, or none."""
+    return None if value.strip().lower() == "none" else float(value)
 
 
 @dataclass(frozen=True)
@@ -15,21 +21,22 @@ class Endpointing:
 
     They are those of Kaldi (``online2/online-endpoint.h``), with its defaults. Silence
     is a run of encoder frames whose most probable token is the CTC's blank.
-
-    Attributes:
-        silence_after_speech: how long it lasts behind what was said.
-        silence_without_speech: how long it lasts where nothing was said.
-        length: of the utterance.
     """
 
-    silence_after_speech: float | None = 1.0
-    silence_without_speech: float | None = 5.0
-    length: float | None = 20.0
+    silence_after_speech: float | None = option(
+        1.0,
+        "seconds of silence behind speech that end an utterance; none: never",
+        read=seconds,
+    )
+    silence_without_speech: float | None = option(
+        5.0, "seconds of silence in which nothing was said that end one", read=seconds
+    )
+    length: float | None = option(20.0, "seconds after which one ends", read=seconds)
 
     def __post_init__(self) -> None:
-        for name, seconds in vars(self).items():
-            if seconds is not None and not seconds > 0:
-                raise PluginError(f"{name} {seconds} must be above 0")
+        for name, limit in vars(self).items():
+            if limit is not None and not limit > 0:
+                raise PluginError(f"{name} {limit} must be above 0")
 
     @property
     def listens(self) -> bool:
