@@ -25,8 +25,9 @@ from espnet_onnx_plugin.evaluate.graphs import (
     not_among,
     roles_by_file,
 )
-from espnet_onnx_plugin.evaluate.recorder import InputRecorder
+from espnet_onnx_plugin.evaluate.recorder import CALIBRATED, InputRecorder
 from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
+from espnet_onnx_plugin.evaluate.streams import Streams, compare_streams
 from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import LENS, to_numpy
@@ -149,6 +150,9 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
         )
         left: SpeechModel = open_on(watched, reference, **search_options(reference))
         right: SpeechModel = open_on(device, other, **search_options(other))
+        streams: tuple[Streams, Streams] | None = None
+        if reference.manifest.stream is not None:
+            streams = Streams(reference, watched), Streams(other, device)
         count = identical = 0
         differences = Differences()
         for key, audio, others in self.utterances(reference):
@@ -158,6 +162,8 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
             sides = (side.stages(side.encode(prepared)) for side in (right, left))
             for ours, expected in zip(*sides, strict=True):
                 same &= _compare_stage(ours, expected, reference, differences)
+            if streams is not None:
+                compare_streams(*streams, prepared[0], differences)
             count += 1
             identical += same
         left_out = not_among(reference, used)
@@ -177,6 +183,7 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
             (self.source and self.source.limit) or 0,
             MAX_SECONDS,
             recorder,
+            None if model.manifest.stream is None else Streams(model, watched),
         )
         return RecognitionBaseline(
             model=model,
@@ -222,8 +229,12 @@ def _decode(
     total: int,
     max_seconds: float = math.inf,
     recorder: InputRecorder | None = None,
+    streams: Streams | None = None,
 ) -> dict[str, Decoded]:
-    """Decode utterances, for some time at most, and record what the graphs are fed."""
+    """Decode utterances, for some time at most, and record what the graphs are fed.
+
+    Those of streams are fed with the first utterances that are recorded.
+    """
     # Its lines on each utterance are for who decodes one.
     logging.getLogger("espnet_onnx_plugin.runtime").setLevel(logging.WARNING)
     start = time.monotonic()
@@ -237,6 +248,8 @@ def _decode(
             break
         decoded[key] = _best(speech2text, audio, **others)
         if recorder is not None:
+            if streams is not None and len(decoded) <= CALIBRATED:
+                streams(streams.features(speech2text.prepare(audio, **others)))
             recorder.next_utterance()
     seconds = time.monotonic() - start
     logger.info("decoded %d utterances in %.0f s", len(decoded), seconds)

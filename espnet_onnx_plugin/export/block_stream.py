@@ -64,8 +64,8 @@ class _Blocks(torch.nn.Module):
             context: (B, layers, size).
 
         Returns:
-            (B, T, size) and its log probabilities (B, T, vocabulary), from the first
-            frame that no block has given before, and the context of the newest block.
+            The frames that the blocks give (B, T', size), their log probabilities
+            (B, T', vocabulary), and the context of the newest block.
         """
         past = Past(blocks, is_final, context)
         x, context = self.encoder.encode(frames, frames_lens, past)
@@ -126,10 +126,10 @@ class BlockStreamGraphs:
         feats = Tensor("float32", ("streams", "frames_in", dim))
         frames = Tensor("float32", ("streams", "frames", size))
         whole = Tensor("int64", each)
-        outputs = {"encoder_out": frames}
+        outputs = {"encoder_out": Tensor("float32", ("streams", "frames_out", size))}
         if self.blocks.ctc is not None:
             tokens = self.blocks.ctc.ctc_lo.out_features
-            axes = ("streams", "frames", tokens)
+            axes = ("streams", "frames_out", tokens)
             outputs["ctc_log_probs"] = Tensor("float32", axes)
         specs = {}
         if self.normalize is not None:

@@ -11,7 +11,12 @@ from onnxruntime.transformers.float16 import (
 )
 
 from espnet_onnx_plugin.bundle.graph_file import save_graph
-from espnet_onnx_plugin.optimize.editor import infer_shapes
+from espnet_onnx_plugin.optimize.editor import (
+    Editor,
+    attribute,
+    infer_shapes,
+    made_by,
+)
 from espnet_onnx_plugin.quantize.layers import leading_to
 from espnet_onnx_plugin.quantize.lowering import load_rewritten
 
@@ -38,4 +43,20 @@ def to_half(source: Path, target: Path) -> None:
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FLOAT32],
         node_block_list=[node.name for node in leading_to(model, _FLOAT32_BEFORE)],
     )
-    save_graph(ir.from_proto(half), target)
+    editor = Editor(ir.from_proto(half))
+    _keep_float32(editor)
+    save_graph(editor.model, target)
+
+
+def _keep_float32(editor: Editor) -> None:
+    """Take away the casts to float16 and back between two operators in float32.
+
+    The converter puts them around each one, so that a position was rounded after all.
+    """
+    for node in editor.nodes("Cast"):
+        before = made_by(node.inputs[0], "Cast")
+        if before is None or "_cast_to_fp16" not in (before.name or ""):
+            continue
+        if attribute(node, "to", 0) == ir.DataType.FLOAT.value:
+            editor.replace(node.outputs[0], before.inputs[0])
+    editor.tidy()

@@ -106,8 +106,8 @@ class ContextualBlockEncoder(torch.nn.Module):
             past: of streams; None: these are whole utterances.
 
         Returns:
-            (B, T, output size), of a stream from the first frame that no block before
-            has given; and (B, layers, output size), the contexts of the newest blocks.
+            (B, T, output size), of streams those that no block before has given and no
+            later one will; and (B, layers, output size), contexts of the newest blocks.
         """
         encoder = self.encoder
         frames = x.size(1)
@@ -136,7 +136,10 @@ class ContextualBlockEncoder(torch.nn.Module):
         x, context = self._encode(x, valid, short, last, past)
         if encoder.normalize_before:
             x = encoder.after_norm(x)
-        return self._join(x, last, frames, past), context
+        time = torch.arange(frames)[None]
+        if past is not None:
+            time = self._given(lengths, past, frames)
+        return self._join(x, last, time), context
 
     def _placed(self, x: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
         """Add positions to (B, T, dim), from ``start`` (B,) on, or from 0."""
@@ -192,18 +195,34 @@ class ContextualBlockEncoder(torch.nn.Module):
                 x = x[:, :, 1:] if i + 1 < len(layers) else x
         return x, torch.cat(contexts, dim=1)
 
+    def _given(self, lengths: torch.Tensor, past: Past, frames: Any) -> torch.Tensor:
+        """Which frames a call gives: not those before it, nor those that come later.
+
+        Args:
+            lengths, past: of the streams.
+            frames: the longest length.
+
+        Returns:
+            (B, given frames).
+        """
+        later = self.encoder.look_ahead
+        before = self.encoder.block_size - later - self.encoder.hop_size
+        first = torch.where(past.blocks > 0, before, 0)
+        given = lengths - first - torch.where(past.is_final, 0, later)
+        longest = given.max().item()
+        torch._check(longest >= 1)
+        torch._check(longest <= frames)
+        return first[:, None] + torch.arange(longest)
+
     def _join(
-        self, x: torch.Tensor, last: torch.Tensor, frames: Any, past: Past | None
+        self, x: torch.Tensor, last: torch.Tensor, time: torch.Tensor
     ) -> torch.Tensor:
         """Each frame from the block in which it has ``look_ahead`` frames behind it.
 
-        (B, blocks, size + 2, dim) -> (B, frames, dim)
+        (B, blocks, size + 2, dim), (B,) newest block, (B or 1, T) -> (B, T, dim)
         """
         hop = self.encoder.hop_size
-        time = torch.arange(frames)[None]
         start = self.encoder.block_size - self.encoder.look_ahead - hop
-        if past is not None:
-            time = time + torch.where(past.blocks > 0, start, 0)[:, None]
         block = ((time - start) // hop).clamp(min=0)
         block = torch.minimum(block, last[:, None])
         place = (time - block * hop + 1).clamp(max=x.size(2) - 1)

@@ -30,11 +30,14 @@ class Reference:
     Args:
         model: ESPnet's model.
         ctc: of it, or None.
+
+    Attributes:
+        states: ESPnet's, of the encoder; None before the first chunk.
     """
 
     def __init__(self, model: torch.nn.Module, ctc: torch.nn.Module | None):
         self._model, self._ctc = model, ctc
-        self._states: dict[str, object] | None = None
+        self.states: dict[str, object] | None = None
 
     @torch.no_grad()
     def normalize(self, feats: np.ndarray) -> np.ndarray:
@@ -53,7 +56,7 @@ class Reference:
 
         # ESPnet keeps the outputs of the layers, and what the first one reads apart.
         beside = np.zeros_like(state.context[:1])
-        self._states = dict(
+        self.states = dict(
             prev_addin=batch(state.context[:1]),
             buffer_before_downsampling=batch(state.feats),
             ilens_buffer=torch.tensor([len(state.feats)]),
@@ -72,8 +75,8 @@ class Reference:
             The encoder output (frames, dim), and log probabilities of the CTC.
         """
         x, lengths = torch.from_numpy(feats.copy())[None], torch.tensor([len(feats)])
-        out, _, self._states = self._model.encoder(
-            x, lengths, self._states, is_final=is_final, infer_mode=True
+        out, _, self.states = self._model.encoder(
+            x, lengths, self.states, is_final=is_final, infer_mode=True
         )
         scores = None if self._ctc is None else self._ctc.log_softmax(out)[0].numpy()
         return out[0].numpy(), scores
