@@ -4,26 +4,34 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import shutil
 import traceback
 
 import espnet2
 import numpy as np
 import pytest
 import torch
-from conftest import asr_config, build_asr, build_lm, save, sharpen
-from test_decoders import CONVOLUTIONS, S4
+import yaml
+from conftest import asr_config, build_asr, build_lm, save, sharpen, waves
+from test_decoders import CONVOLUTIONS
 from test_search import BLANK, CONVENTIONS, Table, assert_same
 
+import espnet_onnx_plugin
+from espnet_onnx_plugin.bundle.search import Blocks, LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.bundle.search import Blocks
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
-from espnet_onnx_plugin.runtime.search.online import OnlineBeamSearch, OnlineConfig
+from espnet_onnx_plugin.runtime.search.online import (
+    OnlineBeamSearch,
+    OnlineConfig,
+    check_streaming,
+)
 from espnet_onnx_plugin.runtime.search.online_sim import SimulatedOnlineSearch
+from espnet_onnx_plugin.runtime.search.online_time_sync import OnlineTimeSyncSearch
 from espnet_onnx_plugin.runtime.search.protocol import Piece
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, LengthBonus
 from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
@@ -73,6 +81,9 @@ class OurDecoder(FullScorer):
 
     def rest(self, state, utterance):
         return state[utterance][1]
+
+    def project(self, encoded):
+        return encoded
 
     def resume(self, states, encoded):
         return [(self.of(encoded, i), past) for i, past in enumerate(states)]
@@ -202,11 +213,11 @@ def espnet_search(case, name="batch_beam_search_online", cls="BatchBeamSearchOnl
     bonus = import_nets("scorers.length_bonus").LengthBonus(case["vocabulary"])
     settings = {}
     if cls == "BatchBeamSearchOnline":
-        settings = {
-            k: v
-            for k, v in vars(case["online"]).items()
-            if k not in ("blank_penalty",)
-        }
+        settings = dict(vars(case["online"]))
+        settings.pop("blank_penalty")
+        if "time_sync" in case:
+            tokens = [str(i) for i in range(case["vocabulary"])]
+            settings.update(time_sync=True, ctc=layer, token_list=tokens)
     return getattr(import_nets(name), cls)(
         beam_size=case["beam_size"],
         weights=case["weights"],
@@ -257,8 +268,8 @@ def config_of(case):
     )
 
 
-def our_search(case):
-    return OnlineBeamSearch(config_of(case), case["scorers"], case["online"])
+def our_search(case, kind=OnlineBeamSearch):
+    return kind(config_of(case), case["scorers"], case["online"])
 
 
 def our_pieces(case):
@@ -266,23 +277,27 @@ def our_pieces(case):
     return [(x[part], logp[part], last) for part, last in pieces(case)]
 
 
-def feed_all(search, case, between=lambda state: state):
-    """Results of the pieces."""
+def feed_all(search, parts, between=lambda state: state):
+    """What is found in each piece of a stream."""
     state, results = search.open(), []
-    for piece in our_pieces(case):
-        [found] = search.feed([Piece(state, *piece)])
+    for part in parts:
+        [found] = search.feed([Piece(state, *part)])
         results.append(found.hypotheses)
         state = between(found.state)
     return results
 
 
 def told(case):
-    return {k: v for k, v in case.items() if k not in ("logp", "scorers", "x", "theirs", "ctc")}
+    return {
+        k: v
+        for k, v in case.items()
+        if k not in ("logp", "scorers", "x", "theirs", "ctc")
+    }
 
 
-def compare(case):
-    """Hold the search to ESPnet's, piece by piece."""
-    search = our_search(case)
+def compare(case, kind=OnlineBeamSearch):
+    """Hold a search to ESPnet's, piece by piece."""
+    search = our_search(case, kind)
     state = search.open()
     for piece, expected in zip(our_pieces(case), espnets(case)):
         if isinstance(expected, IndexError):
@@ -301,9 +316,10 @@ def test_results_of_streams_are_espnets(seed):
 
 
 #: Whether ESPnet has a window for its CTC prefix scores.
-WINDOWED = "window_margin" in inspect.signature(
-    import_nets("scorers.ctc").CTCPrefixScorer
-).parameters
+WINDOWED = (
+    "window_margin"
+    in inspect.signature(import_nets("scorers.ctc").CTCPrefixScorer).parameters
+)
 
 
 def simulated_case(seed):
@@ -362,18 +378,18 @@ class Models:
         config = asr_config(decoder=decoder, decoder_conf=decoder_conf)
         self.model = build_asr(config, seed=3)
         sharpen(self.model)
-        if decoder == "s4":
-            with torch.no_grad():  # training leaves a state space another readout
-                tokens, lengths = torch.randint(0, 20, (2, 9)), torch.tensor([9, 6])
-                self.model.decoder(
-                    torch.randn(2, 7, 8), torch.tensor([7, 5]), tokens, lengths
-                )
         lm_model, lm_config = build_lm(lm, lm_conf)
         self.lm = lm_model.lm
         asr = save(self.model, config, root / "asr", "model.pth")
         lm = save(lm_model, lm_config, root / "lm", "lm.pth")
         checkpoints = Checkpoints(asr["config"], asr["file"], lm["config"], lm["file"])
         self.bundle = export_bundle("asr", checkpoints, root / "fp32")
+
+    def limits(self, case):
+        """Whether a case can limit what the decoder reads."""
+        scorers, weights = case["scorers"], case["weights"]
+        recurrent = not (weights["lm"] and scorers["lm"].is_tree)
+        return scorers["decoder"].is_tree and weights["decoder"] and recurrent
 
     def case(self, seed, **choices):
         """A random case for these models."""
@@ -398,52 +414,41 @@ class Models:
 @pytest.fixture(
     scope="module",
     params=[
-        ("transformer", dict(attention_heads=2, linear_units=12, num_blocks=2)),
-        ("dynamic_conv", CONVOLUTIONS),
-        ("s4", S4),
+        (
+            ("transformer", dict(attention_heads=2, linear_units=12, num_blocks=2)),
+            ("transformer", dict(embed_unit=6, att_unit=12, head=2, unit=20, layer=1)),
+        ),
+        (("dynamic_conv", CONVOLUTIONS), ("seq_rnn", dict(unit=10, nlayers=1))),
     ],
-    ids=lambda param: param[0],
+    ids=lambda param: param[0][0],
 )
 def models(request, tmp_path_factory):
-    decoder, conf = request.param
-    recurrent = dict(unit=10, nlayers=1), dict(embed_unit=6, att_unit=12, head=2, unit=20, layer=1)
-    return Models(
-        tmp_path_factory.mktemp(decoder),
-        decoder,
-        conf,
-        "transformer" if decoder == "transformer" else "seq_rnn",
-        recurrent[decoder == "transformer"],
-    )
+    decoder, lm = request.param
+    return Models(tmp_path_factory.mktemp(decoder[0]), *decoder, *lm)
 
 
 @pytest.mark.parametrize("seed", range(9000, 9010))
 def test_results_of_real_models_are_espnets(models, seed):
     case = models.case(seed, frames=(30, 100))
-    tree = case["scorers"]["lm"].is_tree
-    if tree and case["weights"]["lm"]:
-        online = dataclasses.replace(case["online"], decoder_text_length_limit=0)
-        case["online"] = online
+    if not models.limits(case):
+        without = dataclasses.replace(case["online"], decoder_text_length_limit=0)
+        case["online"] = without
     compare(case)
 
 
 @pytest.mark.parametrize("seed", range(9100, 9104))
 def test_streams_together_get_what_they_get_alone(models, seed):
-    first = models.case(seed, frames=(70, 100), pieces=16, maxlenratio=0.0)
-    tree = first["scorers"]["lm"].is_tree
-    limit = 0 if tree and first["weights"]["lm"] else 3
-    limits = dict(decoder_text_length_limit=limit, encoded_feat_length_limit=30)
-    if first["weights"]["ctc"] < 1.0:
-        first["online"] = dataclasses.replace(first["online"], **limits)
+    choices = dict(pieces=16, maxlenratio=0.0)
+    first = models.case(seed, frames=(70, 100), **choices)
+    limits = dict(encoded_feat_length_limit=30)
+    limits["decoder_text_length_limit"] = 3 if models.limits(first) else 0
+    first["online"] = dataclasses.replace(first["online"], **limits)
     search = our_search(first)
     streams = []
     for i in range(3):
-        case = models.case(seed + 100 * i, frames=(20 + 20 * i, 90), pieces=16)
+        case = models.case(seed + 100 * i, frames=(20 + 20 * i, 90), **choices)
         parts = our_pieces(case)
-        alone, state = [], search.open()
-        for piece in parts:
-            [found] = search.feed([Piece(state, *piece)])
-            alone.append(found.hypotheses)
-            state = pickle.loads(pickle.dumps(found.state))
+        alone = feed_all(search, parts, lambda s: pickle.loads(pickle.dumps(s)))
         streams.append((parts, alone))
     states = [search.open() for _ in streams]
     for step in range(max(len(parts) for parts, _ in streams)):
@@ -473,3 +478,160 @@ def test_a_state_can_be_gone_on_from_twice():
         for state in (states[i], kept):
             [found] = search.feed([Piece(state, *piece)])
             assert found.hypotheses == first[i]
+
+
+def time_sync_case(seed, **choices):
+    """A case for the time-synchronous search."""
+    random = np.random.default_rng(seed + 2)
+    case = make_case(seed, frames=(1, 75), time_sync=True, **choices)
+    if case["vocabulary"] == 8:  # ESPnet needs 1.5 times as many as the beam is wide
+        case["beam_size"] = min(case["beam_size"], 5)
+    ctc = float(random.choice([0.3, 0.5, 1.0]))
+    case["weights"] = dict(
+        case["weights"],
+        ctc=ctc,
+        decoder=1.0 - ctc,
+        blank_penalty=float(random.choice([1.0, 0.5, 2.0])),
+    )
+    case["online"] = OnlineConfig(
+        incremental_decode=bool(random.integers(2)),
+        hold_n=int(random.choice([0, 1, 3])),
+        blank_penalty=case["weights"]["blank_penalty"],
+    )
+    return case
+
+
+@pytest.mark.parametrize("seed", range(5000, 5120))
+def test_results_of_time_synchronous_streams_are_espnets(seed):
+    compare(time_sync_case(seed), OnlineTimeSyncSearch)
+
+
+@pytest.mark.parametrize("seed", range(9200, 9205))
+def test_results_of_time_synchronous_real_models_are_espnets(models, seed):
+    case = models.case(seed)
+    case = {
+        **case,
+        **{
+            k: v
+            for k, v in time_sync_case(seed).items()
+            if k in ("weights", "online", "time_sync")
+        },
+    }
+    compare(case, OnlineTimeSyncSearch)
+
+
+def test_simulated_streaming_of_a_model_is_espnets(tmp_path):
+    from espnet2.bin.asr_inference import Speech2Text
+
+    conf = dict(
+        output_size=8,
+        attention_heads=2,
+        linear_units=12,
+        num_blocks=1,
+        block_size=20,
+        hop_size=8,
+        look_ahead=6,
+    )
+    config = asr_config(
+        encoder="contextual_block_transformer",
+        encoder_conf=conf,
+        normalize=None,
+    )
+    model = build_asr(copy.deepcopy(config), seed=2)
+    sharpen(model)
+    files = save(model, config, tmp_path / "asr", "model.pth")
+    checkpoints = Checkpoints(files["config"], files["file"])
+    bundle = export_bundle("asr", checkpoints, tmp_path / "fp32")
+    assert bundle.manifest.search.blocks == Blocks(20, 8, 6)
+    options = dict(beam_size=4, ctc_weight=0.5, nbest=3)
+    different = 0
+    theirs = Speech2Text(
+        str(files["config"]), str(files["file"]), **options, streaming=True
+    )
+    ours = espnet_onnx_plugin.Speech2Text(bundle, **options, streaming=True)
+    whole = espnet_onnx_plugin.Speech2Text(bundle, **options)
+    audio = [wave.astype(np.float32) for wave in waves(4).values()]
+    together = ours.batch([ours.prepare(wave) for wave in audio])
+    for wave, batched in zip(audio, together):
+        with torch.no_grad():
+            expected = theirs(wave)
+        for found in (ours(wave), batched):
+            assert_same([h for *_, h in found], [h for *_, h in expected], "")
+        different += [r[2] for r in whole(wave)] != [r[2] for r in expected]
+    assert different  # or the test would prove less
+
+
+def test_bundles_of_before_blocks_were_noted_are_refused(tiny, tmp_path):
+    copied = tmp_path / "old"
+    shutil.copytree(tiny["bundle"], copied)
+    manifest = copied / "manifest.yaml"
+    content = yaml.safe_load(manifest.read_text())
+    del content["search"]["blocks"]
+    manifest.write_text(yaml.safe_dump(content))
+    with pytest.raises(PluginError, match="does not tell the blocks"):
+        espnet_onnx_plugin.Speech2Text(copied, streaming=True)
+    assert espnet_onnx_plugin.Speech2Text(copied).search
+
+
+def refused(match, online, weights=None, scorers=(), kind=OnlineBeamSearch):
+    case = make_case(3, online=online)
+    case["weights"] = dict(decoder=0.5, ctc=0.5, length_bonus=0.0, lm=0.5)
+    case["weights"].update(weights or {})
+    case["scorers"].update(scorers)
+    with pytest.raises(PluginError, match=match):
+        our_search(case, kind)
+
+
+def test_settings_with_which_espnet_breaks_down_are_refused():
+    limit = OnlineConfig(decoder_text_length_limit=3)
+    table = Table("x", 8, 1.0, 0.0)
+    refused("without a decoder", limit, dict(decoder=0.0))
+    refused("language models that attend", limit, None, dict(lm=OurDecoder(table)))
+    refused("with self-attention", limit, None, dict(decoder=OurLM(table)))
+    frames = OnlineConfig(encoded_feat_length_limit=3)
+    refused("not for time_sync", frames, kind=OnlineTimeSyncSearch)
+    with pytest.raises(PluginError, match="make no search"):
+        OnlineConfig(block_size=16)
+
+
+@pytest.mark.parametrize("field", ["single", "together"])
+def test_decoders_that_espnets_streaming_cannot_ask_are_refused(field):
+    search = LabelSynchronous(sos=1, eos=1, blank=0)
+    check_streaming(search)
+    with pytest.raises(PluginError, match="the decoder of the model is not for"):
+        check_streaming(dataclasses.replace(search, **{field: ("decoder",)}))
+
+
+def test_limits_bound_what_a_stream_keeps():
+    online = OnlineConfig(encoded_feat_length_limit=30)
+    case = make_case(21, frames=(990, 1000), pieces=16, online=online, maxlenratio=0.0)
+    sizes = []
+
+    def measure(state):
+        if state.blocks > 3:
+            sizes.append(len(state.frames.encoder_out) + len(state.scored))
+        return state
+
+    case["weights"] = dict(decoder=0.5, ctc=0.5, length_bonus=0.0, lm=0.0)
+    feed_all(our_search(case), our_pieces(case), measure)
+    assert len(sizes) > 20 and max(sizes) <= 2 * 30 + 40
+
+
+def test_cases_reach_every_answer():
+    # If the random cases stopped meeting these, the tests above would prove less.
+    seen = set()
+    for seed in range(150):
+        case = make_case(seed)
+        try:
+            *before, result = feed_all(our_search(case), our_pieces(case))
+        except PluginError:
+            seen.add("broken down")
+            continue
+        seen.add("result" if result else "nothing")
+        seen.update("partial" for found in before if found)
+        if any(h.yseq[-2:] == [case["vocabulary"] - 1] * 2 for h in result):
+            seen.add("ended in the last step")
+        if len(result) != len({tuple(h.yseq) for h in result}):
+            seen.add("taken up twice")
+    everything = {"broken down", "result", "nothing", "partial"}
+    assert seen == everything | {"ended in the last step", "taken up twice"}

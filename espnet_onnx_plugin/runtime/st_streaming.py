@@ -11,7 +11,9 @@ from espnet_onnx_plugin.runtime.recognition.options import StStreamingOptions
 from espnet_onnx_plugin.runtime.recognition.streaming import StreamingModel
 from espnet_onnx_plugin.runtime.search.generate import NOT_ASKED_FOR
 from espnet_onnx_plugin.runtime.search.online import OnlineBeamSearch
+from espnet_onnx_plugin.runtime.search.online_time_sync import OnlineTimeSyncSearch
 from espnet_onnx_plugin.runtime.search.protocol import OnlineSearch
+from espnet_onnx_plugin.runtime.search.time_sync import check_time_sync
 
 
 class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
@@ -51,7 +53,11 @@ class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
             blank_penalty=options.blank_penalty,
             **blocks,
         )
-        search = partial(OnlineBeamSearch, online=online)
+        kind: type[OnlineSearch[Any]] = OnlineBeamSearch
+        if options.time_sync:
+            check_time_sync(described, builder.has_ctc)
+            kind = OnlineTimeSyncSearch
+        search = partial(kind, online=online)
         return builder.build(search, builder.scorers(), pre_beam=True)
 
     def _ends(self, length: int) -> list[int]:

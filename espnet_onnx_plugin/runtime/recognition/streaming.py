@@ -42,7 +42,7 @@ from espnet_onnx_plugin.runtime.recognition.stream import (
     feed_together,
 )
 from espnet_onnx_plugin.runtime.recognition.stream_engine import Part, StreamEngine
-from espnet_onnx_plugin.runtime.search.online import OnlineConfig
+from espnet_onnx_plugin.runtime.search.online import OnlineConfig, check_streaming
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, OnlineSearch
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
@@ -100,6 +100,7 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
             )
         if speech is None:
             raise PluginError(f"{bundle.path} reads no speech; export the bundle again")
+        check_streaming(search)
         self.bundle = bundle
         #: The input of the frontend or the encoder.
         self.speech: Speech = speech

@@ -176,20 +176,21 @@ class Stepper:
         """States of the scorers for a step."""
         batch = asks[0].running.batch
         if batch is not None and len(asks) == len(batch.encoded):
-            own = [(batch, i, encoded) for i, encoded in enumerate(batch.encoded)]
-            given = [(a.running.batch, a.running.place, a.encoded) for a in asks]
             if all(
-                a is b and i == j and c is d for (a, i, c), (b, j, d) in zip(own, given)
+                ask.running.batch is batch
+                and ask.running.place == place
+                and ask.encoded is batch.encoded[place]
+                for place, ask in enumerate(asks)
             ):
                 return dict(batch.states)
         states = {}
         for name, scorer in self._timed():
-            if all(ask.running.batch is None for ask in asks) and len(asks) == 1:
+            if batch is None and len(asks) == 1:
                 states[name] = self._start(scorer, asks[0])
                 continue
             resting = [self._resting(name, scorer, ask) for ask in asks]
-            encoded = Encoded.stack([ask.encoded for ask in asks])
-            states[name] = scorer.resume(resting, encoded)
+            projected = scorer.project(Encoded.stack([ask.encoded for ask in asks]))
+            states[name] = scorer.resume(resting, projected)
         return states
 
     def _resting(self, name: str, scorer: FullScorer, ask: Ask) -> Any:

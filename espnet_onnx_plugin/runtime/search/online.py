@@ -11,9 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.beam import ranked
@@ -32,6 +34,25 @@ from espnet_onnx_plugin.runtime.search.utterance import (
     BeamSearchConfig,
     Expander,
 )
+
+
+def check_streaming(search: LabelSynchronous) -> None:
+    """Refuse a model that the searches over streams are not for.
+
+    Raises:
+        PluginError: naming the reason.
+    """
+    if search.single:
+        raise PluginError(
+            f"the {search.single[0]} of the model is not for streams, in ESPnet "
+            "either: it scores one hypothesis at a time, and streaming stops at that "
+            "(an AssertionError)"
+        )
+    if search.together:
+        raise PluginError(
+            f"the {search.together[0]} of the model is not for streams, in ESPnet "
+            "either: its streaming commands leave it unprepared (an AttributeError)"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,61 +110,61 @@ class Frames:
     """Encoder frames of a stream, as many of them as blocks can still ask for.
 
     Without ``encoded_feat_length_limit`` these are all: an hour at 40 ms a frame is
-    90,000 of them, 92 MB with 256 dimensions. Scores of a CTC stay in any case where
-    they have been searched; with 5,000 tokens that hour's have 1.8 GB.
+    90,000 of them, 92 MB with 256 dimensions.
 
     Attributes:
         count: how many the stream had so far.
         encoder_out: (frames, dim), the newest ones.
         log_probs: (frames, vocabulary) of those behind the newest block.
-        scored: (frames, vocabulary), what the CTC prefix scores look at.
     """
 
     count: int = 0
     encoder_out: np.ndarray | None = None
     log_probs: np.ndarray | None = None
-    scored: np.ndarray | None = None
 
-    def fed(self, piece: Piece[OnlineState]) -> Frames:
+    def fed(self, piece: Piece[Any]) -> Frames:
         """The frames with those of a piece behind them."""
         return Frames(
             self.count + len(piece.encoder_out),
-            _joined(self.encoder_out, piece.encoder_out),
-            _joined(self.log_probs, piece.ctc_log_probs),
-            self.scored,
+            joined(self.encoder_out, piece.encoder_out),
+            joined(self.log_probs, piece.ctc_log_probs),
         )
 
-    def block(self, end: int, limit: int) -> tuple[Frames, Encoded]:
-        """Go on to a block.
+    def _first(self, end: int, limit: int) -> int:
+        """The first frame of a block, counted in ``encoder_out``."""
+        assert self.encoder_out is not None
+        size = min(end, limit) if limit else end
+        return end - size - (self.count - len(self.encoder_out))
 
-        As in ESPnet, the CTC keeps the frames that it has and takes of a window only
-        what is behind their number: once it has as many as ``limit`` it takes no more,
-        and attention alone reads on.
+    def window(self, end: int, limit: int) -> Encoded:
+        """The decoder's input in a block.
 
         Args:
             end: where the block ends.
             limit: how many frames it has at most; 0: any number.
-
-        Returns:
-            The frames that later blocks can ask for, and the decoder's input.
         """
         assert self.encoder_out is not None
-        size = min(end, limit) if limit else end
-        first = self.count - len(self.encoder_out)
-        window = self.encoder_out[end - size - first : end - first]
-        scored, log_probs = self.scored, self.log_probs
-        if log_probs is not None:
-            known = 0 if scored is None else len(scored)
-            behind = self.count - len(log_probs)
-            new = log_probs[end - size + known - behind : end - behind]
-            scored = _joined(scored, new) if known < size else scored
-            log_probs = log_probs[end - behind :].copy()
-        kept = self.encoder_out[end - size - first :] if limit else self.encoder_out
-        encoded = Encoded(encoder_out=window[None], encoder_out_lens=np.array([size]))
-        return Frames(self.count, kept, log_probs, scored), encoded
+        first = self._first(end, limit)
+        out = self.encoder_out[None, first : len(self.encoder_out) - self.count + end]
+        return Encoded(encoder_out=out, encoder_out_lens=np.array([out.shape[1]]))
+
+    def scores(self, end: int) -> np.ndarray:
+        """Scores of the CTC from the end of the newest block to that of the next."""
+        assert self.log_probs is not None
+        return self.log_probs[: len(self.log_probs) - self.count + end]
+
+    def behind(self, end: int, limit: int) -> Frames:
+        """The frames that blocks behind one can ask for; see :meth:`window`."""
+        assert self.encoder_out is not None
+        kept = self.encoder_out[self._first(end, limit) if limit else 0 :]
+        log_probs = None
+        if self.log_probs is not None:
+            log_probs = self.log_probs[len(self.scores(end)) :].copy()
+        return Frames(self.count, kept, log_probs)
 
 
-def _joined(old: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | None:
+def joined(old: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | None:
+    """Frames and those behind them."""
     if old is None or new is None:
         return new if old is None else old
     return np.concatenate((old, new))
@@ -155,6 +176,9 @@ class OnlineState:
 
     Attributes:
         frames: of the encoder.
+        scored: (frames, vocabulary), what the CTC prefix scores look at. Without
+            ``encoded_feat_length_limit`` these are all that were searched: with 5,000
+            tokens an hour's have 1.8 GB.
         blocks: how many are searched.
         search: as far as it got; None before the first block. The decoder's part grows
             by each token of the hypotheses, and only ``decoder_text_length_limit``
@@ -163,6 +187,7 @@ class OnlineState:
     """
 
     frames: Frames = Frames()
+    scored: np.ndarray | None = None
     blocks: int = 0
     search: BlockSearch | None = None
     output: Sequence[Hypothesis] = ()
@@ -203,6 +228,11 @@ class OnlineBeamSearch:
                 "decoder_text_length_limit is not for searches without a decoder, "
                 "which ESPnet's end in a KeyError: set it to 0"
             )
+        if not self.scorers["decoder"].is_tree:
+            raise PluginError(
+                "decoder_text_length_limit is supported for decoders with "
+                "self-attention, which this model's is not: set it to 0"
+            )
         for name, scorer in self.scorers.items():
             if name != "decoder" and scorer.is_tree:
                 raise PluginError(
@@ -234,13 +264,15 @@ class OnlineBeamSearch:
         state = replace(piece.state, frames=piece.state.frames.fed(piece))
         # As in ESPnet, lengths are bounded by all frames so far, not by the block's.
         frames, is_final = state.frames.count, piece.is_final
+        limit = online.encoded_feat_length_limit
         steps = Steps.of(config, frames, config.minlenratio)
         while (end := online.end(state.blocks, frames, is_final)) is not None:
             if not end:
                 return Found(self.open(), [])
             final = end == frames
-            kept, encoded = state.frames.block(end, online.encoded_feat_length_limit)
-            expander, first = self._expander(kept.scored)
+            encoded = state.frames.window(end, limit)
+            scored = self._scored(state, end, int(encoded.lengths[0]))
+            expander, first = self._expander(scored)
             search = state.search or BlockSearch(Running(first))
             search = yield from search.lengthened(expander.ctc, first).through(
                 encoded,
@@ -263,10 +295,26 @@ class OnlineBeamSearch:
                 running = search.running.keep(np.arange(len(search.running.beam))[:1])
                 search = replace(search, running=running)
             search = replace(search, moved=False)
-            state = OnlineState(kept, state.blocks + 1, search, output)
+            behind = state.frames.behind(end, limit)
+            state = OnlineState(behind, scored, state.blocks + 1, search, output)
         if state.search is not None:
             state = replace(state, search=state.search.resting(self.scorers))
         return Found(state, state.output)
+
+    def _scored(self, state: OnlineState, end: int, size: int) -> np.ndarray | None:
+        """The CTC's scores in a block of so many frames.
+
+        As in ESPnet, the CTC keeps those that it has and takes of a window what is
+        behind their number: once it has as many as the limit it takes no more, and
+        attention alone reads on.
+        """
+        if not self._use_ctc:
+            return None
+        known = 0 if state.scored is None else len(state.scored)
+        if known == size:
+            return state.scored
+        missing = state.frames.scores(end)
+        return joined(state.scored, missing[len(missing) - (size - known) :])
 
     def _expander(self, log_probs: np.ndarray | None) -> tuple[Expander, Beam]:
         """What extends hypotheses on these frames, and the first of them."""

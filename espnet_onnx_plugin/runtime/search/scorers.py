@@ -65,26 +65,30 @@ class FullScorer(Scorer, Protocol):
         projected to: to be kept, and to be gone on from by :meth:`resume`.
         """
 
-    def resume(self, states: Sequence[Any], encoded: Encoded) -> Any:
+    def project(self, encoded: Encoded) -> Any:
+        """Project encoder outputs to what every step reads of them."""
+
+    def resume(self, states: Sequence[Any], projected: Any) -> Any:
         """The state in which utterances go on, now with these encoder outputs.
 
         Args:
             states: of each utterance, as :meth:`rest` gave it.
-            encoded: the encoder's outputs, for instance of more frames than before.
+            projected: what :meth:`project` gave, for instance of more frames than
+                before.
         """
 
     def restart(self, windows: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
-        """Score all continuations of hypotheses from their newest tokens alone.
+        """Score all continuations of hypotheses from their newest tokens alone; only
+        for scorers that are trees.
 
         Args:
-            windows: (utterances, hypotheses, tokens) int64. A recurrent scorer reads
-                the last token alone, as in ESPnet.
+            windows: (utterances, hypotheses, tokens) int64.
             state: of the utterances; what it knows of their hypotheses is dropped.
 
         Returns:
             As :meth:`score`.
         """
-        raise ValueError("the scorer cannot begin in the middle of a hypothesis")
+        raise ValueError("the scorer keeps no tree")
 
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
         """Scores of the token behind each one of a sequence, (tokens, vocabulary).
@@ -150,11 +154,11 @@ class GraphScorer(FullScorer):
 
     def start(self, encoded: Encoded, primers: Primers) -> StepState:
         """The state before the last token of each primer."""
-        state = self._begin(self._project(encoded), encoded.utterances)
+        state = self._begin(self.project(encoded), encoded.utterances)
         # As in ESPnet, a recurrent step sees the last token alone.
         return self._prime(primers, state) if self.is_tree else state
 
-    def _project(self, encoded: Encoded) -> dict[str, Value]:
+    def project(self, encoded: Encoded) -> dict[str, Value]:
         """The tensors that every step reads of the encoder's outputs."""
         if self._memory is None:
             return {}
@@ -292,11 +296,12 @@ class GraphScorer(FullScorer):
             state.positions[[utterance]],
         )
 
-    def resume(self, states: Sequence[StepState], encoded: Encoded) -> StepState:
-        """The rows and nodes of all hypotheses, and the memory of these outputs."""
-        memory = self._project(encoded)
+    def resume(
+        self, states: Sequence[StepState], projected: dict[str, Value]
+    ) -> StepState:
+        """The rows and nodes of all hypotheses, with this memory."""
         if len(states) == 1:
-            return replace(states[0], memory=memory)
+            return replace(states[0], memory=projected)
         sizes = {"nodes": [one.visible.shape[2] for one in states]}
         sizes["rows"] = [int(one.rows.max()) + 1 for one in states]
         together: dict[str, Value] = {}
@@ -314,7 +319,7 @@ class GraphScorer(FullScorer):
             visible[i, :count, node : node + nodes] = one.visible[0]
             row += sizes["rows"][i]
             node += nodes
-        return StepState(memory, together, rows, visible, positions)
+        return StepState(projected, together, rows, visible, positions)
 
     def _places(self, of_axes: Mapping[str, T]) -> Iterator[tuple[str, int, T]]:
         """Each state's name, its axis of rows or nodes, and what is told of that axis."""
@@ -329,9 +334,6 @@ class GraphScorer(FullScorer):
         """Score all continuations of the newest tokens in one step of the graph."""
         utterances, hypotheses, length = windows.shape
         begun = self._begin(state.memory, utterances)
-        if not self.is_tree:
-            first = np.zeros((utterances, hypotheses), np.int64)
-            return self.score(windows[..., -1], first, begun)
         # A token is a row that sees those before it in its window.
         count = hypotheses * length
         own = np.zeros((utterances, count, utterances, count), bool)
@@ -396,12 +398,15 @@ class OneByOne(FullScorer):
         """The state of one utterance, from its own."""
         return self._scorer.rest(state[utterance], 0)
 
-    def resume(self, states: Sequence[Any], encoded: Encoded) -> list[Any]:
+    def project(self, encoded: Encoded) -> list[Any]:
+        """The projections of the utterances, one by one."""
+        utterances = range(encoded.utterances)
+        return [self._scorer.project(encoded.select([i])) for i in utterances]
+
+    def resume(self, states: Sequence[Any], projected: list[Any]) -> list[Any]:
         """The states of the utterances, one by one."""
-        return [
-            self._scorer.resume([state], encoded.select([i]))
-            for i, state in enumerate(states)
-        ]
+        pairs = zip(states, projected)
+        return [self._scorer.resume([state], one) for state, one in pairs]
 
     def restart(
         self, windows: np.ndarray, state: list[Any]
@@ -440,7 +445,7 @@ class LengthBonus(FullScorer):
     def rest(self, state: None, utterance: int) -> None:
         """No state."""
 
-    def resume(self, states: Sequence[None], encoded: Encoded) -> None:
+    def resume(self, states: Sequence[None], projected: None) -> None:
         """No state."""
 
 
@@ -504,7 +509,7 @@ class NgramScorer(FullScorer):
         """The contexts of one utterance, which are KenLM's own and not plain data."""
         return state[utterance]
 
-    def resume(self, states: Sequence[Any], encoded: Encoded) -> list[Any]:
+    def resume(self, states: Sequence[Any], projected: None) -> list[Any]:
         """The contexts of all utterances."""
         return list(states)
 

@@ -11,9 +11,9 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,6 +43,16 @@ class _Known:
     total: float  # of the prefix's own tokens
     state: Any  # of the batch it was scored in
     row: int  # its row there
+
+
+class Scores(Protocol):
+    """Scores of prefixes under one full scorer."""
+
+    def prepare(self, prefixes: list[Prefix]) -> None:
+        """Score every prefix that is not known yet; its parent has to be."""
+
+    def __getitem__(self, prefix: Prefix) -> float:
+        """Log probability of a prefix; :meth:`prepare` has seen its parent."""
 
 
 class PrefixScores:
@@ -86,6 +96,76 @@ class PrefixScores:
         """Log probability of a prefix; :meth:`prepare` has seen its parent."""
         parent = self._known[prefix[:-1]]
         return parent.total + float(parent.log_probs[prefix[-1]])
+
+
+def log_best(config: BeamSearchConfig, best: Hypothesis) -> None:
+    """The lines that ESPnet logs of a result."""
+    logger.info("output length: %d", len(best.yseq))
+    logger.info("total log probability: %.2f", best.score)
+    if config.token_list is not None:
+        text = "".join(config.token_list[i] for i in best.yseq)
+        logger.info("best hypo: %s", text)
+
+
+def candidates(frame: np.ndarray, beam_size: int) -> list[int]:
+    """Tokens that are probable enough in a frame (vocabulary,) to extend a prefix."""
+    threshold = np.sort(frame)[-int(PRE_BEAM_RATIO * beam_size) :][0]
+    return np.flatnonzero(frame >= threshold).tolist() or [int(np.argmax(frame))]
+
+
+def advance(
+    frame: np.ndarray,
+    tokens: Iterable[int],
+    prefixes: Sequence[Prefix],
+    forward: Mapping[Prefix, Forward],
+    blank: int,
+    blank_bonus: float = 0.0,
+) -> tuple[dict[Prefix, Forward], list[Prefix]]:
+    """Forward variables of the prefixes that one more frame can make.
+
+    Args:
+        frame: (vocabulary,) log probabilities of the CTC.
+        tokens: those that extend a prefix, blank among them.
+        prefixes: the running ones.
+        forward: variables of the prefixes that the frame before made.
+        blank: id of the blank.
+        blank_bonus: what a frame without a new token scores besides.
+
+    Returns:
+        The variables, and the prefixes that compete. As in ESPnet, a prefix that was
+        reached by repeating its last token alone has variables but does not compete.
+    """
+    running = set(prefixes)
+    none = (-math.inf, -math.inf)
+    new: dict[Prefix, Forward] = {}
+    reached: dict[Prefix, None] = {}  # in order, where a set has none
+    for prefix in prefixes:
+        n_past, b_past = forward.get(prefix, none)
+        both = np.logaddexp(n_past, b_past)
+        for c in tokens:
+            p = frame[c]
+            if c == blank:
+                n, b = new.get(prefix, none)
+                new[prefix] = (n, np.logaddexp(b, p + both + blank_bonus))
+                reached[prefix] = None
+                continue
+            longer = (*prefix, c)
+            n, b = new.get(longer, none)
+            if c == prefix[-1]:
+                n = np.logaddexp(n, p + b_past)
+                n_same, b_same = new.get(prefix, none)
+                n_same = np.logaddexp(n_same, p + n_past + blank_bonus)
+                new[prefix] = (n_same, b_same)
+            else:
+                n = np.logaddexp(n, p + both)
+            if longer not in running and longer in forward:
+                # It fell out of the beam and comes back with its own past.
+                n_old, b_old = forward[longer]
+                b = np.logaddexp(b, frame[blank] + np.logaddexp(n_old, b_old))
+                n = np.logaddexp(n, p + n_old)
+            new[longer] = (n, b)
+            reached[longer] = None
+    return new, list(reached)
 
 
 def check_time_sync(search: LabelSynchronous, has_ctc: bool) -> None:
@@ -152,77 +232,22 @@ class TimeSyncSearch:
         forward: dict[Prefix, Forward] = {prefixes[0]: (-math.inf, 0.0)}
         totals: dict[Prefix, float] = {}
         for frame in log_probs:
-            forward, reached = self._advance(frame, prefixes, forward)
+            tokens = candidates(frame, config.beam_size)
+            forward, reached = advance(frame, tokens, prefixes, forward, config.blank)
             totals = self._joint(reached, forward, prefix_scores)
             prefixes = sorted(totals, key=totals.__getitem__, reverse=True)
             prefixes = prefixes[: config.beam_size]
         for name, scores in prefix_scores.items():
             self.seconds[name] += scores.seconds
         hypotheses = [Hypothesis([*p, config.sos], totals[p]) for p in prefixes]
-        best = hypotheses[0]
-        logger.info("output length: %d", len(best.yseq))
-        logger.info("total log probability: %.2f", best.score)
-        if config.token_list is not None:
-            text = "".join(config.token_list[i] for i in best.yseq)
-            logger.info("best hypo: %s", text)
+        log_best(config, hypotheses[0])
         return hypotheses
-
-    def _advance(
-        self,
-        frame: np.ndarray,
-        prefixes: Sequence[Prefix],
-        forward: Mapping[Prefix, Forward],
-    ) -> tuple[dict[Prefix, Forward], list[Prefix]]:
-        """Forward variables of the prefixes that one more frame can make.
-
-        Returns:
-            The variables, and the prefixes that compete. As in ESPnet, a prefix that
-            was reached by repeating its last token alone has variables but does not
-            compete.
-        """
-        config = self._config
-        threshold = np.sort(frame)[-int(PRE_BEAM_RATIO * config.beam_size) :][0]
-        candidates = np.flatnonzero(frame >= threshold).tolist()
-        if not candidates:
-            candidates = [int(np.argmax(frame))]
-        running = set(prefixes)
-        none = (-math.inf, -math.inf)
-        new: dict[Prefix, Forward] = {}
-        reached: dict[Prefix, None] = {}  # in order, where a set has none
-        for prefix in prefixes:
-            non_blank, blank = forward.get(prefix, none)
-            both = np.logaddexp(non_blank, blank)
-            for c in candidates:
-                p = frame[c]
-                if c == config.blank:
-                    n, b = new.get(prefix, none)
-                    new[prefix] = (n, np.logaddexp(b, p + both))
-                    reached[prefix] = None
-                    continue
-                longer = (*prefix, c)
-                n, b = new.get(longer, none)
-                if c == prefix[-1]:
-                    n = np.logaddexp(n, p + blank)
-                    n_same, b_same = new.get(prefix, none)
-                    new[prefix] = (np.logaddexp(n_same, p + non_blank), b_same)
-                else:
-                    n = np.logaddexp(n, p + both)
-                if longer not in running and longer in forward:
-                    # It fell out of the beam and comes back with its own past.
-                    n_old, b_old = forward[longer]
-                    b = np.logaddexp(
-                        b, frame[config.blank] + np.logaddexp(n_old, b_old)
-                    )
-                    n = np.logaddexp(n, p + n_old)
-                new[longer] = (n, b)
-                reached[longer] = None
-        return new, list(reached)
 
     def _joint(
         self,
         reached: Sequence[Prefix],
         forward: Mapping[Prefix, Forward],
-        prefix_scores: Mapping[str, PrefixScores],
+        prefix_scores: Mapping[str, Scores],
     ) -> dict[Prefix, float]:
         """Weighted totals of the prefixes that compete."""
         config = self._config
