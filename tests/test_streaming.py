@@ -1,6 +1,7 @@
 """Streams end to end at tiny size: ESPnet's own inference against ours."""
 
 import argparse
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -282,6 +283,17 @@ def test_partial_and_final_results_are_espnets(models, name, options, sizes):
         (dict(beam_size=3, ctc_weight=0.3, nbest=2), 512),
         (dict(beam_size=3, incremental_decode=True), 2500),
         (dict(beam_size=2, disable_repetition_detection=True, penalty=0.1), 640),
+        (
+            dict(
+                beam_size=3,
+                ctc_weight=0.3,
+                time_sync=True,
+                incremental_decode=True,
+                blank_penalty=0.7,
+                hold_n=2,
+            ),
+            2500,
+        ),
     ],
 )
 def test_translations_are_espnets(models, options, size):
@@ -479,6 +491,38 @@ def test_ends_are_found_by_silence_and_by_length():
     assert Endpointing(None, None, None).ended(spoken, 0.1, 99.0) is None
     with pytest.raises(PluginError, match="length -1 must be above 0"):
         Endpointing(length=-1)
+
+
+def test_audio_is_transcribed_as_it_comes(models, tmp_path, capsys):
+    import transcribe
+
+    write_scp(tmp_path / "audio", dict(a=speech(1.0), b=speech(1.2, 1)))
+    args = ["--model_dir", models("transformer").bundle, tmp_path / "audio"]
+    options = "beam_size=2,ctc_weight=1.0,lm_weight=0.0"
+    transcribe.main([*map(str, args), "--options", options, "--length", "0.7"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [Path(line["input"]).name for line in lines if "text" in line]
+    assert names == ["a.wav"] * 2 + ["b.wav"] * 2
+    ends = [line["reason"] for line in lines if "text" in line]
+    assert ends == ["length", "final"] * 2
+    assert all(line["text"] and line["words"] for line in lines if "text" in line)
+
+
+def test_other_models_transcribe_whole_files(tiny, capsys):
+    import transcribe
+
+    args = ["--model_dir", str(tiny["bundle"]), "--options", "beam_size=2"]
+    transcribe.main([*args, str(tiny["data"] / "utt0.wav")])
+    assert json.loads(capsys.readouterr().out)["text"]
+    for inputs, message in (
+        (["-"], "cannot recognize a stream"),
+        ([], "name files"),
+        ([str(tiny["data"] / "no.wav")], "no.wav"),
+    ):
+        with pytest.raises(SystemExit):
+            transcribe.main([*args, *inputs])
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 def test_a_long_stream_is_cut_and_stays_small(models):

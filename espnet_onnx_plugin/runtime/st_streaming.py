@@ -53,12 +53,13 @@ class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
             blank_penalty=options.blank_penalty,
             **blocks,
         )
-        kind: type[OnlineSearch[Any]] = OnlineBeamSearch
+        scorers = builder.scorers()
         if options.time_sync:
             check_time_sync(described, builder.has_ctc)
-            kind = OnlineTimeSyncSearch
-        search = partial(kind, online=online)
-        return builder.build(search, builder.scorers(), pre_beam=True)
+            by_time = partial(OnlineTimeSyncSearch, online=online)
+            return builder.build(by_time, scorers, pre_beam=True)
+        by_label = partial(OnlineBeamSearch, online=online)
+        return builder.build(by_label, scorers, pre_beam=True)
 
     def _ends(self, length: int) -> list[int]:
         """Ends of the parts that ESPnet's command feeds an utterance in.
