@@ -13,7 +13,7 @@ onnx_template=asr
 # shellcheck source=egs2_stage/onnx_adapter.sh
 . "${onnx_plugin_root}"/egs2_stage/onnx_adapter.sh
 
-onnx_refuse_options use_k2 use_streaming use_word_lm
+onnx_refuse_options use_k2 use_word_lm
 case ${asr_task} in
     asr) ;;
     asr_transducer) onnx_refuse_options use_maskctc use_ngram ;;
@@ -28,7 +28,14 @@ onnx_num_inf=${num_inf:-${onnx_num_ref}}
 [ "${onnx_num_inf}" -eq "${onnx_num_ref}" ] ||
     onnx_die "--num_inf ${onnx_num_inf} is not supported with --num_ref ${onnx_num_ref}: ESPnet's" \
         "decoding and scoring take as many speakers as references"
-if "${use_maskctc:-false}" && { "${use_lm}" || "${use_ngram}"; }; then
+# Not every driver decodes streams; of the stand-alone transducers an option of theirs does.
+onnx_streams=${use_streaming:-false}
+[ "${asr_task}" = asr ] || onnx_streams=false
+if "${onnx_streams}" && "${use_ngram}"; then
+    onnx_die "ESPnet's streaming decoding takes no n-gram model: give --use_ngram false" \
+        "with --use_streaming true"
+fi
+if ! "${onnx_streams}" && "${use_maskctc:-false}" && { "${use_lm}" || "${use_ngram}"; }; then
     onnx_die "Mask-CTC uses no language model, in ESPnet's own stages either: give" \
         "--use_lm false --use_ngram false with --use_maskctc true"
 fi
@@ -39,7 +46,10 @@ if [ "${onnx_num_ref}" -gt 1 ]; then
     # shellcheck disable=SC2034 # the stages read it
     mapfile -t onnx_speakers < <(printf '_spk%s\n' $(seq "${onnx_num_ref}"))
 fi
-if "${use_maskctc:-false}"; then
+if "${onnx_streams}"; then
+    onnx_use_streaming
+    onnx_add_lm "${use_lm}" "" "${lm_exp}" "${inference_lm}"
+elif "${use_maskctc:-false}"; then
     onnx_inference=asr_inference_maskctc # which takes no weights of other models
 elif [ "${asr_task}" = asr_transducer ]; then
     onnx_task=asr_transducer

@@ -103,6 +103,12 @@ onnx_describe_model() {
     onnx_search_args+=(${inference_args})
 }
 
+# onnx_use_streaming: decodes as ESPnet does with --use_streaming true
+onnx_use_streaming() {
+    onnx_inference=${onnx_task}_inference_streaming
+    onnx_quantize_args+=(--inference "${onnx_inference}")
+}
+
 # onnx_add_model USED NAME WEIGHT OPTION FILE...: a language or n-gram model, NAME in the
 # manifest, whose files are given as OPTION FILE. Where the run does not use it, option
 # WEIGHT takes it out of the search: a bundle may hold it.

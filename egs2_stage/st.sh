@@ -14,7 +14,11 @@ onnx_template=st
 . "${onnx_plugin_root}"/egs2_stage/onnx_adapter.sh
 
 # ESPnet's st.sh says nowhere where an n-gram model of the source language is.
-onnx_refuse_options use_k2 use_streaming use_word_lm use_src_word_lm use_src_ngram
+onnx_refuse_options use_k2 use_word_lm use_src_word_lm use_src_ngram
+if "${use_streaming:-false}" && { "${use_ngram}" || "${use_src_lm}"; }; then
+    onnx_die "ESPnet's streaming decoding takes no n-gram model and no model of the" \
+        "source language: give --use_ngram false --use_src_lm false with --use_streaming true"
+fi
 if [ "${onnx_stop_stage}" -ge 13 ] && ! "${skip_eval}"; then
     # The driver's own scoring runs them.
     onnx_need_commands "run ${python} -m pip install sacrebleu" sacrebleu
@@ -27,8 +31,12 @@ onnx_describe_model st "${st_exp}" "${inference_st_model}"
 # shellcheck disable=SC2034 # the stages read it
 onnx_text=text.${tgt_case}.${tgt_lang}
 onnx_add_lm "${use_lm}" "" "${lm_exp}" "${inference_lm}"
-onnx_add_lm "${use_src_lm}" src_ "${src_lm_exp}" \
-    "${src_inference_lm-${inference_asr_lm}}"
-onnx_add_model "${use_ngram}" ngram ngram_weight \
-    --ngram_file "${ngram_exp-}/${inference_ngram-}"
+if "${use_streaming:-false}"; then
+    onnx_use_streaming
+else
+    onnx_add_lm "${use_src_lm}" src_ "${src_lm_exp}" \
+        "${src_inference_lm-${inference_asr_lm}}"
+    onnx_add_model "${use_ngram}" ngram ngram_weight \
+        --ngram_file "${ngram_exp-}/${inference_ngram-}"
+fi
 onnx_run_stages

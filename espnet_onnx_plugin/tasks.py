@@ -81,6 +81,9 @@ _ROWS = (
         Door("asr_inference", "asr"),
         exporter="asr.ASRExporter",
         by_kind={MaskCTC: Door("asr_inference_maskctc", "mask_ctc")},
+        others=(
+            Door("asr_inference_streaming", "asr_streaming", "Speech2TextStreaming"),
+        ),
         packed="asr_",
         scores_speech=True,
     ),
@@ -91,7 +94,15 @@ _ROWS = (
         packed="asr_",
         scores_speech=True,
     ),
-    Task("st", Door("st_inference", "st"), exporter="st.STExporter", packed="st_"),
+    Task(
+        "st",
+        Door("st_inference", "st"),
+        exporter="st.STExporter",
+        others=(
+            Door("st_inference_streaming", "st_streaming", "Speech2TextStreaming"),
+        ),
+        packed="st_",
+    ),
     Task(
         "slu",
         Door("slu_inference", "slu", "Speech2Understand"),
@@ -165,6 +176,11 @@ def door_called(command: str) -> Door:
     return doors[command]
 
 
-def open_model(bundle: Bundle, **options: Any) -> Any:
-    """Open a bundle for decoding, with ESPnet's decoding options."""
-    return door_of(bundle).load()(bundle, **options)
+def open_model(bundle: Bundle, command: str | None = None, **options: Any) -> Any:
+    """Open a bundle for decoding, with ESPnet's decoding options.
+
+    Args:
+        command: whose class decodes; default: that of :func:`door_of`.
+    """
+    door = door_of(bundle) if command is None else door_called(command)
+    return door.load()(bundle, **options)

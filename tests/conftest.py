@@ -16,7 +16,7 @@ from espnet_onnx_plugin.bundle.search import LabelSynchronous
 pytest_plugins = ["shared_graphs"]
 
 #: Modules in which ESPnet itself says what is expected, as they run.
-COMPARED = """asr block_encoder ctc_prefix s2t search slu st transducer
+COMPARED = """asr block_encoder ctc_prefix s2t search slu st streaming transducer
 tts""".split()
 
 #: Modules that take seconds.

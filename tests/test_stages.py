@@ -114,7 +114,7 @@ def test_help(recipe):
         (["--asr_task", "asr_transducer", "--use_ngram", "true"], ["--use_ngram"]),
         (["--asr_task", "asr_transducer", "--use_maskctc", "true"], ["--use_maskctc"]),
         (["--use_k2", "true"], ["--use_k2"]),
-        (["--use_streaming", "true"], ["--use_streaming"]),
+        (["--use_streaming", "true", "--use_ngram", "true"], ["--use_ngram false"]),
         (["--use-maskctc", "true", "--use_lm", "true"], ["--use_lm false"]),
         (["--use_word_lm", "true"], ["--use_word_lm"]),
         (["--num_inf", "2"], ["--num_inf 2", "--num_ref 1"]),
@@ -273,6 +273,26 @@ def test_stand_alone_transducers_have_their_own_commands(recipe):
     for call in decodes + references:
         assert call["beam_size"] == ["5"] and call["lm_weight"] == ["0"]
         assert "ngram_weight" not in call
+    assert module_calls("asr_inference") == []
+
+
+def test_streams_have_their_own_commands(recipe):
+    make_torch_decode()
+    args = ["--use_streaming", "true", "--inference_args", "--sim_chunk_length 512"]
+    result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
+    assert result.returncode == 0, result.stderr
+    [quantized] = module_calls("quantize")
+    assert quantized["inference"] == ["asr_inference_streaming"]
+    assert quantized["inference_args"] == ["--sim_chunk_length 512 --lm_weight 0"]
+    decodes = module_calls("asr_inference_streaming")
+    assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
+    references = module_calls("reference")
+    assert [c["inference"] for c in references] == [["asr_inference_streaming"]] * 2
+    for call in decodes + references:
+        assert call["sim_chunk_length"] == ["512"]
+        assert "ngram_weight" not in call
+    assert all(call["lm_weight"] == ["0"] for call in decodes)
+    assert Path("exp/asr/tag_onnx_int8/test_a/text").exists()
     assert module_calls("asr_inference") == []
 
 

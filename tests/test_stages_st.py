@@ -73,6 +73,18 @@ def test_what_pytorch_is_timed_with_is_translations_own(st_recipe):
     assert reference["st_model_file"] == ["exp/st/m.pth"]
 
 
+def test_streams_have_their_own_command(st_recipe):
+    result = run_st("--stage", "14", "--use_streaming", "true")
+    assert result.returncode == 0, result.stderr
+    call = module_calls("st_inference_streaming")[0]
+    assert call["lm_weight"] == ["0"]
+    assert "asr_lm_weight" not in call and "ngram_weight" not in call
+    assert module_calls("st_inference") == []
+    for option in ("use_ngram", "use_src_lm"):
+        refused = run_st("--use_streaming", "true", f"--{option}", "true")
+        assert_refused(refused, f"--{option} false")
+
+
 @pytest.mark.parametrize("name", ["sacrebleu", "detokenizer.perl"])
 def test_a_missing_command_of_the_scoring_is_told(st_recipe, monkeypatch, name):
     Path("bin", name).unlink()

@@ -29,6 +29,11 @@ def get_parser() -> ArgumentParser:
         "products with weights in blocks of 8 or 4 bits; fp16: for cuda",
     )
     parser.add_argument(
+        "--inference",
+        help="command whose search the budget is measured on; default: the one that "
+        "decodes whole utterances",
+    )
+    parser.add_argument(
         "--inference_config",
         help="decoding options of the recipe, as the task's inference takes them; "
         "default: a search of beam 5 that uses every model of the bundle",
@@ -63,14 +68,15 @@ def quantize(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.bundle import read_bundle
     from espnet_onnx_plugin.quantize.quantize import quantize
     from espnet_onnx_plugin.runtime.core.device import Device
-    from espnet_onnx_plugin.tasks import door_of, task_of
+    from espnet_onnx_plugin.tasks import door_called, door_of, task_of
 
     model = read_bundle(args.model_dir)
-    task = task_of(model)
-    options = search_options(
-        door_of(model).command, args.inference_config, args.inference_args
-    )
-    evaluator = make_evaluator(args, task, SCORED, options)
+    command = args.inference or door_of(model).command
+    door_called(command)  # or it is refused
+    options = search_options(command, args.inference_config, args.inference_args)
+    if options is not None and args.inference is not None:
+        options["command"] = command
+    evaluator = make_evaluator(args, task_of(model), SCORED, options)
     budget = evaluator.budget_class(**values_of(args, evaluator.budget_class))
     bundle = quantize(
         model, args.output_dir, args.precision, evaluator, budget, Device()

@@ -100,33 +100,43 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
         [source] = [Source(Path(p), kind) for p, name, kind in data if name == "speech"]
         entries = source.entries()
     timings: list[dict] = []
+    spent = 0.0  # on the parts of the utterance so far, where it is a stream
 
     def timed(cls: type) -> type:
         class Timed(cls):
-            """ESPnet's class, which ESPnet's loop calls once for each key."""
+            """ESPnet's class, which ESPnet's loop calls for each key: once, or with
+            the parts of a stream.
+            """
 
-            def __call__(self, **inputs):
+            def __call__(self, *parts, **inputs):
+                nonlocal spent
                 made = None
                 start = time.perf_counter()
                 try:
-                    made = super().__call__(**inputs)
+                    made = super().__call__(*parts, **inputs)
                     return made
                 finally:
-                    seconds = time.perf_counter() - start
-                    memory, key = peak_memory_mb(), keys[len(timings)]
-                    if spoken:
-                        length = _spoken_seconds(self, made)
-                    else:
-                        length = _heard_seconds(self, source.read(key, entries[key]))
-                    timing = {
-                        "key": key,
-                        "audio_seconds": length,
-                        "total_seconds": seconds,
-                        "peak_memory_mb": memory,
-                    }
-                    if spoken:
-                        timing["first_audio_seconds"] = seconds
-                    timings.append(timing)
+                    spent += time.perf_counter() - start
+                    if inputs.get("is_final", True):
+                        seconds, spent = spent, 0.0
+                        self._write(made, seconds)
+
+            def _write(self, made, seconds):
+                """Write down what an utterance took."""
+                memory, key = peak_memory_mb(), keys[len(timings)]
+                if spoken:
+                    length = _spoken_seconds(self, made)
+                else:
+                    length = _heard_seconds(self, source.read(key, entries[key]))
+                timing = {
+                    "key": key,
+                    "audio_seconds": length,
+                    "total_seconds": seconds,
+                    "peak_memory_mb": memory,
+                }
+                if spoken:
+                    timing["first_audio_seconds"] = seconds
+                timings.append(timing)
 
         return Timed
 

@@ -70,6 +70,36 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class Framing:
+    """Cutting of a waveform into frames, of which a stream's frontend has to know.
+
+    Attributes:
+        win_length, hop_length: of the training options, as ESPnet's streaming takes
+            them: 512 and 128 where there are none.
+        n_fft: samples that a frame is made of; None where it is not made of one window.
+        center: whether the middle of the first frame is the first sample, and the
+            waveform is reflected at its ends.
+    """
+
+    win_length: int
+    hop_length: int
+    n_fft: int | None = None
+    center: bool = False
+
+    @property
+    def pad(self) -> int:
+        """Samples that are reflected at either end."""
+        return (self.n_fft or 0) // 2 if self.center else 0
+
+    @property
+    def shortest(self) -> int:
+        """The fewest samples that have a frame; a reflection needs one more than it is
+        long.
+        """
+        return max((self.n_fft or 1) - 2 * self.pad, self.pad + 1)
+
+
+@dataclass(frozen=True)
 class Speech:
     """Input of the encoder.
 
@@ -84,6 +114,7 @@ class Speech:
             taken.
         frame_shift: samples or frames of the input from one frame of the encoder's
             output to the next; None where it has no CTC or its frames have no time.
+        framing: of the frontend; None in bundles of before this was noted.
     """
 
     kind: str
@@ -93,6 +124,7 @@ class Speech:
     volume_normalize: float | None = None
     average_channels: bool = False
     frame_shift: float | None = None
+    framing: Framing | None = None
 
     def seconds(self, length: float) -> float:
         """Duration of an input of ``length`` samples or frames."""

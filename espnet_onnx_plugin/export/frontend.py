@@ -7,7 +7,7 @@ import itertools
 
 import torch
 
-from espnet_onnx_plugin.bundle import Speech, Tensor
+from espnet_onnx_plugin.bundle import Framing, Speech, Tensor
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.encoder import EncoderModule
 from espnet_onnx_plugin.export.espnet_compat import import_nets
@@ -72,6 +72,17 @@ def _is_too_short(
     return False
 
 
+def _describe_framing(
+    frontend: torch.nn.Module | None, args: argparse.Namespace
+) -> Framing:
+    """The cutting into frames, by the defaults of ``Speech2TextStreaming``."""
+    conf = getattr(args, "frontend_conf", None) or {}
+    n_fft = conf.get("n_fft", 512)
+    win_length = conf.get("win_length") or n_fft
+    window = getattr(frontend, "window", {})
+    return Framing(win_length, conf.get("hop_length", 128), **window)
+
+
 def describe_speech(
     model: torch.nn.Module, frontend: torch.nn.Module | None, args: argparse.Namespace
 ) -> Speech:
@@ -87,12 +98,14 @@ def describe_speech(
         while _is_too_short(model, frontend, args, frames):
             frames += 1
     preprocessor = getattr(args, "preprocessor_conf", None) or {}
+    framing = _describe_framing(frontend, args)
     common = dict(
         volume_normalize=getattr(args, "speech_volume_normalize", None),
         average_channels=bool(preprocessor.get("force_single_channel", False)),
     )
     if not args.use_preprocessor:
         common = {}
+    common["framing"] = framing
     if frontend is None:
         return Speech("features", FEATURE_RATE, args.input_size, frames, **common)
     samples = frontend.shortest(frames)

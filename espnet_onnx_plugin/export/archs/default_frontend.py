@@ -20,6 +20,7 @@ class RealStft(torch.nn.Module):
         super().__init__()
         self.hop_length = stft.hop_length
         self.n_fft = stft.n_fft
+        self.center = stft.center
         self.pad = stft.n_fft // 2 if stft.center else 0
         if stft.window is None:
             window = torch.ones(stft.win_length, dtype=torch.float64)
@@ -81,6 +82,8 @@ class DefaultFrontend(torch.nn.Module):
         self.stft = RealStft(frontend.stft)
         self.logmel = frontend.logmel
         self.sampling_rate = int(frontend.logmel.mel_options["sr"])
+        #: Of a frame, as a bundle describes it.
+        self.window = dict(n_fft=self.stft.n_fft, center=self.stft.center)
 
     def shortest(self, frames: int) -> int:
         """The fewest samples that give so many frames."""

@@ -73,6 +73,11 @@ def prepare(speech: np.ndarray, expected: Speech) -> np.ndarray:
         peak = np.abs(speech).max(initial=0)
         if peak != 0:
             speech = speech * expected.volume_normalize / peak
+    return one_channel(speech, expected)
+
+
+def one_channel(speech: np.ndarray, expected: Speech) -> np.ndarray:
+    """An input of any volume as the first layer takes it, see :func:`prepare`."""
     if expected.kind == "waveform" and speech.ndim == 2:
         average = expected.average_channels
         speech = speech.mean(axis=1) if average else speech[:, 0]

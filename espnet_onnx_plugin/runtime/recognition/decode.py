@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
@@ -17,12 +19,27 @@ from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.lists import named, of_utterance
 from espnet_onnx_plugin.runtime.io.speech import check_rate
 from espnet_onnx_plugin.runtime.io.writer import IncompleteError
-from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, TooShortUttError
+from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError
 from espnet_onnx_plugin.runtime.recognition.results import Results, Timing
 
 logger = logging.getLogger(__name__)
 
-AnyModel = SpeechModel[Any, Any, Any]
+
+class AnyModel(Protocol):
+    """A model that recognizes batches of utterances."""
+
+    speech: Speech
+    timing: Timing
+
+    def prepare(self, speech: np.ndarray, **others: str) -> Utterance:
+        """Make the graphs' input of an utterance."""
+
+    def batch(self, utterances: list[Any]) -> list[Any]:
+        """Recognize several utterances together."""
+
+    def placeholder(self) -> Results:
+        """The results of an utterance that is too short for the encoder."""
+
 
 #: Batches of which the utterances are sorted by length together: enough for batches of
 #: similar lengths, few enough to keep their audio in memory.

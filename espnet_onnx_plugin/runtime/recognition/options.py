@@ -141,6 +141,76 @@ class StOptions(TransducerOptions):
         }
 
 
+@dataclass(frozen=True)
+class StreamingOptions(DecodeOptions):
+    """Options that the commands for streams have in common."""
+
+    # ESPnet's streaming knows no n-gram model.
+    ngram_weight: float = field(default=0.0, init=False)
+    # The scores by which an utterance is aligned are not kept.
+    ctm: bool = field(default=False, init=False)
+    disable_repetition_detection: bool = option(
+        False, "a token that comes again does not end a block"
+    )
+    encoded_feat_length_limit: int = option(
+        0, "newest frames of the encoder that the decoder reads; 0: all"
+    )
+    decoder_text_length_limit: int = option(
+        0, "newest tokens that the decoder reads; 0: all"
+    )
+    sim_chunk_length: int = option(
+        0, "samples of a part, in which whole utterances are fed; 0: in one"
+    )
+    frontend: str = option(
+        "exact",
+        "frames of the waveform: exact, those of the whole utterance, or espnet, those "
+        "of ESPnet's streaming, which depend on the pieces that the audio comes in",
+        command="espnet",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frontend not in ("exact", "espnet"):
+            raise PluginError(f"frontend '{self.frontend}' is neither exact nor espnet")
+        for name in (
+            "sim_chunk_length",
+            "encoded_feat_length_limit",
+            "decoder_text_length_limit",
+        ):
+            if getattr(self, name) < 0:
+                raise PluginError(f"{name} {getattr(self, name)} must be 0 or more")
+
+
+@dataclass(frozen=True)
+class AsrStreamingOptions(StreamingOptions):
+    """Options of ``asr_inference_streaming``."""
+
+
+@dataclass(frozen=True)
+class StStreamingOptions(StreamingOptions):
+    """Options of ``st_inference_streaming``.
+
+    ``normalize_length`` changes nothing without ``hugging_face_decoder``: ESPnet's
+    translation takes it and does not hand it on to the search.
+    """
+
+    ctc_weight: float = option(0.0, "weight of the CTC, the decoder has the rest")
+    time_sync: bool = option(False, "time-synchronous search")
+    incremental_decode: bool = option(
+        False, "the best hypothesis alone goes on after a block"
+    )
+    blank_penalty: float = option(
+        1.0, "what the CTC's blank is multiplied by in a time-synchronous search"
+    )
+    hold_n: int = option(0, "newest tokens that an incremental search takes back")
+    hugging_face_decoder: bool = option(False, "the decoder is of Hugging Face's hub")
+
+    def __post_init__(self) -> None:
+        if not self.hugging_face_decoder:
+            object.__setattr__(self, "normalize_length", False)
+        super().__post_init__()
+
+
 def symbol(value: str) -> str:
     """A symbol, whose brackets may be left out: a shell redirects at them."""
     return f"<{value.lstrip('<').rstrip('>')}>"

@@ -77,7 +77,7 @@ def forced_align(
         if is_token:
             spans[token, 0] = frame
             spans[token, 1] = max(spans[token, 1], frame + 1)
-        state -= steps[frame, state]
+        state -= int(steps[frame, state])
     return spans
 
 

@@ -245,6 +245,13 @@ class OnlineBeamSearch:
         """The state of a stream before its first piece."""
         return OnlineState()
 
+    def running(self, state: OnlineState) -> list[Sequence[int]]:
+        """Tokens of the hypotheses that any result will begin with one of."""
+        if state.search is None:
+            return []
+        ended = [one.yseq for one in state.search.ended]
+        return [*state.search.running.beam.yseq.tolist(), *ended]
+
     def feed(self, pieces: Sequence[Piece[OnlineState]]) -> list[Found[OnlineState]]:
         """Search through the blocks of streams that are complete now."""
         stepper = Stepper(self.scorers)

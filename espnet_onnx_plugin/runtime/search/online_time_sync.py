@@ -207,6 +207,10 @@ class OnlineTimeSyncSearch(TimeSyncSearch):
         first = (self._config.sos,)
         return TimeSyncState(prefixes=[first], forward={first: (-math.inf, 0.0)})
 
+    def running(self, state: TimeSyncState) -> list[Sequence[int]]:
+        """Tokens of the running prefixes, best first."""
+        return [list(prefix) for prefix in state.prefixes]
+
     def feed(
         self, pieces: Sequence[Piece[TimeSyncState]]
     ) -> list[Found[TimeSyncState]]:

@@ -126,6 +126,12 @@ class OnlineSearch(Protocol[StreamT]):
     def open(self) -> StreamT:
         """The state of a stream before its first piece."""
 
+    def running(self, state: StreamT) -> list[Sequence[int]]:
+        """Tokens of the hypotheses that go on, with the start symbol, best first.
+
+        Every later result begins with one of them.
+        """
+
     def feed(self, pieces: Sequence[Piece[StreamT]]) -> list[Found[StreamT]]:
         """Search on through several streams, each of which gets what it gets alone.
 

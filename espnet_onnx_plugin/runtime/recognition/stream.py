@@ -1,0 +1,456 @@
+"""A stream: speech that is still coming in, and what has been recognized of it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle, Speech
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel
+from espnet_onnx_plugin.runtime.recognition.endpoint import Activity, Endpointing
+from espnet_onnx_plugin.runtime.recognition.results import NBest, Recognized
+from espnet_onnx_plugin.runtime.recognition.saved import from_bytes, to_bytes
+from espnet_onnx_plugin.runtime.recognition.stream_engine import (
+    Part,
+    Progress,
+    StreamEngine,
+    StreamState,
+)
+from espnet_onnx_plugin.runtime.recognition.token_times import TokenTimes
+from espnet_onnx_plugin.runtime.search.ctc_align import Span, words
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter
+
+#: Seconds of audio after which a stream with endpointing looks for an end. Pieces of
+#: that length are cut from the start of the stream on, so that the ends that are found
+#: do not depend on how it comes in.
+LOOK_EVERY = 0.1
+
+#: The reason of an end that the caller has asked for.
+FINAL = "final"
+
+
+class Recognizer(Protocol):
+    """A model as streams need it."""
+
+    bundle: Bundle
+    converter: TokenConverter
+    engine: StreamEngine[Any]
+    speech: Speech
+    #: Id of the CTC's blank.
+    blank: int
+    #: Whether tokens come in the order in which they are spoken.
+    follows_speech: bool
+
+    def results(self, hypotheses: Sequence[Hypothesis]) -> NBest[Recognized]:
+        """The n-best list of hypotheses."""
+
+
+class Partial(NamedTuple):
+    """The best hypothesis of an utterance that goes on.
+
+    Attributes:
+        text, token, token_int: of all of it; the text is None where the model has no
+            tokenizer.
+        words: of all of it, with the seconds at which they were spoken where these are
+            known, else NaN.
+        stable_tokens, stable_words: how many of each will not change any more: every
+            hypothesis that goes on has these tokens. A word is stable when the next one
+            has begun.
+    """
+
+    text: str | None
+    token: list[str]
+    token_int: list[int]
+    words: list[Span]
+    stable_tokens: int
+    stable_words: int
+
+
+class Latency(NamedTuple):
+    """Delays of an utterance, in seconds of audio that had come in by then.
+
+    Attributes:
+        first_partial: from the first spoken frame to the first words; None where there
+            are none, or no CTC tells what is spoken.
+        last_word: from the last spoken frame until the words were those of the result.
+        work: seconds of computation for a second of audio.
+    """
+
+    first_partial: float | None
+    last_word: float | None
+    work: float
+
+
+class Utterance(NamedTuple):
+    """A part of a stream that is over.
+
+    Attributes:
+        results: the n-best list, as ESPnet gives it.
+        start, end: seconds from the start of the stream.
+        reason: the rule of :class:`Endpointing` by which it ended, or ``final``.
+        tokens, words: times of the best result's, in seconds of the stream; empty where
+            the model cannot tell them.
+        latency: how late it was recognized.
+    """
+
+    results: NBest[Recognized]
+    start: float
+    end: float
+    reason: str
+    tokens: list[Span]
+    words: list[Span]
+    latency: Latency
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """Course of an utterance so far.
+
+    Attributes:
+        samples: how many have come.
+        activity: of the speaker.
+        times: of the tokens.
+        token_int: of the best hypothesis.
+        stable: how many of these will not change.
+        words: of the best hypothesis.
+        shown_at, changed_at: samples that had come when words were shown first, and
+            when they were changed last.
+        seconds: of computation.
+    """
+
+    samples: int = 0
+    activity: Activity = Activity()
+    times: TokenTimes = TokenTimes()
+    token_int: tuple[int, ...] = ()
+    stable: int = 0
+    words: tuple[str, ...] = ()
+    shown_at: int | None = None
+    changed_at: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Flicker:
+    """Words that were shown and taken back.
+
+    Attributes:
+        erased: how many were.
+        said: words of the results.
+    """
+
+    erased: int = 0
+    said: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Words taken back for each word of the results: the normalized erasure of
+        Arivazhagan et al. 2020, "Re-translation versus Streaming" (arXiv:2004.03643).
+        """
+        return self.erased / max(1, self.said)
+
+
+class Stream:
+    """Speech that is still coming in; made by the model's ``open``.
+
+    Args:
+        model: recognizes it.
+        endpointing: rules by which utterances end by themselves; None: only
+            :meth:`final` ends one.
+
+    Attributes:
+        flicker: of the words that were shown.
+
+    Raises:
+        PluginError: if the rules go by silence and the model has no CTC.
+    """
+
+    def __init__(self, model: Recognizer, endpointing: Endpointing | None = None):
+        self._model = model
+        self._endpointing = endpointing
+        speech = model.speech
+        self._shift = None
+        if speech.frame_shift is not None:
+            self._shift = speech.seconds(speech.frame_shift)
+        if endpointing is not None and endpointing.listens and self._shift is None:
+            raise PluginError(
+                "the model has no CTC by which silence is heard: set "
+                "silence_after_speech and silence_without_speech to None"
+            )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, as if nothing had come."""
+        self._state: StreamState[Any] = self._model.engine.start()
+        dim = self._model.speech.feature_dim
+        self._waiting = np.zeros((0, dim) if dim else 0, np.float32)
+        self._before = 0  # samples of the utterances that are over
+        self._course = _Course()
+        self._reason: str | None = None
+        self.flicker = Flicker()
+
+    def feed(self, samples: np.ndarray) -> list[Utterance]:
+        """Recognize on.
+
+        Args:
+            samples: (samples,) or (samples, channels) in the model's sampling rate, any
+                number of them, or (frames, dim) where the model reads features.
+
+        Returns:
+            The utterances that have ended by the rules of endpointing.
+        """
+        [ended] = feed_together(self._model, [self], [samples])
+        return ended
+
+    def final(self) -> Utterance:
+        """End the utterance; what comes next is another one."""
+        nothing = [self._waiting[:0]]
+        [ended] = feed_together(self._model, [self], nothing, is_final=True)
+        return ended[-1]
+
+    def copy(self) -> Stream:
+        """Another stream that has heard the same so far."""
+        other = copy.copy(self)
+        other.flicker = replace(self.flicker)
+        return other
+
+    def save(self) -> bytes:
+        """All that is remembered, for the model's ``resume`` in any process."""
+        data = {k: v for k, v in vars(self).items() if k != "_model"}
+        return to_bytes(self._model.bundle, data)
+
+    @staticmethod
+    def resume(model: Recognizer, saved: bytes) -> Stream:
+        """The stream that :meth:`save` has given.
+
+        Raises:
+            PluginError: if it is not one of this model.
+        """
+        stream = Stream(model)
+        vars(stream).update(from_bytes(model.bundle, saved))
+        return stream
+
+    @property
+    def seconds(self) -> float:
+        """Length of what has come in."""
+        come = self._before + self._course.samples + len(self._waiting)
+        return self._model.speech.seconds(come)
+
+    @property
+    def partial(self) -> Partial:
+        """The best hypothesis of the utterance that goes on."""
+        course, converter = self._course, self._model.converter
+        token_int = list(course.token_int)
+        token = converter.ids2tokens(token_int)
+        known = self._spans(token, course.times)
+        unknown = [Span(t, np.nan, np.nan) for t in token[len(known) :]]
+        places = self._words(token)
+        spans = _words_of([*known, *unknown], places)
+        stable = sum(place.end <= course.stable for place in places[:-1])
+        text = converter.tokens2text(token)
+        return Partial(text, token, token_int, spans, course.stable, stable)
+
+    def _words(self, token: Sequence[str]) -> list[Span]:
+        """Words, and in the place of times the numbers of their tokens."""
+        numbered = [Span(text, i, i + 1) for i, text in enumerate(token)]
+        return words(numbered, self._model.bundle.manifest.text.token_type)
+
+    def _spans(self, token: Sequence[str], times: TokenTimes) -> list[Span]:
+        """Times of the aligned tokens, in seconds of the stream."""
+        start, shift = self._model.speech.seconds(self._before), self._shift or 0.0
+        return [
+            Span(text, start + a * shift, start + b * shift)
+            for text, (a, b) in zip(token, times.spans)
+        ]
+
+    # Steps of feed_together
+
+    def take(self, samples: np.ndarray) -> None:
+        """Add to what waits to be recognized."""
+        speech = self._model.speech
+        given = one_channel(check_values(samples, speech), speech)
+        self._waiting = np.concatenate((self._waiting, given))
+
+    def next_part(self, is_final: bool) -> Part[Any] | None:
+        """The part that is to be recognized next; None: there is none now.
+
+        Args:
+            is_final: whether the utterance ends with all that waits.
+        """
+        size = len(self._waiting)
+        if self._endpointing is not None and self._model.engine.exact:
+            size = round(LOOK_EVERY * self._model.speech.sampling_rate)
+        if self._reason is not None:  # it has ended by a rule
+            size = 0
+        elif is_final and len(self._waiting) <= size:
+            self._reason, size = FINAL, len(self._waiting)
+        elif not size or len(self._waiting) < size:
+            return None
+        part, self._waiting = self._waiting[:size], self._waiting[size:].copy()
+        course = self._course
+        self._course = replace(course, samples=course.samples + size)
+        return Part(self._state, part, self._reason is not None)
+
+    def made(self, progress: Progress[Any], seconds: float) -> Utterance | None:
+        """Take up what was recognized of a part.
+
+        Args:
+            progress: of the engine.
+            seconds: that it took.
+
+        Returns:
+            The utterance, if it is over.
+        """
+        model, course, is_final = self._model, self._course, self._reason is not None
+        self._state = progress.state
+        results: NBest[Recognized] = NBest()
+        token_int, stable = course.token_int, course.stable
+        if is_final:
+            results = model.results(progress.hypotheses)
+            token_int = tuple(results[0].token_int) if results else ()
+            stable = len(token_int)
+        elif hypotheses := model.engine.search.running(progress.state.search):
+            token_int = _without_blank(hypotheses[0])
+            stable = _shared([_without_blank(tokens) for tokens in hypotheses])
+        said = [w.text for w in self._words(model.converter.ids2tokens(token_int))]
+        self.flicker.erased += len(course.words) - _shared([course.words, said])
+        course = replace(
+            course,
+            token_int=token_int,
+            stable=stable,
+            words=tuple(said),
+            seconds=course.seconds + seconds,
+        )
+        if said and course.shown_at is None:
+            course = replace(course, shown_at=course.samples)
+        if course.words != self._course.words:
+            course = replace(course, changed_at=course.samples)
+        if progress.ctc_log_probs is not None:
+            course = self._heard(course, progress.ctc_log_probs)
+        self._course = course
+        if not is_final:
+            self._look()
+            return None
+        self.flicker.said += len(said)
+        return self._end(results)
+
+    def _heard(self, course: _Course, log_probs: np.ndarray) -> _Course:
+        """The course with more scores of the CTC."""
+        blank = self._model.blank
+        activity = course.activity.followed(log_probs, blank)
+        times = course.times
+        if self._model.follows_speech and self._shift is not None:
+            tokens = course.token_int
+            times = times.followed(log_probs, tokens, course.stable, blank)
+        return replace(course, activity=activity, times=times)
+
+    def _look(self) -> None:
+        """Look for the end of the utterance."""
+        if self._endpointing is not None:
+            length = self._model.speech.seconds(self._course.samples)
+            activity, shift = self._course.activity, self._shift or 0.0
+            self._reason = self._endpointing.ended(activity, shift, length)
+
+    def _end(self, results: NBest[Recognized]) -> Utterance:
+        """The utterance, which is over, and the start of the next."""
+        course, model, reason = self._course, self._model, self._reason or FINAL
+        token = model.converter.ids2tokens(list(course.token_int))
+        tokens = self._spans(token, course.times)
+        tokens = tokens if len(tokens) == len(token) else []
+        seconds = model.speech.seconds
+        start, length = seconds(self._before), seconds(course.samples)
+        utterance = Utterance(
+            results,
+            start,
+            start + length,
+            reason,
+            tokens,
+            words(tokens, model.bundle.manifest.text.token_type),
+            self._latency(course, length),
+        )
+        self._before += course.samples
+        self._course, self._reason = _Course(), None
+        return utterance
+
+    def _latency(self, course: _Course, length: float) -> Latency:
+        first = last = None
+        seconds, activity = self._model.speech.seconds, course.activity
+        if activity.start is not None and self._shift is not None and course.words:
+            if course.shown_at is not None:
+                first = seconds(course.shown_at) - activity.start * self._shift
+            last = seconds(course.changed_at) - activity.end * self._shift
+        return Latency(first, last, course.seconds / max(length, 1e-9))
+
+
+def feed_together(
+    model: Recognizer,
+    streams: Sequence[Stream],
+    samples: Sequence[np.ndarray],
+    is_final: bool = False,
+) -> list[list[Utterance]]:
+    """Feed several streams of one model, whose graphs run for all of them at once.
+
+    Each gets the results that it gets alone.
+
+    Args:
+        model: of the streams.
+        streams: each another one.
+        samples: for each, see :meth:`Stream.feed`.
+        is_final: whether their utterances end with these.
+
+    Returns:
+        The utterances of each that have ended.
+    """
+    for stream, given in zip(streams, samples, strict=True):
+        stream.take(given)
+    ended: list[list[Utterance]] = [[] for _ in streams]
+    going = list(range(len(streams)))
+    while going:
+        parts = {i: streams[i].next_part(is_final) for i in going}
+        work = {i: part for i, part in parts.items() if part is not None}
+        if not work:
+            break
+        begin = time.perf_counter()
+        all_progress = model.engine.feed(list(work.values()))
+        seconds = (time.perf_counter() - begin) / len(work)
+        going = []
+        for i, progress in zip(work, all_progress):
+            utterance = streams[i].made(progress, seconds)
+            if utterance is not None:
+                ended[i].append(utterance)
+            if utterance is None or utterance.reason != FINAL:
+                going.append(i)
+    return ended
+
+
+def _without_blank(tokens: Sequence[int]) -> tuple[int, ...]:
+    """Tokens of a hypothesis as ESPnet's results have them."""
+    return tuple(int(i) for i in tokens[1:] if i != 0)
+
+
+def _shared(sequences: Sequence[Sequence[Any]]) -> int:
+    """Length of what all sequences begin with."""
+    length = 0
+    for together in zip(*sequences):
+        if any(one != together[0] for one in together):
+            break
+        length += 1
+    return length
+
+
+def _words_of(token: Sequence[Span], places: Sequence[Span]) -> list[Span]:
+    """Words with the times of their first and last tokens."""
+    return [
+        Span(
+            place.text,
+            token[int(place.start)].start,
+            token[int(np.ceil(place.end)) - 1].end,
+        )
+        for place in places
+    ]

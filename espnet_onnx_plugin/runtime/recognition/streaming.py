@@ -1,0 +1,305 @@
+"""Base of the classes that recognize streams, which stand for ESPnet's."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle, Speech
+from espnet_onnx_plugin.bundle.search import LabelSynchronous
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.opening import Reopened, make_options, open_bundle
+from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.core.stream_features import (
+    ExactFrontend,
+    ReadFeatures,
+    StreamFrontend,
+)
+from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
+from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
+from espnet_onnx_plugin.runtime.recognition.options import StreamingOptions
+from espnet_onnx_plugin.runtime.recognition.results import (
+    Lines,
+    NBest,
+    Recognized,
+    Timing,
+    recognized,
+)
+from espnet_onnx_plugin.runtime.recognition.scoring import SearchBuilder
+from espnet_onnx_plugin.runtime.recognition.stream import (
+    Stream,
+    Utterance,
+    feed_together,
+)
+from espnet_onnx_plugin.runtime.recognition.stream_engine import Part, StreamEngine
+from espnet_onnx_plugin.runtime.search.online import OnlineConfig, check_streaming
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, OnlineSearch
+from espnet_onnx_plugin.runtime.text.converter import TokenConverter
+
+logger = logging.getLogger(__name__)
+
+OptionsT = TypeVar("OptionsT", bound=StreamingOptions)
+
+#: Of an utterance that nothing was found in, for files with a line for each utterance.
+NOTHING = Recognized("", [], [], Hypothesis(yseq=[], score=0.0))
+
+
+class StreamingModel(Reopened, ABC, Generic[OptionsT]):
+    """A bundle's model for speech that is still coming in.
+
+    Any number of streams share it. Called as ESPnet's class of the same name, it has
+    one of its own.
+
+    Args:
+        model_dir: the bundle, or its directory.
+        provider: ``cpu`` or ``cuda``.
+        threads: CPU threads.
+        session: the other attributes of
+            :class:`~espnet_onnx_plugin.runtime.core.device.Device`, by name.
+        options: decoding options, see :attr:`options_class`.
+
+    Raises:
+        PluginError: if the bundle cannot be read or an option cannot be met.
+    """
+
+    #: Task of the bundles that are taken.
+    task: str
+    #: The dataclass of the decoding options.
+    options_class: type[OptionsT]
+    #: Frontend that cuts as ESPnet does.
+    espnet_frontend: type[StreamFrontend]
+    #: Whether tokens come in the order in which they are spoken.
+    follows_speech = True
+
+    def __init__(
+        self,
+        model_dir: str | Path | Bundle,
+        provider: str = "cpu",
+        threads: int = 1,
+        session: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
+    ):
+        self._options = make_options(self.options_class, options)
+        self.device = Device(provider, threads, **session)
+        bundle = open_bundle(model_dir, self.device, self.task, type(self).__name__)
+        search, speech = bundle.manifest.search, bundle.manifest.speech
+        if not isinstance(search, LabelSynchronous):
+            raise PluginError(
+                f"{bundle.path} has no search over streams: that takes a model with a "
+                "CTC or an attention decoder"
+            )
+        if speech is None:
+            raise PluginError(f"{bundle.path} reads no speech; export the bundle again")
+        check_streaming(search)
+        self.bundle = bundle
+        #: The input of the frontend or the encoder.
+        self.speech: Speech = speech
+        self._described = search
+        #: Id of the CTC's blank.
+        self.blank = search.blank
+        self.converter = TokenConverter(bundle)
+        exact = self._options.frontend == "exact"
+        encoder = BlockEncoder(bundle, self.device, exact)
+        self.engine: StreamEngine[Any] = StreamEngine(
+            self._open_frontend(encoder, exact), encoder, self._build_search(), exact
+        )
+        #: Length of the n-best list.
+        self.nbest = self._options.nbest
+        #: Timing of the newest call.
+        self.timing = Timing(*[0.0] * len(Timing._fields))
+        self.reset()
+
+    def _open_frontend(self, encoder: BlockEncoder, exact: bool) -> StreamFrontend:
+        framing = self.speech.framing
+        if framing is None:
+            raise PluginError(
+                f"{self.bundle.path} does not say how frames are cut; export it again"
+            )
+        if exact and encoder.stream.normalize == "utterance_mvn":
+            raise PluginError(
+                "utterance_mvn normalizes by the whole utterance, which a stream does "
+                "not have: use frontend espnet, which normalizes by the chunk"
+            )
+        frontend = None
+        if "frontend" in self.bundle.manifest.graphs:
+            frontend = Session(self.bundle, "frontend", self.device)
+
+        def extract(samples: np.ndarray) -> np.ndarray:
+            feats = samples
+            if frontend is not None:
+                feeds = {
+                    "speech": samples[None],
+                    "speech_lengths": np.array([len(samples)]),
+                }
+                made = frontend.run(feeds, fetch=("feats", "feats_lengths"))["feats"]
+                feats = np.asarray(made)[0]
+            return feats if exact else encoder.normalize(feats)
+
+        if not exact:
+            return self.espnet_frontend(framing, extract)
+        kind = ReadFeatures if frontend is None else ExactFrontend
+        return kind(framing, extract)
+
+    def _search_builder(self) -> SearchBuilder:
+        """A builder of searches over the model's scorers."""
+        blocks = self.bundle.manifest.graphs["stream_blocks"]
+        return SearchBuilder(
+            self.bundle,
+            self.device,
+            self._described,
+            self._options,
+            self.converter.token_list,
+            "ctc_log_probs" in blocks.outputs,
+        )
+
+    def _online_config(self, **more: Any) -> OnlineConfig:
+        """Settings of the blocks that the options ask for."""
+        options = self._options
+        return OnlineConfig(
+            disable_repetition_detection=options.disable_repetition_detection,
+            encoded_feat_length_limit=options.encoded_feat_length_limit,
+            decoder_text_length_limit=options.decoder_text_length_limit,
+            **more,
+        )
+
+    @abstractmethod
+    def _build_search(self) -> OnlineSearch[Any]:
+        """Build the search that the options ask for."""
+
+    # Streams
+
+    def open(self, endpointing: Endpointing | None = None) -> Stream:
+        """A stream of which nothing has come yet.
+
+        Args:
+            endpointing: rules by which its utterances end by themselves.
+        """
+        return Stream(self, endpointing)
+
+    def resume(self, saved: bytes) -> Stream:
+        """The stream that :meth:`.Stream.save` has given, in this process or another.
+
+        Raises:
+            PluginError: if it is not one of this model.
+        """
+        return Stream.resume(self, saved)
+
+    def feed(
+        self, streams: Sequence[Stream], samples: Sequence[np.ndarray]
+    ) -> list[list[Utterance]]:
+        """Feed several streams of this model, each its own; see :meth:`.Stream.feed`.
+
+        The graphs run for all of them at once.
+        """
+        return feed_together(self, streams, samples)
+
+    # ESPnet's interface
+
+    def reset(self) -> None:
+        """Forget what was given to :meth:`__call__` of an utterance."""
+        self._state = self.engine.start()
+
+    def __call__(self, speech: np.ndarray, is_final: bool = True) -> NBest[Recognized]:
+        """Recognize the next part of an utterance.
+
+        Args:
+            speech: (samples,) or (samples, channels) in the model's sampling rate, or
+                features (frames, dim) where the model has no frontend.
+            is_final: whether the utterance ends with it.
+
+        Returns:
+            Up to ``nbest`` tuples (text, token, token_int, hypothesis), best first: of
+            a final part the result, else what ended in the newest block, often nothing.
+        """
+        begin = time.perf_counter()
+        samples = one_channel(check_values(speech, self.speech), self.speech)
+        [made] = self.engine.feed([Part(self._state, samples, is_final)])
+        self._state = made.state
+        results = self.results(made.hypotheses)
+        self._time(self.engine.seconds, begin)
+        return results
+
+    def _time(self, seconds: Mapping[str, float], begin: float) -> None:
+        """Note the timing of a call that began then."""
+        parts = {name: seconds.get(name, 0.0) for name in Timing._fields[:-1]}
+        rest = time.perf_counter() - begin - sum(parts.values())
+        self.timing = Timing(**parts, rest=rest)
+
+    def results(self, hypotheses: Sequence[Hypothesis]) -> NBest[Recognized]:
+        """The n-best list of hypotheses."""
+        return recognized(self.converter, hypotheses[: self.nbest])
+
+    # Whole utterances
+
+    def prepare(self, speech: np.ndarray) -> np.ndarray:
+        """Make the frontend's input of an utterance, as ESPnet's preprocessor does.
+
+        Args:
+            speech: (samples,), (samples, channels) or (frames, dim).
+        """
+        speech = prepare(np.asarray(speech), self.speech)
+        logger.info("speech length: %d", len(speech))
+        return speech
+
+    def _ends(self, length: int) -> list[int]:
+        """Ends of the parts that ESPnet's command feeds an utterance in.
+
+        Where it has no whole part, ESPnet fails or feeds none of it.
+        """
+        size = self._options.sim_chunk_length or length + 1
+        return [*range(size, length + 1, size), length]
+
+    def batch(self, utterances: Sequence[np.ndarray]) -> list[NBest[Recognized]]:
+        """Recognize several utterances, part by part, as streams of their own.
+
+        Each gets the result that it gets alone.
+
+        Args:
+            utterances: what :meth:`prepare` gave.
+        """
+        begin = time.perf_counter()
+        seconds: Counter[str] = Counter()
+        states = [self.engine.start() for _ in utterances]
+        ends = [self._ends(len(utterance)) for utterance in utterances]
+        results: list[NBest[Recognized]] = [NBest() for _ in utterances]
+        done = [0] * len(utterances)
+        while left := [i for i, waiting in enumerate(ends) if waiting]:
+            parts = []
+            for i in left:
+                end = ends[i].pop(0)
+                samples = utterances[i][done[i] : end]
+                parts.append(Part(states[i], samples, not ends[i]))
+                done[i] = end
+            for i, made in zip(left, self.engine.feed(parts)):
+                states[i] = made.state
+                if not ends[i]:
+                    results[i] = self.results(made.hypotheses)
+            seconds.update(self.engine.seconds)
+        self._time(seconds, begin)
+        return results
+
+    def placeholder(self) -> NBest[Recognized]:
+        """The results of an utterance in which nothing can be said."""
+        return NBest()
+
+    def files(self, results: NBest[Recognized]) -> dict[str, Lines]:
+        """Lines for ESPnet's files, by the file's path.
+
+        Where nothing was found ESPnet writes no line, and its scoring, which puts lines
+        side by side, goes astray; here it is an empty one.
+        """
+        return (results or NBest([NOTHING])).files()
+
+    def lines(self, result: Recognized) -> dict[str, Lines]:
+        """Lines of a result for ESPnet's files, by the file's name."""
+        return result.lines()
