@@ -76,7 +76,8 @@ def quantize(args: argparse.Namespace) -> None:
     options = search_options(command, args.inference_config, args.inference_args)
     if options is not None and args.inference is not None:
         options["command"] = command
-    evaluator = make_evaluator(args, task_of(model), SCORED, options)
+    task = task_of(model)
+    evaluator = make_evaluator(args, task, SCORED, options)
     budget = evaluator.budget_class(**values_of(args, evaluator.budget_class))
     bundle = quantize(
         model, args.output_dir, args.precision, evaluator, budget, Device()
