@@ -19,8 +19,9 @@ from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, losses_left_out
 from espnet_onnx_plugin.export.export import check_parity, export_bundle
 from espnet_onnx_plugin.export.tasks.exporter import find_exporter
-from espnet_onnx_plugin.optimize.fuse import optimize_graph
+from espnet_onnx_plugin.optimize.fuse import optimize, optimize_graph
 from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
 
@@ -213,3 +214,20 @@ def test_optimized_and_quantized_graphs_give_nearly_the_same(
             for made, value in zip(ours, expected, strict=True):
                 worst = difference(made, value)
                 assert worst <= limit and (worst > 0 or name == "optimized")
+
+
+def test_bundles_are_optimized_and_quantized(transducers, tmp_path):
+    _, _, bundle = transducers("no_ctc")
+    optimized = optimize(bundle, tmp_path / "optimized", "cpu")
+    checks = optimized.manifest.checks["optimize"]
+    assert checks["identical"] == checks["utterances"] > 0
+    assert {"encoder", "decoder", "joint"} <= set(checks["differences"])
+    assert "not_compared" not in checks
+    quantized = quantize(bundle, tmp_path / "int8", "int8")
+    checks = quantized.manifest.checks["quantize"]
+    assert checks["utterances"] > 0
+    roles = {"encoder", "decoder", "joint_memory", "joint"}
+    assert roles <= set(checks["differences"])
+    assert all(0 < checks["differences"][role] < 0.5 for role in roles)
+    graphs = quantized.manifest.graphs
+    assert [role for role in graphs if graphs[role].batches] == ["frontend"]

@@ -67,8 +67,9 @@ def options(architecture: _Config) -> _Config:
         return dict(beam, lang_sym="<eng>")
     conf = architecture["config"].get("model_conf", {})
     if architecture["config"].get("decoder") == "transducer":
+        # The default search has no bound: a random model's labels may never end.
         multi_blank = "transducer_multi_blank_durations" in conf
-        search = dict(search_type="mbg") if multi_blank else dict(nbest=3)
+        search = dict(search_type="mbg" if multi_blank else "tsd", nbest=3)
         return dict(beam_size=3, lm_weight=0.0, transducer_conf=search)
     if _model(architecture) == "maskctc":
         return {}
