@@ -116,7 +116,7 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous | Transducer, Results
     def _kind_of_search(
         self, scorers: Collection[str], described: LabelSynchronous
     ) -> Callable[[BeamSearchConfig, Mapping[str, FullScorer]], Search]:
-        """What makes the search of the options."""
+        """The class of the search that the options ask for, with its own arguments."""
         if self._options.time_sync:
             return TimeSyncSearch
         # As in ESPnet, scorers of single hypotheses are not for streaming.
