@@ -39,7 +39,8 @@ from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.io.audio import READERS
 from espnet_onnx_plugin.runtime.io.speech import check_rate
 from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
-from espnet_onnx_plugin.runtime.recognition.stream import Partial, Stream, Utterance
+from espnet_onnx_plugin.runtime.recognition.heard import Partial, Utterance
+from espnet_onnx_plugin.runtime.recognition.stream import Stream
 from espnet_onnx_plugin.tasks import open_model, task_of
 
 #: Seconds of audio that are recognized at a time.

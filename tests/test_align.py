@@ -47,6 +47,12 @@ def test_tokens_that_do_not_fit_have_no_times():
     assert forced_align(log_probs, [1, 2, 3, 1], blank=0) is None
 
 
+def test_many_tokens_have_times():
+    log_probs = np.log(np.full((200, 3), 1 / 3))
+    log_probs[-1, 0] += 1  # the path ends in the last blank
+    assert len(forced_align(log_probs, [1, 2] * 40, blank=0)) == 80
+
+
 def spans(tokens):
     return [Span(token, i, i + 1) for i, token in enumerate(tokens)]
 

@@ -1,6 +1,7 @@
 """Streams end to end at tiny size: ESPnet's own inference against ours."""
 
 import argparse
+import importlib
 import json
 import logging
 import pickle
@@ -15,20 +16,26 @@ from conftest import (
     asr_config,
     build_asr,
     build_lm,
+    run_readme,
     save,
     sharpen,
     st_config,
 )
 from test_st import build_st
 
-from espnet_onnx_plugin.bin import asr_inference_streaming
+from espnet_onnx_plugin.bin import asr_inference_streaming, quantize
+from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.runtime import asr_streaming, st_streaming
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder
+from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.recognition.endpoint import Activity, Endpointing
 from espnet_onnx_plugin.runtime.recognition.token_times import TokenTimes
+from espnet_onnx_plugin.tasks import open_model
 
 #: Sizes of an encoder whose blocks are those that ESPnet's search takes.
 BLOCKS = dict(
@@ -178,8 +185,6 @@ LIMITS = dict(
 
 def of_espnet(theirs, wave, size, arithmetic):
     """Features of each part, by ESPnet; up to the part on which it fails."""
-    import importlib
-
     import torch
 
     module = importlib.import_module(f"espnet2.bin.{arithmetic}_inference_streaming")
@@ -319,6 +324,20 @@ def test_translations_are_espnets(models, options, size):
     assert_same(result, theirs(short))
 
 
+@pytest.mark.parametrize("task", ["asr", "st"])
+def test_commands_take_espnets_options(task):
+    command = f"{task}_inference_streaming"
+    theirs = importlib.import_module(f"espnet2.bin.{command}").get_parser()
+    mine = importlib.import_module(f"espnet_onnx_plugin.bin.{command}").COMMAND
+    known = {action.dest: action for action in mine.get_parser()._actions}
+    files = {f"{task}_train_config", f"{task}_model_file", "lm_train_config"}
+    for action in theirs._actions:
+        if action.dest not in files | {"lm_file", "word_lm_file"}:
+            assert action.dest in known
+            if action.dest in vars(mine.options()):
+                assert known[action.dest].default == action.default
+
+
 def write_scp(directory, waves):
     directory.mkdir()
     lines = []
@@ -361,6 +380,22 @@ def test_an_utterance_shorter_than_a_part_is_decoded(models, tmp_path):
     lines = (tmp_path / "o/1best_recog/token_int").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["short", "long", "nothing"]
     assert len(lines[0].split()) > 1 and len(lines[2].split()) == 1
+
+
+def test_a_budget_is_measured_on_streams(models, tmp_path):
+    bundle = read_bundle(models("transformer").bundle)
+    data = write_scp(tmp_path / "data", dict(a=speech(1.0), b=speech(1.3, 1)))
+    command = "asr_inference_streaming"
+    args = "--beam_size 2 --ctc_weight 1.0 --lm_weight 0 --sim_chunk_length 640"
+    options = quantize.search_options(command, None, args)
+    source = Source.parse(data.replace(",speech", ""))
+    evaluator = RecognitionEvaluator(source, dict(options, command=command))
+    baseline = evaluator.run(bundle, Device())
+    assert list(baseline.decoded) == ["a", "b"]
+    assert "stream_blocks" in baseline.feeds
+    assert baseline.measure(bundle).identical == 2
+    with pytest.raises(PluginError, match="'asr_streaming' is not one of"):
+        open_model(bundle, "asr_streaming")
 
 
 # Streams
@@ -466,6 +501,14 @@ def test_streams_together_get_what_they_get_alone(models):
     batch = model.batch([model.prepare(wave) for wave in waves])
     for results, expected in zip(batch, alone):
         assert [r.token_int for r in results] == [r.token_int for r in expected]
+
+
+def test_the_readmes_streams(models, capsys):
+    bundle = models("transformer").bundle
+    given = dict(first=speech(1.0), rest=speech(0.5, 1))
+    made = run_readme("Speech2TextStreaming", {"BUNDLE": bundle}, **given)
+    assert made["results"][0][2] and made["utterance"].results
+    assert capsys.readouterr().out == ""
 
 
 # Ends

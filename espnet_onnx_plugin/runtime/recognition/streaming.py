@@ -27,6 +27,7 @@ from espnet_onnx_plugin.runtime.core.stream_features import (
 )
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
 from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
+from espnet_onnx_plugin.runtime.recognition.heard import Utterance
 from espnet_onnx_plugin.runtime.recognition.options import StreamingOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     Lines,
@@ -36,11 +37,7 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     recognized,
 )
 from espnet_onnx_plugin.runtime.recognition.scoring import SearchBuilder
-from espnet_onnx_plugin.runtime.recognition.stream import (
-    Stream,
-    Utterance,
-    feed_together,
-)
+from espnet_onnx_plugin.runtime.recognition.stream import Stream, feed_together
 from espnet_onnx_plugin.runtime.recognition.stream_engine import Part, StreamEngine
 from espnet_onnx_plugin.runtime.search.online import OnlineConfig, check_streaming
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, OnlineSearch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_onnx_plugin.runtime.search.ctc_align import align
+from espnet_onnx_plugin.runtime.search.ctc_align import forced_align
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class TokenTimes:
         done, first = len(self.spans), self.first
         aligned = None
         if certain > done and len(log_probs):
-            aligned = align(log_probs, tokens[done:], blank)
+            aligned = forced_align(log_probs, tokens[done:], blank)
         if aligned is None:  # or more tokens than frames: these come later
             return TokenTimes(self.spans, first, log_probs)
         new = [(int(a) + first, int(b) + first) for a, b in aligned[: certain - done]]

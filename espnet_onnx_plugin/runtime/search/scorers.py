@@ -298,7 +298,7 @@ class GraphScorer(FullScorer):
         """The state of hypotheses of several states, of steps without a memory."""
         cells = [one for row in picked for one in row]
         distinct = list({id(one.state): one.state for one in cells}.values())
-        along, states = ("nodes" if self._is_tree else "rows"), distinct[0].states
+        along, states = ("nodes" if self.is_tree else "rows"), distinct[0].states
         if len(distinct) > 1:
             states = {
                 name: np.concatenate(
@@ -309,16 +309,16 @@ class GraphScorer(FullScorer):
             }
         shape = len(picked), len(picked[0])
         counts = [
-            s.visible.shape[2] if self._is_tree else s.rows.size for s in distinct
+            s.visible.shape[2] if self.is_tree else s.rows.size for s in distinct
         ]
         firsts = dict(zip(map(id, distinct), np.cumsum([0, *counts]).tolist()))
         rows, positions = np.empty((2, len(cells)), np.int64)
-        visible = np.zeros((len(cells), sum(counts) * self._is_tree), bool)
+        visible = np.zeros((len(cells), sum(counts) * self.is_tree), bool)
         for i, (state, *of) in enumerate(cells):
-            first = 0 if self._is_tree else firsts[id(state)]
+            first = 0 if self.is_tree else firsts[id(state)]
             rows[i] = first + state.rows[tuple(of)]
             positions[i] = state.positions[tuple(of)]
-            if self._is_tree:
+            if self.is_tree:
                 own = state.visible[tuple(of)]
                 visible[i, firsts[id(state)] :][: len(own)] = own
         return StepState(

@@ -1,0 +1,86 @@
+"""Results of a stream: while an utterance goes on, when it is over, and how late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from espnet_onnx_plugin.runtime.recognition.results import NBest, Recognized
+from espnet_onnx_plugin.runtime.search.ctc_align import Span
+
+
+class Partial(NamedTuple):
+    """The best hypothesis of an utterance that goes on.
+
+    Attributes:
+        text, token, token_int: of all of it; the text is None where the model has no
+            tokenizer.
+        words: of all of it, with the seconds at which they were spoken where these are
+            known, else NaN.
+        stable_tokens, stable_words: how many of each will not change any more: every
+            hypothesis that goes on has these tokens. A word is stable when the next one
+            has begun.
+    """
+
+    text: str | None
+    token: list[str]
+    token_int: list[int]
+    words: list[Span]
+    stable_tokens: int
+    stable_words: int
+
+
+class Latency(NamedTuple):
+    """Delays of an utterance, in seconds of audio that had come in by then.
+
+    Attributes:
+        first_partial: from the first spoken frame to the first words; None where there
+            are none, or no CTC tells what is spoken.
+        last_word: from the last spoken frame until the words were those of the result.
+        work: seconds of computation for a second of audio.
+    """
+
+    first_partial: float | None
+    last_word: float | None
+    work: float
+
+
+class Utterance(NamedTuple):
+    """A part of a stream that is over.
+
+    Attributes:
+        results: the n-best list, as ESPnet gives it.
+        start, end: seconds from the start of the stream.
+        reason: the rule of :class:`Endpointing` by which it ended, or ``final``.
+        tokens, words: times of the best result's, in seconds of the stream; empty where
+            the model cannot tell them.
+        latency: how late it was recognized.
+    """
+
+    results: NBest[Recognized]
+    start: float
+    end: float
+    reason: str
+    tokens: list[Span]
+    words: list[Span]
+    latency: Latency
+
+
+@dataclass
+class Flicker:
+    """Words that were shown and taken back.
+
+    Attributes:
+        erased: how many were.
+        said: words of the results.
+    """
+
+    erased: int = 0
+    said: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Words taken back for each word of the results: the normalized erasure of
+        Arivazhagan et al. 2020, "Re-translation versus Streaming" (arXiv:2004.03643).
+        """
+        return self.erased / max(1, self.said)
