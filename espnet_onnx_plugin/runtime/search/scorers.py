@@ -308,9 +308,7 @@ class GraphScorer(FullScorer):
                 for name, described in self._step.graph.states.items()
             }
         shape = len(picked), len(picked[0])
-        counts = [
-            s.visible.shape[2] if self.is_tree else s.rows.size for s in distinct
-        ]
+        counts = [s.visible.shape[2] if self.is_tree else s.rows.size for s in distinct]
         firsts = dict(zip(map(id, distinct), np.cumsum([0, *counts]).tolist()))
         rows, positions = np.empty((2, len(cells)), np.int64)
         visible = np.zeros((len(cells), sum(counts) * self.is_tree), bool)
