@@ -186,7 +186,7 @@ def test_streams_get_together_what_they_get_alone(tiny_stream):
 
 
 def test_a_state_stays_good(tiny_stream):
-    """States can be kept, written and read; a final chunk gives that of a new stream."""
+    """States can be kept, written and read; a final chunk gives a new stream's."""
     encoder = BlockEncoder(tiny_stream[2], Device())
     pieces = cut(noise(150), [70])
     first, second, last = encode(encoder, pieces)
