@@ -28,6 +28,9 @@ def build_transducer(
 ) -> TransducerSearch:
     """Build the search of a bundle that decoding options ask for.
 
+    Its language model is in evaluation mode. ESPnet leaves it in training mode beside a
+    transducer, so that its scores there are drawn at random if it has dropout.
+
     Raises:
         PluginError: if an option is unknown or cannot be met.
     """

@@ -57,10 +57,12 @@ BEAMS: Mapping[str, Beam] = {
     "maes": modified_adaptive_expansion,
 }
 
-#: Frames that greedy search scores at once.
-GREEDY_AHEAD = 8
+#: Frames that greedy search scores at once: 0.090 s for 10 s of speech with 5000 tokens
+#: on one core; 0.107 s by 8 frames, 0.155 s by 4, 0.376 s one by one.
+GREEDY_AHEAD = 16
 
-#: Frames that a beam search scores a hypothesis at.
+#: Frames that a beam search scores a hypothesis at: 0.76 s for the same speech with the
+#: default search and a beam of 5; 0.84 s one by one, 0.78 s by 4.
 BEAM_AHEAD = 2
 
 States = Mapping[str, np.ndarray]
@@ -333,7 +335,7 @@ class TransducerSearch:
             for i, answer in answers.items():
                 steps, projected = searches[i]
                 try:
-                    request = steps.send(answer)
+                    request = next(steps) if answer is None else steps.send(answer)
                 except StopIteration as e:
                     results[i] = e.value
                 else:
@@ -346,9 +348,9 @@ class TransducerSearch:
     ) -> dict[int, Sequence[np.ndarray] | None]:
         """Answer requests, by utterance."""
         asked = [one.request.lm for one in running.values() if one.request.lm]
-        if asked:
+        if asked and self._lm is not None:
             start = time.perf_counter()
-            self._read(asked)
+            self._read(self._lm, asked)
             self.seconds["lm"] += time.perf_counter() - start
         start = time.perf_counter()
         together = [list(running)] if self._networks.batches else [[i] for i in running]
@@ -380,7 +382,7 @@ class TransducerSearch:
                 some = projected[frame : frame + ahead]
                 row[: len(some)] = some
                 row[len(some) :] = some[-1]  # it changes no range of an activation
-            predicted = np.stack([prefix.output for prefix, *_ in cells])
+            predicted = np.stack([prefix.known() for prefix, *_ in cells])
             log_probs = self._networks.join(frames, predicted)
             blocks = [block[:frames] for block, frames in zip(log_probs, left)]
         for i, one in running.items():
@@ -402,18 +404,18 @@ class TransducerSearch:
             for name in start[0]
         }
         labels = np.array([prefix.label for prefix in prefixes])
-        predicted, states = self._networks.predict(labels, states)
+        predicted, new = self._networks.predict(labels, states)
         for row, prefix in enumerate(prefixes):
-            prefix.output, prefix.state = predicted[row], (states, row)
+            prefix.output, prefix.state = predicted[row], (new, row)
 
-    def _read(self, asked: Sequence[Sequence[Prefix]]) -> None:
+    def _read(self, lm: FullScorer, asked: Sequence[Sequence[Prefix]]) -> None:
         """Ask the language model for the next label of sequences, by utterance."""
         width = max(map(len, asked))
-        rows = [[*some, *some[:1] * (width - len(some))] for some in asked]
-        before = [[prefix.before.state for prefix in some] for some in rows]
+        rows = [[*some, *[some[0]] * (width - len(some))] for some in asked]
+        before = [[p.before.state for p in some if p.before] for some in rows]
         tokens = np.array([[prefix.label for prefix in some] for some in rows])
         parents = np.broadcast_to(np.arange(width), tokens.shape)
-        scores, state = self._lm.score(tokens, parents, self._lm.join(before))
+        scores, state = lm.score(tokens, parents, lm.join(before))
         for i, some in enumerate(asked):
             for j, prefix in enumerate(some):
                 prefix.output, prefix.state = scores[i, j], Picked(state, i, j)

@@ -97,6 +97,16 @@ class Prefix:
             longer = self._longer[label] = Prefix(self, label)
         return longer
 
+    def known(self) -> np.ndarray:
+        """The ``output``.
+
+        Raises:
+            ValueError: if nobody has asked for it.
+        """
+        if self.output is None:
+            raise ValueError("the network has not read the label sequence")
+        return self.output
+
     def labels(self) -> list[int]:
         """All labels, the first of them the start's."""
         labels, prefix = [self.label], self.before
@@ -121,6 +131,12 @@ class Partial:
     labels: Prefix
     lm: Prefix | None = None
     lm_past: Prefix | None = None
+
+    def lm_scores(self) -> np.ndarray:
+        """The language model's of the next label, (vocabulary,)."""
+        if self.lm is None:
+            raise ValueError("there is no language model")
+        return self.lm.known()
 
 
 class Request(NamedTuple):
@@ -258,7 +274,7 @@ class Rules:
         labels = labels + 1
         scores = np.array([p.score for p in partials])[:, None] + log_probs
         if self.lm_weight is not None:
-            lm = np.array([p.lm.output[row] for p, row in zip(partials, labels)])
+            lm = np.array([p.lm_scores()[row] for p, row in zip(partials, labels)])
             if not self.single:
                 return scores + self.lm_weight * lm.astype(np.float64), labels
             # The sum of two float32 is the same by way of float64.

@@ -122,11 +122,13 @@ def _prefix_search(
 
 def _between(labels: Prefix, shorter: Prefix, most: int) -> list[Prefix] | None:
     """The sequences from a prefix to a longer one; None if it is none, or too short."""
-    path = [labels]
     if not 0 < labels.length - shorter.length <= most:
         return None
-    while path[-1].length > shorter.length:
-        path.append(path[-1].before)
+    path: list[Prefix] = []
+    prefix: Prefix | None = labels
+    while prefix is not None and prefix.length >= shorter.length:
+        path.append(prefix)
+        prefix = prefix.before
     return path[::-1] if path[-1] is shorter else None
 
 
@@ -162,7 +164,7 @@ def _longer(
     if partial.lm is None:
         return Partial(score, partial.labels.then(label))
     past = partial.lm if partial.lm_past is None else partial.lm_past
-    score += rules.lm_weight * float(partial.lm.output[label])
+    score += (rules.lm_weight or 0.0) * float(partial.lm_scores()[label])
     return Partial(
         score,
         partial.labels.then(label),
