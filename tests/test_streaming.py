@@ -287,7 +287,7 @@ def test_partial_and_final_results_are_espnets(models, name, options, sizes):
     [
         (dict(beam_size=3, ctc_weight=0.3, nbest=2), 512),
         (dict(beam_size=3, incremental_decode=True), 2500),
-        (dict(beam_size=2, disable_repetition_detection=True, penalty=0.1), 640),
+        (dict(beam_size=2, disable_repetition_detection=True, penalty=0.1), 700),
         (
             dict(
                 beam_size=3,
