@@ -194,7 +194,6 @@ def same_in_a_batch(seed, search_type, lm):
             same(found, theirs(torch.tensor(one)))
 
 
-@pytest.mark.espnet
 @pytest.mark.parametrize("lm", ["none", "lstm", "gru"])
 @pytest.mark.parametrize("search_type", ["default", "tsd", "alsd", "maes"])
 def test_hypotheses_are_espnets(search_type, lm):
@@ -202,7 +201,6 @@ def test_hypotheses_are_espnets(search_type, lm):
         same_in_a_batch(seed, search_type, lm)
 
 
-@pytest.mark.espnet
 @pytest.mark.parametrize("with_lm", [False, True], ids=["alone", "lm"])
 @pytest.mark.parametrize("search_type", ["default", "tsd", "alsd", "maes"])
 def test_speech_is_recognized_as_by_espnet(tiny, search_type, with_lm):
@@ -215,7 +213,6 @@ def test_speech_is_recognized_as_by_espnet(tiny, search_type, with_lm):
     compare(tiny["bundle"], tiny["files"], lm, beam_size=beam, **options)
 
 
-@pytest.mark.espnet
 @pytest.mark.parametrize(
     "name", ["gru_layers", "embedding", "simple", "rotary", "rescaled"]
 )
