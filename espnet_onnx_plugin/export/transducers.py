@@ -64,7 +64,7 @@ class PredictionModule(DecoderModule):
         raise NotImplementedError
 
     def score_reference(self, label: int, state: Any) -> tuple[torch.Tensor, Any]:
-        """What ESPnet's module gives (size,) behind a label, and its new state."""
+        """Output (size,) of ESPnet's module behind a label, and its new state."""
         hypothesis = SimpleNamespace(yseq=[label], dec_state=state)
         predicted, state, _ = self.reference.score(hypothesis, {})
         return predicted, state

@@ -13,7 +13,7 @@ class StandAlonePrediction(PredictionModule):
     """A decoder of ``espnet2.asr_transducer.decoder``."""
 
     def score_reference(self, label: int, state: Any) -> tuple[torch.Tensor, Any]:
-        """What ESPnet's module gives (size,) behind a label, and its new state."""
+        """Output (size,) of ESPnet's module behind a label, and its new state."""
         self.reference.score_cache = {}  # goes by the labels, of which this is the last
         [predicted], state = self.reference.score([label], state)
         return predicted, state

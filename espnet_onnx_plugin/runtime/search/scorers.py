@@ -308,7 +308,10 @@ class GraphScorer(FullScorer):
                 for name, described in self._step.graph.states.items()
             }
         shape = len(picked), len(picked[0])
-        counts = [s.visible.shape[2] if self.is_tree else s.rows.size for s in distinct]
+        # A state begins with one row, whatever the number of its hypotheses.
+        name, described = next(iter(self._step.graph.states.items()))
+        axis = described.axes.index(along)
+        counts = [to_numpy(s.states[name]).shape[axis] for s in distinct]
         firsts = dict(zip(map(id, distinct), np.cumsum([0, *counts]).tolist()))
         rows, positions = np.empty((2, len(cells)), np.int64)
         visible = np.zeros((len(cells), sum(counts) * self.is_tree), bool)
