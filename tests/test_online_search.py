@@ -7,7 +7,6 @@ import pickle
 import shutil
 import traceback
 
-import espnet2
 import numpy as np
 import pytest
 import torch
@@ -237,7 +236,7 @@ def espnet_search(case, name="batch_beam_search_online", cls="BatchBeamSearchOnl
 
 
 def espnets(case):
-    """What ESPnet gives of each piece, up to where it breaks down."""
+    """ESPnet's results of each piece, up to where it breaks down."""
     search, x = espnet_search(case), torch.from_numpy(encoder_out(case))
     results = []
     with torch.no_grad():
@@ -278,7 +277,7 @@ def our_pieces(case):
 
 
 def feed_all(search, parts, between=lambda state: state):
-    """What is found in each piece of a stream."""
+    """Hypotheses found in each piece of a stream."""
     state, results = search.open(), []
     for part in parts:
         [found] = search.feed([Piece(state, *part)])

@@ -110,7 +110,7 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous, Results]):
     def _kind_of_search(
         self, scorers: Collection[str]
     ) -> Callable[[BeamSearchConfig, Mapping[str, FullScorer]], Search]:
-        """What makes the search of the options."""
+        """The class of the search that the options ask for, with its own arguments."""
         described = self._described
         if self._options.time_sync:
             return TimeSyncSearch

@@ -127,6 +127,6 @@ class SearchBuilder:
             raise PluginError(
                 "no scorer is left: the model has no decoder and ctc_weight is 0"
             )
-        search = kind(config, scorers)
-        logger.info("%s implementation is selected.", type(search).__name__)
-        return search
+        built = kind(config, scorers)
+        logger.info("%s implementation is selected.", type(built).__name__)
+        return built

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -70,10 +71,8 @@ class BeamSearch:
         self.seconds = dict.fromkeys((*self.scorers, "ctc"), 0.0)
         results = self._search(encoded, primers, self._config.minlenratio)
         for i, ended in enumerate(results):
-            alone = (encoded.select([i]), [primers[i]])
-            ended = ended or again(
-                lambda ratio: self._search(*alone, ratio)[0], self._config.minlenratio
-            )
+            search = partial(self._search, encoded.select([i]), [primers[i]])
+            ended = ended or again(search, self._config.minlenratio)
             results[i] = ranked(self._config, ended)
         return results
 
@@ -141,9 +140,14 @@ class BeamSearch:
 
 
 def again(
-    search: Callable[[float], list[Hypothesis]], minlenratio: float
+    search: Callable[[float], list[list[Hypothesis]]], minlenratio: float
 ) -> list[Hypothesis]:
-    """Search an utterance in which nothing ended with smaller ``minlenratio``."""
+    """Search an utterance in which nothing ended with smaller ``minlenratio``.
+
+    Args:
+        search: searches this utterance with such a ``minlenratio``.
+        minlenratio: that of the search before.
+    """
     ended: list[Hypothesis] = []
     while not ended:
         logger.warning(
@@ -153,7 +157,7 @@ def again(
         if minlenratio < 0.1:
             break
         minlenratio = max(0.0, minlenratio - 0.1)
-        ended = search(minlenratio)
+        [ended] = search(minlenratio)
     return ended
 
 

@@ -66,7 +66,7 @@ class Running(NamedTuple):
         return self._replace(beam=self.beam.keep(ids))
 
     def resting(self, scorers: Mapping[str, FullScorer]) -> Running:
-        """The same with states that are plain data."""
+        """These hypotheses, with states that are plain data."""
         if self.batch is None or not self.batch.encoded:
             return self
         states = {
@@ -355,7 +355,7 @@ class BlockSearch:
         return replace(self, running=previous, number=self.number - 1, previous=None)
 
     def resting(self, scorers: Mapping[str, FullScorer]) -> BlockSearch:
-        """The same as plain data."""
+        """This search as plain data."""
         running, previous = self.running, self.previous
         if previous is not None:
             previous = previous.resting(scorers)

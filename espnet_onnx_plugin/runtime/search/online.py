@@ -163,6 +163,10 @@ class Frames:
         return Frames(self.count, kept, log_probs)
 
 
+#: Settings of ESPnet's commands where none are given.
+DEFAULTS = OnlineConfig()
+
+
 def joined(old: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | None:
     """Frames and those behind them."""
     if old is None or new is None:
@@ -210,7 +214,7 @@ class OnlineBeamSearch:
         self,
         config: BeamSearchConfig,
         scorers: Mapping[str, FullScorer],
-        online: OnlineConfig = OnlineConfig(),
+        online: OnlineConfig = DEFAULTS,
     ):
         self._config = config
         self._online = online
@@ -317,7 +321,7 @@ class OnlineBeamSearch:
         return joined(state.scored, missing[len(missing) - (size - known) :])
 
     def _expander(self, log_probs: np.ndarray | None) -> tuple[Expander, Beam]:
-        """What extends hypotheses on these frames, and the first of them."""
+        """The expander of hypotheses on these frames, and the first hypothesis."""
         config, ctc = self._config, None
         start = time.perf_counter()
         if self._use_ctc and log_probs is not None:

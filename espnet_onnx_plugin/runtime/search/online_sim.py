@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -64,20 +65,14 @@ class SimulatedOnlineSearch:
             primers = [config.primer or (config.sos,)] * encoded.utterances
         stepper = Stepper(self.scorers)
         self.seconds = stepper.seconds
-        utterances = [encoded.select([i]) for i in range(encoded.utterances)]
-        results = stepper.run(
-            [
-                self._utterance(utterance, primer, config.minlenratio)
-                for utterance, primer in zip(utterances, primers)
-            ]
-        )
-        for i, ended in enumerate(results):
-            alone = utterances[i], primers[i]
-            ended = ended or again(
-                lambda ratio: stepper.run([self._utterance(*alone, ratio)])[0],
-                config.minlenratio,
-            )
-            results[i] = ranked(config, ended)
+        searches = [
+            partial(self._utterance, encoded.select([i]), primer)
+            for i, primer in enumerate(primers)
+        ]
+        results = stepper.run([search(config.minlenratio) for search in searches])
+        for i, (search, ended) in enumerate(zip(searches, results)):
+            alone = partial(_alone, stepper, search)
+            results[i] = ranked(config, ended or again(alone, config.minlenratio))
         return results
 
     def _utterance(
@@ -111,7 +106,7 @@ class SimulatedOnlineSearch:
         return list(search.ended)
 
     def _expander(self, encoded: Encoded, frames: int) -> Expander:
-        """What extends hypotheses on the first frames."""
+        """The expander of hypotheses on the first frames."""
         config, ctc = self._config, None
         start = time.perf_counter()
         if self._use_ctc:
@@ -123,3 +118,11 @@ class SimulatedOnlineSearch:
             )
         self.seconds["ctc"] += time.perf_counter() - start
         return Expander(config, ctc)
+
+
+def _alone(
+    stepper: Stepper,
+    search: Callable[[float], Searching[list[Hypothesis]]],
+    minlenratio: float,
+) -> list[list[Hypothesis]]:
+    return stepper.run([search(minlenratio)])

@@ -21,7 +21,7 @@ import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.search.online import Frames, OnlineConfig
+from espnet_onnx_plugin.runtime.search.online import DEFAULTS, Frames, OnlineConfig
 from espnet_onnx_plugin.runtime.search.protocol import Found, Hypothesis, Piece
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.time_sync import (
@@ -84,7 +84,7 @@ class BlockScores:
     ):
         self._scorer = scorer
         self._known = dict(known)
-        first = (sos,)
+        first: Prefix = (sos,)
         if first not in self._known:
             state = scorer.start(encoded, [first])
             self._known[first] = _Known(None, sos)
@@ -141,7 +141,7 @@ class BlockScores:
         return self._known[prefix[:-1]].score(prefix[-1])
 
     def left(self, prefixes: Iterable[Prefix]) -> dict[Prefix, _Known]:
-        """What the next block needs of the running prefixes, as plain data."""
+        """Scores that the next block needs for the running prefixes, as plain data."""
         first, *_ = self._known
         kept = {first, *(p[: len(p) - n] for p in prefixes for n in range(3))}
         resting: dict[int, Any] = {}
@@ -190,7 +190,7 @@ class OnlineTimeSyncSearch(TimeSyncSearch):
         self,
         config: BeamSearchConfig,
         scorers: Mapping[str, FullScorer],
-        online: OnlineConfig = OnlineConfig(),
+        online: OnlineConfig = DEFAULTS,
     ):
         super().__init__(config, scorers)
         self._online = online

@@ -72,8 +72,8 @@ class Search(Protocol):
         """
 
 
-#: The state of a search over a stream. It is plain data, which can be pickled, and never
-#: changed: whoever keeps one can go on from there as often as they like.
+#: The state of a search over a stream. It is plain data, which can be pickled, and
+#: never changed: whoever keeps one can go on from there as often as they like.
 StreamT = TypeVar("StreamT")
 
 
@@ -96,7 +96,7 @@ class Piece(Generic[StreamT]):
 
 @dataclass(frozen=True, eq=False)
 class Found(Generic[StreamT]):
-    """What a search made of a piece.
+    """Result of a search on a piece of a stream.
 
     Attributes:
         state: of the search behind it; behind a final piece, that of a new stream.

@@ -30,7 +30,7 @@ class FullScorer(Scorer, Protocol):
             a tree; else the last one and its own state.
     """
 
-    is_tree = False
+    is_tree: bool = False
 
     def start(self, encoded: Encoded, primers: Primers) -> Any:
         """The state in which each utterance has one hypothesis.
@@ -64,9 +64,11 @@ class FullScorer(Scorer, Protocol):
         """The state of one utterance as plain data, less what its encoder output is
         projected to: to be kept, and to be gone on from by :meth:`resume`.
         """
+        raise ValueError("the scorer is not for searches by blocks")
 
     def project(self, encoded: Encoded) -> Any:
-        """Project encoder outputs to what every step reads of them."""
+        """Project encoder outputs to what every step reads; None: to nothing."""
+        return None
 
     def resume(self, states: Sequence[Any], projected: Any) -> Any:
         """The state in which utterances go on, now with these encoder outputs.
@@ -76,6 +78,7 @@ class FullScorer(Scorer, Protocol):
             projected: what :meth:`project` gave, for instance of more frames than
                 before.
         """
+        raise ValueError("the scorer is not for searches by blocks")
 
     def restart(self, windows: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         """Score all continuations of hypotheses from their newest tokens alone; only
@@ -322,7 +325,7 @@ class GraphScorer(FullScorer):
         return StepState(projected, together, rows, visible, positions)
 
     def _places(self, of_axes: Mapping[str, T]) -> Iterator[tuple[str, int, T]]:
-        """Each state's name, its axis of rows or nodes, and what is told of that axis."""
+        """Each state's name, its axis of rows or nodes, and what is told of it."""
         for name, state in self._step.graph.states.items():
             for axis, places in of_axes.items():
                 if axis in state.axes:
