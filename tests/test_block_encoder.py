@@ -186,7 +186,7 @@ def test_streams_get_together_what_they_get_alone(tiny_stream):
 
 
 def test_a_state_stays_good(tiny_stream):
-    """It can be kept, written and read; a final chunk gives that of a new stream."""
+    """States can be kept, written and read; a final chunk gives that of a new stream."""
     encoder = BlockEncoder(tiny_stream[2], Device())
     pieces = cut(noise(150), [70])
     first, second, last = encode(encoder, pieces)
@@ -296,7 +296,7 @@ def test_what_cannot_be_encoded_is_told(tiny_stream):
     ],
 )
 def test_no_graphs_for_streams(encoder, more, choices):
-    """Of encoders and models with which ESPnet cannot encode a stream, or restarts."""
+    """ESPnet cannot encode a stream with these, or restarts its positions."""
     config = tiny_config(encoder, more, **choices)
     if encoder == "conformer":
         for name in ("block_size", "hop_size", "look_ahead"):

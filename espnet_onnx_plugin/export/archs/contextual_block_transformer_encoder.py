@@ -196,7 +196,7 @@ class ContextualBlockEncoder(torch.nn.Module):
         return x, torch.cat(contexts, dim=1)
 
     def _given(self, lengths: torch.Tensor, past: Past, frames: Any) -> torch.Tensor:
-        """Which frames a call gives: not those before it, nor those that come later.
+        """Numbers of the frames that a call gives, not those before nor those to come.
 
         Args:
             lengths, past: of the streams.
