@@ -206,7 +206,7 @@ def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
 
 
 def test_a_graph_that_gives_no_numbers_is_refused(capsys, tiny, tmp_path, monkeypatch):
-    from espnet_onnx_plugin.runtime.search.scorers import GraphScorer
+    from espnet_onnx_plugin.runtime.search.graph_scorer import GraphScorer
 
     along, asked = GraphScorer.along, []
 

@@ -26,7 +26,7 @@ from espnet_onnx_plugin.export.tasks.tts import TTSExporter
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.session import Session
-from espnet_onnx_plugin.runtime.search.scorers import GraphScorer
+from espnet_onnx_plugin.runtime.search.graph_scorer import GraphScorer
 
 
 def refused(capsys, main, *arguments):

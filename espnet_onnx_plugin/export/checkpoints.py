@@ -19,7 +19,7 @@ import yaml
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.weights import load_weights
 from espnet_onnx_plugin.packages import import_package
-from espnet_onnx_plugin.runtime.search.scorers import NgramScorer
+from espnet_onnx_plugin.runtime.search.ngram_scorer import NgramScorer
 from espnet_onnx_plugin.tasks import find
 
 

@@ -24,7 +24,7 @@ from espnet_onnx_plugin.export.transducers import JointModule, PredictionModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import LENS, Encoded
 from espnet_onnx_plugin.runtime.core.session import Session
-from espnet_onnx_plugin.runtime.search.scorers import GraphScorer
+from espnet_onnx_plugin.runtime.search.graph_scorer import GraphScorer
 
 
 def check_decoder(

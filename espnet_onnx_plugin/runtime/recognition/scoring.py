@@ -14,12 +14,9 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.recognition.options import DecodeOptions
-from espnet_onnx_plugin.runtime.search.scorers import (
-    FullScorer,
-    LengthBonus,
-    NgramScorer,
-    graph_scorer,
-)
+from espnet_onnx_plugin.runtime.search.graph_scorer import graph_scorer
+from espnet_onnx_plugin.runtime.search.ngram_scorer import NgramScorer
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer, LengthBonus
 from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
 
 logger = logging.getLogger(__name__)

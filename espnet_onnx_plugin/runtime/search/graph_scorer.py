@@ -1,0 +1,366 @@
+"""Scorers that are step graphs: attention decoders and language models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from espnet_onnx_plugin.runtime.core.encoder import Encoded, to_numpy
+from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.search.protocol import Primers
+from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Picked
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StepState:
+    """State of a step graph. (U, H) are utterances and their hypotheses.
+
+    Attributes:
+        memory: tensors by name, rows are utterances.
+        states: the graph's states by name.
+        rows: (U, H) row of each hypothesis in states that have rows.
+        visible: (U, H, nodes) bool, which nodes of the states each hypothesis sees.
+        positions: (U, H) number of tokens before the next one.
+        hidden: (U, H, dim) what the output layer read, where the graph gives it.
+    """
+
+    memory: dict[str, Value]
+    states: dict[str, Value]
+    rows: np.ndarray
+    visible: np.ndarray
+    positions: np.ndarray
+    hidden: np.ndarray | None = None
+
+
+class GraphScorer(FullScorer):
+    """A step graph: an attention decoder or a language model.
+
+    Args:
+        step: session of the step graph.
+        memory: session of the graph that projects the encoder's output, if the step
+            reads it.
+    """
+
+    def __init__(self, step: Session, memory: Session | None = None):
+        self._step = step
+        self._memory = memory
+        self.is_tree = "kept" in step.graph.inputs
+
+    def start(self, encoded: Encoded, primers: Primers) -> StepState:
+        """The state before the last token of each primer."""
+        state = self._begin(self.project(encoded), encoded.utterances)
+        # As in ESPnet, a recurrent step sees the last token alone.
+        return self._prime(primers, state) if self.is_tree else state
+
+    def project(self, encoded: Encoded) -> dict[str, Value]:
+        """The tensors that every step reads of the encoder's outputs."""
+        if self._memory is None:
+            return {}
+        inputs = {name: encoded[name] for name in self._memory.graph.inputs}
+        return self._memory.run(inputs, fetch=())
+
+    def _begin(self, memory: dict[str, Value], utterances: int) -> StepState:
+        """The state before the first token of each utterance's one hypothesis."""
+        zeros = np.zeros((utterances, 1), np.int64)
+        visible = np.zeros((utterances, 1, 0), bool)
+        states = self._step.initial_states(memory)
+        return StepState(memory, states, zeros, visible, zeros)
+
+    def _prime(self, primers: Primers, state: StepState) -> StepState:
+        """Feed the tokens before the last one, which nobody asks the scores of."""
+        lengths = np.array([len(primer) - 1 for primer in primers])
+        if not lengths.any():
+            return state
+        _, state = self._feed_sequences([primer[:-1] for primer in primers], state)
+        # The hypothesis goes on behind its utterance's last token, if it has one.
+        last = np.maximum(lengths - 1, 0)[:, None]
+        of_last = (np.arange(len(primers))[:, None], last)
+        begun = lengths[:, None] > 0
+        return replace(
+            state,
+            rows=state.rows[of_last],
+            visible=state.visible[of_last] & begun[..., None],
+            positions=state.positions[of_last] * begun,
+            hidden=None,
+        )
+
+    def _feed_sequences(
+        self, sequences: Sequence[Sequence[int]], state: StepState
+    ) -> tuple[np.ndarray, StepState]:
+        """Feed a sequence of tokens for each utterance, from its start, in one step.
+
+        A token is a row that sees those before it. Behind a shorter sequence stand
+        tokens that see themselves alone.
+        """
+        length = max(map(len, sequences))
+        tokens = np.zeros((len(sequences), length), np.int64)
+        own = np.zeros((len(sequences), length, len(sequences), length), bool)
+        own[:] = np.eye(tokens.size, dtype=bool).reshape(own.shape)
+        for i, sequence in enumerate(sequences):
+            tokens[i, : len(sequence)] = sequence
+            own[i, : len(sequence), i, : len(sequence)] = np.tri(len(sequence))
+        positions = np.broadcast_to(np.arange(length), tokens.shape)
+        kept = np.zeros(0, np.int64)
+        visible = own.reshape(*tokens.shape, -1)
+        return self._feed(tokens, state.rows, positions, kept, visible, state)
+
+    def score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: StepState
+    ) -> tuple[np.ndarray, StepState]:
+        """Score all continuations in one step of the graph."""
+        utterances, hypotheses = tokens.shape
+        of_parents = (np.arange(utterances)[:, None], parents)
+        positions = state.positions[of_parents]
+        visible = state.visible[of_parents]
+        # Nodes of hypotheses that fell out of the beam are seen by none that is left.
+        kept = np.flatnonzero(visible.any(axis=(0, 1)))
+        own = np.eye(tokens.size, dtype=bool).reshape(utterances, hypotheses, -1)
+        visible = np.concatenate((visible[..., kept], own), axis=2)
+        parents = state.rows[of_parents]
+        return self._feed(tokens, parents, positions, kept, visible, state)
+
+    def _feed(
+        self,
+        tokens: np.ndarray,
+        parents: np.ndarray,
+        positions: np.ndarray,
+        kept: np.ndarray,
+        visible: np.ndarray,
+        state: StepState,
+    ) -> tuple[np.ndarray, StepState]:
+        """Run the graph on the inputs that ``export/steps.py`` describes."""
+        feeds = {
+            "tokens": tokens,
+            "parents": parents,
+            "positions": positions,
+            "kept": kept,
+            "visible": visible,
+            **state.memory,
+        }
+        outputs, states = self._step.step(feeds, state.states)
+        outputs = {k: v.reshape(*tokens.shape, -1) for k, v in outputs.items()}
+        new = StepState(
+            state.memory,
+            states,
+            rows=np.arange(tokens.size).reshape(tokens.shape),
+            visible=visible,
+            positions=positions + 1,
+            hidden=outputs.get("hidden"),
+        )
+        return outputs["log_probs"], new
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """Scores of the token behind each one of a sequence, in one step if it can."""
+        if not self.is_tree:
+            return super().along(encoded, tokens)
+        state = self.start(encoded, [tokens[:1]])
+        scores, _ = self._feed_sequences([tokens], state)
+        return scores[0]
+
+    def hidden(self, state: StepState) -> np.ndarray:
+        """Input of the output layer in the newest step."""
+        return super().hidden(state) if state.hidden is None else state.hidden
+
+    def join(self, picked: Sequence[Sequence[Picked]]) -> StepState:
+        """The state of hypotheses of several states, of steps without a memory."""
+        cells = [one for row in picked for one in row]
+        distinct = list({id(one.state): one.state for one in cells}.values())
+        along, states = ("nodes" if self.is_tree else "rows"), distinct[0].states
+        if len(distinct) > 1:
+            states = {
+                name: np.concatenate(
+                    [to_numpy(state.states[name]) for state in distinct],
+                    axis=described.axes.index(along),
+                )
+                for name, described in self._step.graph.states.items()
+            }
+        shape = len(picked), len(picked[0])
+        # A state begins with one row, whatever the number of its hypotheses.
+        name, described = next(iter(self._step.graph.states.items()))
+        axis = described.axes.index(along)
+        counts = [to_numpy(s.states[name]).shape[axis] for s in distinct]
+        firsts = dict(zip(map(id, distinct), np.cumsum([0, *counts]).tolist()))
+        rows, positions = np.empty((2, len(cells)), np.int64)
+        visible = np.zeros((len(cells), sum(counts) * self.is_tree), bool)
+        for i, (state, *of) in enumerate(cells):
+            first = 0 if self.is_tree else firsts[id(state)]
+            rows[i] = first + state.rows[tuple(of)]
+            positions[i] = state.positions[tuple(of)]
+            if self.is_tree:
+                own = state.visible[tuple(of)]
+                visible[i, firsts[id(state)] :][: len(own)] = own
+        return StepState(
+            {},
+            states,
+            rows=rows.reshape(shape),
+            visible=visible.reshape(*shape, visible.shape[1]),
+            positions=positions.reshape(shape),
+        )
+
+    def select(self, utterances: Sequence[int], state: StepState) -> StepState:
+        """The state of some of the utterances."""
+        ids = list(utterances)
+        memory = {k: to_numpy(v)[ids] for k, v in state.memory.items()}
+        return replace(
+            state,
+            memory=memory,
+            rows=state.rows[ids],
+            visible=state.visible[ids],
+            positions=state.positions[ids],
+            hidden=None,
+        )
+
+    def rest(self, state: StepState, utterance: int) -> StepState:
+        """The rows and nodes of one utterance's hypotheses."""
+        visible = state.visible[utterance]
+        kept = {"nodes": np.flatnonzero(visible.any(axis=0))}
+        kept["rows"], rows = np.unique(state.rows[utterance], return_inverse=True)
+        states: dict[str, Value] = {}
+        for name, axis, places in self._places(kept):
+            states[name] = to_numpy(state.states[name]).take(places, axis)
+        return StepState(
+            {},
+            states,
+            rows.reshape(1, -1),
+            visible[None][..., kept["nodes"]],
+            state.positions[[utterance]],
+        )
+
+    def resume(
+        self, states: Sequence[StepState], projected: dict[str, Value]
+    ) -> StepState:
+        """The rows and nodes of all hypotheses, with this memory."""
+        if len(states) == 1:
+            return replace(states[0], memory=projected)
+        sizes = {"nodes": [one.visible.shape[2] for one in states]}
+        sizes["rows"] = [int(one.rows.max()) + 1 for one in states]
+        together: dict[str, Value] = {}
+        for name, axis, _ in self._places(sizes):
+            arrays = [to_numpy(one.states[name]) for one in states]
+            together[name] = np.concatenate(arrays, axis)
+        width = max(one.rows.shape[1] for one in states)
+        rows, positions = np.zeros((2, len(states), width), np.int64)
+        visible = np.zeros((len(states), width, sum(sizes["nodes"])), bool)
+        row = node = 0
+        for i, one in enumerate(states):
+            count, nodes = one.visible.shape[1:]
+            rows[i, :count] = one.rows[0] + row
+            positions[i, :count] = one.positions[0]
+            visible[i, :count, node : node + nodes] = one.visible[0]
+            row += sizes["rows"][i]
+            node += nodes
+        return StepState(projected, together, rows, visible, positions)
+
+    def _places(self, of_axes: Mapping[str, T]) -> Iterator[tuple[str, int, T]]:
+        """Each state's name, its axis of rows or nodes, and what is told of it."""
+        for name, state in self._step.graph.states.items():
+            for axis, places in of_axes.items():
+                if axis in state.axes:
+                    yield name, state.axes.index(axis), places
+
+    def restart(
+        self, windows: np.ndarray, state: StepState
+    ) -> tuple[np.ndarray, StepState]:
+        """Score all continuations of the newest tokens in one step of the graph."""
+        utterances, hypotheses, length = windows.shape
+        begun = self._begin(state.memory, utterances)
+        # A token is a row that sees those before it in its window.
+        count = hypotheses * length
+        own = np.zeros((utterances, count, utterances, count), bool)
+        past = np.kron(np.eye(hypotheses, dtype=bool), np.tri(length, dtype=bool))
+        for i in range(utterances):
+            own[i, :, i] = past
+        tokens = windows.reshape(utterances, count)
+        positions = np.tile(np.arange(length), (utterances, hypotheses))
+        visible = own.reshape(utterances, count, -1)
+        kept = np.zeros(0, np.int64)
+        scores, state = self._feed(tokens, begun.rows, positions, kept, visible, begun)
+        last = slice(length - 1, None, length)
+        return scores[:, last], replace(
+            state,
+            rows=state.rows[:, last],
+            visible=state.visible[:, last],
+            positions=state.positions[:, last],
+            hidden=None,
+        )
+
+
+class OneByOne(FullScorer):
+    """A scorer whose graph lets the utterances of a batch change each other's result.
+
+    An activation that is quantized as it comes has one scale for the whole batch.
+    """
+
+    def __init__(self, scorer: FullScorer):
+        self._scorer = scorer
+        self.is_tree = scorer.is_tree
+
+    def start(self, encoded: Encoded, primers: Primers) -> list[Any]:
+        """The states of the utterances, one by one."""
+        return [
+            self._scorer.start(encoded.select([i]), [primer])
+            for i, primer in enumerate(primers)
+        ]
+
+    def score(
+        self, tokens: np.ndarray, parents: np.ndarray, state: list[Any]
+    ) -> tuple[np.ndarray, list[Any]]:
+        """Score all continuations, utterance by utterance."""
+        scored = [
+            self._scorer.score(row[None], of_row[None], one)
+            for row, of_row, one in zip(tokens, parents, state)
+        ]
+        return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
+
+    def hidden(self, state: list[Any]) -> np.ndarray:
+        """Input of the output layer in the newest step."""
+        return np.concatenate([self._scorer.hidden(one) for one in state])
+
+    def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
+        """Scores of the token behind each one of a sequence."""
+        return self._scorer.along(encoded, tokens)
+
+    def join(self, picked: Sequence[Sequence[Picked]]) -> list[Any]:
+        """The states of hypotheses of several states, utterance by utterance."""
+        return [
+            self._scorer.join([[Picked(s[i], 0, j) for s, i, j in row]])
+            for row in picked
+        ]
+
+    def select(self, utterances: Sequence[int], state: list[Any]) -> list[Any]:
+        """The states of some of the utterances."""
+        return [state[i] for i in utterances]
+
+    def rest(self, state: list[Any], utterance: int) -> Any:
+        """The state of one utterance, from its own."""
+        return self._scorer.rest(state[utterance], 0)
+
+    def project(self, encoded: Encoded) -> list[Any]:
+        """The projections of the utterances, one by one."""
+        utterances = range(encoded.utterances)
+        return [self._scorer.project(encoded.select([i])) for i in utterances]
+
+    def resume(self, states: Sequence[Any], projected: list[Any]) -> list[Any]:
+        """The states of the utterances, one by one."""
+        pairs = zip(states, projected)
+        return [self._scorer.resume([state], one) for state, one in pairs]
+
+    def restart(
+        self, windows: np.ndarray, state: list[Any]
+    ) -> tuple[np.ndarray, list[Any]]:
+        """Score all continuations, utterance by utterance."""
+        pairs = zip(windows, state)
+        scored = [self._scorer.restart(row[None], one) for row, one in pairs]
+        return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
+
+
+def graph_scorer(step: Session, memory: Session | None = None) -> FullScorer:
+    """The scorer of a step graph, one utterance at a time where a batch is not safe."""
+    scorer = GraphScorer(step, memory)
+    safe = step.graph.batches and (memory is None or memory.graph.batches)
+    return scorer if safe else OneByOne(scorer)
