@@ -225,13 +225,13 @@ def test_decoder_is_espnets(name, tmp_path):
     decoder = dict(decoder=arch.name, decoder_conf=dict(arch.tiny[name]))
     files = written(tmp_path / "asr", **decoder)
     bundle = exported(files, tmp_path / "fp32")
-    compare(bundle, files, beam_size=1, count=3)
+    compare(bundle, files, beam_size=1, count=3, least=1)
     if arch.name == "mega":  # ESPnet's batches of other searches change its results
         with pytest.raises(PluginError, match="search_type tsd.*use default"):
             Speech2Text(bundle, beam_search_config=dict(search_type="tsd"))
     else:
         tsd = dict(beam_search_config=dict(search_type="tsd"))
-        compare(bundle, files, beam_size=4, count=3, **tsd)
+        compare(bundle, files, beam_size=4, count=3, least=1, **tsd)
 
 
 BLOCKS = [
