@@ -163,7 +163,8 @@ def same_in_a_batch(seed, search_type, lm):
     frames = random.integers(1, 16, size=3)
     if search_type == "default":
         # ESPnet's search has no end where many labels are as good as the blank.
-        joint.lin_out.bias.data[0] += 9.0
+        joint.lin_out.weight.data *= 0.5
+        joint.lin_out.bias.data[0] += 5.0
         beam_size, frames = min(beam_size, 4), frames // 2 + 1
     if search_type == "maes" and beam_size > 3:
         # ESPnet asks for every hypothesis, of which there can be thousands.
@@ -225,13 +226,13 @@ def test_decoder_is_espnets(name, tmp_path):
     decoder = dict(decoder=arch.name, decoder_conf=dict(arch.tiny[name]))
     files = written(tmp_path / "asr", **decoder)
     bundle = exported(files, tmp_path / "fp32")
-    compare(bundle, files, beam_size=1, count=3)
+    compare(bundle, files, beam_size=1, count=3, least=1)
     if arch.name == "mega":  # ESPnet's batches of other searches change its results
         with pytest.raises(PluginError, match="search_type tsd.*use default"):
             Speech2Text(bundle, beam_search_config=dict(search_type="tsd"))
     else:
         tsd = dict(beam_search_config=dict(search_type="tsd"))
-        compare(bundle, files, beam_size=4, count=3, **tsd)
+        compare(bundle, files, beam_size=4, count=3, least=1, **tsd)
 
 
 BLOCKS = [
