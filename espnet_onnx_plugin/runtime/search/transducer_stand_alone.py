@@ -112,8 +112,8 @@ def modified_adaptive_expansion(
                     if label == 0:
                         behind.append(Partial(total, partial.labels, partial.lm))
                         continue
-                    if rules.lm_weight is not None:
-                        total += rules.lm_weight * float(partial.lm.output[label])
+                    if rules.lm_weight is not None and partial.lm is not None:
+                        total += rules.lm_weight * float(partial.lm.known()[label])
                     longer.append(rules.longer(partial, label, total))
             running = longer
             if not running:
