@@ -14,8 +14,8 @@ from espnet_onnx_plugin.runtime.core.opening import make_options
 from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
 from espnet_onnx_plugin.tasks import TASKS
 
-INFERENCE = """asr asr_maskctc asr_streaming st st_streaming slu s2t s2t_ctc s2t_language
-tts""".split()
+INFERENCE = """asr asr_maskctc asr_streaming st st_streaming slu s2t s2t_ctc
+s2t_language tts""".split()
 
 
 def parser_of(name):
