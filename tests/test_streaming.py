@@ -402,7 +402,7 @@ def test_a_budget_is_measured_on_streams(models, tmp_path):
 
 
 def assert_alike(results, expected):
-    """Of the frames of a whole utterance, encoded in other batches."""
+    """Results of the same frames, encoded in other batches, are the same."""
     assert [r.token_int for r in results] == [r.token_int for r in expected]
     scores = [r.hypothesis.score for r in expected]
     assert [r.hypothesis.score for r in results] == pytest.approx(scores, abs=1e-3)

@@ -75,7 +75,7 @@ class Activity:
     end: int = 0
 
     def followed(self, log_probs: np.ndarray, blank: int) -> Activity:
-        """The same with more frames.
+        """Activity with more frames.
 
         Args:
             log_probs: (frames, vocabulary) of the CTC.

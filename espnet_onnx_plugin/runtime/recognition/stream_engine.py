@@ -121,21 +121,21 @@ class StreamEngine(Generic[SearchStateT]):
         frontend = time.perf_counter()
         chunks: dict[int, Chunk] = {}
         for i, (part, (feats, _)) in enumerate(zip(parts, fed)):
-            state = part.state.encoder
+            before = part.state.encoder
             if feats is None:
                 continue
             if self.exact and len(feats):
                 feats = self.encoder.normalize(feats)
             if part.is_final and not len(feats):
-                feats = state.feats[:0]
-            todo = self.encoder.plan(state, len(feats), part.is_final)
+                feats = before.feats[:0]
+            todo = self.encoder.plan(before, len(feats), part.is_final)
             if todo.blocks or not part.is_final:
-                chunks[i] = Chunk(state, feats, part.is_final)
+                chunks[i] = Chunk(before, feats, part.is_final)
         encoded = dict(zip(chunks, self.encoder.feed(list(chunks.values()))))
         encoder = time.perf_counter()
         self.seconds = dict(frontend=frontend - begin, encoder=encoder - frontend)
         found = self._search(parts, encoded)
-        results = []
+        results: list[Progress[SearchStateT]] = []
         for i, (part, (_, held)) in enumerate(zip(parts, fed)):
             search, hypotheses = found.get(i, (part.state.search, ()))
             made = encoded.get(i)
@@ -156,7 +156,9 @@ class StreamEngine(Generic[SearchStateT]):
         encoded: Mapping[int, EncodedChunk],
     ) -> dict[int, tuple[SearchStateT, Sequence[Hypothesis]]]:
         """State of the search and hypotheses of the parts that were encoded."""
-        found = {i: (parts[i].state.search, ()) for i in encoded}
+        found: dict[int, tuple[SearchStateT, Sequence[Hypothesis]]] = {
+            i: (parts[i].state.search, ()) for i in encoded
+        }
         waiting = {
             i: self._turns(parts[i], len(made.encoder_out))
             for i, made in encoded.items()

@@ -34,7 +34,7 @@ class TokenTimes:
         certain: int,
         blank: int,
     ) -> TokenTimes:
-        """The same with more frames, and times for the tokens that are certain now.
+        """Times with more frames, and of the tokens that are certain now.
 
         Args:
             log_probs: (frames, vocabulary) of the new frames.
