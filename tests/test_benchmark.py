@@ -420,3 +420,34 @@ def test_error_rates_of_test_data(tmp_path):
     assert page.count("| 0.00 |") == 1 and page.count("| 25.00 |") == 1
     assert (tmp_path / "wer_by_rtf.png").exists()
     assert not (tmp_path / "rtf_by_length.png").exists()
+
+
+def test_a_random_transducer_says_something_now_and_then():
+    import torch
+    from benchmarking.random_transducer import FRAMES_PER_LABEL, give_labels
+    from conftest import asr_config, build_asr
+    from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
+
+    model = build_asr(
+        asr_config(
+            decoder="transducer",
+            decoder_conf=dict(hidden_size=8),
+            joint_net_conf=dict(joint_space_size=12),
+        )
+    )
+    torch.manual_seed(0)
+    give_labels(model)
+    greedy = BeamSearchTransducer(model.decoder, model.joint_network, beam_size=1)
+    with torch.no_grad():
+        noise = 0.1 * torch.randn(1, 40000)
+        frames, _ = model.encode(noise, torch.tensor([40000]))
+        [hypothesis] = greedy(frames[0])
+    labels = len(hypothesis.yseq) - 1
+    assert len(frames[0]) / FRAMES_PER_LABEL / 3 < labels < len(frames[0]) / 2
+
+
+def test_settings_tell_the_searches_of_a_transducer_apart():
+    maes = Setting(transducer_conf={"search_type": "maes"})
+    assert "maes" in maes.name and maes.name != Setting().name
+    assert maes.search_options["transducer_conf"] == {"search_type": "maes"}
+    assert "transducer_conf" not in Setting().search_options
