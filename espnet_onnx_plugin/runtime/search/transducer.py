@@ -122,7 +122,7 @@ class GraphNetworks:
         self._next = {name: f"next_{name}" for name in decoder.graph.states}
 
     def project(self, encoded: Encoded) -> np.ndarray:
-        """See :meth:`Networks.project`."""
+        """Project the encoder output, as :meth:`Networks.project`."""
         inputs = {name: encoded[name] for name in self._joint_memory.graph.inputs}
         return self._joint_memory.run(inputs, fetch=["projected"])["projected"]
 
@@ -131,13 +131,13 @@ class GraphNetworks:
         return self._decoder.initial_states({})
 
     def predict(self, labels: np.ndarray, states: States) -> tuple[np.ndarray, States]:
-        """See :meth:`Networks.predict`."""
+        """Read a label for each row, as :meth:`Networks.predict`."""
         feeds: dict[str, Value] = {"tokens": labels, **states}
         made = self._decoder.run(feeds, ["predicted", *self._next.values()])
         return made["predicted"], {k: made[new] for k, new in self._next.items()}
 
     def join(self, projected: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """See :meth:`Networks.join`."""
+        """Score frames with predictions, as :meth:`Networks.join`."""
         feeds: dict[str, Value] = {"projected": projected, "predicted": predicted}
         return self._joint.run(feeds, ["log_probs"])["log_probs"]
 
@@ -289,7 +289,7 @@ class TransducerSearch:
 
     @property
     def _lm_start(self) -> int:
-        """What the language model reads first."""
+        """The label that the language model reads first."""
         # The other searches feed it the last label, which is the blank at first.
         default = self.config.search_type == "default"
         return self._symbols.sos if default else self._symbols.blank

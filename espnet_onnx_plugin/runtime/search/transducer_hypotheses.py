@@ -140,7 +140,7 @@ class Partial:
 
 
 class Request(NamedTuple):
-    """What a search wants to know; the answer is the joint network's scores.
+    """Question of a search; the answer is the joint network's scores.
 
     Attributes:
         cells: label sequences and the frame of each; answered with log probabilities
