@@ -70,8 +70,12 @@ def config_of(**choices):
     return config
 
 
-def written(root, seed=1, **choices):
-    """A model that training left, see :func:`config_of`."""
+def written(root, seed=1, blank=10.0, **choices):
+    """A model that training left, see :func:`config_of`.
+
+    Args:
+        blank: what is added to its score, so that not every frame makes a label.
+    """
     config = config_of(**choices)
     with kernel_left_out():
         # ESPnet writes into the settings that it builds from.
@@ -80,7 +84,7 @@ def written(root, seed=1, **choices):
     for layer in model.joint_network.children():
         if isinstance(layer, torch.nn.Linear):
             layer.weight.data *= 6.0
-    model.joint_network.lin_out.bias.data[0] += 10.0
+    model.joint_network.lin_out.bias.data[0] += blank
     return save(model, config, root, "model.pth")
 
 
@@ -202,6 +206,7 @@ def test_hypotheses_are_espnets(search_type, lm):
         same_in_a_batch(seed, search_type, lm)
 
 
+@pytest.mark.espnet
 @pytest.mark.parametrize("with_lm", [False, True], ids=["alone", "lm"])
 @pytest.mark.parametrize("search_type", ["default", "tsd", "alsd", "maes"])
 def test_speech_is_recognized_as_by_espnet(tiny, search_type, with_lm):
@@ -224,9 +229,11 @@ def test_decoder_is_espnets(name, tmp_path):
         if arch.role == "transducer_decoder" and name in arch.tiny
     )
     decoder = dict(decoder=arch.name, decoder_conf=dict(arch.tiny[name]))
-    files = written(tmp_path / "asr", **decoder)
+    # Mega's random predictions hardly vary: one that says something.
+    says = dict(seed=3, blank=7.0) if arch.name == "mega" else {}
+    files = written(tmp_path / "asr", **says, **decoder)
     bundle = exported(files, tmp_path / "fp32")
-    compare(bundle, files, beam_size=1, count=3, least=1)
+    compare(bundle, files, beam_size=1, count=3)
     if arch.name == "mega":  # ESPnet's batches of other searches change its results
         with pytest.raises(PluginError, match="search_type tsd.*use default"):
             Speech2Text(bundle, beam_search_config=dict(search_type="tsd"))

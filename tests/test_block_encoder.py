@@ -21,7 +21,7 @@ from espnet_onnx_plugin.export.parity.streaming import Reference, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.optimize.fuse import optimize, optimize_graph
 from espnet_onnx_plugin.quantize.half import to_half
-from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.quantize.lowering import calibrate_graph
 from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder, Chunk, plan
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -146,6 +146,7 @@ def test_settings(name, tmp_path):
     assert 0 < check_stream(*made, Device()) <= TOLERANCE
 
 
+@pytest.mark.espnet
 @pytest.mark.parametrize("sizes", [[1], [2, 5], [7], [13, 0, 1], [50, 3], [12], [999]])
 def test_each_chunk_gets_espnets_frames(tiny_stream, sizes):
     model, ctc, bundle = tiny_stream
@@ -351,7 +352,7 @@ def test_half(tiny_stream, tmp_path):
 
 def test_int8(tiny_stream, tmp_path):
     def rewrite(role, old, new):
-        lowering = Lowering(old, "int8", reduce_range=False, device=Device())
+        lowering = calibrate_graph(old, "int8", False, Device())
         lowering.write({layer.name: "int8" for layer in lowering.ladders}, new)
         return not lowering.ladders  # as the quantizer says
 

@@ -309,6 +309,7 @@ def compare(case, kind=OnlineBeamSearch):
         state = found.state
 
 
+@pytest.mark.espnet
 @pytest.mark.parametrize("seed", range(300))
 def test_results_of_streams_are_espnets(seed):
     compare(make_case(seed))

@@ -20,7 +20,7 @@ from espnet_onnx_plugin.export.checkpoints import Checkpoints, losses_left_out
 from espnet_onnx_plugin.export.export import check_parity, export_bundle
 from espnet_onnx_plugin.export.tasks.exporter import find_exporter
 from espnet_onnx_plugin.optimize.fuse import optimize, optimize_graph
-from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.quantize.lowering import calibrate_graph
 from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
@@ -199,7 +199,7 @@ def test_optimized_and_quantized_graphs_give_nearly_the_same(
     optimize_graph(source, tmp_path / "optimized.onnx", "cpu")
     limits = {"optimized": 1e-4}
     for precision, limit in dict(int8=0.1, weight8=0.1, weight4=0.6).items():
-        lowering = Lowering(source, precision, False, device=Device())
+        lowering = calibrate_graph(source, precision, False, Device())
         assert len(lowering.ladders) == LAYERS[role]
         forms = {layer.name: forms[0] for layer, forms in lowering.ladders.items()}
         lowering.write(forms, tmp_path / f"{precision}.onnx")

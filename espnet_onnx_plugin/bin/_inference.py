@@ -41,6 +41,7 @@ UNSUPPORTED: Mapping[str, tuple[str | bool | None, str]] = {
     "src_word_lm_train_config": (None, _WORD_LM),
     "streaming": (False, "streaming search is not supported yet"),
     "enh_s2t_task": (False, "joint enhancement is not supported yet"),
+    "transducer_conf": (None, "transducers have no search over streams, as in ESPnet"),
     "partial_ar": (False, "partially autoregressive search is not supported yet"),
     "prompt_token_file": (None, "tokens cannot be added to a bundle's"),
     "run_chunk": (False, "classification of chunks is not supported"),

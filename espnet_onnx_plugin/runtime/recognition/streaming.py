@@ -226,6 +226,10 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
         self._time(self.engine.seconds, begin)
         return results
 
+    def recognize(self, speech: np.ndarray) -> NBest[Recognized]:
+        """Everything that decoding gives for one utterance, see :meth:`__call__`."""
+        return self(speech)
+
     def _time(self, seconds: Mapping[str, float], begin: float) -> None:
         """Note the timing of a call that began then."""
         parts = {name: seconds.get(name, 0.0) for name in Timing._fields[:-1]}
