@@ -241,6 +241,29 @@ def test_hypotheses_are_espnets(search_type, lm):
         same(case.ours(), case.espnets())
 
 
+def test_networks_that_do_not_batch_are_asked_utterance_by_utterance(monkeypatch):
+    asked, joined = [], []
+    project, join = TorchNetworks.project, TorchNetworks.join
+
+    def watched(self, encoded):
+        asked.append(encoded.utterances)
+        return project(self, encoded)
+
+    def counted(self, projected, predicted):
+        joined.append(len(projected))
+        return join(self, projected, predicted)
+
+    monkeypatch.setattr(TorchNetworks, "project", watched)
+    monkeypatch.setattr(TorchNetworks, "join", counted)
+    case = make_case(1, "tsd")
+    case.ours()
+    assert asked == [3] and max(joined) > case.beam_size
+    monkeypatch.setattr(TorchNetworks, "batches", False)
+    joined.clear()
+    same(case.ours(), case.espnets())
+    assert asked == [3, 1, 1, 1] and max(joined) <= case.beam_size
+
+
 def sharpen(joint):
     """Scale the output so that a random model's choices are not all alike."""
     joint.lin_out.weight.data *= 12.0

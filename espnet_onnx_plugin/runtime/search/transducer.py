@@ -257,7 +257,7 @@ class TransducerSearch:
         """
         self.seconds = {"decoder": 0.0, "lm": 0.0}
         start = time.perf_counter()
-        projected = self._networks.project(encoded)
+        projected = self._project(encoded)
         self.seconds["decoder"] += time.perf_counter() - start
         state = None
         if self._lm is not None:
@@ -266,7 +266,7 @@ class TransducerSearch:
         searches = []
         for i, frames in enumerate(encoded.lengths.tolist()):
             steps = self._steps(self._start(state, i), range(frames))
-            searches.append((steps, projected[i, :frames]))
+            searches.append((steps, projected[i][:frames]))
         results = [
             [Hypothesis(p.labels.labels(), p.score) for p in partials]
             for partials in self._run(searches)
@@ -274,6 +274,13 @@ class TransducerSearch:
         for frames, [best, *_] in zip(encoded.lengths, results):
             self._log_best(int(frames), best)
         return results
+
+    def _project(self, encoded: Encoded) -> Sequence[np.ndarray]:
+        """The joint network's projection of each utterance, (frames, joint)."""
+        if self._networks.batches:
+            return list(self._networks.project(encoded))
+        ones = [encoded.select([i]) for i in range(encoded.utterances)]
+        return [self._networks.project(one)[0] for one in ones]
 
     def _log_best(self, frames: int, best: Hypothesis) -> None:
         """The lines that ESPnet logs of an utterance and its result."""
