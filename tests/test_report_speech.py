@@ -225,7 +225,7 @@ def test_asr_scorer(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"task": "st"}, "has to be a model of task asr or s2t"),
+        ({"task": "st"}, "of task asr, asr_transducer or s2t, for one"),
         ({"speakers": 2}, "for one speaker"),
         ({"kind": "features"}, "reads features"),
     ],

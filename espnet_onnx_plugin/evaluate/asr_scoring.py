@@ -41,7 +41,7 @@ class AsrScorer:
         if manifest.task not in scoring or manifest.speakers is not None:
             raise PluginError(
                 f"{model_dir} cannot be listened with: it has to be a model of task "
-                f"{' or '.join(scoring)}, for one speaker"
+                f"{', '.join(scoring[:-1])} or {scoring[-1]}, for one speaker"
             )
         if manifest.speech.kind != "waveform":
             raise PluginError(f"{model_dir} reads features, not waveforms")
