@@ -65,7 +65,7 @@ class AsrScorer:
             soxr = import_package("soxr", f"speech at {rate} Hz", "soxr")
             wave = soxr.resample(wave, rate, self._rate)
         try:
-            results = self._model(wave.astype(np.float32))
+            results = self._model.recognize(wave.astype(np.float32))
         except TooShortUttError:
             return ""
         files = self._model.files(results)
