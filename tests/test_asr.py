@@ -618,7 +618,7 @@ def test_ngram_scores_are_espnets(tiny, tmp_path):
 
 def test_the_readmes_example(tiny):
     speech = waves()["utt0"]
-    got = run_readme("beam_size=10", {"BUNDLE": tiny["bundle"]}, speech=speech)
+    got = run_readme("ctc_weight=0.3", {"BUNDLE": tiny["bundle"]}, speech=speech)
     options = dict(beam_size=10, ctc_weight=0.3, lm_weight=0.3)
     assert got["text"] == espnet(tiny, **options)(speech.astype(np.float32))[0][0]
     assert set(got["hypothesis"].scores) == {"decoder", "ctc", "lm"}
