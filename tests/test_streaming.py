@@ -256,6 +256,7 @@ def test_exact_features_are_those_of_the_whole_utterance(models, name):
 # ESPnet's class
 
 
+@pytest.mark.espnet
 @pytest.mark.parametrize(
     "name, options, sizes",
     [

@@ -234,6 +234,7 @@ SEARCHES = [
 ]
 
 
+@pytest.mark.espnet
 @pytest.mark.parametrize("search_type, lm", SEARCHES)
 def test_hypotheses_are_espnets(search_type, lm):
     for seed in range(12):
