@@ -20,7 +20,7 @@ from espnet_onnx_plugin.runtime.recognition.results import (
 )
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
-from espnet_onnx_plugin.runtime.search.transducer import GraphNetworks
+from espnet_onnx_plugin.runtime.search.transducer_networks import GraphNetworks
 from espnet_onnx_plugin.runtime.search.transducer_stand_alone import (
     StandAloneConfig,
     StandAloneSearch,

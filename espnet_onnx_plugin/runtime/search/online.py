@@ -19,16 +19,11 @@ from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.beam import ranked
-from espnet_onnx_plugin.runtime.search.blocks import (
-    BlockSearch,
-    Running,
-    Searching,
-    Stepper,
-    Steps,
-)
+from espnet_onnx_plugin.runtime.search.blocks import BlockSearch, Steps
 from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
 from espnet_onnx_plugin.runtime.search.protocol import Found, Hypothesis, Piece
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
+from espnet_onnx_plugin.runtime.search.stepper import Running, Searching, Stepper
 from espnet_onnx_plugin.runtime.search.utterance import (
     Beam,
     BeamSearchConfig,

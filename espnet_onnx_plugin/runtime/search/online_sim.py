@@ -17,16 +17,11 @@ import numpy as np
 from espnet_onnx_plugin.bundle.search import Blocks
 from espnet_onnx_plugin.runtime.core.encoder import Encoded, to_numpy
 from espnet_onnx_plugin.runtime.search.beam import again, ranked
-from espnet_onnx_plugin.runtime.search.blocks import (
-    BlockSearch,
-    Running,
-    Searching,
-    Stepper,
-    Steps,
-)
+from espnet_onnx_plugin.runtime.search.blocks import BlockSearch, Steps
 from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
+from espnet_onnx_plugin.runtime.search.stepper import Running, Searching, Stepper
 from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig, Expander
 
 logger = logging.getLogger(__name__)

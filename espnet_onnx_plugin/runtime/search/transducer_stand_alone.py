@@ -14,11 +14,7 @@ from typing import Literal
 from espnet_onnx_plugin.bundle.search import Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
-from espnet_onnx_plugin.runtime.search.transducer import (
-    Beam,
-    Networks,
-    TransducerSearch,
-)
+from espnet_onnx_plugin.runtime.search.transducer import Beam, TransducerSearch
 from espnet_onnx_plugin.runtime.search.transducer_beams import (
     alignment_length_synchronous,
     default,
@@ -33,6 +29,7 @@ from espnet_onnx_plugin.runtime.search.transducer_hypotheses import (
     TransducerConfig,
     top,
 )
+from espnet_onnx_plugin.runtime.search.transducer_networks import Networks
 
 
 @dataclass(frozen=True)
