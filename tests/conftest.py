@@ -28,14 +28,50 @@ for _name in (*COMPARED, *FAST):
     assert Path(__file__).with_name(f"test_{_name}.py").exists(), _name
 
 
-def pytest_collection_modifyitems(items) -> None:
-    """Mark what every release of ESPnet is to be tried with, and what takes seconds."""
-    for item in items:
+def pytest_addoption(parser) -> None:
+    """Add what runs everything."""
+    said = "with every setting of every architecture and every random case"
+    parser.addoption("--all", action="store_true", help=said)
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Choose what is run, mark what each run needs, and say what shares a worker."""
+    kept = [item for item in items if config.getoption("all") or not is_more(item)]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[i for i in items if is_more(i)])
+    for item in kept:
         name = item.module.__name__.removeprefix("test_")
         if name in COMPARED:
             item.add_marker("espnet")
         if name in FAST:
             item.add_marker("fast")
+        group = shared_group(item)
+        if group and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    # The large pieces first, so that no worker waits for another's at the end.
+    items[:] = sorted(kept, key=lambda i: i.get_closest_marker("xdist_group") is None)
+
+
+def is_more(item) -> bool:
+    """Whether a test is left to ``--all``."""
+    return item.get_closest_marker("more") is not None
+
+
+def shared_group(item) -> str | None:
+    """Tests that share a fixture of their module: one worker makes it, and once."""
+    found = item._fixtureinfo.name2fixturedefs
+    names = [name for name, defs in found.items() if defs[-1].scope == "module"]
+    params = item.callspec.indices if hasattr(item, "callspec") else {}
+    chosen = [f"{name}{params[name]}" for name in sorted(names) if name in params]
+    return " ".join((item.module.__name__, *chosen)) if names else None
+
+
+def a_few(values, keep=1, marks=()):
+    """Parameters of which all but the first ``keep`` are left to ``--all``."""
+    return [
+        pytest.param(value, marks=(*marks, pytest.mark.more) if i >= keep else marks)
+        for i, value in enumerate(values)
+    ]
 
 
 #: Those of the sweep, so that its graphs are shared.

@@ -1,5 +1,6 @@
 """A model trained on human speech: every token of every test set is ESPnet's."""
 
+import itertools
 import json
 
 import pytest
@@ -16,6 +17,7 @@ from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.recognition.decode import decode as decode_all
 
 SETS = ("dev", "test", "test_noisy")
+FEW = [("fp32", 1, "nolm"), ("optimized", 10, "lm")]
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +41,22 @@ def bundle(request, digits, tmp_path_factory):
         return optimize(fp32, out / "optimized", "cpu", RecognitionEvaluator(source))
 
 
-@pytest.mark.parametrize("decode", ["nolm", "lm"])
-@pytest.mark.parametrize("beam", [1, 5, 10])
-@pytest.mark.parametrize(
-    "bundle",
-    [
-        # Two groups, so that two workers share the longest tests of all.
-        pytest.param(name, marks=pytest.mark.xdist_group(f"digits_{name}"))
-        for name in ("fp32", "optimized")
-    ],
-    indirect=True,
-)
+#: A bundle's variant, beam and language model, of which a run without ``--all`` takes
+#: two.
+CASES = [
+    pytest.param(
+        *case,
+        marks=[
+            # Two groups, so that two workers share the longest tests of all.
+            pytest.mark.xdist_group(f"digits_{case[0]}"),
+            *([pytest.mark.more] if case not in FEW else []),
+        ],
+    )
+    for case in itertools.product(("fp32", "optimized"), (1, 5, 10), ("nolm", "lm"))
+]
+
+
+@pytest.mark.parametrize("bundle, beam, decode", CASES, indirect=["bundle"])
 def test_tokens_are_espnets(bundle, digits, beam, decode):
     ours = espnet_onnx_plugin.Speech2Text(
         bundle.path,

@@ -71,12 +71,16 @@ if espnet2.__version__ < "202611":
 
 
 def cases(*roles):
-    """Each architecture in each tiny configuration; the first of a role is marked."""
+    """Each architecture in each tiny configuration; the first of a role is marked.
+
+    All but an architecture's first configuration are left to ``--all``.
+    """
     seen = set()
     params = []
     for arch in ARCHS.values():
-        for name in arch.tiny if arch.role in roles else ():
-            marks = () if arch.role in seen else (pytest.mark.espnet,)
+        for i, name in enumerate(arch.tiny if arch.role in roles else ()):
+            marks = [] if arch.role in seen else [pytest.mark.espnet]
+            marks += [pytest.mark.more] if i else []
             seen.add(arch.role)
             label = f"{arch.role}-{arch.name}-{name}"
             params.append(pytest.param(arch, name, id=label, marks=marks))

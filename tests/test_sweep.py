@@ -24,15 +24,27 @@ LIST = ROOT / "tests" / "data" / "architectures.yaml"
 ARCHITECTURES = yaml.safe_load(LIST.read_text(encoding="utf-8"))
 
 
+#: What an architecture is made of.
+PARTS = ("encoder", "decoder", "tts", "lm")
+
+
 def cases(kind):
-    """Architectures that build, or do not for one reason; a task's first is fast."""
-    tasks, params = set(), []
+    """Architectures that build, or do not for one reason; a task's first is fast.
+
+    Those with nothing new to their task are left to ``--all``.
+    """
+    tasks, parts, params = set(), set(), []
     for architecture in ARCHITECTURES:
         why = architecture.get("excluded", "builds").partition(":")[0]
         if why != kind or spared(architecture):
             continue
         marks = [] if architecture["task"] in tasks else [pytest.mark.fast]
-        tasks.add(architecture["task"])
+        config, task = architecture["config"], architecture["task"]
+        new = {(task, part, config.get(part)) for part in PARTS} - parts
+        if not new:
+            marks.append(pytest.mark.more)
+        tasks.add(task)
+        parts |= new
         params.append(pytest.param(architecture, id=architecture["name"], marks=marks))
     return params
 
