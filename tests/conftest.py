@@ -66,11 +66,23 @@ def shared_group(item) -> str | None:
     return " ".join((item.module.__name__, *chosen)) if names else None
 
 
-def a_few(values, keep=1, marks=()):
+def a_few(values, keep=1):
     """Parameters of which all but the first ``keep`` are left to ``--all``."""
     return [
-        pytest.param(value, marks=(*marks, pytest.mark.more) if i >= keep else marks)
+        pytest.param(value, marks=[pytest.mark.more] if i >= keep else [])
         for i, value in enumerate(values)
+    ]
+
+
+def configurations(role: str) -> list:
+    """Names of each architecture and its tiny configurations, :func:`a_few` of each."""
+    from espnet_onnx_plugin.export.registry import all_archs
+
+    return [
+        pytest.param(arch.name, *few.values, id=f"{arch.name}-{name}", marks=few.marks)
+        for arch in all_archs()
+        if arch.role == role
+        for name, few in zip(arch.tiny, a_few(arch.tiny))
     ]
 
 

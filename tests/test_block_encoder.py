@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from conftest import NO_SEARCH, NO_TEXT, asr_config, build_asr, save, sharpen
+from conftest import NO_SEARCH, NO_TEXT, a_few, asr_config, build_asr, save, sharpen
 
 from espnet_onnx_plugin.bundle import BlockStream, Bundle, Manifest, redescribe
 from espnet_onnx_plugin.errors import PluginError
@@ -139,7 +139,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", a_few(SETTINGS, 2))
 def test_settings(name, tmp_path):
     encoder, more = SETTINGS[name]
     made = streamed(tmp_path, f"contextual_block_{encoder}", more)
@@ -205,6 +205,7 @@ def test_a_state_stays_good(tiny_stream):
         np.testing.assert_array_equal(ours, start)
 
 
+@pytest.mark.more
 def test_more_than_an_hour(tiny_stream):
     """The state does not grow, and the last frames are still ESPnet's."""
     model, ctc, bundle = tiny_stream

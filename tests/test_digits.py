@@ -17,7 +17,7 @@ from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.recognition.decode import decode as decode_all
 
 SETS = ("dev", "test", "test_noisy")
-FEW = [("fp32", 1, "nolm"), ("optimized", 10, "lm")]
+FEW = [("optimized", 1, "nolm"), ("optimized", 10, "lm")]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,16 @@
 
 import numpy as np
 import pytest
-from conftest import asr_config, build_asr, build_lm, save, sharpen, waves, write_data
+from conftest import (
+    a_few,
+    asr_config,
+    build_asr,
+    build_lm,
+    save,
+    sharpen,
+    waves,
+    write_data,
+)
 
 import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import read_bundle
@@ -46,7 +55,7 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=a_few(MODELS))
 def rnn(request, tmp_path_factory):
     """A tiny model and LM on disk, and their bundle."""
     root = tmp_path_factory.mktemp(request.param)

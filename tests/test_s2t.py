@@ -12,6 +12,7 @@ import soundfile
 from conftest import (
     NO_SEARCH,
     RATE,
+    a_few,
     build,
     run_readme,
     save,
@@ -97,7 +98,7 @@ def s2t_config(task, **choices):
     return task_config(task, **{**own, **choices})
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=a_few(MODELS))
 def tiny(request, tmp_path_factory):
     """A tiny model on disk and its bundle."""
     from espnet2.tasks.s2t import S2TTask

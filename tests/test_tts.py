@@ -17,7 +17,15 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import NO_SEARCH, NO_TEXT, RATE, run_readme, save_tts, tts_task
+from conftest import (
+    NO_SEARCH,
+    NO_TEXT,
+    RATE,
+    configurations,
+    run_readme,
+    save_tts,
+    tts_task,
+)
 from sweeping.build import randomize
 
 from espnet_onnx_plugin.bin import export, optimize, quantize, tts_inference
@@ -33,7 +41,7 @@ from espnet_onnx_plugin.export.layers.draws import dropouts_are_of_mkl
 from espnet_onnx_plugin.export.layers.vocoder import context
 from espnet_onnx_plugin.export.parity.synthesis import compare_outputs
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
-from espnet_onnx_plugin.export.registry import all_archs, find
+from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.optimize import fuse
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -67,15 +75,6 @@ OTHERS = dict(
     spembs=np.random.default_rng(1).standard_normal(5).astype(np.float32),
     speech=voice(),
 )
-
-
-def cases(role):
-    return [
-        pytest.param(arch.name, name, id=f"{arch.name}-{name}")
-        for arch in all_archs()
-        if arch.role == role
-        for name in arch.tiny
-    ]
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +122,7 @@ def agree(made, reference):
     compare_outputs(made, reference, "the text")
 
 
-@pytest.mark.parametrize("arch, name", cases("tts"))
+@pytest.mark.parametrize("arch, name", configurations("tts"))
 def test_a_model_speaks_as_in_espnet(arch, name, exported):
     files, bundle = exported(f"{arch}/{name}")
     parity = bundle.manifest.checks["parity"]
@@ -155,7 +154,7 @@ FORCED = dict(use_teacher_forcing=True)
 
 @pytest.mark.parametrize(
     "arch, name",
-    [case for case in cases("tts") if "/".join(case.values) not in NOT_FORCED],
+    [case for case in configurations("tts") if "/".join(case.values) not in NOT_FORCED],
 )
 def test_teacher_forcing_is_espnets(arch, name, exported):
     files, bundle = exported(f"{arch}/{name}")
@@ -527,7 +526,7 @@ def vocoder(tmp_path_factory):
     return give
 
 
-@pytest.mark.parametrize("arch, name", cases("vocoder"))
+@pytest.mark.parametrize("arch, name", configurations("vocoder"))
 def test_a_vocoder_is_espnets_also_in_pieces(arch, name, vocoder):
     generator, pqmf, ours = vocoder(arch, name)
     feats = np.random.default_rng(4).standard_normal((73, 10)).astype(np.float32)
