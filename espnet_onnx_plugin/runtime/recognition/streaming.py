@@ -125,7 +125,8 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
         if exact and encoder.stream.normalize == "utterance_mvn":
             raise PluginError(
                 "utterance_mvn normalizes by the whole utterance, which a stream does "
-                "not have: use frontend espnet, which normalizes by the chunk"
+                "not have: use frontend espnet, which normalizes by the chunk, or a "
+                "model with global_mvn"
             )
         frontend = None
         if "frontend" in self.bundle.manifest.graphs:
