@@ -164,16 +164,25 @@ def door_of(bundle: Bundle) -> Door:
     return task.by_kind.get(type(bundle.manifest.search), task.door)
 
 
-def door_called(command: str) -> Door:
-    """Find the class that a command decodes with.
+def _called(command: str) -> tuple[Task, Door]:
+    doors = {door.command: (row, door) for row in _ROWS for door in row.doors}
+    if command not in doors:
+        raise PluginError(f"'{command}' is not one of {', '.join(doors)}")
+    return doors[command]
+
+
+def task_called(command: str) -> Task:
+    """Find the row whose bundles a command decodes.
 
     Raises:
         PluginError: if there is no such command.
     """
-    doors = {door.command: door for row in _ROWS for door in row.doors}
-    if command not in doors:
-        raise PluginError(f"'{command}' is not one of {', '.join(doors)}")
-    return doors[command]
+    return _called(command)[0]
+
+
+def door_called(command: str) -> Door:
+    """Find the class that a command decodes with; see :func:`task_called`."""
+    return _called(command)[1]
 
 
 def open_model(bundle: Bundle, command: str | None = None, **options: Any) -> Any:

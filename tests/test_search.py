@@ -128,6 +128,21 @@ def make_case(seed, vocabularies=(8, 19, 60, 200), single=False):
     )
 
 
+def make_single_case(seed, single=True):
+    """A case for scorers of single hypotheses, beside which the end symbol has to earn
+    its place among the candidates; in every second one that decides the result.
+    """
+    case = make_case(seed, single=single)
+    if seed % 2:
+        case = make_case(seed, (19, 60, 200), single)
+        ctc_weight = float(np.random.default_rng(seed).choice([0.3, 0.5, 0.8]))
+        case["weights"].update(decoder=1.0 - ctc_weight, ctc=ctc_weight)
+        case["maxlenratio"] = 0.0
+        for table in case["tables"].values():
+            table.end_bias = 0.0
+    return case
+
+
 def espnet_search(case, primer=None):
     """N-best list of the search that ESPnet takes for the case's scorers."""
     search_cls = import_nets("beam_search").BeamSearch
@@ -221,10 +236,11 @@ def assert_same(ours, theirs, what):
 
 
 @pytest.mark.parametrize(
-    "seed, single", [(i, False) for i in range(400)] + [(i, True) for i in range(150)]
+    "seed, make",
+    [(i, make_case) for i in range(400)] + [(i, make_single_case) for i in range(150)],
 )
-def test_beam_search_is_espnets(seed, single):
-    case = make_case(seed, single=single)
+def test_beam_search_is_espnets(seed, make):
+    case = make(seed)
     theirs = espnet_search(case)
     [ours] = BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
     assert_same(ours, theirs, {k: v for k, v in case.items() if k != "logp"})
@@ -239,13 +255,13 @@ def test_scorers_of_single_hypotheses_change_the_search():
     # prove less.
     different = 0
     for seed in range(150):
-        cases = [make_case(seed, single=single) for single in (False, True)]
+        cases = [make_single_case(seed, single) for single in (False, True)]
         [batch], [single] = (
             BeamSearch(config_of(case), our_scorers(case))(encoded_of(case))
             for case in cases
         )
         different += [h.yseq for h in batch] != [h.yseq for h in single]
-    assert different >= 15
+    assert different >= 30  # 56 to 68 with other seeds
 
 
 def test_cases_reach_every_answer():

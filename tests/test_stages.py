@@ -236,43 +236,42 @@ def test_all_three_stages(recipe):
     assert table in result.stdout
 
 
-def test_mask_ctc_has_its_own_commands(recipe):
+@pytest.mark.parametrize(
+    "choice, task, command, option, lm_weight",
+    [
+        ("--use_maskctc true", "asr", "inference_maskctc", "maskctc_n_iterations", []),
+        (
+            "--asr_task asr_transducer",
+            "asr_transducer",
+            "transducer_inference",
+            "beam_size",
+            ["0"],
+        ),
+    ],
+)
+def test_models_have_their_own_commands(
+    recipe, choice, task, command, option, lm_weight
+):
     make_torch_decode()
-    args = ["--use_maskctc", "true", "--inference_args", "--maskctc_n_iterations 5"]
-    result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
-    assert result.returncode == 0, result.stderr
-    [quantized] = module_calls("quantize")
-    assert quantized["inference_args"] == ["--maskctc_n_iterations 5"]
-    decodes = module_calls("asr_inference_maskctc")
-    assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
-    references = module_calls("reference")
-    assert len(references) == 2
-    assert all(c["inference"] == ["asr_inference_maskctc"] for c in references)
-    for call in decodes + references:
-        assert call["maskctc_n_iterations"] == ["5"]
-        assert "lm_weight" not in call and "ngram_weight" not in call
-    assert module_calls("asr_inference") == []
-
-
-def test_stand_alone_transducers_have_their_own_commands(recipe):
-    make_torch_decode()
-    args = ["--asr_task", "asr_transducer", "--inference_args", "--beam_size 5"]
+    args = [*choice.split(), "--inference_args", f"--{option} 5"]
     result = run_onnx("--stage", "14", "--onnx_variants", "int8", *args)
     assert result.returncode == 0, result.stderr
     [exported] = module_calls("export")
-    assert exported["task"] == ["asr_transducer"] and "lm_file" not in exported
+    assert exported["task"] == [task] and "lm_file" not in exported
     [quantized] = module_calls("quantize")
-    assert quantized["inference_args"] == ["--beam_size 5 --lm_weight 0"]
-    decodes = module_calls("asr_transducer_inference")
+    without_lm = [f"--lm_weight {weight}" for weight in lm_weight]
+    assert quantized["inference_args"] == [" ".join([f"--{option} 5", *without_lm])]
+    decodes = module_calls(f"asr_{command}")
     assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
     references = module_calls("reference")
     assert len(references) == 2
     for call in references:
-        assert call["inference"] == ["asr_transducer_inference"]
+        assert call["inference"] == [f"asr_{command}"]
         assert call["asr_train_config"] == ["exp/asr/config.yaml"]
+        assert "lm_weight" not in call
     for call in decodes + references:
-        assert call["beam_size"] == ["5"] and "ngram_weight" not in call
-    assert all(call["lm_weight"] == ["0"] for call in decodes)
+        assert call[option] == ["5"] and "ngram_weight" not in call
+    assert all(call.get("lm_weight", []) == lm_weight for call in decodes)
     assert module_calls("asr_inference") == []
 
 

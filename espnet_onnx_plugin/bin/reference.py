@@ -25,7 +25,7 @@ from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.io.lists import read_keys
 from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
-from espnet_onnx_plugin.tasks import door_called
+from espnet_onnx_plugin.tasks import door_called, task_called
 
 # The frame shift of Kaldi-style features, for which no training option says it.
 FEATURE_FRAME_SECONDS = 0.01
@@ -93,7 +93,7 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     module = importlib.import_module(f"espnet2.bin.{command}")
     decoder = door_called(command).name
     torch.set_num_threads(num_threads)
-    spoken = decoder == "Text2Speech"
+    spoken = task_called(command).gives == "speech"
     data = options["data_path_and_name_and_type"]
     keys = read_keys(options["key_file"] or data[0][0])
     if not spoken:

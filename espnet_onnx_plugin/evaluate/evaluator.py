@@ -97,7 +97,7 @@ class Evaluator(ABC, Generic[BudgetOf]):
         only_faster: whether quantization leaves a graph in fp32 that is no faster.
     """
 
-    source: Any = None
+    source: object = None
     options: Mapping[str, Any] | None = None
 
     data_class: ClassVar[type[DataOptions]]

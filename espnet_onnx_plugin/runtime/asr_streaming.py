@@ -35,7 +35,7 @@ class Speech2TextStreaming(StreamingModel[AsrStreamingOptions]):
     espnet_frontend = AsrFrontend
 
     def _build_search(self) -> OnlineSearch[Any]:
-        builder = self._search_builder()
+        builder = self._builder(self._described, self._options)
         # As in ESPnet, the blocks are of 40 frames, whatever the encoder's are.
         online = self._online_config()
         return builder.build(

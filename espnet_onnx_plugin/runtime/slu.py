@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from espnet_onnx_plugin.runtime import asr
@@ -26,8 +24,8 @@ class Speech2Understand(asr.Speech2Text):
     task = "slu"
     options_class = SluOptions
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
+    def _open(self) -> None:
+        super()._open()
         transcript = self.bundle.manifest.transcript
         self._transcripts: TranscriptReader | None = None
         if transcript is not None:

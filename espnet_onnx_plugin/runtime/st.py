@@ -63,8 +63,8 @@ class Speech2Text(SpeechModel[StOptions, LabelSynchronous | Transducer, Results]
     kind = (LabelSynchronous, Transducer)
     options_class = StOptions
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def _open(self) -> None:
+        super()._open()
         self._recognizer: Recognizer | None = None
         if MD_ENCODER in self.bundle.manifest.graphs:
             given = self._options.recognition

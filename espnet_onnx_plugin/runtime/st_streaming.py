@@ -41,7 +41,7 @@ class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
         options, described = self._options, self._described
         if described.hugging_face_decoder and not options.hugging_face_decoder:
             raise PluginError(NOT_ASKED_FOR)
-        builder = self._search_builder()
+        builder = self._builder(self._described, self._options)
         blocks = {}
         if described.hugging_face_decoder:
             # As in ESPnet, blocks are as long as the encoder's, whatever its hop is.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.layers.recurrent import CELLS, step
+from espnet_onnx_plugin.export.layers.recurrent import RecurrentStep
 from espnet_onnx_plugin.export.layers.rnn_attention import step_attention
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
@@ -27,25 +26,19 @@ class RNNDecoderStep(StepModule):
         self.attention = step_attention(decoder.att_list[0], dim)
         self.memory = self.attention.memory
         self.memory_tensors = self.attention.memory_tensors
-        axes = ("rows", decoder.dlayers, decoder.dunits)
-        self.cell = CELLS[decoder.dtype.upper()]
-        self.of_cells = ("h", "c") if decoder.dtype == "lstm" else ("h",)
-        self.states = {name: State("float32", axes) for name in self.of_cells}
-        self.states.update(self.attention.states)
+        self.step = RecurrentStep(*decoder.decoder)
+        self.states = {**self.step.states, **self.attention.states}
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Score the next token of every hypothesis."""
-        decoder, count = self.reference, len(self.of_cells)
+        decoder, count = self.reference, len(self.step.states)
         (tokens, parents), memory, states = self.split(tensors)
         past = [state.index_select(0, parents.flatten()) for state in states]
         context, attended = self.attention(
             past[0][:, 0], tokens.shape, memory, past[count:]
         )
         x = torch.cat((decoder.embed(tokens.flatten()), context), dim=1)
-        layers = [
-            (c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh) for c in decoder.decoder
-        ]
-        x, *states = step(self.cell, layers, x, past[:count])
+        x, *states = self.step(x, past[:count])
         if decoder.context_residual:
             x = torch.cat((x, context), dim=-1)
         scores = torch.log_softmax(decoder.output(x), dim=-1)

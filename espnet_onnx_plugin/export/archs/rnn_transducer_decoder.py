@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_onnx_plugin.bundle import State
-from espnet_onnx_plugin.export.layers.recurrent import CELLS, step
+from espnet_onnx_plugin.export.layers.recurrent import RecurrentStep
 from espnet_onnx_plugin.export.layers.stand_alone_prediction import (
     StandAlonePrediction,
 )
@@ -17,18 +16,14 @@ class RNNPrediction(StandAlonePrediction):
 
     def __init__(self, decoder: torch.nn.Module, projection: torch.nn.Linear):
         super().__init__(decoder, projection)
-        self.cell = CELLS[decoder.dtype.upper()]
-        state = State("float32", ("rows", decoder.dlayers, decoder.output_size))
-        names = ("h", "c") if decoder.dtype == "lstm" else ("h",)
-        self.states = dict.fromkeys(names, state)
+        self.step = RecurrentStep(*decoder.rnn)
+        self.states = self.step.states
 
     def predict(
         self, tokens: torch.Tensor, *states: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Output of the last layer, and the state of every layer."""
-        x = self.reference.embed(tokens)
-        layers = [layer.all_weights[0] for layer in self.reference.rnn]
-        return step(self.cell, layers, x, states)
+        return self.step(self.reference.embed(tokens), states)
 
 
 register(

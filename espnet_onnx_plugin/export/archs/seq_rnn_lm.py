@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_onnx_plugin.bundle import State
-from espnet_onnx_plugin.export.layers.recurrent import CELLS, step
+from espnet_onnx_plugin.export.layers.recurrent import RecurrentStep
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.steps import RECURRENT_INPUTS, StepModule
 
@@ -15,18 +14,15 @@ class SeqRNNLMStep(StepModule):
 
     def __init__(self, lm: torch.nn.Module):
         super().__init__(lm, RECURRENT_INPUTS)
-        self.cell = CELLS[lm.rnn.mode]
-        names = ("h", "c") if lm.rnn.mode == "LSTM" else ("h",)
-        axes = ("rows", lm.nlayers, lm.nhid)
-        self.states = {name: State("float32", axes) for name in names}
+        self.step = RecurrentStep(lm.rnn)
+        self.states = self.step.states
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Score the next token of every hypothesis."""
         lm = self.reference
         (tokens, parents), _, states = self.split(tensors)
         past = [state.index_select(0, parents.flatten()) for state in states]
-        x = lm.encoder(tokens.flatten())
-        x, *states = step(self.cell, lm.rnn.all_weights, x, past)
+        x, *states = self.step(lm.encoder(tokens.flatten()), past)
         return (torch.log_softmax(lm.decoder(x), dim=-1), *states)
 
 

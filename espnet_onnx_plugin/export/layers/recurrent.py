@@ -6,10 +6,12 @@ other, which the optimizer and the quantizer know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import linear
+
+from espnet_onnx_plugin.bundle import State
 
 #: Gates in the order of ONNX's operators, by their place in torch's weights (LSTM:
 #: i, f, g, o; GRU: r, z, n).
@@ -117,27 +119,50 @@ CELLS = {
 }
 
 
-def step(
-    cell: Callable[..., tuple[torch.Tensor, ...]],
-    layers: Iterable[Sequence[torch.Tensor]],
-    x: torch.Tensor,
-    states: Sequence[torch.Tensor],
-) -> tuple[torch.Tensor, ...]:
-    """Run layers of one direction for one step.
+class RecurrentStep:
+    """Layers of one direction, one step.
 
     Args:
-        cell: one of :data:`CELLS`.
-        layers: weights of each, for its input and its previous output, and both biases.
-        x: (rows, input).
-        states: each (rows, layers, hidden).
+        rnns: the layers, first to last: ``torch.nn.RNNBase`` of any number of them, or
+            ``torch.nn.RNNCellBase``.
 
-    Returns:
-        Output of the last layer (rows, hidden), and the new states.
+    Attributes:
+        states: of the rows by name: the layers' outputs ``h``, and ``c`` of an LSTM.
     """
-    after = []
-    for i, (w_ih, w_hh, b_ih, b_hh) in enumerate(layers):
-        past = [state[:, i] for state in states]
-        new = cell(linear(x, w_ih, b_ih), linear(past[0], w_hh, b_hh), *past)
-        after.append(new)
-        x = new[0]
-    return (x, *(torch.stack(state, dim=1) for state in zip(*after)))
+
+    def __init__(self, *rnns: torch.nn.Module):
+        self._rnns = rnns
+        mode = getattr(rnns[0], "mode", type(rnns[0]).__name__.removesuffix("Cell"))
+        self._cell = CELLS[mode]
+        axes = ("rows", len(list(self._weights())), rnns[0].hidden_size)
+        names = ("h", "c") if mode == "LSTM" else ("h",)
+        self.states = dict.fromkeys(names, State("float32", axes))
+
+    def _weights(self) -> Iterator[Sequence[torch.Tensor]]:
+        """Weights of each layer for its input and its previous output, and biases."""
+        for rnn in self._rnns:
+            if isinstance(rnn, torch.nn.RNNBase):
+                yield from rnn.all_weights
+            else:
+                yield rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh
+
+    def __call__(
+        self, x: torch.Tensor, states: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """Run the layers.
+
+        Args:
+            x: (rows, input).
+            states: each (rows, layers, hidden).
+
+        Returns:
+            Output of the last layer (rows, hidden), and the new states.
+        """
+        after = []
+        for i, (w_ih, w_hh, b_ih, b_hh) in enumerate(self._weights()):
+            past = [state[:, i] for state in states]
+            from_x, from_h = linear(x, w_ih, b_ih), linear(past[0], w_hh, b_hh)
+            new = self._cell(from_x, from_h, *past)
+            after.append(new)
+            x = new[0]
+        return (x, *(torch.stack(state, dim=1) for state in zip(*after)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.bundle.typed import check_types
@@ -13,29 +15,10 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.arithmetic import tell_arithmetic
 from espnet_onnx_plugin.runtime.core.device import Device, check_precision
 
-T = TypeVar("T")
+OptionsT = TypeVar("OptionsT")
 
 
-class Reopened:
-    """Base of classes that open a bundle: copied and pickled as their arguments.
-
-    Sessions of onnxruntime cannot be pickled, and need not be: the process that
-    receives one opens the bundle again.
-    """
-
-    _arguments: tuple[tuple[Any, ...], Mapping[str, Any]]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Reopened:
-        self = super().__new__(cls)
-        self._arguments = args, kwargs
-        return self
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        args, kwargs = self._arguments
-        return functools.partial(type(self), **kwargs), args
-
-
-def make_options(options_class: type[T], options: Mapping[str, Any]) -> T:
+def make_options(options_class: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
     """The decoding options of a call, by name.
 
     Raises:
@@ -71,3 +54,56 @@ def open_bundle(
     check_precision(bundle, device)
     tell_arithmetic(bundle.manifest)
     return bundle
+
+
+class OpenedModel(ABC, Generic[OptionsT]):
+    """A bundle's model with decoding options; copied and pickled as its arguments.
+
+    Sessions of onnxruntime cannot be pickled, and need not be: the process that
+    receives one opens the bundle again.
+
+    Args:
+        model_dir: the bundle, or its directory.
+        provider: ``cpu`` or ``cuda``.
+        threads: CPU threads.
+        session: the other attributes of
+            :class:`~espnet_onnx_plugin.runtime.core.device.Device`, by name.
+        options: ESPnet's decoding options, see :attr:`options_class`.
+
+    Raises:
+        PluginError: if the bundle cannot be read or an option cannot be met.
+    """
+
+    #: Task of the bundles that are taken.
+    task: str
+    #: The dataclass of the decoding options.
+    options_class: type[OptionsT]
+
+    _arguments: tuple[tuple[Any, ...], Mapping[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> OpenedModel[OptionsT]:
+        self = super().__new__(cls)
+        self._arguments = args, kwargs
+        return self
+
+    def __init__(
+        self,
+        model_dir: str | Path | Bundle,
+        provider: str = "cpu",
+        threads: int = 1,
+        session: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
+    ):
+        self._options = make_options(self.options_class, options)
+        self.device = Device(provider, threads, **session)
+        name = type(self).__name__
+        self.bundle = open_bundle(model_dir, self.device, self.task, name)
+        self._open()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        args, kwargs = self._arguments
+        return functools.partial(type(self), **kwargs), args
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Open the bundle's parts, and refuse options that they cannot meet."""

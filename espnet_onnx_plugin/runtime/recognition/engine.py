@@ -6,27 +6,25 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.bundle import search as kinds
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoded, Encoder, Utterance
-from espnet_onnx_plugin.runtime.core.opening import Reopened, make_options, open_bundle
 from espnet_onnx_plugin.runtime.io.speech import prepare
-from espnet_onnx_plugin.runtime.recognition.options import DecodeOptions
+from espnet_onnx_plugin.runtime.recognition.model import (
+    OptionsT,
+    RecognitionModel,
+    SearchT,
+)
 from espnet_onnx_plugin.runtime.recognition.results import (
     Lines,
     Result,
     Results,
     Timing,
 )
-from espnet_onnx_plugin.runtime.recognition.scoring import SearchBuilder
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Search
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
@@ -57,74 +55,26 @@ class TooShortUttError(Exception):
     """The input is shorter than the encoder's layers can take, as in ESPnet."""
 
 
-class _Options(Protocol):
-    @property
-    def nbest(self) -> int:
-        """Length of the n-best list."""
-
-
-OptionsT = TypeVar("OptionsT", bound=_Options)
-SearchT = TypeVar("SearchT", bound=kinds.Search)
 ResultsT = TypeVar("ResultsT", bound=Results)
 
 
-class SpeechModel(Reopened, ABC, Generic[OptionsT, SearchT, ResultsT]):
+class SpeechModel(
+    RecognitionModel[OptionsT, SearchT], ABC, Generic[OptionsT, SearchT, ResultsT]
+):
     """A bundle's model and its search; base of the classes that stand for ESPnet's.
 
     It is generic in the decoding options, the kind of search that the manifest
     describes, and the results of an utterance.
 
     Args:
-        model_dir: the bundle, or its directory.
-        provider: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        session: the other attributes of
-            :class:`~espnet_onnx_plugin.runtime.core.device.Device`, by name.
-        options: ESPnet's decoding options, see :attr:`options_class`.
-
-    Raises:
-        PluginError: if the bundle cannot be read or an option cannot be met.
+        model_dir, provider, threads, session, options: see :class:`.OpenedModel`.
     """
 
-    #: Task of the bundles that are taken.
-    task: str
-    #: Kind of the search that their manifest describes.
-    kind: type[SearchT] | tuple[type[SearchT], ...]
-    #: Reason to refuse a bundle that describes another kind.
-    other_kind = "describes another kind of search; export the bundle again"
-    #: The dataclass of the decoding options.
-    options_class: type[OptionsT]
-
-    def __init__(
-        self,
-        model_dir: str | Path | Bundle,
-        provider: str = "cpu",
-        threads: int = 1,
-        session: Mapping[str, Any] = MappingProxyType({}),
-        **options: Any,
-    ):
-        self._options = make_options(self.options_class, options)
-        device = Device(provider, threads, **session)
-        bundle = open_bundle(model_dir, device, self.task, type(self).__name__)
-        self._check_speakers(bundle)
-        manifest = bundle.manifest
-        if not isinstance(manifest.search, self.kind):
-            raise PluginError(f"{bundle.path} {self.other_kind}")
-        if manifest.speech is None:
-            raise PluginError(f"{bundle.path} reads no speech; export the bundle again")
-        self.bundle = bundle
-        self.device = device
-        #: The input that the encoder takes.
-        self.speech = manifest.speech
-        #: The search as the manifest describes it.
-        self._described = manifest.search
-        self.converter = TokenConverter(bundle)
-        self._encoder = Encoder(bundle, device)
+    def _open(self) -> None:
+        self._check_speakers(self.bundle)
+        super()._open()
+        self._encoder = Encoder(self.bundle, self.device)
         self.search = self._build_search()
-        #: Length of the n-best list.
-        self.nbest = self._options.nbest
-        #: Timing of the newest call.
-        self.timing = Timing(*[0.0] * len(Timing._fields))
 
     @property
     def multi_asr(self) -> bool:
@@ -159,13 +109,6 @@ class SpeechModel(Reopened, ABC, Generic[OptionsT, SearchT, ResultsT]):
     @property
     def _has_ctc(self) -> bool:
         return "ctc_log_probs" in self._encoder.outputs
-
-    def _builder(
-        self, search: kinds.LabelSynchronous, options: DecodeOptions
-    ) -> SearchBuilder:
-        """A builder of label-synchronous searches over the model's scorers."""
-        tokens, has_ctc = self.converter.token_list, self._has_ctc
-        return SearchBuilder(self.bundle, self.device, search, options, tokens, has_ctc)
 
     @abstractmethod
     def _build_search(self) -> Search:

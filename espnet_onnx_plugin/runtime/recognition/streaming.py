@@ -7,18 +7,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder
-from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.opening import Reopened, make_options, open_bundle
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.stream_features import (
     ExactFrontend,
@@ -28,6 +23,7 @@ from espnet_onnx_plugin.runtime.core.stream_features import (
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
 from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
 from espnet_onnx_plugin.runtime.recognition.heard import Utterance
+from espnet_onnx_plugin.runtime.recognition.model import RecognitionModel
 from espnet_onnx_plugin.runtime.recognition.options import StreamingOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     Lines,
@@ -36,12 +32,10 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     Timing,
     recognized,
 )
-from espnet_onnx_plugin.runtime.recognition.scoring import SearchBuilder
 from espnet_onnx_plugin.runtime.recognition.stream import Stream, feed_together
 from espnet_onnx_plugin.runtime.recognition.stream_engine import Part, StreamEngine
 from espnet_onnx_plugin.runtime.search.online import OnlineConfig, check_streaming
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, OnlineSearch
-from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 logger = logging.getLogger(__name__)
 
@@ -51,69 +45,38 @@ OptionsT = TypeVar("OptionsT", bound=StreamingOptions)
 NOTHING = Recognized("", [], [], Hypothesis(yseq=[], score=0.0))
 
 
-class StreamingModel(Reopened, ABC, Generic[OptionsT]):
+class StreamingModel(
+    RecognitionModel[OptionsT, LabelSynchronous], ABC, Generic[OptionsT]
+):
     """A bundle's model for speech that is still coming in.
 
     Any number of streams share it. Called as ESPnet's class of the same name, it has
     one of its own.
 
     Args:
-        model_dir: the bundle, or its directory.
-        provider: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        session: the other attributes of
-            :class:`~espnet_onnx_plugin.runtime.core.device.Device`, by name.
-        options: decoding options, see :attr:`options_class`.
-
-    Raises:
-        PluginError: if the bundle cannot be read or an option cannot be met.
+        model_dir, provider, threads, session, options: see :class:`.OpenedModel`.
     """
 
-    #: Task of the bundles that are taken.
-    task: str
-    #: The dataclass of the decoding options.
-    options_class: type[OptionsT]
+    kind = LabelSynchronous
+    other_kind = (
+        "has no search over streams: that takes a model with a CTC or an attention "
+        "decoder"
+    )
     #: Frontend that cuts as ESPnet does.
     espnet_frontend: type[StreamFrontend]
     #: Whether tokens come in the order in which they are spoken.
     follows_speech = True
 
-    def __init__(
-        self,
-        model_dir: str | Path | Bundle,
-        provider: str = "cpu",
-        threads: int = 1,
-        session: Mapping[str, Any] = MappingProxyType({}),
-        **options: Any,
-    ):
-        self._options = make_options(self.options_class, options)
-        self.device = Device(provider, threads, **session)
-        bundle = open_bundle(model_dir, self.device, self.task, type(self).__name__)
-        search, speech = bundle.manifest.search, bundle.manifest.speech
-        if not isinstance(search, LabelSynchronous):
-            raise PluginError(
-                f"{bundle.path} has no search over streams: that takes a model with a "
-                "CTC or an attention decoder"
-            )
-        if speech is None:
-            raise PluginError(f"{bundle.path} reads no speech; export the bundle again")
-        check_streaming(search)
-        self.bundle = bundle
-        #: The input of the frontend or the encoder.
-        self.speech: Speech = speech
-        self._described = search
+    def _open(self) -> None:
+        super()._open()
+        check_streaming(self._described)
         #: Id of the CTC's blank.
-        self.blank = search.blank
-        self.converter = TokenConverter(bundle)
+        self.blank = self._described.blank
         exact = self._options.frontend == "exact"
-        encoder = BlockEncoder(bundle, self.device, exact)
+        encoder = BlockEncoder(self.bundle, self.device, exact)
         self.engine: StreamEngine[Any] = StreamEngine(
             self._open_frontend(encoder, exact), encoder, self._build_search(), exact
         )
-        #: Length of the n-best list.
-        self.nbest = self._options.nbest
-        #: Timing of the newest call.
-        self.timing = Timing(*[0.0] * len(Timing._fields))
         self.reset()
 
     def _open_frontend(self, encoder: BlockEncoder, exact: bool) -> StreamFrontend:
@@ -125,7 +88,8 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
         if exact and encoder.stream.normalize == "utterance_mvn":
             raise PluginError(
                 "utterance_mvn normalizes by the whole utterance, which a stream does "
-                "not have: use frontend espnet, which normalizes by the chunk"
+                "not have: use frontend espnet, which normalizes by the chunk, or a "
+                "model with global_mvn"
             )
         frontend = None
         if "frontend" in self.bundle.manifest.graphs:
@@ -147,17 +111,10 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
         kind = ReadFeatures if frontend is None else ExactFrontend
         return kind(framing, extract)
 
-    def _search_builder(self) -> SearchBuilder:
-        """A builder of searches over the model's scorers."""
+    @property
+    def _has_ctc(self) -> bool:
         blocks = self.bundle.manifest.graphs["stream_blocks"]
-        return SearchBuilder(
-            self.bundle,
-            self.device,
-            self._described,
-            self._options,
-            self.converter.token_list,
-            "ctc_log_probs" in blocks.outputs,
-        )
+        return "ctc_log_probs" in blocks.outputs
 
     def _online_config(self, **more: Any) -> OnlineConfig:
         """Settings of the blocks that the options ask for."""

@@ -1,9 +1,8 @@
-"""Searches that are generators, run side by side.
+"""Label-synchronous searches, run side by side.
 
-The search over one utterance or stream yields an :class:`Ask` for the scores of its
-running hypotheses and is sent a :class:`Scored`. :class:`Stepper` runs several of them
-side by side and asks the scorers for all of them at once, so that none of the searches
-knows of the others.
+The search over one utterance or stream is a generator that yields an :class:`Ask` for
+the scores of its running hypotheses and is sent a :class:`Scored`. :class:`Stepper`
+asks the scorers for all of them at once.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import numpy as np
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.beam import together
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
+from espnet_onnx_plugin.runtime.search.side_by_side import side_by_side
 from espnet_onnx_plugin.runtime.search.utterance import Beam
 
 ResultT = TypeVar("ResultT")
@@ -109,21 +109,15 @@ class Stepper:
 
     def run(self, searches: Sequence[Searching[ResultT]]) -> list[ResultT]:
         """Run searches to their ends, and give what they return."""
-        results: dict[int, ResultT] = {}
-        answers: dict[int, Scored | None] = dict.fromkeys(range(len(searches)))
-        while answers:
-            asks: dict[int, Ask] = {}
-            for i, answer in answers.items():
-                try:
-                    asks[i] = searches[i].send(answer)  # type: ignore[arg-type]
-                except StopIteration as end:
-                    results[i] = end.value
-            answers = {}
-            for window in sorted({ask.window for ask in asks.values()}):
-                ids = [i for i, ask in asks.items() if ask.window == window]
-                scored = self._score([asks[i] for i in ids])
-                answers.update(zip(ids, scored))
-        return [results[i] for i in range(len(searches))]
+        return side_by_side(searches, self._answers)
+
+    def _answers(self, asks: Mapping[int, Ask]) -> dict[int, Scored]:
+        """Answer questions, by search."""
+        answers: dict[int, Scored] = {}
+        for window in sorted({ask.window for ask in asks.values()}):
+            ids = [i for i, ask in asks.items() if ask.window == window]
+            answers.update(zip(ids, self._score([asks[i] for i in ids])))
+        return answers
 
     def _score(self, asks: Sequence[Ask]) -> list[Scored]:
         """Answer questions whose decoders read equally many tokens, 0 or a window."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Scorer
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Picked
+from espnet_onnx_plugin.runtime.search.side_by_side import side_by_side
 from espnet_onnx_plugin.runtime.search.transducer_beams import (
     alignment_length_synchronous,
     default,
@@ -69,20 +70,6 @@ GREEDY_AHEAD = 8
 #: takes 0.99 s by the default search and 0.43 s by maes; 1.07 and 0.50 s by 2 frames,
 #: 1.36 and 0.61 s one by one, 1.17 and 0.42 s by 8.
 BEAM_AHEAD = 4
-
-
-class _Running(NamedTuple):
-    """The search over an utterance.
-
-    Attributes:
-        steps: the search.
-        request: what it wants to know.
-        projected: (frames, joint) of the utterance.
-    """
-
-    steps: Asking[list[Partial]]
-    request: Request
-    projected: np.ndarray
 
 
 class TransducerSearch:
@@ -160,16 +147,18 @@ class TransducerSearch:
         if self._lm is not None:
             first = [[self._lm_start]] * encoded.utterances
             state = self._lm.start(encoded, first)
-        searches = []
-        for i, frames in enumerate(encoded.lengths.tolist()):
-            steps = self._steps(self._start(state, i), range(frames))
-            searches.append((steps, projected[i][:frames]))
+        lengths = encoded.lengths.tolist()
+        projected = [own[:frames] for own, frames in zip(projected, lengths)]
+        searches = [
+            self._steps(self._start(state, i), range(frames))
+            for i, frames in enumerate(lengths)
+        ]
         results = [
             [Hypothesis(p.labels.labels(), p.score) for p in partials]
-            for partials in self._run(searches)
+            for partials in side_by_side(searches, partial(self._answers, projected))
         ]
-        for frames, [best, *_] in zip(encoded.lengths, results):
-            self._log_best(int(frames), best)
+        for frames, [best, *_] in zip(lengths, results):
+            self._log_best(frames, best)
         return results
 
     def _project(self, encoded: Encoded) -> Sequence[np.ndarray]:
@@ -227,72 +216,56 @@ class TransducerSearch:
         found = yield from search(self._rules, Lattice(BEAM_AHEAD), [start], frames)
         return found if config.search_type == "alsd" else self._rules.ranked(found)
 
-    def _run(
-        self, searches: Sequence[tuple[Asking[list[Partial]], np.ndarray]]
-    ) -> list[list[Partial]]:
-        """Run searches side by side, each with its utterance's (frames, joint)."""
-        results: list[list[Partial]] = [[]] * len(searches)
-        running: dict[int, _Running] = {}
-        answers: dict[int, Sequence[np.ndarray] | None]
-        answers = dict.fromkeys(range(len(searches)))
-        while answers:
-            running = {}
-            for i, answer in answers.items():
-                steps, projected = searches[i]
-                try:
-                    request = next(steps) if answer is None else steps.send(answer)
-                except StopIteration as e:
-                    results[i] = e.value
-                else:
-                    running[i] = _Running(steps, request, projected)
-            answers = self._answers(running)
-        return results
-
     def _answers(
-        self, running: Mapping[int, _Running]
-    ) -> dict[int, Sequence[np.ndarray] | None]:
-        """Answer requests, by utterance."""
-        asked = [one.request.lm for one in running.values() if one.request.lm]
+        self, projected: Sequence[np.ndarray], requests: Mapping[int, Request]
+    ) -> dict[int, Sequence[np.ndarray]]:
+        """Answer requests, by utterance.
+
+        Args:
+            projected: (frames, joint) of each utterance.
+            requests: of those that are searched on.
+        """
+        asked = [request.lm for request in requests.values() if request.lm]
         if asked and self._lm is not None:
             start = time.perf_counter()
             self._read(self._lm, asked)
             self.seconds["lm"] += time.perf_counter() - start
         start = time.perf_counter()
-        together = [list(running)] if self._networks.batches else [[i] for i in running]
-        answers: dict[int, Sequence[np.ndarray] | None] = {}
-        for some in together:
-            self._score({i: running[i] for i in some}, answers)
+        batches = (
+            [list(requests)] if self._networks.batches else [[i] for i in requests]
+        )
+        answers: dict[int, Sequence[np.ndarray]] = {}
+        for batch in batches:
+            blocks = self._score(projected, {i: requests[i] for i in batch})
+            for i in batch:
+                count = len(requests[i].cells)
+                answers[i], blocks = blocks[:count], blocks[count:]
         self.seconds["decoder"] += time.perf_counter() - start
         return answers
 
     def _score(
-        self,
-        running: Mapping[int, _Running],
-        answers: dict[int, Sequence[np.ndarray] | None],
-    ) -> None:
-        """Answer requests for scores of the joint network in one call."""
+        self, projected: Sequence[np.ndarray], requests: Mapping[int, Request]
+    ) -> Sequence[np.ndarray]:
+        """Scores of the joint network for all cells of requests, in one call."""
         cells = [
-            (prefix, frame, one.projected)
-            for one in running.values()
-            for prefix, frame in one.request.cells
+            (prefix, frame, projected[i])
+            for i, request in requests.items()
+            for prefix, frame in request.cells
         ]
-        blocks: list[np.ndarray] = []
-        if cells:
-            prefixes = dict.fromkeys(prefix for prefix, *_ in cells)
-            self._predict([prefix for prefix in prefixes if prefix.output is None])
-            left = [len(projected) - frame for _, frame, projected in cells]
-            ahead = min(max(one.request.ahead for one in running.values()), max(left))
-            frames = np.empty((len(cells), ahead, cells[0][2].shape[1]), np.float32)
-            for row, (_, frame, projected) in zip(frames, cells):
-                some = projected[frame : frame + ahead]
-                row[: len(some)] = some
-                row[len(some) :] = some[-1]  # it changes no range of an activation
-            predicted = np.stack([prefix.known() for prefix, *_ in cells])
-            log_probs = self._networks.join(frames, predicted)
-            blocks = [block[:frames] for block, frames in zip(log_probs, left)]
-        for i, one in running.items():
-            count = len(one.request.cells)
-            answers[i], blocks = blocks[:count], blocks[count:]
+        if not cells:
+            return []
+        prefixes = dict.fromkeys(prefix for prefix, *_ in cells)
+        self._predict([prefix for prefix in prefixes if prefix.output is None])
+        left = [len(own) - frame for _, frame, own in cells]
+        ahead = min(max(request.ahead for request in requests.values()), max(left))
+        frames = np.empty((len(cells), ahead, cells[0][2].shape[1]), np.float32)
+        for row, (_, frame, own) in zip(frames, cells):
+            some = own[frame : frame + ahead]
+            row[: len(some)] = some
+            row[len(some) :] = some[-1]  # it changes no range of an activation
+        predicted = np.stack([prefix.known() for prefix, *_ in cells])
+        log_probs = self._networks.join(frames, predicted)
+        return [block[:frames] for block, frames in zip(log_probs, left)]
 
     def _predict(self, prefixes: Sequence[Prefix]) -> None:
         """Run the prediction network on label sequences, given those before them."""

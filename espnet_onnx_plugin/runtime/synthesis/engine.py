@@ -6,17 +6,13 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import Frames
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.opening import Reopened, make_options, open_bundle
+from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.core.session import run
 from espnet_onnx_plugin.runtime.synthesis.described import features_of, synthesis_of
 from espnet_onnx_plugin.runtime.synthesis.features import (
@@ -40,22 +36,14 @@ class Request(NamedTuple):
     options: TtsOptions
 
 
-class Synthesizer(Reopened, ABC):
+class Synthesizer(OpenedModel[TtsOptions], ABC):
     """A bundle's model and vocoder. A task's class makes it a drop-in for ESPnet's.
 
     Such a class says in :meth:`_request` what is given for an utterance, and has
     ESPnet's ``__call__`` around :meth:`_synthesize`.
 
     Args:
-        model_dir: the bundle, or its directory.
-        provider: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        session: the other attributes of
-            :class:`~espnet_onnx_plugin.runtime.core.device.Device`, by name.
-        options: ESPnet's decoding options, see :attr:`options_class`.
-
-    Raises:
-        PluginError: if the bundle cannot be read or an option cannot be met.
+        model_dir, provider, threads, session, options: see :class:`.OpenedModel`.
 
     Attributes:
         noise: what is drawn from, for one utterance after the other.
@@ -63,23 +51,11 @@ class Synthesizer(Reopened, ABC):
         symbols: how many tokens the newest text had, with the one that ends it.
     """
 
-    #: Task of the bundles that are taken.
-    task: str
-    #: The dataclass of the decoding options.
     options_class: type[TtsOptions] = TtsOptions
 
-    def __init__(
-        self,
-        model_dir: str | Path | Bundle,
-        provider: str = "cpu",
-        threads: int = 1,
-        session: Mapping[str, Any] = MappingProxyType({}),
-        **options: Any,
-    ):
-        self.options: TtsOptions = make_options(self.options_class, options)
-        device = Device(provider, threads, **session)
-        bundle = open_bundle(model_dir, device, self.task, type(self).__name__)
-        self.bundle, self.device = bundle, device
+    def _open(self) -> None:
+        bundle, device = self.bundle, self.device
+        self.options = self._options
         self.synthesis = synthesis_of(bundle.manifest)
         self.search = features_of(bundle.manifest)
         self.converter = TokenConverter(bundle)

@@ -1,0 +1,36 @@
+"""Generators that ask and are answered, run side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TypeVar
+
+AskT = TypeVar("AskT")
+AnswerT = TypeVar("AnswerT")
+ResultT = TypeVar("ResultT")
+
+
+def side_by_side(
+    searches: Sequence[Generator[AskT, AnswerT, ResultT]],
+    answer: Callable[[dict[int, AskT]], Mapping[int, AnswerT]],
+) -> list[ResultT]:
+    """Run searches to their ends, none of which knows of the others.
+
+    Args:
+        searches: each yields a question and is sent the answer.
+        answer: gives the answers to the questions that are open, by search.
+
+    Returns:
+        What each search returns.
+    """
+    results: dict[int, ResultT] = {}
+    answers: Mapping[int, AnswerT | None] = dict.fromkeys(range(len(searches)))
+    while answers:
+        asks: dict[int, AskT] = {}
+        for i, given in answers.items():
+            try:
+                asks[i] = searches[i].send(given)  # type: ignore[arg-type]
+            except StopIteration as end:
+                results[i] = end.value
+        answers = answer(asks)
+    return [results[i] for i in range(len(searches))]
