@@ -2,10 +2,10 @@
 # Runs the tests, the linters, mypy and shellcheck. Does its own set-up, see setup_env.sh.
 # Tests of real recipes need an ESPnet checkout: ESPNET_ROOT=DIR scripts/test.sh
 #
-# Usage: scripts/test.sh [--espnet RELEASE] [--fast | --all] [PYTEST_ARGS]
+# Usage: scripts/test.sh [--espnet RELEASE] [--fast | --full] [PYTEST_ARGS]
 #   --espnet: with this release of ESPnet, see setup_env.sh
 #   --fast: what takes seconds, and one model of each task: minutes in all
-#   --all: every setting of every architecture and every case: before a release
+#   --full: every setting of every architecture and every case: before a release
 #   PYTEST_ARGS: -m espnet for what is compared with ESPnet's own results alone
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -31,12 +31,12 @@ for _name in (*COMPARED, *FAST):
 def pytest_addoption(parser) -> None:
     """Add what runs everything."""
     said = "with every setting of every architecture and every random case"
-    parser.addoption("--all", action="store_true", help=said)
+    parser.addoption("--full", action="store_true", help=said)
 
 
 def pytest_collection_modifyitems(config, items) -> None:
     """Choose what is run, mark what each run needs, and say what shares a worker."""
-    kept = [item for item in items if config.getoption("all") or not is_more(item)]
+    kept = [item for item in items if config.getoption("full") or not is_more(item)]
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[i for i in items if is_more(i)])
     for item in kept:
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config, items) -> None:
 
 
 def is_more(item) -> bool:
-    """Whether a test is left to ``--all``."""
+    """Whether a test is left to ``--full``."""
     return item.get_closest_marker("more") is not None
 
 
@@ -67,7 +67,7 @@ def shared_group(item) -> str | None:
 
 
 def a_few(values, keep=1):
-    """Parameters of which all but the first ``keep`` are left to ``--all``."""
+    """Parameters of which all but the first ``keep`` are left to ``--full``."""
     return [
         pytest.param(value, marks=[pytest.mark.more] if i >= keep else [])
         for i, value in enumerate(values)

@@ -41,7 +41,7 @@ def bundle(request, digits, tmp_path_factory):
         return optimize(fp32, out / "optimized", "cpu", RecognitionEvaluator(source))
 
 
-#: A bundle's variant, beam and language model, of which a run without ``--all`` takes
+#: A bundle's variant, beam and language model, of which a run without ``--full`` takes
 #: two.
 CASES = [
     pytest.param(

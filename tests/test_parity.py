@@ -73,7 +73,7 @@ if espnet2.__version__ < "202611":
 def cases(*roles):
     """Each architecture in each tiny configuration; the first of a role is marked.
 
-    All but an architecture's first configuration are left to ``--all``.
+    All but an architecture's first configuration are left to ``--full``.
     """
     seen = set()
     params = []

@@ -31,7 +31,7 @@ PARTS = ("encoder", "decoder", "tts", "lm")
 def cases(kind):
     """Architectures that build, or do not for one reason; a task's first is fast.
 
-    Other than that, those of parts that came before are left to ``--all``.
+    Other than that, those of parts that came before are left to ``--full``.
     """
     tasks, parts, params = set(), set(), []
     for architecture in ARCHITECTURES:
