@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from benchmarking.random_transducer import DEVIATION, encode_noise, standardize
 
-#: Mean number of encoder frames for a token: about four tokens in a second.
-FRAMES_PER_TOKEN = 8
+#: Mean number of encoder frames for a token: of 32 ms, some four tokens in a second, as
+#: parts of a stream, each normalized by itself, make more of them.
+FRAMES_PER_TOKEN = 12
 
 #: How many tokens are ever said. They are fewer than those of a hypothesis that get a
 #: CTC score (15 with a beam of 10), as CTC and decoder of random weights would not

@@ -166,6 +166,7 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
             disable_repetition_detection=options.disable_repetition_detection,
             encoded_feat_length_limit=options.encoded_feat_length_limit,
             decoder_text_length_limit=options.decoder_text_length_limit,
+            nbest=options.nbest,
             **more,
         )
 

@@ -78,6 +78,12 @@ class Ask(NamedTuple):
     encoded: Encoded
     window: int = 0
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether the hypotheses were scored on the same encoder output before."""
+        batch, place = self.running.batch, self.running.place
+        return bool(batch and batch.encoded and batch.encoded[place] is self.encoded)
+
 
 class Scored(NamedTuple):
     """The answer to an :class:`Ask`.
@@ -108,20 +114,25 @@ class Stepper:
         self.seconds = dict.fromkeys((*scorers, "ctc"), 0.0)
 
     def run(self, searches: Sequence[Searching[ResultT]]) -> list[ResultT]:
-        """Run searches to their ends, and give what they return."""
+        """Run searches to their ends, and give what they return.
+
+        Those that begin to read other frames wait for the others, so that what the
+        scorers make of the frames is made for all of them together.
+        """
         results: dict[int, ResultT] = {}
         answers: dict[int, Scored | None] = dict.fromkeys(range(len(searches)))
+        asks: dict[int, Ask] = {}
         while answers:
-            asks: dict[int, Ask] = {}
             for i, answer in answers.items():
                 try:
                     asks[i] = searches[i].send(answer)  # type: ignore[arg-type]
                 except StopIteration as end:
                     results[i] = end.value
+            going = {i: ask for i, ask in asks.items() if ask.reads_on} or dict(asks)
             answers = {}
-            for window in sorted({ask.window for ask in asks.values()}):
-                ids = [i for i, ask in asks.items() if ask.window == window]
-                scored = self._score([asks[i] for i in ids])
+            for window in sorted({ask.window for ask in going.values()}):
+                ids = [i for i, ask in going.items() if ask.window == window]
+                scored = self._score([asks.pop(i) for i in ids])
                 answers.update(zip(ids, scored))
         return [results[i] for i in range(len(searches))]
 
@@ -162,14 +173,14 @@ class Stepper:
     def _states(self, asks: Sequence[Ask]) -> dict[str, Any]:
         """States of the scorers for a step."""
         batch = asks[0].running.batch
-        if batch is not None and len(asks) == len(batch.encoded):
-            if all(
-                ask.running.batch is batch
-                and ask.running.place == place
-                and ask.encoded is batch.encoded[place]
-                for place, ask in enumerate(asks)
-            ):
+        if batch and all(ask.reads_on and ask.running.batch is batch for ask in asks):
+            places = [ask.running.place for ask in asks]
+            if places == list(range(len(batch.encoded))):
                 return dict(batch.states)
+            return {
+                name: scorer.select(places, batch.states[name])
+                for name, scorer in self._timed()
+            }
         states = {}
         for name, scorer in self._timed():
             if batch is None and len(asks) == 1:
