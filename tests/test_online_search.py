@@ -213,7 +213,7 @@ def espnet_search(case, name="batch_beam_search_online", cls="BatchBeamSearchOnl
     settings = {}
     if cls == "BatchBeamSearchOnline":
         settings = dict(vars(case["online"]))
-        settings.pop("blank_penalty")
+        del settings["blank_penalty"], settings["nbest"]
         if "time_sync" in case:
             tokens = [str(i) for i in range(case["vocabulary"])]
             settings.update(time_sync=True, ctc=layer, token_list=tokens)
