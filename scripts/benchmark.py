@@ -34,6 +34,7 @@ from benchmarking.measurement import (
     Distance,
     Measurement,
     Outcome,
+    StreamSetting,
     Synthesis,
 )
 
@@ -176,7 +177,8 @@ class Benchmark:
             return models.choose_text(data, bundle, directory)
         speech = bundle.manifest.speech
         if seconds is not None:
-            return models.make_noise(seconds, speech, directory)
+            streams = getattr(setting, "streams", 1)
+            return models.make_noise(seconds, speech, directory, streams)
         return models.choose_data(data, speech, directory)
 
     def _distance(
@@ -226,6 +228,9 @@ class Benchmark:
             "threads": setting.threads,
             "inputs": [str(path) for path in inputs.files],
         }
+        if isinstance(setting, StreamSetting):
+            spec["streams"] = setting.streams
+            spec["sim_chunk_length"] = setting.sim_chunk_length
         return {**spec, "mkl": self._mkl, "waves": str(waves)} if self._speech else spec
 
     def _size(self, name: str) -> int:

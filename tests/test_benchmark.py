@@ -135,6 +135,36 @@ def test_smoke_of_speech(monkeypatch, tmp_path):
         assert word in page
 
 
+def test_smoke_of_streams(monkeypatch, tmp_path):
+    """Bundle and PyTorch recognize the same, alone and together, parts late or not."""
+    module = load(monkeypatch)
+    config = ["--config", str(CONF / "smoke_streaming.yaml")]
+    module.main([*config, "--output_dir", str(tmp_path)])
+    one, two = outcomes(tmp_path)
+    assert (one.setting.streams, two.setting.streams) == (1, 2)
+    for outcome in (one, two):
+        streams = outcome.setting.streams
+        assert outcome.agreement(outcome.measurements[1]).identical == 1
+        for m in outcome.measurements:
+            assert m.audio_seconds == 4.0 * streams
+            [[decode]] = m.runs
+            assert 4 * streams < len(decode.tokens) < 40 * streams
+            assert sum(decode.parts.values()) == pytest.approx(decode.seconds)
+            assert decode.parts["encoder"] > 0 and decode.parts["ctc"] > 0
+            # 4 s are 6 whole parts of 640 ms and a rest.
+            assert len(decode.delays) == 6 * streams
+            assert len(decode.last_delays) == streams
+            assert 0 < m.delay(0.5) <= m.delay(0.95) < decode.seconds
+    pytorch, fp32 = (m.runs[0][0] for m in two.measurements)
+    assert pytorch.last_delays[0] < pytorch.last_delays[1]  # it waits for the first
+    assert fp32.last_delays[0] == fp32.last_delays[1]
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| delay s | 95 % s | last word s | encoder s |" in page
+    with open(tmp_path / "results.csv", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    assert all(float(row["delay_95_percent_seconds"]) > 0 for row in rows)
+
+
 @pytest.mark.parametrize("difference", [None, 2e-3, math.nan, math.inf])
 def test_other_waveforms_are_refused(monkeypatch, difference):
     module = load(monkeypatch)
@@ -302,6 +332,21 @@ def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
             },
             "setting 1: unknown key 'beam_size'",
         ),
+        (
+            {"use_streaming": True, "settings": [{"audio_seconds": 1, "streams": 0}]},
+            "streams 0 must be 1 or more",
+        ),
+        (
+            {"use_streaming": True, "data": {"dir": "d"}, "settings": [{"streams": 2}]},
+            "test data is recognized one stream at a time",
+        ),
+        (
+            {
+                "use_streaming": True,
+                "random_model": {"train_config": {}, "task": "st"},
+            },
+            "use_streaming is for task asr",
+        ),
         ({"defaults": {"lm_weight": 0.5}}, "needs a language model"),
         ({"data": {"dirs": "x"}}, "data: unknown key 'dirs'"),
     ],
@@ -362,6 +407,8 @@ def test_the_configurations_are_read(monkeypatch):
     assert config.model.train_config["encoder_conf"]["num_blocks"] == 12
     assert config.model.lm_train_config["lm_conf"]["layer"] == 16
     assert len(config.settings) == 6
+    config = module.read_config(CONF / "aishell_streaming.yaml")
+    assert [setting.streams for setting in config.settings] == [1, 8]
     for name, task in {
         "csj_rnn": "asr",
         "must_c_conformer": "st",

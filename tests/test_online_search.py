@@ -213,7 +213,7 @@ def espnet_search(case, name="batch_beam_search_online", cls="BatchBeamSearchOnl
     settings = {}
     if cls == "BatchBeamSearchOnline":
         settings = dict(vars(case["online"]))
-        settings.pop("blank_penalty")
+        del settings["blank_penalty"], settings["nbest"]
         if "time_sync" in case:
             tokens = [str(i) for i in range(case["vocabulary"])]
             settings.update(time_sync=True, ctc=layer, token_list=tokens)
@@ -461,6 +461,68 @@ def test_streams_together_get_what_they_get_alone(models, seed):
             scores = [h.score for h in expected]
             assert [h.score for h in found.hypotheses] == pytest.approx(scores, 1e-4)
     assert any(alone[-1] for _, alone in streams)
+
+
+def test_a_search_for_some_results_ends_when_these_are_certain():
+    saved = 0
+    for seed in range(9200, 9230):
+        nbest = seed % 3 + 1
+        case = make_case(seed, frames=(30, 100), normalize_length=False)
+        if case["weights"]["length_bonus"] > 0:
+            case["weights"]["length_bonus"] = 0.0
+        some = dataclasses.replace(case["online"], nbest=nbest)
+        try:
+            whole = feed_all(our_search(case), our_pieces(case))
+        except PluginError:  # ESPnet breaks down, which other tests are about
+            continue
+        found = feed_all(our_search({**case, "online": some}), our_pieces(case))
+        assert [h[:nbest] for h in found] == [h[:nbest] for h in whole], told(case)
+        assert found[:-1] == whole[:-1]
+        saved += len(whole[-1]) - len(found[-1])
+    assert saved > 100
+
+
+@pytest.mark.parametrize(
+    "weights, choices",
+    [
+        (dict(length_bonus=0.1), {}),
+        (dict(lm=-0.1), {}),
+        ({}, {"normalize_length": True}),
+    ],
+)
+def test_scores_that_may_rise_leave_no_result_certain(weights, choices):
+    case = make_case(0, weights=dict(decoder=0.5, ctc=0.5, length_bonus=-0.1, lm=0.0))
+    case["normalize_length"] = False
+    assert config_of(case).scores_fall
+    case["weights"].update(weights)
+    assert not config_of({**case, **choices}).scores_fall
+
+
+def test_streams_together_are_projected_together_once_a_block():
+    choices = dict(vocabulary=60, beam_size=3, maxlenratio=0.0, online=OnlineConfig())
+    choices["weights"] = dict(decoder=0.5, ctc=0.5, length_bonus=0.0, lm=0.0)
+    cases = [make_case(seed, frames=(100, 101), **choices) for seed in range(31, 34)]
+    search, projected, steps = our_search(cases[0]), [], []
+    decoder = search.scorers["decoder"]
+    project, score = decoder.project, decoder.score
+
+    def projects(encoded):
+        projected.append(encoded.lengths.tolist())
+        return project(encoded)
+
+    def scores(tokens, parents, state):
+        steps.append(len(tokens))
+        return score(tokens, parents, state)
+
+    decoder.project, decoder.score = projects, scores
+    alone = [
+        Piece(search.open(), encoder_out(case), case["logp"].numpy(), True)
+        for case in cases
+    ]
+    search.feed(alone)
+    # Blocks end at frames 24, 40, ...; streams leave them after unequal steps.
+    assert projected == [[end] * 3 for end in (24, 40, 56, 72, 88, 100)]
+    assert {1, 2, 3} == set(steps)
 
 
 def test_a_state_can_be_gone_on_from_twice():

@@ -12,6 +12,7 @@ from benchmarking.measurement import (
     Distance,
     Measurement,
     Outcome,
+    StreamDecode,
     Synthesis,
 )
 
@@ -40,10 +41,17 @@ NOTES = (
     "Start: from starting the process to its first {result}, median.",
     "Peak memory: VmHWM of the process at the end.",
 )
+NOTES_OF_DECODE = (
+    "Encoder: from the waveform to the encoder's output and the CTC's posteriors.",
+    f"Tie: another hypothesis than PyTorch's that scores as PyTorch's, to {TIE:g}.",
+)
 NOTES_OF = {
-    Decode: (
-        "Encoder: from the waveform to the encoder's output and the CTC's posteriors.",
-        f"Tie: another hypothesis than PyTorch's that scores as PyTorch's, to {TIE:g}.",
+    Decode: NOTES_OF_DECODE,
+    StreamDecode: (
+        *NOTES_OF_DECODE,
+        "Delay: seconds from the end of a part of a stream until it is recognized, "
+        "median and 95th percentile; last word: of a stream's last part, median. Parts "
+        "of several streams end at the same time, PyTorch takes them one by one.",
     ),
     Synthesis: (
         "First audio: from the text to what can be played, a mean over the texts; the "
@@ -52,6 +60,9 @@ NOTES_OF = {
         "of PyTorch's samples; MCD: mel-cepstral distortion from PyTorch's.",
     ),
 }
+
+#: Quantiles of the delays.
+DELAYS = (0.5, 0.95)
 
 
 def write_report(
@@ -78,7 +89,8 @@ def write_report(
     for name in plots:
         lines += ["", f"![{name}]({name})"]
     kind = outcomes[0].setting.RUN
-    words = {Decode: ("audio", "hypothesis"), Synthesis: ("text", "waveform")}[kind]
+    speech = kind is Synthesis
+    words = ("text", "waveform") if speech else ("audio", "hypothesis")
     notes = [note.format(inputs=words[0], result=words[1]) for note in NOTES]
     notes += NOTES_OF[kind]
     lines += ["", *(f"- {markdown_escape(note)}" for note in notes)]
@@ -129,7 +141,9 @@ def _distance_cells(distance: Distance | None) -> list[str]:
 def _speed(outcomes: Sequence[Outcome]) -> list[str]:
     with_errors = any(outcome.references is not None for outcome in outcomes)
     speech = outcomes[0].setting.RUN is Synthesis
+    streams = outcomes[0].setting.RUN is StreamDecode
     headers = ["setting", "system", "median s", "spread s", "speed-up", "RTF"]
+    headers += ["delay s", "95 % s", "last word s"] if streams else []
     headers += ["first audio s", "vocoder s"] if speech else ["encoder s"]
     headers += ["peak memory MiB", "start s", "model MiB"]
     headers += ["difference", "MCD dB"] if speech else ["hypotheses"]
@@ -145,6 +159,8 @@ def _speed(outcomes: Sequence[Outcome]) -> list[str]:
                 f"{min(m.seconds):.3f}-{max(m.seconds):.3f}",
                 f"{other.median / m.median:.2f}x" if other else MISSING,
                 f"{m.rtf:.3f}",
+                *([f"{m.delay(q):.3f}" for q in DELAYS] if streams else []),
+                *([_times(m, other, "last_delay")] if streams else []),
                 *([_times(m, other, "first_audio")] if speech else []),
                 _times(m, other, "vocoder" if speech else "encoder"),
                 f"{m.peak_memory_mb:.0f}" + _share(m, other, "peak_memory_mb"),
@@ -252,6 +268,7 @@ def _csv_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
                     if setting.RUN is Synthesis
                     else _csv_of_decode(outcome, m)
                 ),
+                **(_csv_of_streams(m) if setting.RUN is StreamDecode else {}),
             }
 
 
@@ -264,6 +281,13 @@ def _csv_of_decode(outcome: Outcome, m: Measurement) -> dict[str, object]:
         "different": agreement.different if agreement else None,
         "equal_tokens": f"{agreement.equal_tokens:.4f}" if agreement else None,
         "wer": None if rate is None else f"{rate:.4f}",
+    }
+
+
+def _csv_of_streams(m: Measurement) -> dict[str, object]:
+    return {
+        **{f"delay_{100 * q:g}_percent_seconds": f"{m.delay(q):.6f}" for q in DELAYS},
+        "last_word_median_seconds": f"{m.last_delay:.6f}",
     }
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmarking.measurement import BaseSetting, Setting, SpeechSetting
+from benchmarking.measurement import (
+    BaseSetting,
+    Setting,
+    SpeechSetting,
+    StreamSetting,
+)
 
 from espnet_onnx_plugin.bundle.typed import check_keys, parse
 from espnet_onnx_plugin.errors import PluginError
@@ -152,13 +157,14 @@ def read_config(path: Path) -> Config:
 
     Names of files in ``random_model`` are relative to the configuration, all others to
     the working directory, as those in a recipe's training configuration are.
+    ``use_streaming``, an option of ESPnet's ``asr.sh``, measures streams.
 
     Raises:
         PluginError: Naming the key that is wrong.
     """
     content = _read_yaml(path)
     known = ("title", "random_model", "model", "data", "defaults", "settings")
-    check_keys(content, known, str(path))
+    check_keys(content, (*known, "use_streaming"), str(path))
     if ("random_model" in content) == ("model" in content):
         raise PluginError(f"{path}: give one of random_model and model")
     if "model" in content:
@@ -175,12 +181,21 @@ def read_config(path: Path) -> Config:
     if "data" in content:
         data = parse(TestData, content["data"], f"{path}: data")
     cls = SpeechSetting if synthesizes(model.task) else Setting
+    if content.get("use_streaming", False):
+        if model.task != "asr":
+            raise PluginError(f"{path}: use_streaming is for task asr")
+        cls = StreamSetting
     settings = _settings(cls, content, path)
     for setting in settings:
         if setting.audio_seconds is None and data is None:
             raise PluginError(
                 f"{path}: '{setting.name}' has neither audio_seconds nor test data: "
                 "give one of them (data: dir)"
+            )
+        if setting.audio_seconds is None and getattr(setting, "streams", 1) > 1:
+            raise PluginError(
+                f"{path}: '{setting.name}': test data is recognized one stream at a "
+                "time; set audio_seconds, or streams to 1"
             )
         if getattr(setting, "lm_weight", 0.0) and not model.has_lm:
             raise PluginError(f"{path}: '{setting.name}' needs a language model")

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.results import TIE
 
@@ -53,6 +55,20 @@ class Decode(Run):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))
+
+
+@dataclass(frozen=True)
+class StreamDecode(Decode):
+    """From the parts of streams to hypotheses; tokens and score are of all streams.
+
+    Attributes:
+        delays: Seconds from the end of a part until it is recognized, of every part of
+            every stream but the last ones.
+        last_delays: Those of the last ones.
+    """
+
+    delays: tuple[float, ...]
+    last_delays: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -136,27 +152,21 @@ class BaseSetting:
 
 
 @dataclass(frozen=True)
-class Setting(BaseSetting):
-    """One of recognition, or of another task with ESPnet's beam search.
+class BeamSetting(BaseSetting):
+    """One of a beam search.
 
     Attributes:
         beam_size, ctc_weight, lm_weight, maxlenratio, minlenratio: ESPnet's decoding
             options. Ratios of -40 and -39 give exactly 40 steps.
-        transducer_conf: That of a transducer.
     """
 
-    RUN = Decode
-    OPTIONS = (
-        *("beam_size", "ctc_weight", "lm_weight", "maxlenratio", "minlenratio"),
-        "transducer_conf",
-    )
+    OPTIONS = ("beam_size", "ctc_weight", "lm_weight", "maxlenratio", "minlenratio")
 
     beam_size: int = 10
     ctc_weight: float = 0.3
     lm_weight: float = 0.0
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
-    transducer_conf: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:
@@ -166,9 +176,59 @@ class Setting(BaseSetting):
     @property
     def _names(self) -> list[str]:
         lm = f"LM {self.lm_weight:g}" if self.lm_weight else "no LM"
-        search = (self.transducer_conf or {}).get("search_type")
-        names = [f"beam {self.beam_size}", search, lm]
+        names = [f"beam {self.beam_size}", self._search, lm]
         return [*filter(None, names), *super()._names]
+
+    @property
+    def _search(self) -> str | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Setting(BeamSetting):
+    """One of recognition, or of another task with ESPnet's beam search.
+
+    Attributes:
+        transducer_conf: That of a transducer.
+    """
+
+    RUN = Decode
+    OPTIONS = (*BeamSetting.OPTIONS, "transducer_conf")
+
+    transducer_conf: Mapping[str, Any] | None = None
+
+    @property
+    def _search(self) -> str | None:
+        return (self.transducer_conf or {}).get("search_type")
+
+
+@dataclass(frozen=True)
+class StreamSetting(BeamSetting):
+    """One of recognition of streams.
+
+    Attributes:
+        disable_repetition_detection: ESPnet's decoding option.
+        sim_chunk_length: Samples of the parts that streams are fed in.
+        streams: How many are recognized at once; ESPnet takes one after the other.
+    """
+
+    RUN = StreamDecode
+    OPTIONS = (*BeamSetting.OPTIONS, "disable_repetition_detection")
+
+    disable_repetition_detection: bool = False
+    sim_chunk_length: int = 10240
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        for count in ("sim_chunk_length", "streams"):
+            if getattr(self, count) < 1:
+                raise PluginError(f"{count} {getattr(self, count)} must be 1 or more")
+        super().__post_init__()
+
+    @property
+    def _names(self) -> list[str]:
+        many = "s" if self.streams > 1 else ""
+        return [f"{self.streams} stream{many}", *super()._names]
 
 
 @dataclass(frozen=True)
@@ -192,7 +252,7 @@ class SpeechSetting(BaseSetting):
 
 
 #: Settings by what an outcome calls their kind.
-KINDS = {cls.__name__: cls for cls in (Setting, SpeechSetting)}
+KINDS = {cls.__name__: cls for cls in (Setting, StreamSetting, SpeechSetting)}
 
 
 @dataclass(frozen=True)
@@ -285,6 +345,18 @@ class Measurement:
             statistics.mean(one.first_audio_seconds for one in run) for run in self.runs
         )
 
+    def delay(self, quantile: float) -> float:
+        """Return a quantile of the delays of parts, the streams' last ones apart."""
+        delays = [s for run in self.runs for one in run for s in one.delays]
+        return float(np.quantile(delays or [0.0], quantile))
+
+    @property
+    def last_delay(self) -> float:
+        """Return the median delay of the streams' last parts."""
+        return statistics.median(
+            s for run in self.runs for one in run for s in one.last_delays
+        )
+
     @property
     def parts(self) -> dict[str, float]:
         """Return the parts of the median run; they sum to its seconds."""
@@ -352,7 +424,7 @@ class Outcome:
         """
         if self.reference is None or measurement is self.reference:
             return None
-        if self.setting.RUN is not Decode:
+        if not issubclass(self.setting.RUN, Decode):
             return None
         return measurement.agreement(self.reference)
 

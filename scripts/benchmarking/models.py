@@ -208,17 +208,22 @@ def make_bundles(
     return bundles
 
 
-def make_noise(seconds: float, speech: Speech, directory: Path) -> Inputs:
-    """Write noise of a length."""
+def make_noise(
+    seconds: float, speech: Speech, directory: Path, streams: int = 1
+) -> Inputs:
+    """Write noise of a length, that of several streams as rows of one array."""
     length = round(seconds * speech.sampling_rate)
     if length < speech.min_length:
         raise PluginError(f"audio_seconds {seconds:g}: too short for the encoder")
     shape = (length, speech.feature_dim) if speech.feature_dim else (length,)
+    name = f"noise_{length}.npy"
+    if streams > 1:
+        shape, name = (streams, *shape), f"noise_{streams}_{length}.npy"
     noise = 0.1 * np.random.default_rng(0).standard_normal(shape)
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"noise_{length}.npy"
+    path = directory / name
     np.save(path, noise.astype(np.float32))
-    return Inputs([path], speech.seconds(length))
+    return Inputs([path], streams * speech.seconds(length))
 
 
 def choose_data(data: TestData, speech: Speech, directory: Path) -> Inputs:

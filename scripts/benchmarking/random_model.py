@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from benchmarking import random_transducer, random_tts
+from benchmarking import random_stream, random_transducer, random_tts
 
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
@@ -54,6 +54,8 @@ def write_model(
         random_tts.give_speech(model, len(common["token_list"]))
     if getattr(model, "joint_network", None) is not None:
         random_transducer.give_labels(model)
+    elif hasattr(getattr(model, "encoder", None), "forward_infer"):
+        random_stream.give_words(model)
     torch.save(model.state_dict(), output.with_suffix(".pth"))
     text = yaml.safe_dump(config)
     output.with_suffix(".yaml").write_text(text, encoding="utf-8")

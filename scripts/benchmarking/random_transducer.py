@@ -26,17 +26,16 @@ def give_labels(model: torch.nn.Module) -> None:
     model.eval()
     joint, blank = model.joint_network, model.decoder.blank_id
     labels = joint.lin_out.out_features
-    noise = 0.1 * torch.randn(1, SAMPLES)
-    frames, _ = model.encode(noise, torch.tensor([noise.size(1)]))
+    frames = encode_noise(model)
     history = torch.randint(1, labels - 1, (1, frames.size(1)))
     predicted, _ = model.decoder.rnn_forward(
         model.decoder.embed(history), model.decoder.init_state(1)
     )
-    _standardize(joint.lin_enc, frames, 1.0)
+    standardize(joint.lin_enc, frames, 1.0)
     # What is heard decides, or a label that is rarely left would end the talk.
-    _standardize(joint.lin_dec, predicted, 0.3)
+    standardize(joint.lin_dec, predicted, 0.3)
     joined = joint.joint_activation(joint.lin_enc(frames) + joint.lin_dec(predicted))
-    _standardize(joint.lin_out, joined, DEVIATION)
+    standardize(joint.lin_out, joined, DEVIATION)
     scores = joint.lin_out(joined)[0]
     others = scores.clone()
     others[:, blank] = -torch.inf
@@ -44,7 +43,14 @@ def give_labels(model: torch.nn.Module) -> None:
     joint.lin_out.bias[blank] += lead.quantile(1 - 1 / FRAMES_PER_LABEL)
 
 
-def _standardize(layer: torch.nn.Linear, x: torch.Tensor, deviation: float) -> None:
+def encode_noise(model: torch.nn.Module) -> torch.Tensor:
+    """Return the encoder's output (1, frames, size) for noise."""
+    noise = 0.1 * torch.randn(1, SAMPLES)
+    frames, _ = model.encode(noise, torch.tensor([noise.size(1)]))
+    return frames
+
+
+def standardize(layer: torch.nn.Linear, x: torch.Tensor, deviation: float) -> None:
     """Scale a layer so that its outputs for these inputs vary by so much."""
     y = layer(x).flatten(0, -2)
     scale = deviation / y.std(dim=0).clamp(min=1e-3)

@@ -11,6 +11,9 @@ import numpy as np
 from benchmarking.measurement import Decode
 from benchmarking.stopwatch import Stopwatch
 
+from espnet_onnx_plugin.bundle import read_bundle
+from espnet_onnx_plugin.tasks import Door, find, open_model
+
 # Whose model ESPnet's class has, where it is not the task's.
 MODELS = {"slu": "asr"}
 
@@ -20,9 +23,6 @@ Decoder = Callable[[np.ndarray], "tuple[list[Any], dict[str, float]]"]
 
 def open_bundle(spec: dict[str, Any]) -> Decoder:
     """Open a bundle; neither torch, nor ESPnet, nor onnx."""
-    from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.tasks import open_model
-
     bundle = read_bundle(spec["model"])
     speech2text = open_model(bundle, threads=spec["threads"], **spec["options"])
 
@@ -34,12 +34,20 @@ def open_bundle(spec: dict[str, Any]) -> Decoder:
 
 def open_pytorch(spec: dict[str, Any]) -> Decoder:
     """Load ESPnet's own inference."""
+    speech2text, watch = load_pytorch(spec, find(spec["task"]).door)
+
+    def decode(speech: np.ndarray) -> tuple[list[Any], dict[str, float]]:
+        watch.seconds.clear()
+        return speech2text(speech), dict(watch.seconds)
+
+    return decode
+
+
+def load_pytorch(spec: dict[str, Any], door: Door) -> tuple[Any, Stopwatch]:
+    """Load ESPnet's class that a door stands for, and watch its parts."""
     import torch
 
-    from espnet_onnx_plugin.tasks import find
-
     torch.set_num_threads(spec["threads"])
-    door = find(spec["task"]).door
     cls = getattr(importlib.import_module(f"espnet2.bin.{door.command}"), door.name)
     speech2text = cls(**spec["model"], **spec["options"], device="cpu")
     model = getattr(speech2text, f"{MODELS.get(spec['task'], spec['task'])}_model")
@@ -58,13 +66,9 @@ def open_pytorch(spec: dict[str, Any]) -> Decoder:
     for name in ("decoder", "lm"):
         watch.watch(name, scorers.get(name), "batch_score", "score")
     prefix = ("batch_init_state", "init_state", "batch_score_partial", "score_partial")
-    watch.watch("ctc", scorers.get("ctc"), *prefix, "select_state")
-
-    def decode(speech: np.ndarray) -> tuple[list[Any], dict[str, float]]:
-        watch.seconds.clear()
-        return speech2text(speech), dict(watch.seconds)
-
-    return decode
+    prefix += ("select_state", "extend_prob", "extend_state")
+    watch.watch("ctc", scorers.get("ctc"), *prefix)
+    return speech2text, watch
 
 
 def measure(decoder: Decoder, speech: np.ndarray) -> dict[str, Any]:

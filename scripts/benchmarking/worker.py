@@ -3,7 +3,8 @@
 Run as ``python -m benchmarking.worker SPEC``. SPEC is a JSON: ``system``; ``task``;
 ``model``, a bundle's directory or options that name ESPnet's files; ``options`` of the
 search; ``threads``; ``inputs``, numpy files. Answers are JSON lines on standard output.
-For task tts also: ``mkl``, how dropouts are drawn; ``waves``, where waveforms go.
+For task tts also: ``mkl``, how dropouts are drawn; ``waves``, where waveforms go. For
+streams also: ``streams``, how many are in a file; ``sim_chunk_length``, their parts'.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from benchmarking import recognition, synthesis
+from benchmarking import recognition, streaming, synthesis
 from benchmarking.config import synthesizes
 
 from espnet_onnx_plugin.errors import PluginError
@@ -28,6 +29,7 @@ def main() -> None:
     os.dup2(2, 1)
     spec = json.loads(sys.argv[1])
     kind = synthesis if synthesizes(spec["task"]) else recognition
+    kind = streaming if "streams" in spec else kind
     opener = kind.open_pytorch if spec["system"] == "pytorch" else kind.open_bundle
     try:
         system = opener(spec)

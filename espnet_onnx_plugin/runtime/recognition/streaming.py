@@ -123,6 +123,7 @@ class StreamingModel(
             disable_repetition_detection=options.disable_repetition_detection,
             encoded_feat_length_limit=options.encoded_feat_length_limit,
             decoder_text_length_limit=options.decoder_text_length_limit,
+            nbest=options.nbest,
             **more,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
+from espnet_onnx_plugin.runtime.search.ctc_prefix import LOGZERO, CTCPrefixScorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.stepper import Ask, Running, Searching
@@ -23,6 +24,12 @@ from espnet_onnx_plugin.runtime.search.utterance import (
 )
 
 logger = logging.getLogger(__name__)
+
+#: Scores that a CTC prefix score without a way through the frames has a part in.
+DEAD = LOGZERO / 1000
+
+#: What the sum of a hypothesis may be off by in float32.
+ROUNDING = 1e-2
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,7 @@ class BlockSearch:
         repetitions: bool = True,
         detection: bool = False,
         window: int = 0,
+        nbest: int = 0,
     ) -> Searching[BlockSearch]:
         """Search through a block.
 
@@ -196,6 +204,8 @@ class BlockSearch:
             repetitions: whether a token that a hypothesis has already ends a block too.
             detection: whether the final block tests for the end by what ended before.
             window: see :class:`Ask`.
+            nbest: how many results are asked for of the final block, if scores only
+                fall; 0: all of them.
         """
         running, previous, number = self.running, self.previous, self.number
         ended, newest, moved = list(self.ended), list[Hypothesis](), self.moved
@@ -235,9 +245,21 @@ class BlockSearch:
             if not len(running.beam):
                 logger.info("no hypothesis. Finish decoding.")
                 finished = True
+            elif final and _settled(running, ended, nbest):
+                finished = True
             else:
                 number += 1
         return BlockSearch(running, number, previous, ended, newest, moved, finished)
+
+
+def _settled(running: Running, ended: Sequence[Hypothesis], nbest: int) -> bool:
+    """Whether no running hypothesis can become one of the best ended ones any more,
+    with scores that only fall, those of dead ends apart.
+    """
+    if not 0 < nbest <= len(ended):
+        return False
+    least = heapq.nlargest(nbest, (one.score for one in ended))[-1]
+    return least > max(DEAD, float(running.beam.score.max()) + ROUNDING)
 
 
 def _step(

@@ -54,18 +54,19 @@ def forced_align(
     states = np.full(2 * len(tokens) + 1, blank)
     states[1::2] = tokens
     emitted = log_probs[:, states].astype(np.float64)
-    can_skip = np.zeros(len(states), bool)
-    can_skip[3::2] = tokens[1:] != tokens[:-1]
-    score = np.full(len(states), -np.inf)
+    cannot_skip = np.full(len(states), -np.inf)
+    cannot_skip[3::2][tokens[1:] != tokens[:-1]] = 0.0
+    padded = np.full(len(states) + 2, -np.inf)
+    score, one_back, two_back = padded[2:], padded[1:-1], padded[:-2]
     score[:2] = emitted[0, :2]
     steps = np.zeros(emitted.shape, np.int8)  # how many states back the path came from
     for frame in range(1, len(emitted)):
-        stay = score
-        one = np.concatenate(([-np.inf], score[:-1]))
-        two = np.concatenate(([-np.inf] * 2, score[:-2]))[: len(score)]
-        ways = np.stack((stay, one, np.where(can_skip, two, -np.inf)))
-        steps[frame] = ways.argmax(axis=0)
-        score = ways.max(axis=0) + emitted[frame]
+        skipped = two_back + cannot_skip
+        best = np.maximum(score, one_back)
+        steps[frame] = one_back > score
+        steps[frame, skipped > best] = 2
+        np.maximum(best, skipped, out=best)
+        np.add(best, emitted[frame], out=score)
     state = len(states) - 1
     if len(states) > 1 and score[-2] > score[-1]:
         state -= 1

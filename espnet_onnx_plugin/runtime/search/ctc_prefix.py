@@ -81,18 +81,28 @@ class CTCPrefixScorer:
     """Prefix scores for one utterance.
 
     Args:
-        log_probs: (T, vocabulary) log probabilities of the CTC. One copy is kept; what
-            the arithmetic takes in double precision is made of the tokens asked for.
+        log_probs: (T, vocabulary) log probabilities of the CTC. They or one copy are
+            kept; what the arithmetic takes in double precision is made of the tokens
+            asked for.
         blank, eos: token ids.
         window_margin: how many frames the window of a step holds before and behind
             where its prefixes are; 0 or less: no window.
+        copied: whether there is a copy with a row per token, which candidates are
+            gathered from in a fifth of the time. Where few steps look at the same
+            frames it does not pay: 1.8 ms, for 0.1 ms less a step (400 frames, 4,233
+            tokens).
     """
 
     def __init__(
-        self, log_probs: np.ndarray, blank: int, eos: int, window_margin: int = 0
+        self,
+        log_probs: np.ndarray,
+        blank: int,
+        eos: int,
+        window_margin: int = 0,
+        copied: bool = True,
     ):
-        # One row per token: candidates are gathered as contiguous rows.
-        self._log_probs = np.ascontiguousarray(log_probs.T)
+        # One row per token.
+        self._log_probs = np.ascontiguousarray(log_probs.T) if copied else log_probs.T
         self._blank_sums = np.cumsum(self._log_probs[blank], dtype=np.float64)
         self._blank = blank
         self._eos = eos
@@ -115,7 +125,7 @@ class CTCPrefixScorer:
         """Probabilities of the whole vocabulary, if they are few enough to be kept."""
         if 8 * self._log_probs.size > KEPT_BYTES:
             return None
-        return np.exp(self._log_probs, dtype=np.float64)
+        return np.exp(self._log_probs, dtype=np.float64, order="C")
 
     def start(self, primer: Sequence[int] = ()) -> CTCPrefixState:
         """The state of the empty prefix: blanks only.
@@ -215,7 +225,8 @@ class CTCPrefixScorer:
             block = max(1, BLOCK_BYTES // (8 * before.shape[1]))
             for token in range(0, self.vocabulary, block):
                 tokens = slice(token, token + block)
-                probs = np.exp(self._log_probs[tokens, frames], dtype=np.float64)
+                log_probs = self._log_probs[tokens, frames]
+                probs = np.exp(log_probs, dtype=np.float64, order="C")
                 product[:, tokens] = share @ probs.T
         return self._log(product, peak, before, frames, None)
 

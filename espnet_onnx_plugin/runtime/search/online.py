@@ -67,6 +67,8 @@ class OnlineConfig:
         hold_n: newest tokens that ``incremental_decode`` leaves open; as in ESPnet, of
             the time-synchronous search alone.
         blank_penalty: factor on the probability of the blank, of that search too.
+        nbest: how many results anybody reads: the last block ends where no hypothesis
+            that goes on can become one of them any more; 0: all of ESPnet's.
     """
 
     block_size: int = 40
@@ -78,6 +80,7 @@ class OnlineConfig:
     incremental_decode: bool = False
     hold_n: int = 0
     blank_penalty: float = 1.0
+    nbest: int = 0
 
     def __post_init__(self) -> None:
         if self.block_size <= self.look_ahead or self.hop_size < 1:
@@ -281,6 +284,7 @@ class OnlineBeamSearch:
                 repetitions=not online.disable_repetition_detection,
                 detection=True,
                 window=online.decoder_text_length_limit,
+                nbest=online.nbest if config.scores_fall else 0,
             )
             self.seconds["ctc"] += expander.ctc_seconds
             if final or search.finished:
@@ -320,7 +324,7 @@ class OnlineBeamSearch:
         config, ctc = self._config, None
         start = time.perf_counter()
         if self._use_ctc and log_probs is not None:
-            ctc = CTCPrefixScorer(log_probs, config.blank, config.eos)
+            ctc = CTCPrefixScorer(log_probs, config.blank, config.eos, copied=False)
         self.seconds["ctc"] += time.perf_counter() - start
         expander = Expander(config, ctc)
         return expander, expander.start([config.sos], self.scorers)

@@ -78,6 +78,12 @@ class Ask(NamedTuple):
     encoded: Encoded
     window: int = 0
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether the hypotheses were scored on the same encoder output before."""
+        batch, place = self.running.batch, self.running.place
+        return bool(batch and batch.encoded and batch.encoded[place] is self.encoded)
+
 
 class Scored(NamedTuple):
     """The answer to an :class:`Ask`.
@@ -112,10 +118,15 @@ class Stepper:
         return side_by_side(searches, self._answers)
 
     def _answers(self, asks: Mapping[int, Ask]) -> dict[int, Scored]:
-        """Answer questions, by search."""
+        """Answer questions, by search.
+
+        Those that begin to read other frames wait for the others, so that what the
+        scorers make of the frames is made for all of them together.
+        """
+        going = {i: ask for i, ask in asks.items() if ask.reads_on} or asks
         answers: dict[int, Scored] = {}
-        for window in sorted({ask.window for ask in asks.values()}):
-            ids = [i for i, ask in asks.items() if ask.window == window]
+        for window in sorted({ask.window for ask in going.values()}):
+            ids = [i for i, ask in going.items() if ask.window == window]
             answers.update(zip(ids, self._score([asks[i] for i in ids])))
         return answers
 
@@ -156,14 +167,14 @@ class Stepper:
     def _states(self, asks: Sequence[Ask]) -> dict[str, Any]:
         """States of the scorers for a step."""
         batch = asks[0].running.batch
-        if batch is not None and len(asks) == len(batch.encoded):
-            if all(
-                ask.running.batch is batch
-                and ask.running.place == place
-                and ask.encoded is batch.encoded[place]
-                for place, ask in enumerate(asks)
-            ):
+        if batch and all(ask.reads_on and ask.running.batch is batch for ask in asks):
+            places = [ask.running.place for ask in asks]
+            if places == list(range(len(batch.encoded))):
                 return dict(batch.states)
+            return {
+                name: scorer.select(places, batch.states[name])
+                for name, scorer in self._timed()
+            }
         states = {}
         for name, scorer in self._timed():
             if batch is None and len(asks) == 1:

