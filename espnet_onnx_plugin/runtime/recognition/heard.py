@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,18 +32,32 @@ class Partial(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Delays of an utterance, in seconds of audio that had come in by then.
+    """Delays of an utterance, in seconds.
+
+    Words are as late as the audio that had to come in before them, which is the same
+    on every machine, and the computation behind that, which is measured. Audio comes
+    in at the speed of speech: the computation of a part of it begins when all of the
+    part is there and the part before is done. A caller who waits for the first words
+    waits ``first_partial + first_computation``; for the last ones, ``last_word +
+    last_computation``.
 
     Attributes:
-        first_partial: from the first spoken frame to the first words; None where there
-            are none, or no CTC tells what is spoken.
-        last_word: from the last spoken frame until the words were those of the result.
-        work: seconds of computation for a second of audio.
+        first_partial: from the first spoken frame to the end of the audio of which
+            the first words came. A frame is spoken if its most probable token is not
+            the CTC's blank. None where no words are in the result, or no CTC tells
+            what is spoken.
+        last_word: from the end of the last spoken frame to the end of the audio by
+            which the words were those of the result.
+        work: computation for a second of audio.
+        first_computation, last_computation: from the end of that audio until these
+            words were there.
     """
 
     first_partial: float | None
     last_word: float | None
     work: float
+    first_computation: float | None = None
+    last_computation: float | None = None
 
 
 class Utterance(NamedTuple):
@@ -84,3 +99,28 @@ class Flicker:
         Arivazhagan et al. 2020, "Re-translation versus Streaming" (arXiv:2004.03643).
         """
         return self.erased / max(1, self.said)
+
+
+#: File of the figures of streams, beside those of their best results.
+STREAM_FILE = "stream"
+
+
+class Heard(NBest[Recognized]):
+    """The n-best list of an utterance that was fed part by part, and how it came.
+
+    Attributes:
+        latency: how late.
+        flicker: of its words.
+    """
+
+    def __init__(
+        self, results: Iterable[Recognized], latency: Latency, flicker: Flicker
+    ):
+        super().__init__(results)
+        self.latency = latency
+        self.flicker = flicker
+
+    def figures(self) -> dict[str, float | None]:
+        """Latency and flicker by name, rounded to a tenth of a millisecond."""
+        figures = {**self.latency._asdict(), **vars(self.flicker)}
+        return {k: None if v is None else round(v, 4) for k, v in figures.items()}
