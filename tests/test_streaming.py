@@ -5,6 +5,7 @@ import importlib
 import json
 import logging
 import pickle
+import re
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -614,15 +615,29 @@ def test_the_command_leaves_the_figures_of_streams(models, tmp_path):
     assert not (out / "2best_recog" / STREAM.name).exists()
 
 
-@pytest.mark.parametrize("name", ["transformer", "chunk_mean"])
-def test_recipes_know_which_bundles_have_an_exact_front_end(models, name):
-    bundle = models(name).bundle
+def recipes_find_exact(bundle):
+    """Whether stage 16 finds that a bundle has an exact front end."""
     stages = Path(__file__).parents[1] / "egs2_stage/onnx_stages.sh"
     script = f". {stages}; onnx_dir={bundle.parent}; onnx_has_exact {bundle.name}"
-    known = subprocess.run(["bash", "-c", script]).returncode == 0
-    assert known == (name == "transformer")
-    with pytest.raises(PluginError) if not known else nullcontext():
+    return subprocess.run(["bash", "-c", script]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["transformer", "chunk_mean"])
+def test_recipes_find_which_bundles_have_an_exact_front_end(models, name):
+    found = recipes_find_exact(models(name).bundle)
+    assert found == (name == "transformer")
+    with nullcontext() if found else pytest.raises(PluginError):
         ours(models(name), **PLAIN)
+
+
+def test_frames_that_are_not_of_one_window_have_no_exact_front_end(models, tmp_path):
+    manifest = (models("transformer").bundle / "manifest.yaml").read_text()
+    (tmp_path / "fp32").mkdir()
+    for old, new in (("frontend:", "frontend:"), ("  frontend:", "  none:")):
+        text = re.sub(r"n_fft: \d+", "n_fft: null", manifest).replace(old, new)
+        (tmp_path / "fp32/manifest.yaml").write_text(text)
+        # Without a frontend the model reads features, which come as they are.
+        assert recipes_find_exact(tmp_path / "fp32") == (old != new)
 
 
 # Ends

@@ -34,23 +34,22 @@ class Partial(NamedTuple):
 class Latency(NamedTuple):
     """Delays of an utterance, in seconds.
 
-    Words are as late as the audio that had to come in before them, which is the same
-    on every machine, and the computation behind that, which is measured. Audio comes
-    in at the speed of speech: the computation of a part of it begins when all of the
-    part is there and the part before is done. A caller who waits for the first words
-    waits ``first_partial + first_computation``; for the last ones, ``last_word +
-    last_computation``.
+    Words wait for audio, which takes the same time on every machine, and then for
+    computation, which is measured. Audio is taken to come in at the speed of speech:
+    the computation of a part of it begins when all of the part is there and the part
+    before is done. The first words are ``first_partial + first_computation`` late, the
+    last ones ``last_word + last_computation``.
 
     Attributes:
-        first_partial: from the first spoken frame to the end of the audio of which
-            the first words came. A frame is spoken if its most probable token is not
-            the CTC's blank. None where no words are in the result, or no CTC tells
-            what is spoken.
-        last_word: from the end of the last spoken frame to the end of the audio by
-            which the words were those of the result.
+        first_partial: from the start of the first spoken frame to the end of the part
+            that gave the first words. A frame is spoken if its most probable token is
+            not the CTC's blank. None where there are no words in the result, or no CTC
+            tells what is spoken.
+        last_word: from the end of the last spoken frame to the end of the part that
+            gave the last change of the words.
         work: computation for a second of audio.
-        first_computation, last_computation: from the end of that audio until these
-            words were there.
+        first_computation, last_computation: from the end of that part until its words
+            were there.
     """
 
     first_partial: float | None
