@@ -43,6 +43,9 @@ rm -f "${onnx_driver_log}"
 # shellcheck source=egs2_stage/onnx_stages.sh
 . "${onnx_plugin_root}"/egs2_stage/onnx_stages.sh
 
+# Whether the recipe decodes streams; adapters of drivers that can set it.
+onnx_streams=false
+
 # onnx_refuse_options NAME...: ends where one of ESPnet's switches is on; before any
 # stage runs, for training takes hours
 onnx_refuse_options() {
@@ -64,6 +67,9 @@ onnx_need_commands() {
 
 # onnx_run_espnet: ESPnet's own stages, up to its scoring
 onnx_run_espnet() {
+    [ -z "${onnx_chunk_lengths}" ] || "${onnx_streams}" ||
+        onnx_die "--onnx_chunk_lengths is for decoding streams: give --use_streaming true" \
+            "to asr.sh or st.sh"
     if [ "${onnx_stop_stage}" -ge 14 ]; then
         onnx_need_modules onnx onnxruntime onnxscript jiwer
     fi

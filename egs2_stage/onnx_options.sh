@@ -17,6 +17,7 @@ onnx_threads=1
 onnx_nj=
 onnx_dir=
 onnx_asr_model_dir=
+onnx_chunk_lengths=
 
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
@@ -29,7 +30,8 @@ onnx_help_message="
     --onnx_threads         # The number of threads of each decoding job (default=\"${onnx_threads}\").
     --onnx_nj              # The number of parallel jobs in decoding (default=\"${onnx_nj}\", that of inference_nj).
     --onnx_dir             # Where models and tables go (default=\"${onnx_dir}\", \"onnx\" in the model's directory).
-    --onnx_asr_model_dir   # Of tts.sh: an ASR model of these stages, to hear what is spoken (default=\"${onnx_asr_model_dir}\")."
+    --onnx_asr_model_dir   # Of tts.sh: an ASR model of these stages, to hear what is spoken (default=\"${onnx_asr_model_dir}\").
+    --onnx_chunk_lengths   # With --use_streaming true: other values of sim_chunk_length that the last of the models decodes with, for a plot of error rate against latency (default=\"${onnx_chunk_lengths}\")."
 
 onnx_die() {
     echo "$0: $*" >&2
@@ -63,7 +65,7 @@ onnx_parse_options() {
         case ${name} in
             onnx | onnx_variants | onnx_export_config | onnx_optimize_config | \
                 onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | onnx_dir | \
-                onnx_asr_model_dir)
+                onnx_asr_model_dir | onnx_chunk_lengths)
                 [ $# -ge 2 ] || onnx_die "option $1 needs a value"
                 printf -v "${name}" '%s' "$2"
                 shift 2
@@ -123,6 +125,10 @@ onnx_check_options() {
         [ -f "${onnx_asr_model_dir}"/manifest.yaml ] ||
             onnx_die "--onnx_asr_model_dir: no model in '${onnx_asr_model_dir}'"
     fi
+    for value in ${onnx_chunk_lengths}; do
+        [[ ${value} =~ ^[1-9][0-9]*$ ]] ||
+            onnx_die "--onnx_chunk_lengths must be numbers of samples, not '${value}'"
+    done
     for option in stage stop_stage; do
         value=onnx_${option}
         [[ ${!value} =~ ^[0-9]+$ ]] ||

@@ -19,6 +19,7 @@
 #   onnx_needed          language and n-gram models that it uses, as the manifest calls them
 #   onnx_quantize_args   what the quantization takes besides the validation set
 #   onnx_report_args     what the tables take besides the decodes
+#   onnx_streams         whether it decodes streams
 #   onnx_driver          function that runs ESPnet's driver, with onnx_driver_args
 # An adapter defines anew the functions below in which its template is another.
 #
@@ -209,13 +210,53 @@ onnx_list_keys() {
     LC_ALL=C awk 'NR == 1 { sub(/^\357\273\277/, "") } { sub(/\r$/, "") } NF { print $1 }' "$1"
 }
 
-# onnx_decode VARIANT DSET
+# A *decode* is a variant's: VARIANT, or of streams also VARIANT[_exact][_chunkN], with
+# the exact front end in place of ESPnet's, or N for the recipe's sim_chunk_length.
+
+# onnx_list_decodes: sets onnx_decodes. The other ways to cut streams are those of the
+# last variant alone, which is the fastest as a rule.
+onnx_list_decodes() {
+    local last=${onnx_variants##* } length
+    read -ra onnx_decodes <<< "${onnx_variants}"
+    "${onnx_streams}" || return 0
+    if onnx_has_exact "${last}"; then
+        onnx_decodes+=("${last}_exact")
+    else
+        log "Warning: no decoding with the exact front end: the features of this model" \
+            "depend on the whole utterance"
+    fi
+    for length in ${onnx_chunk_lengths}; do
+        onnx_decodes+=("${last}_chunk${length}")
+        ! onnx_has_exact "${last}" || onnx_decodes+=("${last}_exact_chunk${length}")
+    done
+}
+
+# onnx_has_exact VARIANT: whether the bundle's features have an exact form on streams:
+# not where the whole utterance normalizes them, or frames are not those of one window
+onnx_has_exact() {
+    local manifest=${onnx_dir}/$1/manifest.yaml
+    ! grep -q '^  normalize: utterance_mvn$' "${manifest}" &&
+        { ! grep -q '^  frontend:' "${manifest}" || ! grep -q '^ *n_fft: null$' "${manifest}"; }
+}
+
+# onnx_describe_decode DECODE: sets onnx_variant, and onnx_cut_args, the options that cut
+# streams in another way than the recipe's
+onnx_describe_decode() {
+    onnx_variant=${1%%_*}
+    onnx_cut_args=()
+    [[ $1 != *_exact* ]] || onnx_cut_args+=(--frontend exact)
+    [[ $1 != *_chunk* ]] || onnx_cut_args+=(--sim_chunk_length "${1##*_chunk}")
+}
+
+# onnx_decode DECODE DSET
 onnx_decode() {
     local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
     local logdir=${dir}/${onnx_logdir} count n f split_scps=()
+    onnx_describe_decode "$1"
     onnx_find_inputs "${data}"
-    # What an earlier run with more jobs left must not be counted with this one's.
-    rm -rf "${logdir}"
+    # What an earlier run left, with more jobs or of streams, must not be counted with
+    # this one's.
+    rm -rf "${logdir}" "${dir}"/stream
     mkdir -p "${logdir}"
     onnx_list_keys "${onnx_keys}" > "${logdir}"/keys.scp
     count=$(wc -l < "${logdir}"/keys.scp)
@@ -225,12 +266,12 @@ onnx_decode() {
         split_scps+=("${logdir}/keys.${n}.scp")
     done
     utils/split_scp.pl "${logdir}"/keys.scp "${split_scps[@]}"
-    log "Decoding ${data} with ${onnx_dir}/$1, log: '${logdir}/${onnx_inference}.*.log'"
+    log "Decoding ${data} with ${onnx_dir}/${onnx_variant}, log: '${logdir}/${onnx_inference}.*.log'"
     ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
         ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" \
-        --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" \
-        "${onnx_input_args[@]}" \
+        --model_dir "${onnx_dir}/${onnx_variant}" \
+        "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_input_args[@]}" \
         --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size:-1}" \
         --output_dir "${logdir}"/output.JOB ||
         onnx_show_failure "${logdir}/${onnx_inference}".*.log
@@ -245,7 +286,7 @@ onnx_decode() {
 # onnx_collect DATA DIR: puts together what the jobs of a decode of DATA have written
 onnx_collect() {
     local f speaker
-    for f in 1best_recog/{token,token_int,score,text,text_nospecial} \
+    for f in 1best_recog/{token,token_int,score,text,text_nospecial,stream} \
         1asr_best_recog/asr_{token,token_int,score,text}; do
         for speaker in "${onnx_speakers[@]}"; do
             onnx_merge "$2" "${f}${speaker}" "${f#*/}${speaker}"
@@ -262,7 +303,7 @@ onnx_merge() {
     fi
 }
 
-# onnx_score VARIANT: ESPnet's own scoring of what the variant decoded
+# onnx_score DECODE: ESPnet's own scoring
 onnx_score() {
     local tag=${inference_tag}_onnx_$1 args=()
     # Not every driver has this option.
@@ -274,7 +315,7 @@ onnx_score() {
         onnx_show_failure "${onnx_exp}/${tag}"/score.log
 }
 
-# onnx_time SYSTEM DSET: times PyTorch, or a variant, on the sample of a test set, in one
+# onnx_time SYSTEM DSET: times PyTorch, or a decode, on the sample of a test set, in one
 # process; nothing where it has been timed with the same files and options
 onnx_time() {
     local data=${data_feats}/$2 tag=${inference_tag} module=reference
@@ -290,10 +331,12 @@ onnx_time() {
     else
         tag+=_onnx_$1
         module=${onnx_inference}
+        onnx_describe_decode "$1"
         args=(
-            --model_dir "${onnx_dir}/$1" "${onnx_decode_args[@]}" "${onnx_timing_args[@]}"
+            --model_dir "${onnx_dir}/${onnx_variant}"
+            "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_timing_args[@]}"
         )
-        files=("${onnx_dir}/$1"/manifest.yaml)
+        files=("${onnx_dir}/${onnx_variant}"/manifest.yaml)
         # The time to compare with must not be of another day than this one.
         [ ! -f "${reference}" ] || files+=("${reference}")
     fi
@@ -315,7 +358,7 @@ onnx_time() {
 }
 
 onnx_decode_and_score() {
-    local dsets=${test_sets} variant dset system systems=() reference=() versions
+    local dsets=${test_sets} variant decode dset system systems=() reference=() versions
     log "Stage 16: Decode and score: ${onnx_variants}"
     if "${eval_valid_set:-false}"; then
         dsets="org/${valid_set} ${test_sets}"
@@ -328,14 +371,16 @@ onnx_decode_and_score() {
         onnx_need_bundle "${variant}"
         onnx_need_scorers "${variant}"
     done
-    for variant in ${onnx_variants}; do
+    onnx_list_decodes
+    for decode in "${onnx_decodes[@]}"; do
         for dset in ${dsets}; do
-            onnx_decode "${variant}" "${dset}"
+            onnx_decode "${decode}" "${dset}"
         done
-        onnx_score "${variant}"
+        onnx_score "${decode}"
+        onnx_describe_decode "${decode}"
         systems+=(
-            --system "${variant}" "${onnx_exp}/${inference_tag}_onnx_${variant}"
-            "${onnx_dir}/${variant}"
+            --system "${onnx_variant}" "${onnx_exp}/${inference_tag}_onnx_${decode}"
+            "${onnx_dir}/${onnx_variant}"
         )
     done
     reference=(
@@ -355,7 +400,7 @@ onnx_decode_and_score() {
         onnx_job "${decode_cmd}" "${onnx_dir}/timing/${dset}"/sample.log sample \
             --scp "${data_feats}/${dset}/${onnx_scp},${onnx_type}" \
             --output_file "${onnx_dir}/timing/${dset}"/keys.scp
-        for system in ${reference:+PyTorch} ${onnx_variants}; do
+        for system in ${reference:+PyTorch} "${onnx_decodes[@]}"; do
             onnx_time "${system}" "${dset}"
         done
     done

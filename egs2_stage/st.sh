@@ -15,7 +15,8 @@ onnx_template=st
 
 # ESPnet's st.sh says nowhere where an n-gram model of the source language is.
 onnx_refuse_options use_k2 use_word_lm use_src_word_lm use_src_ngram
-if "${use_streaming:-false}" && { "${use_ngram}" || "${use_src_lm}"; }; then
+onnx_streams=${use_streaming:-false}
+if "${onnx_streams}" && { "${use_ngram}" || "${use_src_lm}"; }; then
     onnx_die "ESPnet's streaming decoding takes no n-gram model and no model of the" \
         "source language: give --use_ngram false --use_src_lm false with --use_streaming true"
 fi
@@ -31,7 +32,7 @@ onnx_describe_model st "${st_exp}" "${inference_st_model}"
 # shellcheck disable=SC2034 # the stages read it
 onnx_text=text.${tgt_case}.${tgt_lang}
 onnx_add_lm "${use_lm}" "" "${lm_exp}" "${inference_lm}"
-if "${use_streaming:-false}"; then
+if "${onnx_streams}"; then
     onnx_use_streaming
 else
     onnx_add_lm "${use_src_lm}" src_ "${src_lm_exp}" \

@@ -8,6 +8,7 @@ import pytest
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
+from espnet_onnx_plugin.report import plots
 from espnet_onnx_plugin.report.bleu import read_bleu
 from espnet_onnx_plugin.report.counts import STAND_IN, read_result
 from espnet_onnx_plugin.report.decodes import compare
@@ -23,6 +24,7 @@ from espnet_onnx_plugin.report.tables import (
 )
 from espnet_onnx_plugin.report.timing import TIMING, Timing
 from espnet_onnx_plugin.runtime.core.arithmetic import WIDE
+from espnet_onnx_plugin.runtime.recognition.heard import STREAM_FILE
 
 # What "sclite -o all" prints above its alignments, percentages first.
 RESULT = """
@@ -308,12 +310,118 @@ def test_command_line(decodes, capsys):
         + ["--output_dir", str(out)]
     )
     tables = ["RESULTS.csv", "RESULTS.md", "RESULTS.tex"]
-    plots = [f"{name}_by_rtf.png" for name in ("cer", "ter", "wer")]
-    assert sorted(path.name for path in out.iterdir()) == tables + plots
-    for name in plots:
+    drawn = [f"{name}_by_rtf.png" for name in ("cer", "ter", "wer")]
+    assert sorted(path.name for path in out.iterdir()) == tables + drawn
+    for name in drawn:
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert "jobs: 2 in parallel" in (out / "RESULTS.md").read_text()
     assert "RESULTS.md" in capsys.readouterr().out
+
+
+def write_streams(directory, figures, frontend="espnet", chunk=0.32):
+    """Figures of streams: audio and computation of the two delays, words by count."""
+    directory.mkdir(parents=True, exist_ok=True)
+    names = ("first_partial", "first_computation", "last_word", "last_computation")
+    with open(directory / STREAM_FILE, "w") as f:
+        for key, (*delays, erased, said) in figures.items():
+            row = dict(zip(names, delays), erased=erased, said=said, work=0.1)
+            row = dict(row, frontend=frontend, chunk_seconds=chunk)
+            print(key, json.dumps(row), file=f)
+
+
+@pytest.fixture
+def streams(decodes):
+    """The variant's decode as one of streams, and others that cut them otherwise."""
+    tokens = {"a": "1 2 3", "b": "", "c": "4"}
+    everything = dict(
+        a=(9, 9, 9, 9, 1, 3), b=(None,) * 4 + (0, 0), c=(9, 9, 9, 9, 1, 1)
+    )
+    sample = dict(a=(0.5, 0.2, 0.8, 0.1, 1, 3), b=(None,) * 4 + (0, 0))
+    cuts = [("fp32", "espnet", 0.32), ("exact", "exact", 0.0), ("c", "exact", 0.04)]
+    for name, frontend, chunk in cuts:
+        directory = decodes / name / "test_clean"
+        if name != "fp32":
+            results = {"score_wer": make_result(sub=5)}
+            make_decode(directory, tokens, results, {"a": (10.0, 2.0, 100.0)})
+        write_streams(directory, everything, frontend, chunk)
+        timed = (directory / TIMING).parent / "1best_recog"
+        write_streams(timed, sample, frontend, chunk)
+    return decodes
+
+
+def test_latency_and_flicker_of_streams(streams):
+    systems = [System("fp32", streams / name) for name in ("fp32", "exact", "c")]
+    torch = System("PyTorch", streams / "torch")
+    results = compare(["test_clean"], systems, torch)
+    markdown = to_markdown("T", {}, results)
+    rows = [line.split(" | ") for line in markdown.splitlines() if " | " in line]
+    header, *rows = [row for row in rows if len(row) > 3]
+    assert header[:4] == ["| system", "front end", "chunk s", "WER %"]
+    place = header.index("first partial s")
+    assert header[place - 1 : place + 3] == [
+        *("RTF", "first partial s", "last word s", "flicker"),
+    ]
+    assert [row[:4] for row in rows] == [
+        ["| PyTorch", "—", "—", "0.60"],
+        ["| fp32", "espnet", "0.32", "0.70"],
+        ["| fp32", "exact", "whole", "0.80"],
+        ["| fp32", "exact", "0.04", "0.80"],
+    ]
+    # Delays are those of the sample, for which each system had the machine to itself.
+    assert rows[0][place : place + 3] == ["—", "—", "—"]
+    assert rows[1][place : place + 3] == ["0.700", "0.900", "0.500"]
+    [note] = [line for line in markdown.splitlines() if line.startswith("- Streams:")]
+    torch, fp32, exact, _ = csv.DictReader(to_csv(results).splitlines())
+    assert torch["chunk_seconds"] == torch["words_taken_back"] == ""
+    assert (exact["front_end"], exact["chunk_seconds"]) == ("exact", "0.0000")
+    assert fp32["first_partial_seconds"] == "0.7000"
+    assert fp32["last_word_seconds"] == "0.9000"
+    assert (fp32["words_taken_back"], fp32["words_found"]) == ("2", "4")
+
+
+def test_other_recipes_have_no_columns_of_streams(decodes):
+    results = run_compare(decodes)
+    markdown = to_markdown("T", {}, results)
+    assert "front end" not in markdown and "Streams" not in markdown
+    assert to_csv(results).splitlines()[0].endswith(",model_bytes,peak_memory_mb")
+
+
+def test_streams_that_were_not_timed_have_no_delays(streams):
+    for path in (streams / "fp32/test_clean").glob("onnx_timing/output/*/*"):
+        path.unlink()
+    [fp32] = compare(["test_clean"], [System("fp32", streams / "fp32")], None)
+    assert (fp32.streams.first_partial, fp32.streams.flicker) == (None, 0.5)
+
+
+@pytest.mark.parametrize("line", ["a", "a {}", "a [1]", 'a {"said": 1}'])
+def test_damaged_figures_of_streams_name_file_and_utterance(streams, line):
+    (streams / "fp32/test_clean/stream").write_text(line + "\n")
+    with pytest.raises(PluginError, match="test_clean/stream: 'a' has no figures"):
+        run_compare(streams)
+
+
+def test_errors_of_streams_are_plotted_by_latency(streams, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "plot_latency", lambda *args: drawn.append(args))
+    names = ("fp32", "exact", "c")
+    systems = [System("fp32", streams / name) for name in names]
+    torch = System("PyTorch", streams / "torch")
+    results = compare(["test_clean"], systems, torch)
+    found = plots.plot_results(streams, results)
+    assert found[-2:] == ["wer_by_latency.png", "cer_by_latency.png"]
+    [(path, lines, label), _] = drawn
+    assert (path.name, label) == ("wer_by_latency.png", "WER %")
+    # A line for each way to cut, over the sizes of its parts.
+    [espnet, exact] = lines.items()
+    assert espnet[0] == ("test_clean", "fp32, espnet")
+    assert [point.chunk for point in espnet[1]] == ["0.32"]
+    assert exact[0] == ("test_clean", "fp32, exact")
+    assert [point.chunk for point in exact[1]] == ["whole", "0.04"]
+    assert exact[1][0].last_word == pytest.approx(0.9)
+    assert exact[1][0].quality == pytest.approx(0.8)
+    monkeypatch.undo()
+    plots.plot_results(streams, results)
+    assert (streams / "wer_by_latency.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_tables_alone(decodes, capsys, monkeypatch):

@@ -120,6 +120,8 @@ def test_help(recipe):
         (["--num_inf", "2"], ["--num_inf 2", "--num_ref 1"]),
         (["--num_inf", "2", "--num_ref", "3"], ["--num_inf 2", "--num_ref 3"]),
         (["--onnx_asr_model_dir", "exp"], ["--onnx_asr_model_dir is for tts.sh"]),
+        (["--onnx_chunk_lengths", "512 1.5"], ["--onnx_chunk_lengths", "'1.5'"]),
+        (["--onnx_chunk_lengths", "512"], ["--use_streaming true"]),
     ],
 )
 def test_bad_options_are_refused_before_anything_runs(recipe, args, messages):
@@ -284,7 +286,9 @@ def test_streams_have_their_own_commands(recipe):
     assert quantized["inference"] == ["asr_inference_streaming"]
     assert quantized["inference_args"] == ["--sim_chunk_length 512 --lm_weight 0"]
     decodes = module_calls("asr_inference_streaming")
-    assert len(decodes) == 3 + 1 + 2  # jobs of test_a and test_b, and their timing
+    # Jobs of test_a and test_b, and their timing: with ESPnet's front end, and exact.
+    assert len(decodes) == 2 * (3 + 1 + 2)
+    assert ["frontend" in call for call in decodes[:8]] == [False] * 4 + [True] * 4
     references = module_calls("reference")
     assert [c["inference"] for c in references] == [["asr_inference_streaming"]] * 2
     for call in decodes + references:
@@ -293,6 +297,67 @@ def test_streams_have_their_own_commands(recipe):
     assert all(call["lm_weight"] == ["0"] for call in decodes)
     assert Path("exp/asr/tag_onnx_int8/test_a/text").exists()
     assert module_calls("asr_inference") == []
+    table = Path("exp/asr/onnx/RESULTS.md").read_text()
+    assert "| PyTorch | — | — | 4 | — | — | 2.000 | — | — | — | — |" in table
+    row = "| int8 | {} | 0.032 | 4 | 100.00 | 0 | 0.500 | 1.500 | 1.250 | 1.000 | 4.00x"
+    for frontend in ("espnet", "exact"):
+        assert row.format(frontend) in table
+
+
+def test_streams_are_cut_in_other_ways_by_the_last_variant(recipe):
+    args = ["--onnx_variants", "fp32 int8", "--test_sets", "test_b"]
+    streaming = ["--use_streaming", "true", "--onnx_chunk_lengths", "640 5120"]
+    streaming += ["--inference_args", "--sim_chunk_length 512"]
+    assert run_onnx("--stage", "14", *args, *streaming).returncode == 0
+    decodes = module_calls("asr_inference_streaming")
+    made = [
+        (
+            call["output_dir"][0].split("/")[-4],
+            call["model_dir"][0].split("/")[-1],
+            call["sim_chunk_length"],
+            call.get("frontend"),
+        )
+        for call in decodes
+        if "logdir" in call["output_dir"][0]
+    ]
+    exact = ["exact"]
+    assert made == [
+        ("tag_onnx_fp32", "fp32", ["512"], None),
+        ("tag_onnx_int8", "int8", ["512"], None),
+        ("tag_onnx_int8_exact", "int8", ["512"], exact),
+        ("tag_onnx_int8_chunk640", "int8", ["512", "640"], None),
+        ("tag_onnx_int8_exact_chunk640", "int8", ["512", "640"], exact),
+        ("tag_onnx_int8_chunk5120", "int8", ["512", "5120"], None),
+        ("tag_onnx_int8_exact_chunk5120", "int8", ["512", "5120"], exact),
+    ]
+    assert len(decodes) == 2 * len(made)  # each is timed as it decodes
+    tags = [tag for tag, *_ in made]
+    assert [arg for call in driver_calls() for arg in call if arg in tags] == tags
+    table = Path("exp/asr/onnx/RESULTS.md").read_text()
+    rows = [line.split(" | ")[:3] for line in table.splitlines() if "| int8" in line]
+    assert rows == [
+        ["| int8", frontend, chunk]
+        for chunk in ("0.032", "0.04", "0.32")
+        for frontend in ("espnet", "exact")
+    ]
+    # Decoded whole again, the recipe leaves nothing of its streams.
+    assert run_onnx("--stage", "16", *args).returncode == 0
+    assert "front end" not in Path("exp/asr/onnx/RESULTS.md").read_text()
+
+
+def test_models_without_an_exact_front_end_have_espnets_alone(recipe):
+    args = ["--use_streaming", "true", "--inference_args", "--sim_chunk_length 512"]
+    args += ["--onnx_variants", "fp32", "--onnx_chunk_lengths", "640"]
+    assert run_onnx(*args, "--stage", "14", "--stop_stage", "15").returncode == 0
+    with open("exp/asr/onnx/fp32/manifest.yaml", "a") as f:
+        f.write("stream:\n  normalize: utterance_mvn\n")
+    result = run_onnx(*args, "--stage", "16")
+    assert result.returncode == 0, result.stderr
+    assert "Warning: no decoding with the exact front end" in result.stdout
+    decodes = module_calls("asr_inference_streaming")
+    assert all("frontend" not in call for call in decodes)
+    assert not Path("exp/asr/tag_onnx_fp32_exact_chunk640").exists()
+    assert Path("exp/asr/tag_onnx_fp32_chunk640").exists()
 
 
 def timed():

@@ -80,6 +80,7 @@ def test_streams_have_their_own_command(st_recipe):
     assert call["lm_weight"] == ["0"]
     assert "asr_lm_weight" not in call and "ngram_weight" not in call
     assert module_calls("st_inference") == []
+    assert Path("exp/st/tag_onnx_int8_exact/test_a/stream").is_file()
     for option in ("use_ngram", "use_src_lm"):
         refused = run_st("--use_streaming", "true", f"--{option}", "true")
         assert_refused(refused, f"--{option} false")

@@ -5,6 +5,9 @@ import importlib
 import json
 import logging
 import pickle
+import re
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +27,7 @@ from conftest import (
 from test_st import build_st
 
 from espnet_onnx_plugin.bin import asr_inference_streaming, quantize
-from espnet_onnx_plugin.bundle import read_bundle
+from espnet_onnx_plugin.bundle import Speech, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
@@ -33,7 +36,13 @@ from espnet_onnx_plugin.runtime import asr_streaming, st_streaming
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder
 from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.io.lists import read_scp
+from espnet_onnx_plugin.runtime.recognition.course import Course
 from espnet_onnx_plugin.runtime.recognition.endpoint import Activity, Endpointing
+from espnet_onnx_plugin.runtime.recognition.heard import STREAM_FILE
+from espnet_onnx_plugin.runtime.recognition.results import Recognized
+from espnet_onnx_plugin.runtime.recognition.stream import feed_together
+from espnet_onnx_plugin.runtime.recognition.stream_engine import Part, Progress
 from espnet_onnx_plugin.runtime.recognition.token_times import TokenTimes
 from espnet_onnx_plugin.tasks import open_model
 
@@ -163,6 +172,9 @@ def assert_same(ours, theirs):
         assert list(hyp.yseq) == [int(i) for i in other[3].yseq]
         assert hyp.score == pytest.approx(float(other[3].score), abs=1e-3)
 
+
+#: Where the command for streams leaves their figures.
+STREAM = Path("1best_recog", STREAM_FILE)
 
 #: Searches, of which the first are fast.
 PLAIN = dict(beam_size=2, ctc_weight=0.5, lm_weight=0.0, nbest=2)
@@ -517,6 +529,115 @@ def test_the_readmes_streams(models, capsys):
     made = run_readme("Speech2TextStreaming", {"BUNDLE": bundle}, **given)
     assert made["results"][0][2] and made["utterance"].results
     assert capsys.readouterr().out == ""
+
+
+# Latency
+
+
+def test_delays_are_of_the_audio_and_of_the_computation():
+    model = SimpleNamespace(
+        speech=Speech("waveform", 1000, 0, 1, frame_shift=100.0),
+        blank=0,
+        bundle=SimpleNamespace(
+            manifest=SimpleNamespace(text=SimpleNamespace(token_type="word"))
+        ),
+        converter=SimpleNamespace(ids2tokens=lambda ids: [str(i) for i in ids]),
+        engine=SimpleNamespace(search=SimpleNamespace(running=lambda state: state)),
+    )
+    begun, course = SimpleNamespace(search=None), Course()
+
+    def feed(spoken, hypotheses, seconds, results=None):
+        nonlocal course
+        part = Part(begun, np.zeros(500, np.float32), results is not None)
+        state = SimpleNamespace(search=hypotheses)
+        progress = Progress(state, (), scores(spoken) if spoken else None)
+        course = course.followed(model, part, progress, results or [], seconds)
+
+    feed([0, 0, 1, 1, 0], [[9]], 0.1)
+    assert course.first is None and course.activity.start == 2
+    feed([0, 1, 0, 0, 0], [[9, 5], [9, 5, 0, 6]], 0.7)
+    assert (course.first, course.stable) == ((1000, 0.7), 1)
+    feed([], None, 0.1)  # begins when the part before is done, 0.2 s late
+    feed([], [[9, 5, 6], [9, 5, 7]], 0.1)
+    assert course.words == ("5", "6") and course.erased == 0
+    feed([], [[9, 5, 7]], 0.2)
+    assert course.changed == (2500, 0.2) and course.erased == 1
+    feed([], None, 0.05, [Recognized("5 7", ["5", "7"], [5, 7], None)])
+    latency = course.latency(model)
+    assert latency == pytest.approx((0.8, 1.8, 1.25 / 3, 0.7, 0.2))
+    feed([], None, 0.0, [])
+    assert course.words == () and course.erased == 3
+    assert course.latency(model)[:2] == (None, None)
+
+
+def test_the_command_leaves_the_figures_of_streams(models, tmp_path):
+    model = models("transformer")
+    waves = {f"u{i}": speech(1 + i, i) for i in range(2)} | dict(none=speech(0.01))
+    data = write_scp(tmp_path / "data", waves)
+    args = ["--data_path_and_name_and_type", data, "--sim_chunk_length", "1280"]
+    args += ["--model_dir", model.bundle, "--frontend", "exact"]
+    for name, value in PLAIN.items():
+        args += [f"--{name}", value]
+    found = []
+    for size in (1, 3):  # one stream, and several at once
+        out = tmp_path / str(size)
+        more = ["--batch_size", size, "--output_dir", out]
+        asr_inference_streaming.main([*map(str, [*args, *more])])
+        figures = {k: json.loads(v) for k, v in read_scp(out / STREAM).items()}
+        assert all(row.pop("work") > 0 for row in figures.values())
+        for row in figures.values():
+            both = (row.pop("first_computation"), row.pop("last_computation"))
+            assert both == (None, None) or min(both) > 0
+        found.append(figures)
+    assert found[0] == found[1]
+    # They are those of a stream that is fed the same parts.
+    recognizer = ours(model, **PLAIN)
+    stream = recognizer.open()
+    for key in ("u0", "u1"):
+        *first, last = pieces(waves[key], 1280)
+        for part in first:
+            stream.feed(part)
+        [[utterance]] = feed_together(recognizer, [stream], [last], is_final=True)
+        row, latency = found[0][key], utterance.latency
+        assert row["said"] == len(utterance.results[0].text.split()) > 0
+        assert row["first_partial"] == pytest.approx(latency.first_partial, abs=1e-4)
+        assert (row["frontend"], row["chunk_seconds"]) == ("exact", 0.16)
+    erased = [found[0][key]["erased"] for key in ("u0", "u1")]
+    assert stream.flicker.erased == sum(erased) > 0
+    assert found[0]["none"] == dict(
+        frontend="exact",
+        chunk_seconds=0.16,
+        first_partial=None,
+        last_word=None,
+        erased=0,
+        said=0,
+    )
+    assert not (out / "2best_recog" / STREAM.name).exists()
+
+
+def recipes_find_exact(bundle):
+    """Whether stage 16 finds that a bundle has an exact front end."""
+    stages = Path(__file__).parents[1] / "egs2_stage/onnx_stages.sh"
+    script = f". {stages}; onnx_dir={bundle.parent}; onnx_has_exact {bundle.name}"
+    return subprocess.run(["bash", "-c", script]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["transformer", "chunk_mean"])
+def test_recipes_find_which_bundles_have_an_exact_front_end(models, name):
+    found = recipes_find_exact(models(name).bundle)
+    assert found == (name == "transformer")
+    with nullcontext() if found else pytest.raises(PluginError):
+        ours(models(name), **PLAIN)
+
+
+def test_frames_that_are_not_of_one_window_have_no_exact_front_end(models, tmp_path):
+    manifest = (models("transformer").bundle / "manifest.yaml").read_text()
+    (tmp_path / "fp32").mkdir()
+    for old, new in (("frontend:", "frontend:"), ("  frontend:", "  none:")):
+        text = re.sub(r"n_fft: \d+", "n_fft: null", manifest).replace(old, new)
+        (tmp_path / "fp32/manifest.yaml").write_text(text)
+        # Without a frontend the model reads features, which come as they are.
+        assert recipes_find_exact(tmp_path / "fp32") == (old != new)
 
 
 # Ends

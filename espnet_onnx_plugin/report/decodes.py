@@ -18,6 +18,7 @@ from espnet_onnx_plugin.report.results import (
     System,
     check_same_keys,
 )
+from espnet_onnx_plugin.report.streams import Streams, read_streams
 from espnet_onnx_plugin.report.timing import (
     TIMING,
     UtteranceTiming,
@@ -93,6 +94,7 @@ class _Decode:
     scorers: frozenset[str]
     bleu: Mapping[str, Bleu]
     timings: Mapping[str, UtteranceTiming]
+    streams: Streams | None
 
     @classmethod
     def read(cls, system: System, test_set: str) -> _Decode:
@@ -115,6 +117,7 @@ class _Decode:
                 if (directory / file).is_file()
             },
             timings=read_timings(directory / TIMING),
+            streams=read_streams(directory),
         )
 
     @property
@@ -154,6 +157,7 @@ class _Decode:
             identical=identical,
             ties=ties,
             timing=summarize(self.timings),
+            streams=self.streams,
             speed_up=faster,
             model_bytes=self.system.model_bytes,
             quantization=self.system.quantization,

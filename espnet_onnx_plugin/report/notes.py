@@ -64,6 +64,17 @@ def notes(results: list[Result]) -> Iterator[str]:
             "each system decodes the same sample of a test set in one process, one "
             f"system after the other (utterances: {', '.join(samples)})."
         )
+    if any(r.streams for r in results):
+        yield (
+            "Streams: audio comes in parts (chunk s), at the speed of speech. First "
+            "partial and last word: median seconds, over the same sample, from the "
+            "first spoken frame to the first words, and from the last spoken frame to "
+            "the last change of the words; both wait for audio and for computation, "
+            "and spoken is what the CTC takes for a token. Flicker: words that were "
+            "shown and taken back for each word of the results. Front end espnet: its "
+            "results depend on the chunks; exact: frames of the whole utterance, "
+            "however it is cut."
+        )
     if any(r.timing and r.timing.first_audio_seconds is not None for r in results):
         yield (
             "First audio: median time to the first piece of a waveform; PyTorch gives "

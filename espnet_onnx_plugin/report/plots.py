@@ -10,11 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from espnet_onnx_plugin.report.results import ERROR_TYPES, Result, compared_with
+from espnet_onnx_plugin.report.results import (
+    BLEU_TYPES,
+    ERROR_TYPES,
+    Result,
+    compared_with,
+)
 from espnet_onnx_plugin.report.tables import write_atomically
 
 DPI = 150
 MARKS = "osD^vXP*"
+# Hollow: bundles of one model often fall on one another.
+HOLLOW = {"markerfacecolor": "none", "markersize": 9}
 # Of a spectrogram: samples, samples, dB from a sine of full scale.
 WINDOW = 1024
 SHIFT = 256
@@ -28,6 +35,14 @@ class Point(NamedTuple):
     system: str
     rtf: float
     error: float
+
+
+class StreamPoint(NamedTuple):
+    """A system on a test set: what it errs against the delay of the last word."""
+
+    last_word: float
+    quality: float
+    chunk: str
 
 
 def _axes() -> Any:
@@ -44,11 +59,19 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def plot_results(output_dir: Path, results: Sequence[Result]) -> list[str]:
-    """Write a plot for each error that was measured on test sets that were timed.
+    """Write a plot for each error that was measured on test sets that were timed, and
+    for each by the latency of streams.
 
     Returns:
         Names of the files.
     """
+    return [
+        *_plot_by_rtf(output_dir, results),
+        *_plot_by_latency(output_dir, results),
+    ]
+
+
+def _plot_by_rtf(output_dir: Path, results: Sequence[Result]) -> list[str]:
     plots = {
         f"{error_type.lower()}_by_rtf.png": (f"{error_type} %", _rate_of(error_type))
         for error_type in ERROR_TYPES
@@ -71,6 +94,30 @@ def plot_results(output_dir: Path, results: Sequence[Result]) -> list[str]:
     return names
 
 
+def _plot_by_latency(output_dir: Path, results: Sequence[Result]) -> list[str]:
+    plots = {f"{name} %": _rate_of(name) for name in ERROR_TYPES}
+    plots |= {name: _bleu_of(name) for name in BLEU_TYPES}
+    names = []
+    for label, quality_of in plots.items():
+        lines: dict[tuple[str, str], list[StreamPoint]] = {}
+        for r in results:
+            quality, streams = quality_of(r), r.streams
+            if quality is None or streams is None or streams.last_word is None:
+                continue
+            point = StreamPoint(streams.last_word, quality, streams.chunk)
+            system = f"{r.system}, {streams.frontend}"
+            lines.setdefault((r.test_set, system), []).append(point)
+        if lines:
+            kind = label.removesuffix(" %").lower().replace(" ", "_")
+            names.append(f"{kind}_by_latency.png")
+            plot_latency(output_dir / names[-1], lines, label)
+    return names
+
+
+def _bleu_of(name: str) -> Callable[[Result], float | None]:
+    return lambda r: r.bleu[name].score if name in r.bleu else None
+
+
 def _rate_of(error_type: str) -> Callable[[Result], float | None]:
     return lambda r: r.errors[error_type].rate if error_type in r.errors else None
 
@@ -81,8 +128,7 @@ def _mcd(other: str) -> Callable[[Result], float | None]:
 
 def plot_errors(path: Path, points: Sequence[Point], label: str) -> None:
     """Write errors against RTF: a colour for each test set, a mark for a system."""
-    # Hollow: bundles of one model often fall on one another.
-    style = {"linestyle": "none", "markerfacecolor": "none", "markersize": 9}
+    style = {"linestyle": "none", **HOLLOW}
     systems = list(dict.fromkeys(point.system for point in points))
     marks = dict(zip(systems, itertools.cycle(MARKS)))
     axes = _axes()
@@ -97,6 +143,46 @@ def plot_errors(path: Path, points: Sequence[Point], label: str) -> None:
                 axes.plot(point.rtf, point.error, mark, color=color, **style)
     axes.set_xscale("log")
     axes.set_xlabel("real-time factor")
+    axes.set_ylabel(label)
+    axes.margins(0.1)
+    axes.legend(fontsize="small")
+    _save(axes.figure, path)
+
+
+def plot_latency(
+    path: Path, lines: Mapping[tuple[str, str], Sequence[StreamPoint]], label: str
+) -> None:
+    """Write errors of streams against their latency: a line over the chunk sizes, in
+    the test set's colour, with the system's mark.
+
+    Args:
+        path: Of the PNG.
+        lines: Points by test set and system.
+        label: Of the errors.
+    """
+    axes = _axes()
+    colors = {
+        name: f"C{i}" for i, name in enumerate(dict.fromkeys(t for t, _ in lines))
+    }
+    systems = dict.fromkeys(system for _, system in lines)
+    marks = dict(zip(systems, itertools.cycle(MARKS)))
+    for system, mark in marks.items():
+        axes.plot([], [], mark, color="black", label=system, **HOLLOW)
+    for test_set, color in colors.items():
+        axes.plot([], [], color=color, label=test_set)
+    for (test_set, system), points in lines.items():
+        x, y, chunks = zip(*sorted(points), strict=True)
+        style = f"{marks[system]}-"
+        axes.plot(x, y, style, color=colors[test_set], linewidth=0.8, **HOLLOW)
+        for place in zip(x, y, chunks) if len(points) > 1 else ():
+            axes.annotate(
+                place[2],
+                place[:2],
+                (4, 4),
+                textcoords="offset points",
+                fontsize="x-small",
+            )
+    axes.set_xlabel("last word, seconds behind speech (at the marks: chunk, seconds)")
     axes.set_ylabel(label)
     axes.margins(0.1)
     axes.legend(fontsize="small")

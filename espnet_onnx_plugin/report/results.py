@@ -14,6 +14,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report.bleu import Bleu
+from espnet_onnx_plugin.report.streams import Streams
 from espnet_onnx_plugin.report.timing import Timing
 
 # Error rates by the names that the tables have for them.
@@ -75,6 +76,7 @@ class Result:
         measured: Number of the utterances whose synthesized speech was measured.
         distances: How far its waveforms are from others, by the name of those.
         timing: Over the sample that was timed, None where none was.
+        streams: How the words came, None where nothing was decoded as a stream.
         speed_up: The reference's real-time factor over this system's, None where it was
             not timed on the same sample.
         model_bytes: Size of the model's files.
@@ -94,6 +96,7 @@ class Result:
     measured: int = 0
     distances: Mapping[str, Measures] = field(default_factory=dict)
     timing: Timing | None = None
+    streams: Streams | None = None
     speed_up: float | None = None
     model_bytes: int | None = None
     quantization: Mapping[str, Any] | None = None

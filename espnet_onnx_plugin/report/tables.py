@@ -80,7 +80,15 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
             f"log-F0 RMSE to {name}": lambda r: cell(r, "log_f0_rmse", 3),
         }
 
-    columns: dict[str, Callable[[Result], str]] = {"system": lambda r: r.system}
+    def stream_cell(result: Result, measure: str) -> str:
+        value = getattr(result.streams, measure, None)
+        return MISSING if value is None else f"{value:.3f}"
+
+    columns: dict[str, Callable[[Result], str]] = {
+        "system": lambda r: r.system,
+        "front end": lambda r: r.streams.frontend if r.streams else MISSING,
+        "chunk s": lambda r: r.streams.chunk if r.streams else MISSING,
+    }
     for name in compared_with(results):
         columns |= distance_columns(name)
     for name in BLEU_TYPES:
@@ -98,6 +106,9 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
         ),
         "ties": lambda r: MISSING if r.ties is None else str(r.ties),
         "RTF": lambda r: f"{r.timing.rtf:.3f}" if r.timing else MISSING,
+        "first partial s": lambda r: stream_cell(r, "first_partial"),
+        "last word s": lambda r: stream_cell(r, "last_word"),
+        "flicker": lambda r: stream_cell(r, "flicker"),
         "first audio s": lambda r: (
             f"{r.timing.first_audio_seconds:.3f}"
             if r.timing and r.timing.first_audio_seconds is not None
@@ -198,7 +209,11 @@ def to_latex(title: str, facts: Mapping[str, str], results: list[Result]) -> str
 def to_csv(results: Iterable[Result]) -> str:
     """Return a CSV of raw figures: counts, bytes and seconds, empty where missing."""
     results = list(results)
-    return csv_table([_csv_row(result, compared_with(results)) for result in results])
+    distances = compared_with(results)
+    rows = [_csv_row(result, distances) for result in results]
+    if any(result.streams for result in results):
+        rows = [{**row, **_stream_row(r)} for row, r in zip(rows, results)]
+    return csv_table(rows)
 
 
 def csv_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -246,6 +261,18 @@ def _csv_row(result: Result, distances: Iterable[str]) -> dict[str, object]:
     row["model_bytes"] = result.model_bytes
     row["peak_memory_mb"] = _decimal(timing.peak_memory_mb if timing else None, 1)
     return row
+
+
+def _stream_row(result: Result) -> dict[str, object]:
+    streams = result.streams
+    return {
+        "front_end": streams.frontend if streams else None,
+        "chunk_seconds": f"{streams.chunk_seconds:.4f}" if streams else None,
+        "first_partial_seconds": _decimal(getattr(streams, "first_partial", None), 4),
+        "last_word_seconds": _decimal(getattr(streams, "last_word", None), 4),
+        "words_taken_back": streams.erased if streams else None,
+        "words_found": streams.said if streams else None,
+    }
 
 
 def _decimal(value: float | None, digits: int) -> str | None:

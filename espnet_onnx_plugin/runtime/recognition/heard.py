@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,18 +32,31 @@ class Partial(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Delays of an utterance, in seconds of audio that had come in by then.
+    """Delays of an utterance, in seconds.
+
+    Words wait for audio, which takes the same time on every machine, and then for
+    computation, which is measured. Audio is taken to come in at the speed of speech:
+    the computation of a part of it begins when all of the part is there and the part
+    before is done. The first words are ``first_partial + first_computation`` late, the
+    last ones ``last_word + last_computation``.
 
     Attributes:
-        first_partial: from the first spoken frame to the first words; None where there
-            are none, or no CTC tells what is spoken.
-        last_word: from the last spoken frame until the words were those of the result.
-        work: seconds of computation for a second of audio.
+        first_partial: from the start of the first spoken frame to the end of the part
+            that gave the first words. A frame is spoken if its most probable token is
+            not the CTC's blank. None where there are no words in the result, or no CTC
+            tells what is spoken.
+        last_word: from the end of the last spoken frame to the end of the part that
+            gave the last change of the words.
+        work: computation for a second of audio.
+        first_computation, last_computation: from the end of that part until its words
+            were there.
     """
 
     first_partial: float | None
     last_word: float | None
     work: float
+    first_computation: float | None = None
+    last_computation: float | None = None
 
 
 class Utterance(NamedTuple):
@@ -84,3 +98,28 @@ class Flicker:
         Arivazhagan et al. 2020, "Re-translation versus Streaming" (arXiv:2004.03643).
         """
         return self.erased / max(1, self.said)
+
+
+#: File of the figures of streams, beside those of their best results.
+STREAM_FILE = "stream"
+
+
+class Heard(NBest[Recognized]):
+    """The n-best list of an utterance that was fed part by part, and how it came.
+
+    Attributes:
+        latency: how late.
+        flicker: of its words.
+    """
+
+    def __init__(
+        self, results: Iterable[Recognized], latency: Latency, flicker: Flicker
+    ):
+        super().__init__(results)
+        self.latency = latency
+        self.flicker = flicker
+
+    def figures(self) -> dict[str, float | None]:
+        """Latency and flicker by name, rounded to a tenth of a millisecond."""
+        figures = {**self.latency._asdict(), **vars(self.flicker)}
+        return {k: None if v is None else round(v, 4) for k, v in figures.items()}

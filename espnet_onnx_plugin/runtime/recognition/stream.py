@@ -5,33 +5,29 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel
-from espnet_onnx_plugin.runtime.recognition.endpoint import Activity, Endpointing
-from espnet_onnx_plugin.runtime.recognition.heard import (
-    Flicker,
-    Latency,
-    Partial,
-    Utterance,
+from espnet_onnx_plugin.runtime.recognition.course import (
+    Course,
+    Recognizer,
+    numbered_words,
 )
+from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
+from espnet_onnx_plugin.runtime.recognition.heard import Flicker, Partial, Utterance
 from espnet_onnx_plugin.runtime.recognition.results import NBest, Recognized
 from espnet_onnx_plugin.runtime.recognition.saved import from_bytes, to_bytes
 from espnet_onnx_plugin.runtime.recognition.stream_engine import (
     Part,
     Progress,
-    StreamEngine,
     StreamState,
 )
 from espnet_onnx_plugin.runtime.recognition.token_times import TokenTimes
 from espnet_onnx_plugin.runtime.search.ctc_align import Span, words
-from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
-from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 #: Seconds of audio after which a stream with endpointing looks for an end. Pieces of
 #: that length are cut from the start of the stream on, so that the ends that are found
@@ -40,49 +36,6 @@ LOOK_EVERY = 0.1
 
 #: The reason of an end that the caller has asked for.
 FINAL = "final"
-
-
-class Recognizer(Protocol):
-    """A model as streams need it."""
-
-    bundle: Bundle
-    converter: TokenConverter
-    engine: StreamEngine[Any]
-    speech: Speech
-    #: Id of the CTC's blank.
-    blank: int
-    #: Whether tokens come in the order in which they are spoken.
-    follows_speech: bool
-
-    def results(self, hypotheses: Sequence[Hypothesis]) -> NBest[Recognized]:
-        """The n-best list of hypotheses."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Course:
-    """Course of an utterance so far.
-
-    Attributes:
-        samples: how many have come.
-        activity: of the speaker.
-        times: of the tokens.
-        token_int: of the best hypothesis.
-        stable: how many of these will not change.
-        words: of the best hypothesis.
-        shown_at, changed_at: samples that had come when words were shown first, and
-            when they were changed last.
-        seconds: of computation.
-    """
-
-    samples: int = 0
-    activity: Activity = Activity()
-    times: TokenTimes = TokenTimes()
-    token_int: tuple[int, ...] = ()
-    stable: int = 0
-    words: tuple[str, ...] = ()
-    shown_at: int | None = None
-    changed_at: int = 0
-    seconds: float = 0.0
 
 
 class Stream:
@@ -120,7 +73,8 @@ class Stream:
         dim = self._model.speech.feature_dim
         self._waiting = np.zeros((0, dim) if dim else 0, np.float32)
         self._before = 0  # samples of the utterances that are over
-        self._course = _Course()
+        self._course = Course()
+        self._times = TokenTimes()
         self._reason: str | None = None
         self.flicker = Flicker()
 
@@ -177,25 +131,20 @@ class Stream:
         course, converter = self._course, self._model.converter
         token_int = list(course.token_int)
         token = converter.ids2tokens(token_int)
-        known = self._spans(token, course.times)
+        known = self._spans(token)
         unknown = [Span(t, np.nan, np.nan) for t in token[len(known) :]]
-        places = self._words(token)
+        places = numbered_words(self._model, token)
         spans = _words_of([*known, *unknown], places)
         stable = sum(place.end <= course.stable for place in places[:-1])
         text = converter.tokens2text(token)
         return Partial(text, token, token_int, spans, course.stable, stable)
 
-    def _words(self, token: Sequence[str]) -> list[Span]:
-        """Words, and in the place of times the numbers of their tokens."""
-        numbered = [Span(text, i, i + 1) for i, text in enumerate(token)]
-        return words(numbered, self._model.bundle.manifest.text.token_type)
-
-    def _spans(self, token: Sequence[str], times: TokenTimes) -> list[Span]:
+    def _spans(self, token: Sequence[str]) -> list[Span]:
         """Times of the aligned tokens, in seconds of the stream."""
         start, shift = self._model.speech.seconds(self._before), self._shift or 0.0
         return [
             Span(text, start + a * shift, start + b * shift)
-            for text, (a, b) in zip(token, times.spans)
+            for text, (a, b) in zip(token, self._times.spans)
         ]
 
     # Steps of feed_together
@@ -222,62 +171,38 @@ class Stream:
         elif not size or len(self._waiting) < size:
             return None
         part, self._waiting = self._waiting[:size], self._waiting[size:].copy()
-        course = self._course
-        self._course = replace(course, samples=course.samples + size)
         return Part(self._state, part, self._reason is not None)
 
-    def made(self, progress: Progress[Any], seconds: float) -> Utterance | None:
+    def made(
+        self, part: Part[Any], progress: Progress[Any], seconds: float
+    ) -> Utterance | None:
         """Take up what was recognized of a part.
 
         Args:
+            part: of :meth:`next_part`.
             progress: of the engine.
             seconds: that it took.
 
         Returns:
             The utterance, if it is over.
         """
-        model, course, is_final = self._model, self._course, self._reason is not None
+        model, before = self._model, self._course
         self._state = progress.state
         results: NBest[Recognized] = NBest()
-        token_int, stable = course.token_int, course.stable
-        if is_final:
+        if part.is_final:
             results = model.results(progress.hypotheses)
-            token_int = tuple(results[0].token_int) if results else ()
-            stable = len(token_int)
-        elif hypotheses := model.engine.search.running(progress.state.search):
-            token_int = _without_blank(hypotheses[0])
-            stable = _shared([_without_blank(tokens) for tokens in hypotheses])
-        said = [w.text for w in self._words(model.converter.ids2tokens(token_int))]
-        self.flicker.erased += len(course.words) - _shared([course.words, said])
-        course = replace(
-            course,
-            token_int=token_int,
-            stable=stable,
-            words=tuple(said),
-            seconds=course.seconds + seconds,
-        )
-        if said and course.shown_at is None:
-            course = replace(course, shown_at=course.samples)
-        if course.words != self._course.words:
-            course = replace(course, changed_at=course.samples)
-        if progress.ctc_log_probs is not None:
-            course = self._heard(course, progress.ctc_log_probs)
+        course = before.followed(model, part, progress, results, seconds)
         self._course = course
-        if not is_final:
+        self.flicker.erased += course.erased - before.erased
+        scores = progress.ctc_log_probs
+        if scores is not None and model.follows_speech and self._shift is not None:
+            tokens, stable = course.token_int, course.stable
+            self._times = self._times.followed(scores, tokens, stable, model.blank)
+        if not part.is_final:
             self._look()
             return None
-        self.flicker.said += len(said)
+        self.flicker.said += len(course.words)
         return self._end(results)
-
-    def _heard(self, course: _Course, log_probs: np.ndarray) -> _Course:
-        """The course with more scores of the CTC."""
-        blank = self._model.blank
-        activity = course.activity.followed(log_probs, blank)
-        times = course.times
-        if self._model.follows_speech and self._shift is not None:
-            tokens = course.token_int
-            times = times.followed(log_probs, tokens, course.stable, blank)
-        return replace(course, activity=activity, times=times)
 
     def _look(self) -> None:
         """Look for the end of the utterance."""
@@ -290,7 +215,7 @@ class Stream:
         """The utterance, which is over, and the start of the next."""
         course, model, reason = self._course, self._model, self._reason or FINAL
         token = model.converter.ids2tokens(list(course.token_int))
-        tokens = self._spans(token, course.times)
+        tokens = self._spans(token)
         tokens = tokens if len(tokens) == len(token) else []
         seconds = model.speech.seconds
         start, length = seconds(self._before), seconds(course.samples)
@@ -301,20 +226,12 @@ class Stream:
             reason,
             tokens,
             words(tokens, model.bundle.manifest.text.token_type),
-            self._latency(course, length),
+            course.latency(model),
         )
         self._before += course.samples
-        self._course, self._reason = _Course(), None
+        self._course, self._times = Course(behind=course.behind), TokenTimes()
+        self._reason = None
         return utterance
-
-    def _latency(self, course: _Course, length: float) -> Latency:
-        first = last = None
-        seconds, activity = self._model.speech.seconds, course.activity
-        if activity.start is not None and self._shift is not None and course.words:
-            if course.shown_at is not None:
-                first = seconds(course.shown_at) - activity.start * self._shift
-            last = seconds(course.changed_at) - activity.end * self._shift
-        return Latency(first, last, course.seconds / max(length, 1e-9))
 
 
 def feed_together(
@@ -350,27 +267,12 @@ def feed_together(
         seconds = (time.perf_counter() - begin) / len(work)
         going = []
         for i, progress in zip(work, all_progress):
-            utterance = streams[i].made(progress, seconds)
+            utterance = streams[i].made(work[i], progress, seconds)
             if utterance is not None:
                 ended[i].append(utterance)
             if utterance is None or utterance.reason != FINAL:
                 going.append(i)
     return ended
-
-
-def _without_blank(tokens: Sequence[int]) -> tuple[int, ...]:
-    """Tokens of a hypothesis as ESPnet's results have them."""
-    return tuple(int(i) for i in tokens[1:] if i != 0)
-
-
-def _shared(sequences: Sequence[Sequence[Any]]) -> int:
-    """Length of what all sequences begin with."""
-    length = 0
-    for together in zip(*sequences):
-        if any(one != together[0] for one in together):
-            break
-        length += 1
-    return length
 
 
 def _words_of(token: Sequence[Span], places: Sequence[Span]) -> list[Span]:

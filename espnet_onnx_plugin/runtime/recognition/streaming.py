@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -21,8 +22,14 @@ from espnet_onnx_plugin.runtime.core.stream_features import (
     StreamFrontend,
 )
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
+from espnet_onnx_plugin.runtime.recognition.course import Course
 from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
-from espnet_onnx_plugin.runtime.recognition.heard import Utterance
+from espnet_onnx_plugin.runtime.recognition.heard import (
+    STREAM_FILE,
+    Flicker,
+    Heard,
+    Utterance,
+)
 from espnet_onnx_plugin.runtime.recognition.model import RecognitionModel
 from espnet_onnx_plugin.runtime.recognition.options import StreamingOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
@@ -221,28 +228,39 @@ class StreamingModel(
     def batch(self, utterances: Sequence[np.ndarray]) -> list[NBest[Recognized]]:
         """Recognize several utterances, part by part, as streams of their own.
 
-        Each gets the result that it gets alone.
+        Each gets the result that it gets alone; of the time that a part takes in all
+        of them, each has an equal share.
 
         Args:
             utterances: what :meth:`prepare` gave.
+
+        Returns:
+            For each what :class:`.Heard` holds.
         """
         begin = time.perf_counter()
         seconds: Counter[str] = Counter()
         states = [self.engine.start() for _ in utterances]
+        courses = [Course() for _ in utterances]
         ends = [self._ends(len(utterance)) for utterance in utterances]
         results: list[NBest[Recognized]] = [NBest() for _ in utterances]
-        done = [0] * len(utterances)
         while left := [i for i, waiting in enumerate(ends) if waiting]:
             parts = []
             for i in left:
                 end = ends[i].pop(0)
-                samples = utterances[i][done[i] : end]
+                samples = utterances[i][courses[i].samples : end]
                 parts.append(Part(states[i], samples, not ends[i]))
-                done[i] = end
-            for i, made in zip(left, self.engine.feed(parts)):
+            start = time.perf_counter()
+            all_progress = self.engine.feed(parts)
+            share = (time.perf_counter() - start) / len(parts)
+            for i, part, made in zip(left, parts, all_progress):
                 states[i] = made.state
-                if not ends[i]:
+                if part.is_final:
                     results[i] = self.results(made.hypotheses)
+                course = courses[i].followed(self, part, made, results[i], share)
+                courses[i] = course
+                if part.is_final:
+                    flicker = Flicker(course.erased, len(course.words))
+                    results[i] = Heard(results[i], course.latency(self), flicker)
             seconds.update(self.engine.seconds)
         self._time(seconds, begin)
         return results
@@ -255,9 +273,18 @@ class StreamingModel(
         """Lines for ESPnet's files, by the file's path.
 
         Where nothing was found ESPnet writes no line, and its scoring, which puts lines
-        side by side, goes astray; here it is an empty one.
+        side by side, goes astray; here it is an empty one. Beside the best result lie
+        the figures of the stream, as JSON.
         """
-        return (results or NBest([NOTHING])).files()
+        files = (results or NBest([NOTHING])).files()
+        if isinstance(results, Heard):
+            options = self._options
+            chunk = self.speech.seconds(options.sim_chunk_length)
+            figures = dict(frontend=options.frontend, chunk_seconds=chunk)
+            files[f"1best_recog/{STREAM_FILE}"] = json.dumps(
+                {**figures, **results.figures()}
+            )
+        return files
 
     def lines(self, result: Recognized) -> dict[str, Lines]:
         """Lines of a result for ESPnet's files, by the file's name."""
