@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,11 +18,11 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import Reopened, make_options, open_bundle
-from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.stream_features import (
     ExactFrontend,
     ReadFeatures,
     StreamFrontend,
+    extractor,
 )
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
 from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
@@ -38,7 +37,11 @@ from espnet_onnx_plugin.runtime.recognition.results import (
 )
 from espnet_onnx_plugin.runtime.recognition.scoring import SearchBuilder
 from espnet_onnx_plugin.runtime.recognition.stream import Stream, feed_together
-from espnet_onnx_plugin.runtime.recognition.stream_engine import Part, StreamEngine
+from espnet_onnx_plugin.runtime.recognition.stream_engine import (
+    Part,
+    StreamEngine,
+    ends_of,
+)
 from espnet_onnx_plugin.runtime.search.online import OnlineConfig, check_streaming
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, OnlineSearch
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
@@ -127,25 +130,13 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
                 "utterance_mvn normalizes by the whole utterance, which a stream does "
                 "not have: use frontend espnet, which normalizes by the chunk"
             )
-        frontend = None
-        if "frontend" in self.bundle.manifest.graphs:
-            frontend = Session(self.bundle, "frontend", self.device)
-
-        def extract(samples: np.ndarray) -> np.ndarray:
-            feats = samples
-            if frontend is not None:
-                feeds = {
-                    "speech": samples[None],
-                    "speech_lengths": np.array([len(samples)]),
-                }
-                made = frontend.run(feeds, fetch=("feats", "feats_lengths"))["feats"]
-                feats = np.asarray(made)[0]
-            return feats if exact else encoder.normalize(feats)
-
+        extract = extractor(self.bundle, self.device)
         if not exact:
-            return self.espnet_frontend(framing, extract)
-        kind = ReadFeatures if frontend is None else ExactFrontend
-        return kind(framing, extract)
+            return self.espnet_frontend(
+                framing, lambda x: encoder.normalize(extract(x))
+            )
+        reads_features = "frontend" not in self.bundle.manifest.graphs
+        return (ReadFeatures if reads_features else ExactFrontend)(framing, extract)
 
     def _search_builder(self) -> SearchBuilder:
         """A builder of searches over the model's scorers."""
@@ -223,18 +214,12 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
         [made] = self.engine.feed([Part(self._state, samples, is_final)])
         self._state = made.state
         results = self.results(made.hypotheses)
-        self._time(self.engine.seconds, begin)
+        self.timing = Timing.of(self.engine.seconds, time.perf_counter() - begin)
         return results
 
     def recognize(self, speech: np.ndarray) -> NBest[Recognized]:
         """Everything that decoding gives for one utterance, see :meth:`__call__`."""
         return self(speech)
-
-    def _time(self, seconds: Mapping[str, float], begin: float) -> None:
-        """Note the timing of a call that began then."""
-        parts = {name: seconds.get(name, 0.0) for name in Timing._fields[:-1]}
-        rest = time.perf_counter() - begin - sum(parts.values())
-        self.timing = Timing(**parts, rest=rest)
 
     def results(self, hypotheses: Sequence[Hypothesis]) -> NBest[Recognized]:
         """The n-best list of hypotheses."""
@@ -257,8 +242,7 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
 
         Where it has no whole part, ESPnet fails or feeds none of it.
         """
-        size = self._options.sim_chunk_length or length + 1
-        return [*range(size, length + 1, size), length]
+        return ends_of(length, self._options.sim_chunk_length or length + 1)
 
     def batch(self, utterances: Sequence[np.ndarray]) -> list[NBest[Recognized]]:
         """Recognize several utterances, part by part, as streams of their own.
@@ -269,24 +253,10 @@ class StreamingModel(Reopened, ABC, Generic[OptionsT]):
             utterances: what :meth:`prepare` gave.
         """
         begin = time.perf_counter()
-        seconds: Counter[str] = Counter()
-        states = [self.engine.start() for _ in utterances]
         ends = [self._ends(len(utterance)) for utterance in utterances]
-        results: list[NBest[Recognized]] = [NBest() for _ in utterances]
-        done = [0] * len(utterances)
-        while left := [i for i, waiting in enumerate(ends) if waiting]:
-            parts = []
-            for i in left:
-                end = ends[i].pop(0)
-                samples = utterances[i][done[i] : end]
-                parts.append(Part(states[i], samples, not ends[i]))
-                done[i] = end
-            for i, made in zip(left, self.engine.feed(parts)):
-                states[i] = made.state
-                if not ends[i]:
-                    results[i] = self.results(made.hypotheses)
-            seconds.update(self.engine.seconds)
-        self._time(seconds, begin)
+        found = self.engine.whole(utterances, ends)
+        results = [self.results(hypotheses) for hypotheses in found]
+        self.timing = Timing.of(self.engine.seconds, time.perf_counter() - begin)
         return results
 
     def placeholder(self) -> NBest[Recognized]:
