@@ -33,7 +33,7 @@ from espnet_onnx_plugin.bin._parser import (
     str2bool,
     values_of,
 )
-from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle
+from espnet_onnx_plugin.bundle import BlockStream, Bundle, Speech, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.io.audio import READERS
@@ -186,7 +186,7 @@ def transcribe(args: argparse.Namespace) -> None:
     bundle, display = read_bundle(args.model_dir), Display(sys.stdout)
     options = dict(threads=args.num_threads, **args.options)
     live = args.microphone or args.inputs == ["-"]
-    if bundle.manifest.stream is None:
+    if not isinstance(bundle.manifest.stream, BlockStream):
         if live:
             raise PluginError(
                 f"{bundle.path} cannot recognize a stream: give it files, or a model "

@@ -104,6 +104,14 @@ def reference(files, lm=None, **options):
         return Reference(files["config"], files["file"], **options)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_streams():
+    """Leave out the graphs for streams, whose tests are a module of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ASRTransducerExporter, "wrap_stream", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     root = tmp_path_factory.mktemp("transducer")
@@ -140,8 +148,8 @@ def compare(bundle, files, lm=None, least=2, count=4, **options):
     return expected
 
 
-def same_in_a_batch(seed, search_type, lm):
-    """Hypotheses of random networks, of utterances in a batch and in ESPnet alone."""
+def random_search(seed, search_type, lm):
+    """ESPnet's search with random networks, ours, and utterances for them."""
     random = np.random.default_rng([seed, *search_type.encode(), *lm.encode()])
     torch.manual_seed(seed)
     vocabulary = int(random.integers(5, 30))
@@ -195,6 +203,13 @@ def same_in_a_batch(seed, search_type, lm):
     utterances = [
         2.0 * random.standard_normal((count, 6)).astype(np.float32) for count in frames
     ]
+    return theirs, ours, utterances
+
+
+def same_in_a_batch(seed, search_type, lm):
+    """Hypotheses of random networks, of utterances in a batch and in ESPnet alone."""
+    theirs, ours, utterances = random_search(seed, search_type, lm)
+    frames = np.array([len(one) for one in utterances])
     batch = Encoded(encoder_out=pad(utterances), encoder_out_lens=frames)
     with torch.no_grad():
         for found, one in zip(ours(batch), utterances, strict=True):

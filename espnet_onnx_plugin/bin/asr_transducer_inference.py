@@ -6,13 +6,8 @@ from espnet_onnx_plugin.runtime.recognition.options import AsrTransducerOptions
 COMMAND = Inference(
     "asr_transducer_inference",
     AsrTransducerOptions,
-    unsupported=("dtype", "quantize_asr_model", "streaming"),
-    without_effect=(
-        *WITHOUT_EFFECT,
-        "decoding_window",
-        "left_context",
-        "display_hypotheses",
-    ),
+    unsupported=("dtype", "quantize_asr_model"),
+    without_effect=(*WITHOUT_EFFECT, "display_hypotheses"),
 )
 
 main = COMMAND.main

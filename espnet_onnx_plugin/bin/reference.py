@@ -109,11 +109,19 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
             """
 
             def __call__(self, *parts, **inputs):
+                return self._timed(super().__call__, *parts, **inputs)
+
+            def streaming_decode(self, *parts, **inputs):
+                """Decode a part, of the transducers that have a method for it."""
+                return self._timed(super().streaming_decode, *parts, **inputs)
+
+            def _timed(self, decode, *parts, **inputs):
+                """Decode, and write down what it took when the utterance is over."""
                 nonlocal spent
                 made = None
                 start = time.perf_counter()
                 try:
-                    made = super().__call__(*parts, **inputs)
+                    made = decode(*parts, **inputs)
                     return made
                 finally:
                     spent += time.perf_counter() - start

@@ -154,6 +154,21 @@ class BlockStream:
     normalize: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChunkStream:
+    """Settings of an encoder that encodes streams chunk by chunk.
+
+    Attributes:
+        again: feature frames of before that a chunk begins with.
+        shortest: feature frames of a chunk that gives one encoder frame.
+        normalize: see :class:`BlockStream`.
+    """
+
+    again: int
+    shortest: int
+    normalize: str | None = None
+
+
 @dataclass(frozen=True)
 class Text:
     """Tokens and how they become text, or text them.
@@ -240,7 +255,7 @@ class Manifest:
             mask_decoder_memory and mask_decoder in the place of decoders; of
             text-to-speech frontend, encoder, decoder, postnet, vocoder, and alignment
             and energy of speech that teaches; stream_normalize, stream_embed and
-            stream_blocks of an encoder that encodes streams, too.
+            stream_blocks, or stream_chunks, of an encoder that encodes streams, too.
         text: output of the model, of text-to-speech its input.
         speech: its input; None where it reads no speech.
         transcript: the transcript that the model also reads, or None.
@@ -263,7 +278,7 @@ class Manifest:
     synthesis: Synthesis | None = None
     ngram: File | None = None
     transcript: Transcript | None = None
-    stream: BlockStream | None = None
+    stream: BlockStream | ChunkStream | None = None
     src_text: Text | None = None
     src_ngram: File | None = None
     precision: Precision = "fp32"

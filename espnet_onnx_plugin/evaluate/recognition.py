@@ -284,7 +284,7 @@ def _best(speech2text: SpeechModel, audio: np.ndarray, **others: str) -> Decoded
 def _seconds(speech2text: SpeechModel, utterance: Utterance) -> dict[str, float]:
     """Seconds in encoder and search of one utterance."""
     _, audio, others = utterance
-    speech2text(audio, **others)
+    speech2text.recognize(audio, **others)
     timing = speech2text.timing
     encoder = timing.frontend + timing.encoder
     return {"encoder": encoder, "search": sum(timing) - encoder}

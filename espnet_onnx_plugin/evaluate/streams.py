@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import BlockStream, Bundle
 from espnet_onnx_plugin.evaluate.graphs import Differences
-from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder, Chunk
+from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder
+from espnet_onnx_plugin.runtime.core.chunk_encoder import ChunkEncoder
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder, Utterance, to_numpy
+from espnet_onnx_plugin.runtime.core.stream_encoder import Chunk, StreamEncoder
 
 
 class Streams:
@@ -21,10 +25,10 @@ class Streams:
 
     def __init__(self, bundle: Bundle, device: Device):
         self._encoder = Encoder(bundle, device)
-        self._blocks = BlockEncoder(bundle, device)
-        stream = self._blocks.stream
-        #: Feature frames of a chunk: of one block more or less.
-        self._chunk = stream.subsample * stream.hop_size * 3 // 2
+        blocks = isinstance(bundle.manifest.stream, BlockStream)
+        kind: type[BlockEncoder] | type[ChunkEncoder]
+        kind = BlockEncoder if blocks else ChunkEncoder
+        self.stream_encoder: StreamEncoder[Any] = kind(bundle, device)
 
     def features(self, utterance: Utterance) -> np.ndarray:
         """Features (frames, dim) of an utterance."""
@@ -38,14 +42,15 @@ class Streams:
             feats: (frames, dim).
 
         Returns:
-            The outputs of the graph of blocks, of all chunks together.
+            The outputs of the graph that encodes, of all chunks together.
         """
-        state, given = self._blocks.start(), []
-        for first in range(0, len(feats), self._chunk):
-            part = feats[first : first + self._chunk]
+        encoder = self.stream_encoder
+        state, given, size = encoder.start(), [], encoder.usual_chunk
+        for first in range(0, len(feats), size):
+            part = feats[first : first + size]
             is_final = first + len(part) == len(feats)
-            part = self._blocks.normalize(part)
-            [encoded] = self._blocks.feed([Chunk(state, part, is_final)])
+            part = encoder.normalize(part)
+            [encoded] = encoder.feed([Chunk(state, part, is_final)])
             state = encoded.state
             given.append(encoded)
         outputs = {"encoder_out": np.concatenate([one.encoder_out for one in given])}
@@ -62,4 +67,4 @@ def compare_streams(
     feats = left.features(utterance)
     expected, ours = left(feats), right(feats)
     for name, reference in expected.items():
-        differences.add("stream_blocks", ours[name], reference)
+        differences.add(left.stream_encoder.role, ours[name], reference)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
-from espnet_onnx_plugin.bundle import BlockStream, State, Tensor
+from espnet_onnx_plugin.bundle import BlockStream, Bundle, ChunkStream, State, Tensor
 from espnet_onnx_plugin.export.archs.contextual_block_transformer_encoder import (
     ContextualBlockEncoder,
     Past,
@@ -12,10 +14,26 @@ from espnet_onnx_plugin.export.archs.contextual_block_transformer_encoder import
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.frontend import shortest_frames
 from espnet_onnx_plugin.export.graph import GraphSpec
+from espnet_onnx_plugin.export.parity.streaming import check_stream
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.runtime.core.device import Device
 
 
-class _Normalize(torch.nn.Module):
+class StreamGraphs(Protocol):
+    """Graphs with which a model encodes streams."""
+
+    @property
+    def settings(self) -> BlockStream | ChunkStream:
+        """Settings for the manifest."""
+
+    def graph_specs(self, dim: int) -> dict[str, GraphSpec]:
+        """The graphs by role, of features of a size."""
+
+    def check(self, model: torch.nn.Module, bundle: Bundle, device: Device) -> float:
+        """Compare them with ESPnet's model; the largest relative difference."""
+
+
+class Normalize(torch.nn.Module):
     """Normalization of features (B, T, dim) of so many frames (B,)."""
 
     def __init__(self, normalize: torch.nn.Module):
@@ -96,7 +114,7 @@ class BlockStreamGraphs:
         self.normalize = None
         if normalize is not None:
             name, module = normalize
-            self.normalize = _Normalize(find("normalize", name).wrap(module)).eval()
+            self.normalize = Normalize(find("normalize", name).wrap(module)).eval()
         self.embed = _Embed(wrapped).eval()
         self.blocks = _Blocks(wrapped, ctc).eval()
         self.settings = BlockStream(
@@ -107,6 +125,10 @@ class BlockStreamGraphs:
             receptive=shortest_frames(encoder),
             normalize=None if normalize is None else normalize[0],
         )
+
+    def check(self, model: torch.nn.Module, bundle: Bundle, device: Device) -> float:
+        """Compare the graphs with ESPnet's model, see :func:`.check_stream`."""
+        return check_stream(model, self.blocks.ctc, bundle, device)
 
     def graph_specs(self, dim: int) -> dict[str, GraphSpec]:
         """The graphs by role.

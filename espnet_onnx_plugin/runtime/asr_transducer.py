@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,17 +11,37 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import Transducer
 from espnet_onnx_plugin.bundle.typed import parse
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.chunk_encoder import ChunkEncoder
+from espnet_onnx_plugin.runtime.core.encoder import Utterance
 from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.core.stream_features import (
+    TransducerFrontend,
+    extractor,
+)
+from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.options import AsrTransducerOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     PLACEHOLDER,
     NBest,
     Recognized,
+    Timing,
 )
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
-from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
+from espnet_onnx_plugin.runtime.recognition.stream_engine import (
+    Part,
+    StreamEngine,
+    StreamState,
+    ends_of,
+)
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
+from espnet_onnx_plugin.runtime.search.transducer import hypotheses
 from espnet_onnx_plugin.runtime.search.transducer_networks import GraphNetworks
+from espnet_onnx_plugin.runtime.search.transducer_online import (
+    Hypotheses,
+    OnlineTransducerSearch,
+)
 from espnet_onnx_plugin.runtime.search.transducer_stand_alone import (
     StandAloneConfig,
     StandAloneSearch,
@@ -43,11 +64,22 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
         >>> hypotheses = speech2text(speech)
         >>> speech2text.hypotheses_to_results(hypotheses)
         [(text, token, token_int, hypothesis), ...]
+        >>> speech2text = Speech2Text("exp/asr_train/onnx/int8", streaming=True)
+        >>> partial = speech2text.streaming_decode(speech[:10240])
+        >>> hypotheses = speech2text.streaming_decode(speech[10240:], is_final=True)
     """
 
     task = "asr_transducer"
     kind = Transducer
     options_class = AsrTransducerOptions
+    search: StandAloneSearch
+
+    def _open(self) -> None:
+        super()._open()
+        self._streams: StreamEngine[Hypotheses] | None = None
+        if self._options.window is not None:
+            self._streams = self._open_streams(self._options.window)
+        self.reset_streaming_cache()
 
     @staticmethod
     def check_options(bundle: Bundle, beam_size: int) -> dict[str, Any]:
@@ -72,10 +104,95 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
             options.nbest,
         )
 
+    def _open_streams(self, window: int) -> StreamEngine[Hypotheses]:
+        """The engine of streams, in chunks of so many samples."""
+        options, framing = self._options, self.speech.framing
+        encoder = ChunkEncoder(self.bundle, self.device, max(options.left_context, 0))
+        if framing is None:
+            raise PluginError(
+                f"{self.bundle.path} does not say how frames are cut; export it again"
+            )
+        extract = extractor(self.bundle, self.device)
+        frontend = TransducerFrontend(
+            framing, lambda samples: encoder.normalize(extract(samples)), window
+        )
+        if frontend.fewest < encoder.stream.shortest:
+            raise PluginError(
+                f"decoding_window {options.decoding_window} is too short: it has "
+                f"{frontend.fewest} feature frames, and the encoder takes "
+                f"{encoder.stream.shortest} or more; give a longer one"
+            )
+        search = OnlineTransducerSearch(self.search)
+        return StreamEngine(frontend, encoder, search, exact=False)
+
+    # Streams
+
+    def reset_streaming_cache(self) -> None:
+        """Forget what was given to :meth:`streaming_decode` of an utterance."""
+        self._state: StreamState[Hypotheses] | None = None
+
+    def streaming_decode(
+        self, speech: np.ndarray, is_final: bool = False
+    ) -> list[Hypothesis]:
+        """Recognize the next part of an utterance.
+
+        Args:
+            speech: (samples,) or (samples, channels) in the model's sampling rate, any
+                number of them; of too few for a frame, on which ESPnet fails, more is
+                waited for.
+            is_final: whether the utterance ends with it.
+
+        Returns:
+            Of a final part up to ``nbest`` hypotheses, best first; else all that the
+            search goes on with, in ESPnet's order, which are none at first.
+
+        Raises:
+            PluginError: if the model was not opened with ``streaming``.
+        """
+        if self._streams is None:
+            raise PluginError("streaming_decode takes a model opened with streaming")
+        samples = one_channel(check_values(speech, self.speech), self.speech)
+        state = self._state or self._streams.start()
+        [made] = self._streams.feed([Part(state, samples, is_final)])
+        self._state = made.state
+        return list(made.hypotheses) or hypotheses(made.state.search)
+
+    def prepare(self, speech: np.ndarray) -> np.ndarray:
+        """Make the graphs' input of an utterance.
+
+        Args:
+            speech: (samples,), (samples, channels) or (frames, dim).
+
+        Raises:
+            TooShortUttError: where ESPnet raises it, which is not of a stream.
+        """
+        if self._streams is None:
+            return self._checked(speech)
+        return prepare(np.asarray(speech), self.speech)
+
+    def batch(
+        self, utterances: Sequence[Utterance], primers: Primers | None = None
+    ) -> list[NBest[Recognized]]:
+        """Recognize several utterances together, as a whole or as streams."""
+        window = self._options.window
+        if self._streams is None or window is None:
+            return super().batch(utterances, primers)
+        begin = time.perf_counter()
+        arrays = [np.asarray(utterance) for utterance in utterances]
+        ends = [ends_of(len(array), window) for array in arrays]
+        results: list[NBest[Recognized]] = [NBest() for _ in utterances]
+        for i, part, made, _ in self._streams.whole(arrays, ends):
+            if part.is_final:
+                results[i] = self.hypotheses_to_results(made.hypotheses)
+        self.timing = Timing.of(self._streams.seconds, time.perf_counter() - begin)
+        return results
+
+    # Whole utterances
+
     def __call__(  # type: ignore[override]  # ESPnet's gives the hypotheses alone
         self, speech: np.ndarray
     ) -> list[Hypothesis] | NBest[Recognized]:
-        """Recognize one utterance.
+        """Recognize one utterance as a whole.
 
         Args:
             speech: (samples,) or (samples, channels) in the model's sampling rate, or
@@ -88,13 +205,14 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
         Raises:
             TooShortUttError: where ESPnet raises it.
         """
-        results = self.recognize(speech)
+        # As in ESPnet, also with ``streaming``.
+        [results] = super().batch([self._checked(speech)])
         if self._options.return_decoded_hyp:
             return results
         return [result.hypothesis for result in results]
 
     def recognize(self, speech: np.ndarray, **others: Any) -> NBest[Recognized]:
-        """Hypotheses of one utterance with their texts and tokens."""
+        """Hypotheses of one utterance, a stream if so opened, with texts and tokens."""
         return self.batch([self.prepare(speech)])[0]
 
     def hypotheses_to_results(

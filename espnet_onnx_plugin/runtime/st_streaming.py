@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from espnet_onnx_plugin.bundle import BlockStream
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.stream_features import StFrontend
 from espnet_onnx_plugin.runtime.recognition.options import StStreamingOptions
@@ -46,7 +47,8 @@ class Speech2TextStreaming(StreamingModel[StStreamingOptions]):
         if described.hugging_face_decoder:
             # As in ESPnet, blocks are as long as the encoder's, whatever its hop is.
             stream = self.bundle.manifest.stream
-            blocks = {} if stream is None else dict(block_size=stream.block_size)
+            if isinstance(stream, BlockStream):
+                blocks = dict(block_size=stream.block_size)
         online = self._online_config(
             incremental_decode=options.incremental_decode,
             hold_n=options.hold_n,

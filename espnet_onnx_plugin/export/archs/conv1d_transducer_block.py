@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from espnet_onnx_plugin.export.layers.transducer_blocks import Sequences
+from espnet_onnx_plugin.bundle import State
+from espnet_onnx_plugin.export.layers.transducer_blocks import Chunks, Sequences
 from espnet_onnx_plugin.export.padding import make_pad_mask
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
 
@@ -21,6 +25,33 @@ class Conv1dBlock(torch.nn.Module):
         conv = self.block.conv
         reach = conv.dilation[0] * (conv.kernel_size[0] - 1)
         return (lengths + self.block.lorder - reach - 1) // conv.stride[0] + 1
+
+    @property
+    def streams(self) -> bool:
+        """Whether it can encode a stream: it looks back, and keeps every frame.
+
+        Without a chunk's every frame attention behind it fails in ESPnet.
+        """
+        return self.block.lorder > 0 and self.left(1) == 1
+
+    @property
+    def states(self) -> dict[str, State]:
+        """States of a stream: the frames that it looks back to."""
+        axes = ("streams", self.block.input_size, self.block.lorder)
+        return {"convolution": State("float32", axes)}
+
+    def chunk(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        states: Sequence[torch.Tensor],
+    ) -> Chunks:
+        """Encode a chunk of each of several streams, see :class:`.AttentionBlock`."""
+        [before] = states
+        with replaced(self.block, "cache", before):
+            x, positions = self.block.chunk_forward(x, positions, mask)
+            return x, positions, [self.block.cache]
 
     def forward(
         self, x: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor

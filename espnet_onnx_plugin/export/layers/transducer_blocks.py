@@ -6,13 +6,19 @@ its mask anew: that of release 202511 is not shortened where the frames are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.export.padding import make_pad_mask
 from espnet_onnx_plugin.export.patches import replaced
 
 #: Frames (B, T, size), encoded positions (1, 2 * T - 1, size), lengths (B,).
 Sequences = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+#: The same of a chunk, whose frames are all there, and states for the next chunk.
+Chunks = tuple[torch.Tensor, torch.Tensor, Sequence[torch.Tensor]]
 
 
 def shift_positions(
@@ -37,11 +43,53 @@ def shift_positions(
 
 
 class AttentionBlock(torch.nn.Module):
-    """A block with attention, which keeps the number of frames."""
+    """A block with attention, which keeps the number of frames.
+
+    Attributes:
+        streams: whether it can encode a stream.
+    """
+
+    streams = True
 
     def __init__(self, block: torch.nn.Module):
         super().__init__()
         self.block = block
+
+    @property
+    def states(self) -> dict[str, State]:
+        """States of a stream: frames that attention and convolutions look back to.
+
+        Those of a convolution that also looks ahead are none: it sees a chunk alone.
+        """
+        self.block.reset_streaming_cache(0, torch.device("cpu"))
+        attention, *convolutions = self.block.cache
+        self.block.cache = None
+        states = {"attention": State("float32", ("streams", "left", attention.size(2)))}
+        if self.block.conv_mod.lorder:
+            for name, cache in zip(("convolution", "merge"), convolutions):
+                states[name] = State("float32", ("streams", *cache.shape[1:]))
+        return states
+
+    def chunk(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        states: Sequence[torch.Tensor],
+    ) -> Chunks:
+        """Encode a chunk of each of several streams.
+
+        Args:
+            x: (B, T, size).
+            positions: (1, left + 2 * T - 1, size) of every distance.
+            mask: (B, left + T), true at frames that there are not.
+            states: as :attr:`states` names them.
+        """
+        block, left = self.block, states[0].size(1)
+        shifts = replaced(type(block.self_att), "rel_shift", shift_positions)
+        with shifts, replaced(block, "cache", [*states, None, None]):
+            x, positions = block.chunk_forward(x, positions, mask, left_context=left)
+            return x, positions, block.cache[: len(states)]
 
     def forward(
         self, x: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor

@@ -14,12 +14,14 @@ from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.bundle.search import Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.rwkv_transducer_decoder import kernel_left_out
+from espnet_onnx_plugin.export.block_stream import StreamGraphs
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import DecoderModule
 from espnet_onnx_plugin.export.tasks.asr_transducer_encoder import (
     TransducerEncoderGraph,
 )
+from espnet_onnx_plugin.export.tasks.asr_transducer_stream import wrap_chunks
 from espnet_onnx_plugin.export.tasks.recognition import RecognitionExporter
 from espnet_onnx_plugin.export.transducers import JointModule
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -71,6 +73,10 @@ class ASRTransducerExporter(RecognitionExporter):
         """The encoder graph of the model."""
         blocks = block_types(vars(self.args))
         return TransducerEncoderGraph(self.model, self.args.normalize, blocks)
+
+    def wrap_stream(self) -> StreamGraphs | None:
+        """The encoder of streams, chunk by chunk."""
+        return wrap_chunks(self.model, self.encoder, self.args.normalize)
 
     def wrap_decoders(self) -> dict[str, DecoderModule]:
         """The prediction network, and the joint network."""

@@ -125,8 +125,16 @@ class ConvInput(torch.nn.Module):
                 # What is pooled was rectified: zeros change no maximum.
                 x = x.masked_fill(make_pad_mask(lengths, x, 2), 0.0)
             x, lengths = layer(x), _left(layer, lengths)
+        return self.joined(x), lengths
+
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """Equally long inputs: (B, frames, dim) -> (B, fewer frames, size)."""
+        return self.joined(self.layers(x.unsqueeze(1)))
+
+    def joined(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, frames, dim) -> (B, frames, size)."""
         x = x.transpose(1, 2).flatten(2)
-        return x if self.output is None else self.output(x), lengths
+        return x if self.output is None else self.output(x)
 
 
 def _left(layer: torch.nn.Module, lengths: Lengths) -> Lengths:

@@ -27,7 +27,7 @@ from espnet_onnx_plugin.bundle.search import (
     Transducer,
 )
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.block_stream import wrap_stream
+from espnet_onnx_plugin.export.block_stream import StreamGraphs, wrap_stream
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.encoder import PARTS, EncoderGraph, EncoderModule
 from espnet_onnx_plugin.export.espnet_compat import import_nets
@@ -52,7 +52,6 @@ from espnet_onnx_plugin.export.parity.encoding import (
     frame_shift,
     noise,
 )
-from espnet_onnx_plugin.export.parity.streaming import check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.steps import DecoderModule, StepModule
@@ -106,10 +105,7 @@ class RecognitionExporter:
         )
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
-        self.stream = None
-        if getattr(self.args, "model", self.models[0]) in self.streams:
-            normalize = self.args.normalize
-            self.stream = wrap_stream(self.model, self.encoder, normalize)
+        self.stream = self.wrap_stream()
         self.decoders: dict[str, DecoderModule] = self.wrap_decoders()
         if checkpoints.lm_file is not None:
             self.decoders["lm"] = wrap_lm(
@@ -146,6 +142,12 @@ class RecognitionExporter:
     def wrap_encoder(self) -> EncoderModule:
         """The encoder graph of the model."""
         return EncoderGraph(self.model, vars(self.args))
+
+    def wrap_stream(self) -> StreamGraphs | None:
+        """The encoder of streams, where ESPnet has one of the model."""
+        if getattr(self.args, "model", self.models[0]) not in self.streams:
+            return None
+        return wrap_stream(self.model, self.encoder, self.args.normalize)
 
     def wrap_decoders(self) -> dict[str, DecoderModule]:
         """Decoders of the model by role."""
@@ -281,8 +283,7 @@ class RecognitionExporter:
             figure = check_encoder(self.encode, encoder, utterances)
             figures["encoder_on_real_audio"] = figure
         if self.stream is not None:
-            ctc = self.stream.blocks.ctc
-            figures["stream"] = check_stream(self.model, ctc, bundle, device)
+            figures["stream"] = self.stream.check(self.model, bundle, device)
         for role, decoder in self.decoders.items():
             sizes = self.sizes(role)
             figures[role] = check_decoder(decoder, bundle, role, device, *sizes)

@@ -6,7 +6,7 @@ The arithmetic is that of ``forward_infer`` in ESPnet's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,8 +15,13 @@ import numpy as np
 from espnet_onnx_plugin.bundle import BlockStream, Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.encoder import pad, to_numpy
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.core.stream_encoder import (
+    Chunk,
+    EncodedChunk,
+    StreamEncoder,
+    run_streams,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,34 +42,6 @@ class BlockState:
     frames: np.ndarray
     blocks: int
     context: np.ndarray
-
-
-class Chunk(NamedTuple):
-    """The next part of a stream.
-
-    Attributes:
-        state: of the stream before it.
-        feats: (feature frames, dim) float32, normalized; may be empty.
-        is_final: whether the utterance ends with it.
-    """
-
-    state: BlockState
-    feats: np.ndarray
-    is_final: bool
-
-
-class EncodedChunk(NamedTuple):
-    """The new encoder frames of a stream.
-
-    Attributes:
-        state: of the stream behind the chunk; behind a final one, that of a new stream.
-        encoder_out: (frames, dim), which may be none.
-        ctc_log_probs: (frames, vocabulary); None where the model has no CTC.
-    """
-
-    state: BlockState
-    encoder_out: np.ndarray
-    ctc_log_probs: np.ndarray | None
 
 
 class Plan(NamedTuple):
@@ -136,7 +113,7 @@ def plan(
     return Plan(embedded, kept_feats, new, read, kept_frames, count, skipped, given)
 
 
-class BlockEncoder:
+class BlockEncoder(StreamEncoder[BlockState]):
     """The encoder of a bundle, for streams.
 
     Several streams are encoded at once; each gets what it gets alone, and what ESPnet's
@@ -157,18 +134,18 @@ class BlockEncoder:
         stream: settings of the encoder.
     """
 
+    role = "stream_blocks"
+
     def __init__(self, bundle: Bundle, device: Device, exact: bool = False):
-        if bundle.manifest.stream is None:
+        if not isinstance(bundle.manifest.stream, BlockStream):
             raise PluginError(
                 f"{bundle.path} cannot encode a stream: that takes an encoder "
                 "contextual_block_transformer or contextual_block_conformer with a "
                 "block_size, in a bundle exported by this version"
             )
+        super().__init__(bundle, device)
         self.stream = bundle.manifest.stream
         self.exact = exact
-        self._normalize = None
-        if self.stream.normalize is not None:
-            self._normalize = Session(bundle, "stream_normalize", device)
         self._embed = Session(bundle, "stream_embed", device)
         self._blocks = Session(bundle, "stream_blocks", device)
         _, _, dim = self._embed.graph.inputs["feats"].axes
@@ -189,19 +166,27 @@ class BlockEncoder:
         """The state before the first chunk."""
         return self._start
 
-    def normalize(self, feats: np.ndarray) -> np.ndarray:
-        """Normalize the features of a chunk as ESPnet does, before it trims them.
+    @property
+    def usual_chunk(self) -> int:
+        """One block more or less."""
+        return self.stream.subsample * self.stream.hop_size * 3 // 2
 
-        Statistics of an utterance (``utterance_mvn``) are those of the chunk.
+    def gives(self, state: BlockState, feats: int) -> bool:
+        """Whether there is a block with the last feature frames of an utterance."""
+        return self.plan(state, feats, True).blocks > 0
 
-        Args:
-            feats: (feature frames, dim) float32, as the frontend gives them.
-        """
-        if self._normalize is None:
-            return feats
-        feeds = {"feats": feats[None], "feats_lengths": np.array([len(feats)])}
-        results = self._normalize.run(feeds, ["normalized"])
-        return to_numpy(results["normalized"])[0]
+    def turns(self, before: int, count: int, is_final: bool) -> list[slice]:
+        """Frames at a time: block by block if ``exact``, else all."""
+        if not self.exact:
+            return super().turns(before, count, is_final)
+        stream = self.stream
+        ends = range(
+            stream.block_size - stream.look_ahead, before + count + 1, stream.hop_size
+        )
+        edges = [0, *(end - before for end in ends if end > before)]
+        if is_final:
+            edges.append(count)
+        return [slice(a, b) for a, b in zip(edges, edges[1:])]
 
     def plan(self, state: BlockState, feats: int, is_final: bool) -> Plan:
         """Tell what a chunk of so many feature frames will give, and what it costs."""
@@ -214,7 +199,9 @@ class BlockEncoder:
             self.exact,
         )
 
-    def feed(self, chunks: Sequence[Chunk]) -> list[EncodedChunk]:
+    def feed(
+        self, chunks: Sequence[Chunk[BlockState]]
+    ) -> list[EncodedChunk[BlockState]]:
         """Encode the next chunk of each of several streams.
 
         Args:
@@ -229,7 +216,7 @@ class BlockEncoder:
         """
         plans = [self._checked(chunk) for chunk in chunks]
         feats = [np.concatenate((c.state.feats, c.feats)) for c in chunks]
-        embedded = _run(
+        embedded = run_streams(
             self._embed,
             [
                 {"feats": own[: todo.embedded]} if todo.new else None
@@ -244,7 +231,7 @@ class BlockEncoder:
             )
             for chunk, todo, made in zip(chunks, plans, embedded)
         ]
-        encoded = _run(
+        encoded = run_streams(
             self._blocks,
             [
                 (
@@ -280,7 +267,7 @@ class BlockEncoder:
             )
         return results
 
-    def _checked(self, chunk: Chunk) -> Plan:
+    def _checked(self, chunk: Chunk[BlockState]) -> Plan:
         """The plan of a chunk that can be encoded."""
         dim = self._start.feats.shape[1]
         if chunk.feats.ndim != 2 or chunk.feats.shape[1] != dim:
@@ -295,30 +282,3 @@ class BlockEncoder:
                 f"needs {self.stream.receptive}: give it a longer one"
             )
         return todo
-
-
-def _run(
-    session: Session, rows: Sequence[Mapping[str, np.ndarray] | None]
-) -> list[dict[str, np.ndarray] | None]:
-    """Run a graph whose every tensor begins with an axis of streams.
-
-    Args:
-        session: the graph.
-        rows: inputs of each stream without that axis; None for one that does not run.
-
-    Returns:
-        The outputs likewise, as long as the longest of them.
-    """
-    results: list[dict[str, np.ndarray] | None] = [None] * len(rows)
-    asked = [i for i, row in enumerate(rows) if row is not None]
-    batches = [asked] if session.graph.batches else [[i] for i in asked]
-    fetch = [*session.graph.outputs, *(f"next_{s}" for s in session.graph.states)]
-    for batch in filter(None, batches):
-        together: dict[str, Value] = {}
-        for name in rows[batch[0]] or {}:
-            arrays = [row[name] for i in batch if (row := rows[i]) is not None]
-            together[name] = pad(arrays) if arrays[0].ndim else np.array(arrays)
-        outputs = session.run(together, fetch)
-        for place, i in enumerate(batch):
-            results[i] = {k: to_numpy(v)[place] for k, v in outputs.items()}
-    return results

@@ -1,6 +1,6 @@
 """Features of a stream: the frontend's graph, run over what has come so far.
 
-Three ways to cut: ESPnet's two, whose frames depend on the pieces that the audio comes
+Four ways to cut: ESPnet's three, whose frames depend on the pieces that the audio comes
 in, and the exact one, whose frames are those of the whole utterance.
 """
 
@@ -13,11 +13,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Framing
+from espnet_onnx_plugin.bundle import Bundle, Framing
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.session import Session
 
 #: Waveform (samples,) to features (frames, dim).
 Extract = Callable[[np.ndarray], np.ndarray]
+
+
+def extractor(bundle: Bundle, device: Device) -> Extract:
+    """The frontend of a bundle; without one, features are read as they are."""
+    if "frontend" not in bundle.manifest.graphs:
+        return lambda feats: feats
+    frontend = Session(bundle, "frontend", device)
+
+    def extract(samples: np.ndarray) -> np.ndarray:
+        lengths = np.array([len(samples)])
+        feeds = {"speech": samples[None], "speech_lengths": lengths}
+        made = frontend.run(feeds, fetch=("feats", "feats_lengths"))["feats"]
+        return np.asarray(made)[0]
+
+    return extract
 
 
 @dataclass(frozen=True)
@@ -145,6 +162,39 @@ class StFrontend(StreamFrontend):
         if feats is None:
             return None, held
         return feats, replace(held, samples=samples[end - overlap :])
+
+
+class TransducerFrontend(StFrontend):
+    """Frames of ``espnet2/asr_transducer/frontend/online_audio_processor.py``.
+
+    As in ESPnet, a window is ``n_fft`` samples whatever ``win_length`` is, a last piece
+    is padded to a decoding window, and an utterance of one piece loses its end.
+
+    Args:
+        framing, extract: see :class:`StreamFrontend`.
+        window: samples of a decoding window.
+
+    Attributes:
+        fewest: feature frames of an utterance, at least.
+    """
+
+    def __init__(self, framing: Framing, extract: Extract, window: int):
+        if framing.n_fft is None:
+            raise PluginError(
+                "the frames of this frontend are not made of a window of the waveform, "
+                "by which ESPnet's streaming of transducers cuts it"
+            )
+        super().__init__(replace(framing, win_length=framing.n_fft), extract)
+        self._window = window
+        reach = window + 2 * framing.pad - framing.n_fft
+        self.fewest = max(0, reach // framing.hop_length + 1 - self._trim)
+
+    def _feed(self, held: Held, last: bool) -> tuple[np.ndarray | None, Held]:
+        held = replace(held, begun=held.frames > 0)
+        if not last:
+            return super()._feed(held, last)
+        samples = self._padded(held.samples, self._window)
+        return self._trimmed(held, samples, last=held.begun), held
 
 
 class ExactFrontend(StreamFrontend):

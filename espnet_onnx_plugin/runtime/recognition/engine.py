@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -169,12 +170,10 @@ class SpeechModel(
         stages = list(self.stages(encoded, primers))
         results = self._results(stages)
         spent = [self._encoder.seconds, *(stage.seconds for stage in stages)]
-        total = time.perf_counter() - start
-        parts = {
-            name: sum(seconds.get(name, 0.0) for seconds in spent)
-            for name in Timing._fields[:-1]
-        }
-        self.timing = Timing(**parts, rest=total - sum(parts.values()))
+        seconds: Counter[str] = Counter()
+        for one in spent:
+            seconds.update(one)
+        self.timing = Timing.of(seconds, time.perf_counter() - start)
         return results
 
     @abstractmethod

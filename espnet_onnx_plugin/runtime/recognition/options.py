@@ -323,9 +323,26 @@ class AsrTransducerOptions:
         dict, "of the beam search: search_type=TYPE,NAME=VALUE,..."
     )
     return_decoded_hyp: bool = False
+    streaming: bool = option(False, "decode chunk by chunk, as streams are decoded")
+    decoding_window: int = option(
+        640, "milliseconds of a chunk of audio at 16 kHz; below 0: no streaming"
+    )
+    left_context: int = option(
+        32, "frames of the encoder before a chunk that its attention sees"
+    )
     ctm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("nbest", "beam_size"):
             if getattr(self, name) < 1:
                 raise PluginError(f"{name} {getattr(self, name)} must be 1 or more")
+
+    @property
+    def window(self) -> int | None:
+        """Samples of a chunk; None: utterances are decoded as a whole.
+
+        As in ESPnet, these are of a rate of 16 kHz whatever the model's is.
+        """
+        if not self.streaming or self.decoding_window < 0:
+            return None
+        return round(self.decoding_window * 16000 / 1000)

@@ -32,6 +32,12 @@ class Timing(NamedTuple):
     ctc: float
     rest: float
 
+    @staticmethod
+    def of(seconds: Mapping[str, float], total: float) -> Timing:
+        """The timing of a call that took so long, of which some parts are known."""
+        parts = {name: seconds.get(name, 0.0) for name in Timing._fields[:-1]}
+        return Timing(**parts, rest=total - sum(parts.values()))
+
 
 class Result(Protocol):
     """An entry of the n-best list."""

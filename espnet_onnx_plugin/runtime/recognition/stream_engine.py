@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from espnet_onnx_plugin.runtime.core.block_encoder import (
-    BlockEncoder,
-    BlockState,
+from espnet_onnx_plugin.runtime.core.stream_encoder import (
     Chunk,
     EncodedChunk,
+    EncoderState,
+    StreamEncoder,
 )
 from espnet_onnx_plugin.runtime.core.stream_features import Held, StreamFrontend
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, OnlineSearch, Piece
@@ -36,7 +37,7 @@ class StreamState(Generic[SearchStateT]):
     """
 
     held: Held
-    encoder: BlockState
+    encoder: EncoderState
     search: SearchStateT
     frames: int = 0
 
@@ -72,6 +73,22 @@ class Progress(NamedTuple, Generic[SearchStateT]):
     ctc_log_probs: np.ndarray | None = None
 
 
+class Fed(NamedTuple, Generic[SearchStateT]):
+    """A part of an utterance that was recognized.
+
+    Attributes:
+        utterance: its number.
+        part: what was fed.
+        made: the outcome.
+        seconds: its share of the time that it took with those of other utterances.
+    """
+
+    utterance: int
+    part: Part[SearchStateT]
+    made: Progress[SearchStateT]
+    seconds: float
+
+
 class StreamEngine(Generic[SearchStateT]):
     """Runs the parts of several streams through a model together.
 
@@ -87,7 +104,7 @@ class StreamEngine(Generic[SearchStateT]):
     def __init__(
         self,
         frontend: StreamFrontend,
-        encoder: BlockEncoder,
+        encoder: StreamEncoder[Any],
         search: OnlineSearch[SearchStateT],
         exact: bool,
     ):
@@ -119,7 +136,7 @@ class StreamEngine(Generic[SearchStateT]):
             for part in parts
         ]
         frontend = time.perf_counter()
-        chunks: dict[int, Chunk] = {}
+        chunks: dict[int, Chunk[Any]] = {}
         for i, (part, (feats, _)) in enumerate(zip(parts, fed)):
             before = part.state.encoder
             if feats is None:
@@ -128,8 +145,7 @@ class StreamEngine(Generic[SearchStateT]):
                 feats = self.encoder.normalize(feats)
             if part.is_final and not len(feats):
                 feats = before.feats[:0]
-            todo = self.encoder.plan(before, len(feats), part.is_final)
-            if todo.blocks or not part.is_final:
+            if not part.is_final or self.encoder.gives(before, len(feats)):
                 chunks[i] = Chunk(before, feats, part.is_final)
         encoded = dict(zip(chunks, self.encoder.feed(list(chunks.values()))))
         encoder = time.perf_counter()
@@ -153,14 +169,16 @@ class StreamEngine(Generic[SearchStateT]):
     def _search(
         self,
         parts: Sequence[Part[SearchStateT]],
-        encoded: Mapping[int, EncodedChunk],
+        encoded: Mapping[int, EncodedChunk[Any]],
     ) -> dict[int, tuple[SearchStateT, Sequence[Hypothesis]]]:
         """State of the search and hypotheses of the parts that were encoded."""
         found: dict[int, tuple[SearchStateT, Sequence[Hypothesis]]] = {
             i: (parts[i].state.search, ()) for i in encoded
         }
         waiting = {
-            i: self._turns(parts[i], len(made.encoder_out))
+            i: self.encoder.turns(
+                parts[i].state.frames, len(made.encoder_out), parts[i].is_final
+            )
             for i, made in encoded.items()
         }
         while waiting := {i: turns for i, turns in waiting.items() if turns}:
@@ -182,15 +200,42 @@ class StreamEngine(Generic[SearchStateT]):
                 self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         return found
 
-    def _turns(self, part: Part[SearchStateT], count: int) -> list[slice]:
-        """Encoder frames that the search gets at a time."""
-        if not self.exact:
-            return [slice(0, count)]
-        stream, before = self.encoder.stream, part.state.frames
-        ends = range(
-            stream.block_size - stream.look_ahead, before + count + 1, stream.hop_size
-        )
-        edges = [0, *(end - before for end in ends if end > before)]
-        if part.is_final:
-            edges.append(count)
-        return [slice(a, b) for a, b in zip(edges, edges[1:])]
+    def whole(
+        self, utterances: Sequence[np.ndarray], ends: Sequence[Sequence[int]]
+    ) -> Iterator[Fed[SearchStateT]]:
+        """Recognize whole utterances part by part, as streams of their own.
+
+        Each gets what it gets alone.
+
+        Args:
+            utterances: each (samples,), or (frames, dim) where there is no frontend.
+            ends: where the parts of each end, the last one at its own end.
+
+        Yields:
+            Each part when it has been recognized.
+        """
+        spent: Counter[str] = Counter()
+        states = [self.start() for _ in utterances]
+        for number in range(max(map(len, ends), default=0)):
+            left = [i for i, own in enumerate(ends) if number < len(own)]
+            parts = []
+            for i in left:
+                first = ends[i][number - 1] if number else 0
+                samples = utterances[i][first : ends[i][number]]
+                parts.append(Part(states[i], samples, number + 1 == len(ends[i])))
+            start = time.perf_counter()
+            fed = self.feed(parts)
+            share = (time.perf_counter() - start) / len(parts)
+            spent.update(self.seconds)
+            for i, part, made in zip(left, parts, fed):
+                states[i] = made.state
+                yield Fed(i, part, made, share)
+        self.seconds = dict(spent)
+
+
+def ends_of(length: int, size: int) -> list[int]:
+    """Ends of the parts of a size in which ESPnet's commands feed an utterance.
+
+    Behind the last whole part is one of what is left, which may be nothing.
+    """
+    return [*range(size, length + 1, size), length]

@@ -6,8 +6,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -15,11 +14,11 @@ import numpy as np
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder
-from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.stream_features import (
     ExactFrontend,
     ReadFeatures,
     StreamFrontend,
+    extractor,
 )
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
 from espnet_onnx_plugin.runtime.recognition.course import Course
@@ -40,7 +39,11 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     recognized,
 )
 from espnet_onnx_plugin.runtime.recognition.stream import Stream, feed_together
-from espnet_onnx_plugin.runtime.recognition.stream_engine import Part, StreamEngine
+from espnet_onnx_plugin.runtime.recognition.stream_engine import (
+    Part,
+    StreamEngine,
+    ends_of,
+)
 from espnet_onnx_plugin.runtime.search.online import OnlineConfig, check_streaming
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, OnlineSearch
 
@@ -98,25 +101,13 @@ class StreamingModel(
                 "not have: use frontend espnet, which normalizes by the chunk, or a "
                 "model with global_mvn"
             )
-        frontend = None
-        if "frontend" in self.bundle.manifest.graphs:
-            frontend = Session(self.bundle, "frontend", self.device)
-
-        def extract(samples: np.ndarray) -> np.ndarray:
-            feats = samples
-            if frontend is not None:
-                feeds = {
-                    "speech": samples[None],
-                    "speech_lengths": np.array([len(samples)]),
-                }
-                made = frontend.run(feeds, fetch=("feats", "feats_lengths"))["feats"]
-                feats = np.asarray(made)[0]
-            return feats if exact else encoder.normalize(feats)
-
+        extract = extractor(self.bundle, self.device)
         if not exact:
-            return self.espnet_frontend(framing, extract)
-        kind = ReadFeatures if frontend is None else ExactFrontend
-        return kind(framing, extract)
+            return self.espnet_frontend(
+                framing, lambda x: encoder.normalize(extract(x))
+            )
+        reads_features = "frontend" not in self.bundle.manifest.graphs
+        return (ReadFeatures if reads_features else ExactFrontend)(framing, extract)
 
     @property
     def _has_ctc(self) -> bool:
@@ -188,18 +179,12 @@ class StreamingModel(
         [made] = self.engine.feed([Part(self._state, samples, is_final)])
         self._state = made.state
         results = self.results(made.hypotheses)
-        self._time(self.engine.seconds, begin)
+        self.timing = Timing.of(self.engine.seconds, time.perf_counter() - begin)
         return results
 
     def recognize(self, speech: np.ndarray) -> NBest[Recognized]:
         """Everything that decoding gives for one utterance, see :meth:`__call__`."""
         return self(speech)
-
-    def _time(self, seconds: Mapping[str, float], begin: float) -> None:
-        """Note the timing of a call that began then."""
-        parts = {name: seconds.get(name, 0.0) for name in Timing._fields[:-1]}
-        rest = time.perf_counter() - begin - sum(parts.values())
-        self.timing = Timing(**parts, rest=rest)
 
     def results(self, hypotheses: Sequence[Hypothesis]) -> NBest[Recognized]:
         """The n-best list of hypotheses."""
@@ -222,8 +207,7 @@ class StreamingModel(
 
         Where it has no whole part, ESPnet fails or feeds none of it.
         """
-        size = self._options.sim_chunk_length or length + 1
-        return [*range(size, length + 1, size), length]
+        return ends_of(length, self._options.sim_chunk_length or length + 1)
 
     def batch(self, utterances: Sequence[np.ndarray]) -> list[NBest[Recognized]]:
         """Recognize several utterances, part by part, as streams of their own.
@@ -238,31 +222,18 @@ class StreamingModel(
             For each what :class:`.Heard` holds.
         """
         begin = time.perf_counter()
-        seconds: Counter[str] = Counter()
-        states = [self.engine.start() for _ in utterances]
-        courses = [Course() for _ in utterances]
         ends = [self._ends(len(utterance)) for utterance in utterances]
+        courses = [Course() for _ in utterances]
         results: list[NBest[Recognized]] = [NBest() for _ in utterances]
-        while left := [i for i, waiting in enumerate(ends) if waiting]:
-            parts = []
-            for i in left:
-                end = ends[i].pop(0)
-                samples = utterances[i][courses[i].samples : end]
-                parts.append(Part(states[i], samples, not ends[i]))
-            start = time.perf_counter()
-            all_progress = self.engine.feed(parts)
-            share = (time.perf_counter() - start) / len(parts)
-            for i, part, made in zip(left, parts, all_progress):
-                states[i] = made.state
-                if part.is_final:
-                    results[i] = self.results(made.hypotheses)
-                course = courses[i].followed(self, part, made, results[i], share)
-                courses[i] = course
-                if part.is_final:
-                    flicker = Flicker(course.erased, len(course.words))
-                    results[i] = Heard(results[i], course.latency(self), flicker)
-            seconds.update(self.engine.seconds)
-        self._time(seconds, begin)
+        for i, part, made, seconds in self.engine.whole(utterances, ends):
+            if part.is_final:
+                results[i] = self.results(made.hypotheses)
+            course = courses[i].followed(self, part, made, results[i], seconds)
+            courses[i] = course
+            if part.is_final:
+                flicker = Flicker(course.erased, len(course.words))
+                results[i] = Heard(results[i], course.latency(self), flicker)
+        self.timing = Timing.of(self.engine.seconds, time.perf_counter() - begin)
         return results
 
     def placeholder(self) -> NBest[Recognized]:

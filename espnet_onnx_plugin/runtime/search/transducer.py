@@ -140,26 +140,41 @@ class TransducerSearch:
             For each utterance up to ``nbest`` hypotheses, best first.
         """
         self.seconds = {"decoder": 0.0, "lm": 0.0}
-        start = time.perf_counter()
-        projected = self._project(encoded)
-        self.seconds["decoder"] += time.perf_counter() - start
+        begun = [[start] for start in self.starts(encoded)]
+        found = self.through(encoded, begun)
+        results = [hypotheses(self.result(partials)) for partials in found]
+        for frames, [best, *_] in zip(encoded.lengths, results):
+            self._log_best(int(frames), best)
+        return results
+
+    def starts(self, encoded: Encoded) -> list[Partial]:
+        """The hypothesis that each utterance begins with."""
         state = None
         if self._lm is not None:
             first = [[self._lm_start]] * encoded.utterances
             state = self._lm.start(encoded, first)
+        return [self._start(state, i) for i in range(encoded.utterances)]
+
+    def through(
+        self, encoded: Encoded, begun: Sequence[Sequence[Partial]]
+    ) -> list[list[Partial]]:
+        """Go on from hypotheses of each utterance through all of its frames.
+
+        Returns:
+            All that the search has then, in ESPnet's order.
+        """
+        start = time.perf_counter()
+        projected = self._project(encoded)
+        self.seconds["decoder"] += time.perf_counter() - start
         lengths = encoded.lengths.tolist()
         projected = [own[:frames] for own, frames in zip(projected, lengths)]
-        searches = [
-            self._steps(self._start(state, i), range(frames))
-            for i, frames in enumerate(lengths)
-        ]
-        results = [
-            [Hypothesis(p.labels.labels(), p.score) for p in partials]
-            for partials in side_by_side(searches, partial(self._answers, projected))
-        ]
-        for frames, [best, *_] in zip(lengths, results):
-            self._log_best(frames, best)
-        return results
+        searches = [self._steps(b, range(f)) for b, f in zip(begun, lengths)]
+        return side_by_side(searches, partial(self._answers, projected))
+
+    def result(self, partials: Sequence[Partial]) -> Sequence[Partial]:
+        """The result of what the search has behind the last frame."""
+        alsd = self.config.search_type == "alsd"  # which ranks itself
+        return partials if self.greedy or alsd else self._rules.ranked(partials)
 
     def _project(self, encoded: Encoded) -> Sequence[np.ndarray]:
         """The joint network's projection of each utterance, (frames, joint)."""
@@ -199,22 +214,20 @@ class TransducerSearch:
         nothing.state = Picked(state, utterance, 0)
         return Partial(0.0, labels, nothing.then(self._lm_start))
 
-    def _steps(self, start: Partial, frames: range) -> Asking[list[Partial]]:
-        """The search over an utterance."""
+    def _steps(self, begun: Sequence[Partial], frames: range) -> Asking[list[Partial]]:
+        """The search over an utterance, from given hypotheses on."""
         config, symbols = self.config, self._symbols
         if config.search_type == "mbg":
             durations = dict(
                 zip(symbols.multi_blank_indices, symbols.multi_blank_durations)
             )
             durations = durations or {symbols.blank: 1}
-            return [
-                (yield from multi_blank_greedy(start, frames, durations, GREEDY_AHEAD))
-            ]
+            steps = multi_blank_greedy(begun[0], frames, durations, GREEDY_AHEAD)
+            return [(yield from steps)]
         if self.greedy:
-            return [(yield from greedy(start, frames, symbols.blank, GREEDY_AHEAD))]
+            return [(yield from greedy(begun[0], frames, symbols.blank, GREEDY_AHEAD))]
         search = self.beams[config.search_type]
-        found = yield from search(self._rules, Lattice(BEAM_AHEAD), [start], frames)
-        return found if config.search_type == "alsd" else self._rules.ranked(found)
+        return (yield from search(self._rules, Lattice(BEAM_AHEAD), begun, frames))
 
     def _answers(
         self, projected: Sequence[np.ndarray], requests: Mapping[int, Request]
@@ -297,3 +310,8 @@ class TransducerSearch:
         for i, some in enumerate(asked):
             for j, prefix in enumerate(some):
                 prefix.output, prefix.state = scores[i, j], Picked(state, i, j)
+
+
+def hypotheses(partials: Sequence[Partial]) -> list[Hypothesis]:
+    """Labels and scores of what a search has."""
+    return [Hypothesis(p.labels.labels(), p.score) for p in partials]
