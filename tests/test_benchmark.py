@@ -66,6 +66,7 @@ def outcomes(output):
     return [Outcome.from_json(content["outcome"]) for content in contents]
 
 
+@pytest.mark.more
 def test_smoke(smoke):
     for name in ("time_by_part.png", "rtf_by_length.png"):
         assert (smoke / name).read_bytes().startswith(b"\x89PNG")
@@ -90,6 +91,7 @@ def test_smoke(smoke):
         assert int(row["model_bytes"]) > 100_000
 
 
+@pytest.mark.more
 def test_smoke_measurements(smoke):
     one, two = outcomes(smoke)
     assert (one.setting.audio_seconds, two.setting.audio_seconds) == (1.0, 2.0)
@@ -106,6 +108,7 @@ def test_smoke_measurements(smoke):
     assert two.measurements[1].peak_memory_mb < two.reference.peak_memory_mb / 2
 
 
+@pytest.mark.more
 def test_smoke_of_speech(monkeypatch, tmp_path):
     """Bundle and PyTorch make the same waveform, and its figures are in the tables."""
     module = load(monkeypatch)
@@ -135,6 +138,7 @@ def test_smoke_of_speech(monkeypatch, tmp_path):
         assert word in page
 
 
+@pytest.mark.more
 def test_smoke_of_streams(monkeypatch, tmp_path):
     """Bundle and PyTorch recognize the same, alone and together, parts late or not."""
     module = load(monkeypatch)
@@ -185,6 +189,7 @@ def test_other_waveforms_are_refused(monkeypatch, difference):
         module.check_results([outcome])
 
 
+@pytest.mark.more
 def test_finished_settings_are_kept(smoke, monkeypatch, tmp_path, capsys):
     module = load(monkeypatch)
     config = tmp_path / "more.yaml"
@@ -216,6 +221,7 @@ def worker_spec(smoke, system, model):
     }
 
 
+@pytest.mark.more
 def test_a_worker_of_a_bundle_imports_neither_torch_nor_espnet_nor_onnx(smoke):
     code = (
         "import runpy, sys\n"
@@ -235,6 +241,7 @@ def test_a_worker_of_a_bundle_imports_neither_torch_nor_espnet_nor_onnx(smoke):
     assert first["tokens"] == second["tokens"] and len(first["tokens"]) == 8
 
 
+@pytest.mark.more
 def test_a_wrong_bundle_is_different(smoke, monkeypatch, tmp_path, capsys):
     import onnx
 
@@ -299,6 +306,7 @@ def test_a_part_within_another_counts_once(monkeypatch):
     assert watch.seconds == {"ctc": 110.0, "encoder": 2.0}
 
 
+@pytest.mark.more
 def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
     module = load(monkeypatch)
     spec = worker_spec(smoke, "fp32", tmp_path / "nothing")
