@@ -253,7 +253,7 @@ def test_features_are_espnets(models, name):
                         )
                     # ESPnet's begin with the last ones of before.
                     expected = expected[0, min(before, again) :].numpy()
-                    np.testing.assert_allclose(feats, expected, atol=1e-3)
+                    np.testing.assert_allclose(feats, expected, rtol=1e-4, atol=1e-4)
                     before = min(before, again) + len(feats)
 
 
