@@ -24,27 +24,19 @@ LIST = ROOT / "tests" / "data" / "architectures.yaml"
 ARCHITECTURES = yaml.safe_load(LIST.read_text(encoding="utf-8"))
 
 
-#: What an architecture is made of.
-PARTS = ("encoder", "decoder", "tts", "lm")
-
-
 def cases(kind):
-    """Architectures that build, or do not for one reason; a task's first is fast.
+    """Architectures that build, or do not for one reason.
 
-    Other than that, those of parts that came before are left to ``--full``.
+    All but a task's first are left to ``--full``: tests/test_parity.py has their parts.
     """
-    tasks, parts, params = set(), set(), []
+    tasks, params = set(), []
     for architecture in ARCHITECTURES:
         why = architecture.get("excluded", "builds").partition(":")[0]
         if why != kind or spared(architecture):
             continue
-        marks = [] if architecture["task"] in tasks else [pytest.mark.fast]
-        config, task = architecture["config"], architecture["task"]
-        new = {(part, config.get(part)) for part in PARTS} - parts
-        if not new and not marks:
-            marks.append(pytest.mark.more)
-        tasks.add(task)
-        parts |= new
+        first = architecture["task"] not in tasks
+        marks = [pytest.mark.fast if first else pytest.mark.more]
+        tasks.add(architecture["task"])
         params.append(pytest.param(architecture, id=architecture["name"], marks=marks))
     return params
 
