@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle.search import Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Encoded, Encoder, Utterance
 from espnet_onnx_plugin.runtime.io.speech import prepare
@@ -100,12 +101,18 @@ class SpeechModel(
             ctc_weight = 1.0
         elif "ctc_log_probs" not in graphs["encoder"].outputs:
             ctc_weight = 0.0
-        return dict(
+        options: dict[str, Any] = dict(
             beam_size=min(beam_size, len(TokenConverter(bundle).token_list)),
             ctc_weight=ctc_weight,
             lm_weight=0.3,
             ngram_weight=0.0,
         )
+        attends = "lm" in graphs and "kept" in graphs["lm"].inputs
+        if isinstance(bundle.manifest.search, Transducer) and not attends:
+            # The default search has no bound: on noise its labels may never end. But
+            # it alone takes language models of self-attention.
+            options["transducer_conf"] = dict(search_type="tsd")
+        return options
 
     @property
     def _has_ctc(self) -> bool:
