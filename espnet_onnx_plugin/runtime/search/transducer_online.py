@@ -49,7 +49,7 @@ class Hypotheses:
 
     @classmethod
     def resting(cls, partials: Sequence[Partial], lm: FullScorer | None) -> Hypotheses:
-        """What a search has, whose language model is this one."""
+        """The hypotheses of a search, whose language model is this one."""
         tails = [p for one in partials for p in (one.labels, one.lm) if p is not None]
         numbers: dict[Prefix, int] = {}
         for tail in tails:
