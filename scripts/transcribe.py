@@ -7,9 +7,10 @@ Usage: scripts/transcribe.py --model_dir BUNDLE FILE_OR_DIRECTORY...
            scripts/transcribe.py --model_dir BUNDLE -
 
 A model with an encoder for streams (contextual_block_transformer or
-contextual_block_conformer) says what it hears while it is said: on a terminal in a line
-that is written anew until the utterance is over, elsewhere in a line of JSON for each
-change. With other models, files are decoded whole.
+contextual_block_conformer, or that of a stand-alone transducer) says what it hears
+while it is said: on a terminal in a line that is written anew until the utterance is
+over, elsewhere in a line of JSON for each change. With other models, files are decoded
+whole.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from espnet_onnx_plugin.bin._parser import (
     str2bool,
     values_of,
 )
-from espnet_onnx_plugin.bundle import BlockStream, Bundle, Speech, read_bundle
+from espnet_onnx_plugin.bundle import Bundle, ChunkStream, Speech, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.io.audio import READERS
@@ -186,7 +187,7 @@ def transcribe(args: argparse.Namespace) -> None:
     bundle, display = read_bundle(args.model_dir), Display(sys.stdout)
     options = dict(threads=args.num_threads, **args.options)
     live = args.microphone or args.inputs == ["-"]
-    if not isinstance(bundle.manifest.stream, BlockStream):
+    if bundle.manifest.stream is None:
         if live:
             raise PluginError(
                 f"{bundle.path} cannot recognize a stream: give it files, or a model "
@@ -194,7 +195,10 @@ def transcribe(args: argparse.Namespace) -> None:
             )
         whole_files(bundle, args.inputs, options, display)
         return
-    model = open_model(bundle, streaming_command(bundle), **options)
+    if isinstance(bundle.manifest.stream, ChunkStream):
+        model = open_model(bundle, **{**options, "streaming": True})
+    else:
+        model = open_model(bundle, streaming_command(bundle), **options)
     stream = model.open(Endpointing(**values_of(args, Endpointing)))
     rate = model.speech.sampling_rate
     if live:

@@ -111,6 +111,15 @@ class TorchLM:
     def join(self, picked):
         return [[state[i][j] for state, i, j in row] for row in picked]
 
+    def rest(self, state, utterance):
+        return state[utterance]
+
+    def project(self, encoded):
+        return None
+
+    def resume(self, states, projected):
+        return list(states)
+
 
 @dataclasses.dataclass
 class Case:

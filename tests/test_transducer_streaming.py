@@ -33,11 +33,15 @@ from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.export.tasks.asr_transducer import ASRTransducerExporter
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.quantize.quantize import quantize as quantized
+from espnet_onnx_plugin.report.streams import read_streams
 from espnet_onnx_plugin.runtime.asr_transducer import Speech2Text
 from espnet_onnx_plugin.runtime.core.chunk_encoder import ChunkEncoder
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.stream_encoder import Chunk
 from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.io.lists import read_scp
+from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
+from espnet_onnx_plugin.runtime.recognition.heard import STREAM_FILE
 from espnet_onnx_plugin.runtime.search.protocol import Piece
 from espnet_onnx_plugin.runtime.search.transducer_online import OnlineTransducerSearch
 
@@ -237,7 +241,7 @@ def test_features_are_espnets(models, name):
     for window in (60, 160, 640):
         options = options_of(decoding_window=window)
         processor = reference(model.files, **options).audio_processor
-        frontend = Speech2Text(model.bundle, **options)._streams.frontend
+        frontend = Speech2Text(model.bundle, **options).engine.frontend
         again = processor.offset_frames
         for length in (4000, 700, 3, 2 * processor.decoding_samples):
             for size in (processor.decoding_samples, 333):
@@ -295,6 +299,75 @@ def test_parts_of_any_size_are_taken(models):
     ours.streaming_decode(wave)
     ours.reset_streaming_cache()
     assert ours.streaming_decode(wave, is_final=True) == expected
+
+
+# Streams as objects
+
+
+def test_streams_are_kept_copied_saved_and_fed_together(models):
+    """Each gets what a command gives, however it comes in."""
+    model = models("conformer")
+    options = options_of("tsd", decoding_window=WINDOW, lm_weight=0.1)
+    ours = Speech2Text(model.bundle, **options)
+    waves = [speech(1.5, 2), speech(4 * 2560 / RATE, 3)]
+    expected = ours.batch([ours.prepare(wave) for wave in waves])
+    streams, shown = [ours.open() for _ in waves], []
+    for start in range(0, 9000, 700):
+        ours.feed(streams, [wave[start : start + 700] for wave in waves])
+        shown.append(streams[0].partial)
+    resumed = Speech2Text(model.bundle, **options).resume(streams[0].save())
+    streams += [streams[0].copy(), resumed]
+    for stream, wave in zip(streams, [waves[0], waves[1], waves[0], waves[0]]):
+        stream.feed(wave[9100:])
+    ended = [stream.final() for stream in streams]
+    for utterance, results in zip(ended, [*expected, expected[0], expected[0]]):
+        same([r.hypothesis for r in utterance.results], [r[3] for r in results])
+    [best, *_] = expected[0]
+    for partial in shown:
+        stable = partial.stable_tokens
+        assert partial.token_int[:stable] == best.token_int[:stable]
+    assert max(partial.stable_tokens for partial in shown) > 0
+    assert streams[0].flicker.erased == expected[0].flicker.erased
+    assert (ended[0].words, ended[0].latency.last_word) == ([], None)  # without a CTC
+
+
+def test_a_long_stream_keeps_what_it_goes_on_from(models):
+    options = options_of("maes", decoding_window=WINDOW, lm_weight=0.1)
+    stream = Speech2Text(models("conformer").bundle, **options).open()
+    sizes, labels = [], []
+    for seed in range(5):
+        stream.feed(speech(2.0, seed))
+        sizes.append(len(stream.save()))
+        labels.append(len(stream.partial.token_int))
+    assert labels[-1] - labels[1] > 8
+    # Those of the hypotheses and of the language model, and the tokens that are shown.
+    assert sizes[-1] - sizes[1] < 60 * (labels[-1] - labels[1]) + 2000
+
+
+def test_streams_end_by_the_silence_of_their_labels(models):
+    options = options_of("tsd", decoding_window=WINDOW, lm_weight=0.0)
+    ours = Speech2Text(models("conformer").bundle, **options)
+    wave = np.concatenate([speech(1.0, 2), np.zeros(5 * RATE, np.float32)])
+    stream = ours.open(Endpointing(silence_after_speech=1.0, length=None))
+    ended = stream.feed(wave)
+    assert ended[0].reason.startswith("silence") and ended[0].end < 6.0
+    stream = ours.open(Endpointing(None, None, length=0.64))
+    ended = [*stream.feed(speech(1.5)), stream.final()]
+    assert [u.reason for u in ended] == ["length", "length", "final"]
+    whole = ours.open()
+    whole.feed(speech(1.5)[: 2 * 2560])
+    assert ended[0].results == whole.final().results
+
+
+def test_audio_is_transcribed_as_it_comes(models, tmp_path, capsys):
+    import transcribe
+
+    write_scp(tmp_path / "audio", dict(a=speech(1.5, 2)))
+    args = ["--model_dir", models("conformer").bundle.path, tmp_path / "audio"]
+    options = ["--options", "beam_size=2,lm_weight=0.0,decoding_window=160"]
+    transcribe.main([*map(str, args), *options])
+    *partial, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert partial and last["text"] and last["reason"] == "final"
 
 
 def test_whole_utterances_are_decoded_as_a_whole(models):
@@ -356,6 +429,9 @@ def test_commands_write_what_espnet_writes(models, tmp_path):
             for who in ("ours", "espnet")
         ]
         np.testing.assert_allclose(*scores, atol=1e-3)
+    figures = read_scp(tmp_path / "ours/1best_recog" / STREAM_FILE)
+    assert json.loads(figures["b"])["said"] > 0 and len(figures) == 4
+    assert read_streams(tmp_path / "ours/1best_recog").chunk_seconds == 0.32
 
 
 def test_smaller_bundles_encode_streams(models, tmp_path):

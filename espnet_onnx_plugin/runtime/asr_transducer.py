@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,12 +20,12 @@ from espnet_onnx_plugin.runtime.core.stream_features import (
 )
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
+from espnet_onnx_plugin.runtime.recognition.open_streams import OpensStreams
 from espnet_onnx_plugin.runtime.recognition.options import AsrTransducerOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     PLACEHOLDER,
     NBest,
     Recognized,
-    Timing,
 )
 from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.recognition.stream_engine import (
@@ -49,8 +48,13 @@ from espnet_onnx_plugin.runtime.search.transducer_stand_alone import (
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 
-class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized]]):
+class Speech2Text(
+    OpensStreams, SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized]]
+):
     """Recognize speech; a drop-in for ESPnet's class of the same name.
+
+    With ``streaming`` it opens any number of streams; ESPnet's ``streaming_decode`` has
+    one of its own.
 
     Args:
         model_dir, provider, threads, session: see :class:`.engine.SpeechModel`.
@@ -67,18 +71,25 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
         >>> speech2text = Speech2Text("exp/asr_train/onnx/int8", streaming=True)
         >>> partial = speech2text.streaming_decode(speech[:10240])
         >>> hypotheses = speech2text.streaming_decode(speech[10240:], is_final=True)
+        >>> stream = speech2text.open()
+        >>> stream.feed(speech)
+        []
+        >>> stream.final().results
+        [(text, token, token_int, hypothesis), ...]
     """
 
     task = "asr_transducer"
     kind = Transducer
     options_class = AsrTransducerOptions
     search: StandAloneSearch
+    heard_by_tokens = True
 
     def _open(self) -> None:
         super()._open()
-        self._streams: StreamEngine[Hypotheses] | None = None
+        self.blank = self._described.blank
+        self._engine: StreamEngine[Hypotheses] | None = None
         if self._options.window is not None:
-            self._streams = self._open_streams(self._options.window)
+            self._engine = self._open_engine(self._options.window)
         self.reset_streaming_cache()
 
     @staticmethod
@@ -109,7 +120,7 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
             options.nbest,
         )
 
-    def _open_streams(self, window: int) -> StreamEngine[Hypotheses]:
+    def _open_engine(self, window: int) -> StreamEngine[Hypotheses]:
         """The engine of streams, in chunks of so many samples."""
         options, framing = self._options, self.speech.framing
         encoder = ChunkEncoder(self.bundle, self.device, max(options.left_context, 0))
@@ -128,9 +139,24 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
                 f"{encoder.stream.shortest} or more; give a longer one"
             )
         search = OnlineTransducerSearch(self.search)
-        return StreamEngine(frontend, encoder, search, exact=False)
+        return StreamEngine(frontend, encoder, search, exact=False, part=window)
 
     # Streams
+
+    @property
+    def engine(self) -> StreamEngine[Hypotheses]:
+        """Runs the streams.
+
+        Raises:
+            PluginError: if the model was not opened with ``streaming``.
+        """
+        if self._engine is None:
+            raise PluginError("streams take a model opened with streaming")
+        return self._engine
+
+    def results(self, hypotheses: Sequence[Hypothesis]) -> NBest[Recognized]:
+        """The n-best list of hypotheses."""
+        return self.hypotheses_to_results(hypotheses)
 
     def reset_streaming_cache(self) -> None:
         """Forget what was given to :meth:`streaming_decode` of an utterance."""
@@ -154,13 +180,12 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
         Raises:
             PluginError: if the model was not opened with ``streaming``.
         """
-        if self._streams is None:
-            raise PluginError("streaming_decode takes a model opened with streaming")
+        engine = self.engine
         samples = one_channel(check_values(speech, self.speech), self.speech)
-        state = self._state or self._streams.start()
-        [made] = self._streams.feed([Part(state, samples, is_final)])
+        state = self._state or engine.start()
+        [made] = engine.feed([Part(state, samples, is_final)])
         self._state = made.state
-        return list(made.hypotheses) or hypotheses(made.state.search)
+        return list(made.hypotheses) or hypotheses(made.state.search.partials())
 
     def prepare(self, speech: np.ndarray) -> np.ndarray:
         """Make the graphs' input of an utterance.
@@ -171,7 +196,7 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
         Raises:
             TooShortUttError: where ESPnet raises it, which is not of a stream.
         """
-        if self._streams is None:
+        if self._engine is None:
             return self._checked(speech)
         return prepare(np.asarray(speech), self.speech)
 
@@ -180,17 +205,12 @@ class Speech2Text(SpeechModel[AsrTransducerOptions, Transducer, NBest[Recognized
     ) -> list[NBest[Recognized]]:
         """Recognize several utterances together, as a whole or as streams."""
         window = self._options.window
-        if self._streams is None or window is None:
+        if window is None:
             return super().batch(utterances, primers)
-        begin = time.perf_counter()
         arrays = [np.asarray(utterance) for utterance in utterances]
         ends = [ends_of(len(array), window) for array in arrays]
-        results: list[NBest[Recognized]] = [NBest() for _ in utterances]
-        for i, part, made, _ in self._streams.whole(arrays, ends):
-            if part.is_final:
-                results[i] = self.hypotheses_to_results(made.hypotheses)
-        self.timing = Timing.of(self._streams.seconds, time.perf_counter() - begin)
-        return results
+        cut = dict(frontend="espnet", chunk_seconds=self.speech.seconds(window))
+        return self.whole(arrays, ends, cut)
 
     # Whole utterances
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.runtime.recognition.endpoint import Activity
 from espnet_onnx_plugin.runtime.recognition.heard import Latency
-from espnet_onnx_plugin.runtime.recognition.results import NBest, Recognized
+from espnet_onnx_plugin.runtime.recognition.results import NBest, Recognized, Timing
 from espnet_onnx_plugin.runtime.recognition.stream_engine import (
     Part,
     Progress,
@@ -25,12 +25,20 @@ class Recognizer(Protocol):
 
     bundle: Bundle
     converter: TokenConverter
-    engine: StreamEngine[Any]
     speech: Speech
+    #: Of the newest call.
+    timing: Timing
     #: Id of the CTC's blank.
     blank: int
     #: Whether tokens come in the order in which they are spoken.
     follows_speech: bool
+    #: Whether speech is heard by its tokens, as each comes with the frame in which it
+    #: is heard; else by the CTC alone.
+    heard_by_tokens: bool
+
+    @property
+    def engine(self) -> StreamEngine[Any]:
+        """Runs the streams."""
 
     def results(self, hypotheses: Sequence[Hypothesis]) -> NBest[Recognized]:
         """The n-best list of hypotheses."""
@@ -54,7 +62,8 @@ class Course:
 
     Attributes:
         samples: how many have been recognized.
-        activity: of the speaker.
+        activity: of the speaker, by the CTC.
+        grown: how many samples had been recognized when there were more tokens last.
         token_int: of the best hypothesis.
         stable: how many of these will not change.
         words: of the best hypothesis.
@@ -67,6 +76,7 @@ class Course:
 
     samples: int = 0
     activity: Activity = Activity()
+    grown: int = 0
     token_int: tuple[int, ...] = ()
     stable: int = 0
     words: tuple[str, ...] = ()
@@ -119,6 +129,8 @@ class Course:
         course = replace(self, stable=shared(hypotheses))
         if hypotheses[0] == self.token_int:
             return course
+        if len(hypotheses[0]) > len(self.token_int):
+            course = replace(course, grown=self.samples)
         token = model.converter.ids2tokens(list(hypotheses[0]))
         said = tuple(word.text for word in numbered_words(model, token))
         course = replace(course, token_int=hypotheses[0], words=said)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from espnet_onnx_plugin.runtime.recognition.results import NBest, Recognized
+from espnet_onnx_plugin.runtime.recognition.results import Lines, NBest, Recognized
 from espnet_onnx_plugin.runtime.search.ctc_align import Span
+from espnet_onnx_plugin.runtime.search.protocol import Hypothesis
 
 
 class Partial(NamedTuple):
@@ -104,22 +106,43 @@ class Flicker:
 STREAM_FILE = "stream"
 
 
+#: Of an utterance that nothing was found in, for files with a line for each utterance.
+NOTHING = Recognized("", [], [], Hypothesis(yseq=[], score=0.0))
+
+
 class Heard(NBest[Recognized]):
     """The n-best list of an utterance that was fed part by part, and how it came.
 
     Attributes:
         latency: how late.
         flicker: of its words.
+        cut: how it was cut: ``frontend``, and ``chunk_seconds`` of the parts.
     """
 
     def __init__(
-        self, results: Iterable[Recognized], latency: Latency, flicker: Flicker
+        self,
+        results: Iterable[Recognized],
+        latency: Latency,
+        flicker: Flicker,
+        cut: Mapping[str, object],
     ):
         super().__init__(results)
         self.latency = latency
         self.flicker = flicker
+        self.cut = cut
 
     def figures(self) -> dict[str, float | None]:
         """Latency and flicker by name, rounded to a tenth of a millisecond."""
         figures = {**self.latency._asdict(), **vars(self.flicker)}
         return {k: None if v is None else round(v, 4) for k, v in figures.items()}
+
+    def files(self) -> dict[str, Lines]:
+        """Lines for ESPnet's files, by the file's path.
+
+        Where nothing was found ESPnet's streams write no line, and its scoring, which
+        puts lines side by side, goes astray; here it is an empty one. Beside the best
+        result lie the figures of the stream, as JSON.
+        """
+        figures = json.dumps({**self.cut, **self.figures()})
+        files = NBest(self or [NOTHING]).files()
+        return {**files, f"1best_recog/{STREAM_FILE}": figures}

@@ -17,7 +17,7 @@ from espnet_onnx_plugin.runtime.recognition.course import (
     Recognizer,
     numbered_words,
 )
-from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
+from espnet_onnx_plugin.runtime.recognition.endpoint import Activity, Endpointing
 from espnet_onnx_plugin.runtime.recognition.heard import Flicker, Partial, Utterance
 from espnet_onnx_plugin.runtime.recognition.results import NBest, Recognized
 from espnet_onnx_plugin.runtime.recognition.saved import from_bytes, to_bytes
@@ -60,7 +60,8 @@ class Stream:
         self._shift = None
         if speech.frame_shift is not None:
             self._shift = speech.seconds(speech.frame_shift)
-        if endpointing is not None and endpointing.listens and self._shift is None:
+        hears = self._shift is not None or model.heard_by_tokens
+        if endpointing is not None and endpointing.listens and not hears:
             raise PluginError(
                 "the model has no CTC by which silence is heard: set "
                 "silence_after_speech and silence_without_speech to None"
@@ -161,8 +162,9 @@ class Stream:
         Args:
             is_final: whether the utterance ends with all that waits.
         """
-        size = len(self._waiting)
-        if self._endpointing is not None and self._model.engine.exact:
+        engine = self._model.engine
+        size = engine.part or len(self._waiting)
+        if self._endpointing is not None and engine.exact:
             size = round(LOOK_EVERY * self._model.speech.sampling_rate)
         if self._reason is not None:  # it has ended by a rule
             size = 0
@@ -207,8 +209,12 @@ class Stream:
     def _look(self) -> None:
         """Look for the end of the utterance."""
         if self._endpointing is not None:
-            length = self._model.speech.seconds(self._course.samples)
-            activity, shift = self._course.activity, self._shift or 0.0
+            course, seconds = self._course, self._model.speech.seconds
+            activity, shift = course.activity, self._shift
+            if shift is None:
+                activity = Activity(course.samples, end=course.grown)
+                shift = seconds(1)
+            length = seconds(course.samples)
             self._reason = self._endpointing.ended(activity, shift, length)
 
     def _end(self, results: NBest[Recognized]) -> Utterance:

@@ -99,6 +99,8 @@ class StreamEngine(Generic[SearchStateT]):
         exact: whether a stream has the same outcome however it is cut: then the search
             gets the frames block by block, not call by call, as its limits go by the
             frames that are there.
+        part: samples of the parts that a :class:`.Stream` is cut into, from its start
+            on, however it comes in; None: it is recognized as it comes.
     """
 
     def __init__(
@@ -107,11 +109,13 @@ class StreamEngine(Generic[SearchStateT]):
         encoder: StreamEncoder[Any],
         search: OnlineSearch[SearchStateT],
         exact: bool,
+        part: int | None = None,
     ):
         self.frontend = frontend
         self.encoder = encoder
         self.search = search
         self.exact = exact
+        self.part = part
         #: Seconds that the newest call spent, by part.
         self.seconds: dict[str, float] = {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -21,15 +20,9 @@ from espnet_onnx_plugin.runtime.core.stream_features import (
     extractor,
 )
 from espnet_onnx_plugin.runtime.io.speech import check_values, one_channel, prepare
-from espnet_onnx_plugin.runtime.recognition.course import Course
-from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
-from espnet_onnx_plugin.runtime.recognition.heard import (
-    STREAM_FILE,
-    Flicker,
-    Heard,
-    Utterance,
-)
+from espnet_onnx_plugin.runtime.recognition.heard import NOTHING, Heard
 from espnet_onnx_plugin.runtime.recognition.model import RecognitionModel
+from espnet_onnx_plugin.runtime.recognition.open_streams import OpensStreams
 from espnet_onnx_plugin.runtime.recognition.options import StreamingOptions
 from espnet_onnx_plugin.runtime.recognition.results import (
     Lines,
@@ -38,7 +31,6 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     Timing,
     recognized,
 )
-from espnet_onnx_plugin.runtime.recognition.stream import Stream, feed_together
 from espnet_onnx_plugin.runtime.recognition.stream_engine import (
     Part,
     StreamEngine,
@@ -51,12 +43,9 @@ logger = logging.getLogger(__name__)
 
 OptionsT = TypeVar("OptionsT", bound=StreamingOptions)
 
-#: Of an utterance that nothing was found in, for files with a line for each utterance.
-NOTHING = Recognized("", [], [], Hypothesis(yseq=[], score=0.0))
-
 
 class StreamingModel(
-    RecognitionModel[OptionsT, LabelSynchronous], ABC, Generic[OptionsT]
+    OpensStreams, RecognitionModel[OptionsT, LabelSynchronous], ABC, Generic[OptionsT]
 ):
     """A bundle's model for speech that is still coming in.
 
@@ -129,33 +118,6 @@ class StreamingModel(
     def _build_search(self) -> OnlineSearch[Any]:
         """Build the search that the options ask for."""
 
-    # Streams
-
-    def open(self, endpointing: Endpointing | None = None) -> Stream:
-        """A stream of which nothing has come yet.
-
-        Args:
-            endpointing: rules by which its utterances end by themselves.
-        """
-        return Stream(self, endpointing)
-
-    def resume(self, saved: bytes) -> Stream:
-        """The stream that :meth:`.Stream.save` has given, in this process or another.
-
-        Raises:
-            PluginError: if it is not one of this model.
-        """
-        return Stream.resume(self, saved)
-
-    def feed(
-        self, streams: Sequence[Stream], samples: Sequence[np.ndarray]
-    ) -> list[list[Utterance]]:
-        """Feed several streams of this model, each its own; see :meth:`.Stream.feed`.
-
-        The graphs run for all of them at once.
-        """
-        return feed_together(self, streams, samples)
-
     # ESPnet's interface
 
     def reset(self) -> None:
@@ -210,31 +172,16 @@ class StreamingModel(
         return ends_of(length, self._options.sim_chunk_length or length + 1)
 
     def batch(self, utterances: Sequence[np.ndarray]) -> list[NBest[Recognized]]:
-        """Recognize several utterances, part by part, as streams of their own.
-
-        Each gets the result that it gets alone; of the time that a part takes in all
-        of them, each has an equal share.
+        """Recognize several utterances, part by part, see :meth:`whole`.
 
         Args:
             utterances: what :meth:`prepare` gave.
-
-        Returns:
-            For each what :class:`.Heard` holds.
         """
-        begin = time.perf_counter()
         ends = [self._ends(len(utterance)) for utterance in utterances]
-        courses = [Course() for _ in utterances]
-        results: list[NBest[Recognized]] = [NBest() for _ in utterances]
-        for i, part, made, seconds in self.engine.whole(utterances, ends):
-            if part.is_final:
-                results[i] = self.results(made.hypotheses)
-            course = courses[i].followed(self, part, made, results[i], seconds)
-            courses[i] = course
-            if part.is_final:
-                flicker = Flicker(course.erased, len(course.words))
-                results[i] = Heard(results[i], course.latency(self), flicker)
-        self.timing = Timing.of(self.engine.seconds, time.perf_counter() - begin)
-        return results
+        options = self._options
+        chunk = self.speech.seconds(options.sim_chunk_length)
+        cut = dict(frontend=options.frontend, chunk_seconds=chunk)
+        return self.whole(utterances, ends, cut)
 
     def placeholder(self) -> NBest[Recognized]:
         """The results of an utterance in which nothing can be said."""
@@ -243,19 +190,10 @@ class StreamingModel(
     def files(self, results: NBest[Recognized]) -> dict[str, Lines]:
         """Lines for ESPnet's files, by the file's path.
 
-        Where nothing was found ESPnet writes no line, and its scoring, which puts lines
-        side by side, goes astray; here it is an empty one. Beside the best result lie
-        the figures of the stream, as JSON.
+        Where nothing was found it is an empty line, see :meth:`.Heard.files`.
         """
-        files = (results or NBest([NOTHING])).files()
-        if isinstance(results, Heard):
-            options = self._options
-            chunk = self.speech.seconds(options.sim_chunk_length)
-            figures = dict(frontend=options.frontend, chunk_seconds=chunk)
-            files[f"1best_recog/{STREAM_FILE}"] = json.dumps(
-                {**figures, **results.figures()}
-            )
-        return files
+        heard = isinstance(results, Heard)
+        return (results if heard else NBest(results or [NOTHING])).files()
 
     def lines(self, result: Recognized) -> dict[str, Lines]:
         """Lines of a result for ESPnet's files, by the file's name."""

@@ -114,16 +114,17 @@ class TransducerSearch:
         self._networks = networks
         self._symbols = symbols
         self._tokens = tokens
-        self._lm = None if self.greedy else lm
-        weight = None if self._lm is None else lm_weight
+        #: The language model that is asked; None: there is none.
+        self.lm = None if self.greedy else lm
+        weight = None if self.lm is None else lm_weight
         self._rules = self.rules_class(config, min(beam_size, len(tokens)), weight)
         #: The scorers that are asked, by name.
         self.scorers: dict[str, Scorer] = {
             "decoder": PredictionScorer(networks),
             "joint": JointScorer(networks),
         }
-        if self._lm is not None:
-            self.scorers["lm"] = self._lm
+        if self.lm is not None:
+            self.scorers["lm"] = self.lm
         #: Seconds that the newest call spent, by part.
         self.seconds: dict[str, float] = {}
 
@@ -150,9 +151,9 @@ class TransducerSearch:
     def starts(self, encoded: Encoded) -> list[Partial]:
         """The hypothesis that each utterance begins with."""
         state = None
-        if self._lm is not None:
+        if self.lm is not None:
             first = [[self._lm_start]] * encoded.utterances
-            state = self._lm.start(encoded, first)
+            state = self.lm.start(encoded, first)
         return [self._start(state, i) for i in range(encoded.utterances)]
 
     def through(
@@ -208,7 +209,7 @@ class TransducerSearch:
         if self.config.search_type == "mbg" and self._symbols.multi_blank_indices:
             blank = self._symbols.multi_blank_indices[-1]
         labels = Prefix(None, blank)
-        if self._lm is None:
+        if self.lm is None:
             return Partial(0.0, labels)
         nothing = Prefix(None, self._lm_start)
         nothing.state = Picked(state, utterance, 0)
@@ -239,9 +240,9 @@ class TransducerSearch:
             requests: of those that are searched on.
         """
         asked = [request.lm for request in requests.values() if request.lm]
-        if asked and self._lm is not None:
+        if asked and self.lm is not None:
             start = time.perf_counter()
-            self._read(self._lm, asked)
+            self._read(self.lm, asked)
             self.seconds["lm"] += time.perf_counter() - start
         start = time.perf_counter()
         batches = (
