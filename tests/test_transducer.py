@@ -55,6 +55,7 @@ class TorchNetworks:
     """ESPnet's modules as the networks that a search asks."""
 
     batches = True
+    grows = False
 
     def __init__(self, decoder, joint):
         self.decoder, self.joint = decoder, joint

@@ -26,6 +26,7 @@ from espnet_onnx_plugin.bin import asr_transducer_inference, quantize
 from espnet_onnx_plugin.bin.reference import main as timed_main
 from espnet_onnx_plugin.bundle import Bundle, ChunkStream, read_bundle
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.parity.chunks import Reference, check_chunks
@@ -257,7 +258,7 @@ def test_features_are_espnets(models, name):
                         )
                     # ESPnet's begin with the last ones of before.
                     expected = expected[0, min(before, again) :].numpy()
-                    np.testing.assert_allclose(feats, expected, rtol=1e-4, atol=1e-4)
+                    assert difference(feats, expected) <= TOLERANCE
                     before = min(before, again) + len(feats)
 
 
@@ -428,7 +429,7 @@ def test_commands_write_what_espnet_writes(models, tmp_path):
             [float(line.split()[1]) for line in open(tmp_path / who / n / "score")]
             for who in ("ours", "espnet")
         ]
-        np.testing.assert_allclose(*scores, atol=1e-3)
+        np.testing.assert_allclose(*scores, rtol=2e-5, atol=1e-3)
     figures = read_scp(tmp_path / "ours/1best_recog" / STREAM_FILE)
     assert json.loads(figures["b"])["said"] > 0 and len(figures) == 4
     assert read_streams(tmp_path / "ours/1best_recog").chunk_seconds == 0.32
@@ -460,7 +461,7 @@ def test_a_budget_is_measured_on_streams(models, tmp_path):
     ours = Speech2Text(bundle, **options)
     wave, _ = soundfile.read(tmp_path / "data" / "a.wav")
     [expected] = ours.batch([ours.prepare(wave)])
-    assert baseline.decoded["a"].tokens == expected[0].token_int
+    assert baseline.decoded["a"].token_int == expected[0].token_int
     assert "encoder" not in baseline.feeds and "stream_chunks" in baseline.feeds
     assert baseline.measure(bundle).identical == 2
     assert baseline.time(bundle)

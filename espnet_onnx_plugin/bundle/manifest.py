@@ -68,6 +68,11 @@ class Graph:
     states: Mapping[str, State] = field(default_factory=dict)
     batches: bool = True
 
+    @property
+    def grows(self) -> bool:
+        """Whether its states grow with every token that was read."""
+        return any("nodes" in state.axes for state in self.states.values())
+
 
 @dataclass(frozen=True)
 class Framing:

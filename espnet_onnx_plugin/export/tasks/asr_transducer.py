@@ -106,8 +106,7 @@ class ASRTransducerExporter(RecognitionExporter):
         Among them is a decoder whose states grow with the labels: rows with as many
         ones as others have in a batch are not stacked.
         """
-        states = bundle.manifest.graphs["decoder"].states.values()
-        grows = any("nodes" in state.axes for state in states)
+        grows = bundle.manifest.graphs["decoder"].grows
         return [*super().mixed(bundle, device), *(["decoder"] if grows else [])]
 
     def encode(self, utterance: np.ndarray) -> dict[str, np.ndarray]:

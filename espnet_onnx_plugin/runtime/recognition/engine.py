@@ -109,8 +109,8 @@ class SpeechModel(
         )
         attends = "lm" in graphs and "kept" in graphs["lm"].inputs
         if isinstance(bundle.manifest.search, Transducer) and not attends:
-            # The default search has no bound: on noise its labels may never end. But
-            # it alone takes language models of self-attention.
+            # The default search has no bound, and may take hours for noise. But it
+            # alone takes language models of self-attention.
             options["transducer_conf"] = dict(search_type="tsd")
         return options
 

@@ -20,6 +20,10 @@ class Networks(Protocol):
     def batches(self) -> bool:
         """Whether an utterance gets the same result in a batch as alone."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether the prediction network's states grow with every label."""
+
     def project(self, encoded: Encoded) -> np.ndarray:
         """The joint network's projection of the encoder output.
 
@@ -63,6 +67,7 @@ class GraphNetworks:
         self._joint_memory = joint_memory
         graphs = [s.graph for s in (decoder, joint, joint_memory)]
         self.batches = all(graph.batches for graph in graphs)
+        self.grows = decoder.graph.grows
         self._next = {name: f"next_{name}" for name in decoder.graph.states}
 
     def project(self, encoded: Encoded) -> np.ndarray:

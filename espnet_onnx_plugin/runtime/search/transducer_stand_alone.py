@@ -162,7 +162,7 @@ class StandAloneSearch(TransducerSearch):
                 f"beam_size {beam_size} is more than the vocabulary's {len(tokens)} "
                 "tokens, which ESPnet's search cannot take either; use less"
             )
-        if config.search_type != "default" and not networks.batches:
+        if config.search_type != "default" and networks.grows:
             raise PluginError(
                 f"search_type {config.search_type} is not supported with this decoder, "
                 "whose results in ESPnet change with the hypotheses that are asked at "
