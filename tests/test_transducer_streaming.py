@@ -274,7 +274,9 @@ def test_partial_and_final_results_are_espnets(models, search_type, with_lm):
     for window, left_context in ((WINDOW, 32), (320, 0)):
         options = options_of(search_type, decoding_window=window)
         options.update(left_context=left_context)
-        labels += assert_same_stream(model, seed=2, **options, **lm)
+        # Of speech in which no two ways tie to the last digits of the features.
+        seed = 2 if with_lm else 0
+        labels += assert_same_stream(model, seed=seed, **options, **lm)
     assert labels > 4
 
 
