@@ -33,7 +33,7 @@ class StreamGraphs(Protocol):
         """Compare them with ESPnet's model; the largest relative difference."""
 
 
-class Normalize(torch.nn.Module):
+class _Normalize(torch.nn.Module):
     """Normalization of features (B, T, dim) of so many frames (B,)."""
 
     def __init__(self, normalize: torch.nn.Module):
@@ -43,6 +43,30 @@ class Normalize(torch.nn.Module):
     def forward(self, feats: torch.Tensor, feats_lengths: torch.Tensor) -> torch.Tensor:
         """(B, T, dim), (B,) -> (B, T, dim)."""
         return self.normalize(feats, feats_lengths)[0]
+
+
+def normalize_specs(
+    normalize: tuple[str, torch.nn.Module] | None, dim: int, sizes: dict[str, int]
+) -> dict[str, GraphSpec]:
+    """The graph that normalizes a chunk of each of several streams, by role.
+
+    Args:
+        normalize: the name and the module; None: there is no such graph.
+        dim: size of the features.
+        sizes: of the axes, to trace with.
+    """
+    if normalize is None:
+        return {}
+    name, module = normalize
+    feats = Tensor("float32", ("streams", "frames_in", dim))
+    return {
+        "stream_normalize": GraphSpec(
+            _Normalize(find("normalize", name).wrap(module)).eval(),
+            {"feats": feats, "feats_lengths": Tensor("int64", ("streams",))},
+            {"normalized": feats},
+            sizes=sizes,
+        )
+    }
 
 
 class _Embed(torch.nn.Module):
@@ -111,10 +135,7 @@ class BlockStreamGraphs:
         normalize: tuple[str, torch.nn.Module] | None,
         ctc: torch.nn.Module | None,
     ):
-        self.normalize = None
-        if normalize is not None:
-            name, module = normalize
-            self.normalize = Normalize(find("normalize", name).wrap(module)).eval()
+        self.normalize = normalize
         self.embed = _Embed(wrapped).eval()
         self.blocks = _Blocks(wrapped, ctc).eval()
         self.settings = BlockStream(
@@ -153,14 +174,7 @@ class BlockStreamGraphs:
             tokens = self.blocks.ctc.ctc_lo.out_features
             axes = ("streams", "frames_out", tokens)
             outputs["ctc_log_probs"] = Tensor("float32", axes)
-        specs = {}
-        if self.normalize is not None:
-            specs["stream_normalize"] = GraphSpec(
-                self.normalize,
-                {"feats": feats, "feats_lengths": whole},
-                {"normalized": feats},
-                sizes=sizes,
-            )
+        specs = normalize_specs(self.normalize, dim, sizes)
         specs["stream_embed"] = GraphSpec(
             self.embed, {"feats": feats}, {"frames": frames}, sizes=sizes
         )

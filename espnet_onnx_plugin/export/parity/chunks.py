@@ -10,6 +10,7 @@ import torch
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.evaluate.graphs import difference
+from espnet_onnx_plugin.export.parity.streaming import normalize_chunk
 from espnet_onnx_plugin.export.parity.tolerance import require
 from espnet_onnx_plugin.runtime.core.chunk_encoder import ChunkEncoder
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -36,15 +37,6 @@ class Reference:
         model.encoder.reset_cache(left_context, torch.device("cpu"))
         #: ESPnet's, a tensor or a list for each block, which the streams share.
         self.caches = [block.cache for block in self._blocks]
-
-    @torch.no_grad()
-    def normalize(self, feats: np.ndarray) -> np.ndarray:
-        """Normalize the features (frames, dim) of a chunk."""
-        if self._model.normalize is None:
-            return feats
-        # A copy: ESPnet normalizes features in place.
-        x, lengths = torch.from_numpy(feats.copy())[None], torch.tensor([len(feats)])
-        return self._model.normalize(x, lengths)[0][0].numpy()
 
     @torch.no_grad()
     def feed(self, feats: np.ndarray) -> np.ndarray:
@@ -91,7 +83,7 @@ def check_chunks(model: torch.nn.Module, bundle: Bundle, device: Device) -> floa
             asked, expected = [], []
             for state, reference, size in zip(states, references, sizes):
                 feats = random.standard_normal((size, dim), np.float32)
-                normalized = reference.normalize(feats)
+                normalized = normalize_chunk(model, feats)
                 figure = difference(encoder.normalize(feats), normalized)
                 what = f"{size} feature frames"
                 worst = max(worst, require("stream_normalize", what, figure))

@@ -24,6 +24,16 @@ from espnet_onnx_plugin.runtime.core.device import Device
 HOUR = 400_000
 
 
+@torch.no_grad()
+def normalize_chunk(model: torch.nn.Module, feats: np.ndarray) -> np.ndarray:
+    """Normalize the features (frames, dim) of a chunk by ESPnet's model."""
+    if model.normalize is None:
+        return feats
+    # A copy: ESPnet normalizes features in place.
+    x, lengths = torch.from_numpy(feats.copy())[None], torch.tensor([len(feats)])
+    return model.normalize(x, lengths)[0][0].numpy()
+
+
 class Reference:
     """A stream as ESPnet's streaming inference runs it.
 
@@ -38,15 +48,6 @@ class Reference:
     def __init__(self, model: torch.nn.Module, ctc: torch.nn.Module | None):
         self._model, self._ctc = model, ctc
         self.states: dict[str, object] | None = None
-
-    @torch.no_grad()
-    def normalize(self, feats: np.ndarray) -> np.ndarray:
-        """Normalize the features (frames, dim) of a chunk."""
-        if self._model.normalize is None:
-            return feats
-        # A copy: ESPnet normalizes features in place.
-        x, lengths = torch.from_numpy(feats.copy())[None], torch.tensor([len(feats)])
-        return self._model.normalize(x, lengths)[0][0].numpy()
 
     def go_on(self, state: BlockState) -> None:
         """Take over a state in the middle of an utterance."""
@@ -149,7 +150,7 @@ def check_stream(
             shape = utterances[i][number], first.feats.shape[1]
             feats = random.standard_normal(shape, np.float32)
             if len(feats):
-                normalized = references[i].normalize(feats)
+                normalized = normalize_chunk(model, feats)
                 figure = difference(encoder.normalize(feats), normalized)
                 what = f"{len(feats)} feature frames"
                 worst = max(worst, require("stream_normalize", what, figure))

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from espnet_onnx_plugin.bundle import Bundle, ChunkStream, State, Tensor
-from espnet_onnx_plugin.export.block_stream import Normalize
+from espnet_onnx_plugin.export.block_stream import normalize_specs
 from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.parity.chunks import check_chunks
 from espnet_onnx_plugin.export.patches import sinusoids
-from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.asr_transducer_encoder import (
     TransducerEncoderGraph,
 )
@@ -89,10 +88,7 @@ class ChunkStreamGraphs:
         encoder: TransducerEncoderGraph,
         normalize: tuple[str, torch.nn.Module] | None,
     ):
-        self.normalize = None
-        if normalize is not None:
-            name, module = normalize
-            self.normalize = Normalize(find("normalize", name).wrap(module)).eval()
+        self.normalize = normalize
         self.chunks = _Chunks(encoder).eval()
         embed = encoder.embed
         self.settings = ChunkStream(
@@ -116,14 +112,7 @@ class ChunkStreamGraphs:
         feats = Tensor("float32", ("streams", "frames_in", dim))
         whole = Tensor("int64", ("streams",))
         size = self.chunks.encoder.output_size()
-        specs = {}
-        if self.normalize is not None:
-            specs["stream_normalize"] = GraphSpec(
-                self.normalize,
-                {"feats": feats, "feats_lengths": whole},
-                {"normalized": feats},
-                sizes=sizes,
-            )
+        specs = normalize_specs(self.normalize, dim, sizes)
         specs["stream_chunks"] = GraphSpec(
             self.chunks,
             {"feats": feats, "processed": whole},
