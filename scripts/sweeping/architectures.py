@@ -39,6 +39,9 @@ SIZES = {
     "num_layers": 2,
     "hidden_size": 8,
     "joint_space_size": 8,
+    "embed_size": 8,
+    "linear_size": 12,
+    "heads": 2,
     "n_layers": 1,  # of the S4 decoder
     "n_head": 2,
     # The frontends.
@@ -131,7 +134,7 @@ _PARTS = {
 }
 
 #: What ESPnet always builds one of, where it builds one at all.
-_LOOSE = ("ctc", "joint_net", "st_joint_net")
+_LOOSE = ("ctc", "joint_net", "st_joint_net", "joint_network", "encoder")
 
 #: Sizes that cost nothing: an architecture keeps them, but they tell none apart.
 KERNELS = re.compile(r"(^|_)kernel(_sizes?)?$|_filts$")
@@ -186,12 +189,18 @@ def training_configs(egs2: Path) -> Iterator[tuple[Path, _Config]]:
                 content = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (OSError, yaml.YAMLError):  # dangling links, broken files
                 continue
-            if isinstance(content, dict) and _MODEL & set(content):
+            if isinstance(content, dict) and (_MODEL & set(content) or _body(content)):
                 yield path.relative_to(egs2), content
 
 
 #: One of these is in every training configuration, and in no decoding configuration.
 _MODEL = {"encoder", "decoder", "lm", "lm_conf", "tts"}
+
+
+def _body(content: _Config) -> Any:
+    """Blocks of the encoder of a stand-alone transducer, which has no choice."""
+    return (content.get("encoder_conf") or {}).get("body_conf")
+
 
 #: The choices that an architecture is named after.
 _NAMING = ("encoder", "decoder", "lm", "tts")
@@ -203,6 +212,8 @@ def architecture(task: str, content: _Config) -> tuple[str, _Config]:
         task = "lm"
     if content.get("model") == "espnet_ctc":
         task = "s2t_ctc"
+    if _body(content):
+        task = "asr_transducer"
     config: _Config = {}
     loose = {"model", *_LOOSE}  # settings of what ESPnet offers no choice of
     for choices in find_task(task).class_choices_list:

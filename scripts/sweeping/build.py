@@ -21,6 +21,7 @@ from espnet_onnx_plugin.export.registry import find
 #: ESPnet's task by what the list calls it: module of espnet2.tasks, class.
 _TASK_CLASSES = {
     "asr": "ASRTask",
+    "asr_transducer": "ASRTransducerTask",
     "st": "STTask",
     "slu": "SLUTask",
     "s2t": "S2TTask",

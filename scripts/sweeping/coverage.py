@@ -63,6 +63,8 @@ def options(architecture: _Config) -> _Config:
     if architecture["task"] == "tts":
         return dict(maxlenratio=2.5)
     beam = dict(beam_size=3, nbest=3)
+    if architecture["task"] == "asr_transducer":  # bounded, as below
+        return dict(beam, beam_search_config=dict(search_type="tsd"))
     if architecture["task"] == "s2t_ctc":
         return dict(beam, lang_sym="<eng>")
     conf = architecture["config"].get("model_conf", {})
@@ -190,7 +192,8 @@ def open_reference(architecture: _Config, files: list[Path]):
     kind = "maskctc" if _model(architecture) == "maskctc" else task
     module, name = _REFERENCES.get(kind, (f"{task}_inference", "Speech2Text"))
     cls = getattr(importlib.import_module(f"espnet2.bin.{module}"), name)
-    names = [f"{task.removesuffix('_ctc')}_{n}" for n in ("train_config", "model_file")]
+    prefix = {"s2t_ctc": "s2t", "asr_transducer": "asr"}.get(task, task)
+    names = [f"{prefix}_{name}" for name in ("train_config", "model_file")]
     names += ["lm_train_config", "lm_file"]
     with losses_left_out():
         return cls(**dict(zip(names, map(str, files))), **options(architecture))
