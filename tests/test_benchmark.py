@@ -479,26 +479,31 @@ def test_error_rates_of_test_data(tmp_path):
 
 def test_a_random_transducer_says_something_now_and_then():
     import torch
-    from benchmarking.random_transducer import FRAMES_PER_LABEL, give_labels
+    from benchmarking.random_transducer import (
+        FRAMES_PER_LABEL,
+        encode_noise,
+        give_labels,
+    )
     from conftest import asr_config, build_asr
     from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
 
     model = build_asr(
         asr_config(
+            frontend_conf=dict(fs=16000, n_fft=2048, hop_length=1024, n_mels=20),
+            encoder_conf=dict(output_size=64, attention_heads=2, num_blocks=1),
             decoder="transducer",
-            decoder_conf=dict(hidden_size=8),
-            joint_net_conf=dict(joint_space_size=12),
+            decoder_conf=dict(hidden_size=48),
+            joint_net_conf=dict(joint_space_size=64),
         )
     )
     torch.manual_seed(0)
     give_labels(model)
-    greedy = BeamSearchTransducer(model.decoder, model.joint_network, beam_size=1)
     with torch.no_grad():
-        noise = 0.1 * torch.randn(1, 40000)
-        frames, _ = model.encode(noise, torch.tensor([40000]))
-        [hypothesis] = greedy(frames[0])
-    labels = len(hypothesis.yseq) - 1
-    assert len(frames[0]) / FRAMES_PER_LABEL / 3 < labels < len(frames[0]) / 2
+        frames = encode_noise(model)[0]
+        for beam in (1, 3):  # the second takes any number of labels in a frame
+            search = BeamSearchTransducer(model.decoder, model.joint_network, beam)
+            labels = len(search(frames)[0].yseq) - 1
+            assert 0.7 < labels * FRAMES_PER_LABEL / len(frames) < 1.5
 
 
 def test_settings_tell_the_searches_of_a_transducer_apart():
