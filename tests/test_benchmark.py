@@ -511,3 +511,18 @@ def test_settings_tell_the_searches_of_a_transducer_apart():
     assert "maes" in maes.name and maes.name != Setting().name
     assert maes.search_options["transducer_conf"] == {"search_type": "maes"}
     assert "transducer_conf" not in Setting().search_options
+
+
+def test_searches_of_a_transducer_by_length(tmp_path):
+    measured = [measurement("pytorch", [decode(1, [1])])]
+    outcomes = [
+        Outcome(
+            Setting(audio_seconds=seconds, transducer_conf=conf), "", None, measured
+        )
+        for conf in (None, {"search_type": "maes"})
+        for seconds in (5.0, 10.0)
+    ]
+    write_report(tmp_path, "Title", {}, outcomes)
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert (tmp_path / "rtf_by_length.png").exists()
+    assert "| beam 10, maes, no LM | pytorch |" in page

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from benchmarking.measurement import (
     Agreement,
-    BaseSetting,
     Decode,
     Distance,
     Measurement,
@@ -209,11 +208,11 @@ def _by_length(
 
     Only systems that were measured at all lengths.
     """
-    groups: dict[BaseSetting, list[Outcome]] = {}
+    groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.setting.audio_seconds is not None:
             groups.setdefault(outcome.setting.but_for_length, []).append(outcome)
-    for setting, group in groups.items():
+    for group in groups.values():
         group.sort(key=lambda outcome: outcome.setting.audio_seconds)
         if len(group) > 1:
             systems: dict[str, dict[float, Measurement]] = {}
@@ -223,7 +222,7 @@ def _by_length(
                     by_length[outcome.setting.audio_seconds] = m
             whole = {k: v for k, v in systems.items() if len(v) == len(group)}
             if whole:
-                yield setting.search_name, whole
+                yield group[0].setting.search_name, whole
 
 
 def _growth(outcomes: Sequence[Outcome]) -> list[str]:
@@ -252,7 +251,7 @@ def _csv_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
                 "setting": setting.name,
                 "system": m.system,
                 "audio_seconds": f"{m.audio_seconds:.3f}",
-                **setting.search_options,
+                **{name: getattr(setting, name) for name in setting.OPTIONS},
                 "threads": setting.threads,
                 "runs": len(m.runs),
                 "median_seconds": f"{m.median:.6f}",

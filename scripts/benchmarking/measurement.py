@@ -146,9 +146,9 @@ class BaseSetting:
         return {name: value for name, value in options.items() if value is not None}
 
     @property
-    def but_for_length(self) -> BaseSetting:
+    def but_for_length(self) -> str:
         """Return what settings have in common that differ in the audio's length."""
-        return type(self)(name="any", threads=self.threads, **self.search_options)
+        return f"{self.threads} {sorted(self.search_options.items())}"
 
 
 @dataclass(frozen=True)
