@@ -189,7 +189,8 @@ def sharpen(model, vocabulary: int) -> None:
                 if name == "decoder":
                     layer.bias.data[model.eos] -= 3.0  # or most end at once
                 elif name.endswith("joint_network"):
-                    layer.bias.data[: model.blank_id + 1] += 3.0  # or labels do not end
+                    blank = getattr(model, "blank_id", 0)  # 0 in stand-alone models
+                    layer.bias.data[: blank + 1] += 3.0  # or labels do not end
 
 
 def lengthen(model) -> None:
