@@ -23,9 +23,11 @@ from espnet2.tasks.asr import decoder_choices, postencoder_choices
 from espnet2.tasks.slu import SLUTask
 from espnet2.tasks.st import STTask
 from hub_models import use_tiny_models
+from test_half import HALF, differences_in_half
 
 from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.recorder import InputRecorder
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.frontend import (
     audio_specs,
@@ -153,7 +155,10 @@ def exported(model, config, path):
     graph = EncoderGraph(model, config).eval()
     speech = describe_speech(model, frontend, args)
     graphs = export_graphs(audio_specs(frontend, graph, speech), path)
-    return Encoder(as_bundle(path, graphs), Device()), speech
+    bundle = as_bundle(path, graphs)
+    recorder = InputRecorder(bundle)
+    encoder = Encoder(bundle, Device(watch=recorder.record))
+    return encoder, speech, partial(differences_in_half, bundle, recorder)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,7 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
         model.ctc.ctc_lo.bias.data[0] += 63
     else:
         sharpen(model)  # as the sweep's models are
-    encoder, speech = exported(model, config, tmp_path)
+    encoder, speech, in_half = exported(model, config, tmp_path)
     encode = partial(encoding.encode_reference, model)
     worst = encoding.check_encoder(encode, encoder, encoding.noise(speech))
     assert 0 < worst <= TOLERANCE
@@ -185,6 +190,7 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
         encoding.encodes_batches(encoder, [u for _, u in encoding.noise(speech)])
         != mixes
     )
+    assert all(figure < HALF for figure in in_half().values())
 
 
 NO_STEPS = ("-mlm-", "-transducer-")
@@ -212,14 +218,18 @@ def test_step_graph(arch, name, tmp_path, buildable):
     if step.memory is not None:
         specs["memory"] = step.memory_spec(DIM)
     bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
+    recorder = InputRecorder(bundle)
+    device = Device(watch=recorder.record)
     if step.memory is not None:
-        memory = Session(bundle, "memory", Device())
-    session = Session(bundle, "step", Device())
+        memory = Session(bundle, "memory", device)
+    session = Session(bundle, "step", device)
     for frames in ((19, 11), (30,), (1, 6, 3)):
         worst = decoding.check_step(
             step, session, memory, DIM, len(TOKENS), arch.role, frames
         )
         assert 0 < worst <= TOLERANCE
+    in_half = differences_in_half(bundle, recorder)
+    assert all(figure < HALF for figure in in_half.values())
 
 
 @pytest.mark.parametrize("name", ARCHS["decoder", "mlm"].tiny)

@@ -21,8 +21,9 @@ from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality, error_rate
 from espnet_onnx_plugin.optimize.editor import CONTRIB, Editor, constant
 from espnet_onnx_plugin.quantize import lowering, products
+from espnet_onnx_plugin.quantize.forms import Lowering
 from espnet_onnx_plugin.quantize.layers import find_layers, gemms_to_products
-from espnet_onnx_plugin.quantize.lowering import Lowering, calibrate_graph
+from espnet_onnx_plugin.quantize.lowering import calibrate_graph
 from espnet_onnx_plugin.quantize.quantize import calibrate, fewest, quantize
 from espnet_onnx_plugin.quantize.sensitivity import rank
 from espnet_onnx_plugin.runtime.core.device import Device

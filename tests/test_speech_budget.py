@@ -17,7 +17,7 @@ from espnet_onnx_plugin.evaluate.synthesized import LOST, SpeechQuality, measure
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.quantize import lowering
-from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.quantize.forms import Lowering
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
 from espnet_onnx_plugin.runtime.tts import Text2Speech

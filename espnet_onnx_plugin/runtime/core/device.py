@@ -88,12 +88,13 @@ def check_precision(bundle: Bundle, device: Device) -> None:
         PluginError: naming the bundle that is.
     """
     precision = bundle.manifest.precision
-    if precision == "fp16" and device.provider == "cpu" and not device.emulate:
+    half = ("fp16", "bf16")
+    if precision in half and device.provider == "cpu" and not device.emulate:
         raise PluginError(
-            f"{bundle.path} is in fp16, which is for cuda and slower than fp32 on the "
+            f"{bundle.path} is in {precision}, which is for cuda and slower than fp32 on the "
             "CPU; use the int8 or optimized bundle with cpu"
         )
-    if precision not in ("fp16", "fp32") and device.provider != "cpu":
+    if precision not in (*half, "fp32") and device.provider != "cpu":
         raise PluginError(
             f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
             "operators; use the fp16, fp32 or optimized bundle with cuda"
