@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -134,8 +134,8 @@ def forms(
 
 def measure(
     bundle: Bundle,
-    role: str,
-    providers: list[str],
+    role: str = "encoder",
+    providers: Sequence[str] = ("cpu",),
     repetitions: int = 15,
     sizes: Mapping[str, int] = SIZES,
 ) -> Iterator[Row]:
@@ -219,7 +219,7 @@ def main(cmd: list[str] | None = None) -> None:
     print(f"### {args.role}, onnxruntime {ort.__version__}\n\n{HEADER}", flush=True)
     rows = []
     for row in measure(
-        read_bundle(args.bundle), args.role, args.provider or ["cpu"], args.repetitions
+        read_bundle(args.bundle), args.role, args.provider or ("cpu",), args.repetitions
     ):
         print(row, flush=True)
         rows.append(asdict(row))

@@ -28,7 +28,12 @@ from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.editor import Editor
 from espnet_onnx_plugin.optimize.fuse import count_nodes, fuse_graph
 from espnet_onnx_plugin.optimize.rules.registry import Rule, apply_rules, on_trial
-from espnet_onnx_plugin.quantize.half import FORMATS, choose, convert, infer_types
+from espnet_onnx_plugin.quantize.half import (
+    FORMATS,
+    convert,
+    infer_types,
+    nodes_in_half,
+)
 from espnet_onnx_plugin.quantize.layers import gemms_to_products
 from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
@@ -162,7 +167,7 @@ def write(
         gemms_to_products(editor)
         infer_types(model)
         form = FORMATS[precision]
-        convert(editor, choose(editor.graph, form), form)
+        convert(editor, nodes_in_half(editor.graph, form), form)
         save_graph(model, target)
     else:
         with tempfile.TemporaryDirectory(dir=target.parent) as work:

@@ -12,13 +12,12 @@ from espnet_onnx_plugin.optimize.editor import Editor
 from espnet_onnx_plugin.quantize.emulation import emulate_graph
 from espnet_onnx_plugin.quantize.half import (
     FORMATS,
-    choose,
     convert,
-    half_ends,
     infer_types,
-    with_half_states,
+    nodes_in_half,
 )
 from espnet_onnx_plugin.quantize.half_lowering import ACTIVATIONS, calibrate_half
+from espnet_onnx_plugin.quantize.half_states import half_ends, with_half_states
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
 
@@ -101,7 +100,7 @@ class Case:
         editor = Editor(load_graph(path / "fp32.onnx"))
         infer_types(editor.model)
         form = FORMATS[precision]
-        chosen = choose(editor.graph, form)
+        chosen = nodes_in_half(editor.graph, form)
         self.operators = [node.op_type for node in chosen]
         convert(editor, chosen, form)
         save_graph(editor.model, path / "half.onnx")

@@ -161,11 +161,18 @@ def exported(model, config, path):
     return encoder, speech, partial(differences_in_half, bundle, recorder)
 
 
+@pytest.fixture
+def tries_half(request):
+    """Whether a case is tried in float16: the first of a role, with ``--full`` all."""
+    is_first = request.node.get_closest_marker("espnet") is not None
+    return is_first or request.config.getoption("full")
+
+
 @pytest.mark.parametrize(
     "arch, name",
     cases("frontend", "normalize", "preencoder", "encoder", "postencoder"),
 )
-def test_encoder_graph(arch, name, tmp_path, buildable):
+def test_encoder_graph(arch, name, tmp_path, buildable, tries_half):
     buildable(arch)
     config = choose(arch, name, tmp_path)
     if arch.role == "postencoder" and arch.name not in postencoder_choices.classes:
@@ -190,7 +197,8 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
         encoding.encodes_batches(encoder, [u for _, u in encoding.noise(speech)])
         != mixes
     )
-    assert all(figure < HALF for figure in in_half().values())
+    if tries_half:
+        assert all(figure < HALF for figure in in_half().values())
 
 
 NO_STEPS = ("-mlm-", "-transducer-")
@@ -202,7 +210,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("arch, name", STEPS)
-def test_step_graph(arch, name, tmp_path, buildable):
+def test_step_graph(arch, name, tmp_path, buildable, tries_half):
     buildable(arch)
     if arch.role == "lm":
         module = build_lm(arch.name, dict(arch.tiny[name]))[0].lm
@@ -228,8 +236,9 @@ def test_step_graph(arch, name, tmp_path, buildable):
             step, session, memory, DIM, len(TOKENS), arch.role, frames
         )
         assert 0 < worst <= TOLERANCE
-    in_half = differences_in_half(bundle, recorder)
-    assert all(figure < HALF for figure in in_half.values())
+    if tries_half:
+        in_half = differences_in_half(bundle, recorder)
+        assert all(figure < HALF for figure in in_half.values())
 
 
 @pytest.mark.parametrize("name", ARCHS["decoder", "mlm"].tiny)

@@ -105,6 +105,13 @@ def recognizer(voice, monkeypatch):
     return ["--asr_model_dir", "recognizer"]
 
 
+def test_speech_in_fp16_is_near_that_in_fp32(voice, texts, tmp_path):
+    budget = ["--max_mcd", 1, "--max_log_f0_rmse", 0.1]
+    figures = run(voice, texts, tmp_path / "q", "--precision", "fp16", *budget)
+    assert figures["emulated"] and figures["kept"] == {}
+    assert 0 < figures["mcd"] < 1
+
+
 def test_characters_that_are_not_recognized_cost_layers(
     voice, texts, tmp_path, recognizer
 ):

@@ -124,7 +124,17 @@ def agree(made, reference):
     compare_outputs(made, reference, "the text")
 
 
-@pytest.mark.parametrize("arch, name", configurations("tts"))
+FIRST, *OTHERS_IN_FULL = configurations("tts")
+
+
+@pytest.mark.parametrize(
+    "arch, name",
+    [FIRST]
+    + [
+        pytest.param(*case.values, id=case.id, marks=pytest.mark.more)
+        for case in OTHERS_IN_FULL
+    ],
+)
 def test_a_model_in_float16(arch, name, exported):
     _, bundle = exported(f"{arch}/{name}")
     recorder = InputRecorder(bundle)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import onnx_ir as ir
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.optimize.editor import Editor, constant
-from espnet_onnx_plugin.quantize.half import EXACT, infer_types
+from espnet_onnx_plugin.quantize.half import EXACT, cast, give, infer_types
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -32,51 +32,40 @@ def emulate_graph(source: Path, target: Path) -> None:
     """
     editor = Editor(load_graph(source))
     infer_types(editor.model)
-    graph, float32 = editor.graph, ir.TensorType(ir.DataType.FLOAT)
+    graph = editor.graph
     nodes = list(graph)
     for value in [*graph.initializers.values(), *graph.inputs]:
-        dtype = _dtype(value)
-        if dtype not in _HALF:
-            continue
-        array, users = constant(value), value.uses()
-        if array is not None:
-            new = editor.add_constant(array.astype(np.float32), value.name)
-        else:
-            new = editor.put("Cast", value, to=float32.dtype.value)
-        _redirect(users, new)
+        if _is_half(value):
+            array, users = constant(value), value.uses()
+            if array is None:
+                _redirect(users, cast(editor, value, ir.DataType.FLOAT))
+            else:
+                _redirect(users, editor.add_constant(array.astype(np.float32)))
+    outputs = {value: i for i, value in enumerate(graph.outputs)}
     for node in nodes:
-        for value in node.outputs:
-            dtype, users = _dtype(value), value.uses()
-            if dtype not in _HALF:
-                continue
-            index = next((i for i, v in enumerate(graph.outputs) if v is value), None)
-            end = value
-            if node.op_type != "Cast":
-                value.type = float32
-                if index is not None or node.op_type not in EXACT:
-                    end = editor.put("Cast", value, to=dtype.value)
-            if index is not None and end is not value:
-                end.name, value.name = value.name, end.name
-                end.type, end.shape = ir.TensorType(dtype), value.shape
-                graph.outputs[index] = end
-            if node.op_type == "Cast" or node.op_type not in EXACT:
-                _redirect(users, editor.put("Cast", end, to=float32.dtype.value))
         tensor = node.attributes.get("value")
-        if node.op_type == "ConstantOfShape" and tensor is not None:
-            array = tensor.value.numpy()
-            if tensor.value.dtype in _HALF:
-                made = ir.tensor(array.astype(np.float32))
-                node.attributes["value"] = ir.AttrTensor("value", made)
+        if node.op_type == "ConstantOfShape" and _is_half(node.outputs[0]):
+            wide = ir.tensor(tensor.value.numpy().astype(np.float32))
+            node.attributes["value"] = ir.AttrTensor("value", wide)
+        for value in filter(_is_half, node.outputs):
+            users, low = value.uses(), value
+            if node.op_type != "Cast":
+                low = cast(editor, value, value.dtype)
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+                if value in outputs:
+                    give(graph, outputs[value], low)
+            if node.op_type not in EXACT:
+                _redirect(users, cast(editor, low, ir.DataType.FLOAT))
     editor.tidy()
     save_graph(editor.model, target)
 
 
-def _dtype(value: ir.Value) -> ir.DataType | None:
+def _is_half(value: ir.Value) -> bool:
     tensor = value.const_value
-    return value.dtype if tensor is None else tensor.dtype
+    return (value.dtype if tensor is None else tensor.dtype) in _HALF
 
 
-def _redirect(users: Iterator[ir.Usage], new: ir.Value) -> None:
+def _redirect(users: Collection[tuple[ir.Node, int]], new: ir.Value) -> None:
     for node, index in users:
         node.replace_input_with(index, new)
 

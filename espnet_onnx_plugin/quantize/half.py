@@ -1,7 +1,7 @@
 """Half precision for GPUs: which nodes of a graph compute in 16 bits, and which do not.
 
 Weights, products and what lies between them are in 16 bits, and so are the keys and
-values of a search (:func:`with_half_states`). What 16 bits do not hold stays in
+values of a search (``half_states.py``). What 16 bits do not hold stays in
 float32: sums over many values, logarithms and exponentials, spectra, positions and
 lengths, constants that would be lost, and activations that came out large on real
 audio. Layer normalization and softmax stay in 16 bits, for onnxruntime's kernels for
@@ -10,14 +10,13 @@ CUDA take their sums in float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from espnet_onnx_plugin.bundle import Graph, State, Tensor
 from espnet_onnx_plugin.optimize.editor import Editor, attribute, constant, infer_shapes
 
 #: A masked score: not a number that 16 bits have to hold.
@@ -41,6 +40,12 @@ class Format:
     step: float
     operators: frozenset[str] | None = None
     states: bool = False
+
+    def has(self, operator: str) -> bool:
+        """Whether an operator of ONNX computes in this format."""
+        if self.operators is not None:
+            return operator in self.operators
+        return operator not in _FLOAT32
 
     def round(self, array: np.ndarray) -> np.ndarray:
         """An array in this format.
@@ -125,7 +130,7 @@ def infer_types(model: ir.Model) -> None:
         infer_shapes(model)
 
 
-def choose(
+def nodes_in_half(
     graph: ir.Graph,
     form: Format,
     single: Collection[ir.Node] = (),
@@ -163,22 +168,12 @@ def choose(
 
 def _computes(node: ir.Node, form: Format) -> bool:
     """Whether a node's operator and constants are fit for a format."""
-    operators = form.operators
-    if (
-        node.op_type in _FLOAT32
-        or operators is not None
-        and not (node.op_type in operators or node.domain)
-    ):
+    if not node.domain and not form.has(node.op_type):
         return False
-    a, b = (*node.inputs, None, None)[:2]
-    # A square, and what is divided by a number that may be small.
-    if (
-        node.op_type == "Mul"
-        and a is b
-        or node.op_type == "Div"
-        and constant(b) is None
-    ):
-        return False
+    if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:
+        return False  # a square
+    if node.op_type == "Div" and constant(node.inputs[1]) is None:
+        return False  # by a number that may be small
     arrays = (constant(value) for value in node.inputs if is_float(value))
     return all(form.holds(array) for array in arrays if array is not None)
 
@@ -207,7 +202,7 @@ def convert(
 
     Args:
         editor: the graph, whose types are known.
-        nodes: as :func:`choose` found them.
+        nodes: as :func:`nodes_in_half` found them.
         form: the format.
         ends: inputs and outputs that are in 16 bits.
     """
@@ -222,16 +217,16 @@ def convert(
             if node in chosen and value not in half:
                 value = editor.once(_lowered, value, form, value in masks)
             elif node not in chosen and value in half:
-                value = editor.once(_raised, value)
+                value = editor.once(cast, value, ir.DataType.FLOAT)
             node.replace_input_with(i, value)
         if node in chosen:
             _retype(node, form)
     for i, value in enumerate(graph.outputs):
         if is_float(value) and (value in half) != (value.name in ends):
-            new = _raised if value in half else _lowered
-            args = () if value in half else (form, value in masks)
-            graph.outputs[i] = end = new(editor, value, *args)
-            end.name, value.name, end.shape = value.name, end.name, value.shape
+            if value in half:
+                give(graph, i, cast(editor, value, ir.DataType.FLOAT))
+            else:
+                give(graph, i, _lowered(editor, value, form, value in masks))
     for value in half:
         value.type = ir.TensorType(form.dtype)
     editor.tidy()
@@ -244,17 +239,21 @@ def _lowered(editor: Editor, value: ir.Value, form: Format, is_mask: bool) -> ir
     if is_mask:
         bounds = (np.float32(sign * form.largest / 2) for sign in (-1, 1))
         value = editor.put("Clip", value, *map(editor.add_constant, bounds))
-    return _cast(editor, value, form.dtype)
+    return cast(editor, value, form.dtype)
 
 
-def _raised(editor: Editor, value: ir.Value) -> ir.Value:
-    return _cast(editor, value, ir.DataType.FLOAT)
+def cast(editor: Editor, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Add a value as another type."""
+    new = editor.put("Cast", value, to=dtype.value)
+    new.type, new.shape = ir.TensorType(dtype), value.shape
+    return new
 
 
-def _cast(editor: Editor, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    cast = editor.put("Cast", value, to=dtype.value)
-    cast.type = ir.TensorType(dtype)
-    return cast
+def give(graph: ir.Graph, index: int, value: ir.Value) -> None:
+    """Let a graph give another value as one of its outputs, under the same name."""
+    old = graph.outputs[index]
+    graph.outputs[index] = value
+    old.name, value.name = value.name, old.name
 
 
 def _masks(graph: ir.Graph) -> set[ir.Value]:
@@ -283,53 +282,3 @@ def _retype(node: ir.Node, form: Format) -> None:
         node.attributes["mask_filter_value"] = ir.AttrFloat32(
             "mask_filter_value", value
         )
-
-
-def with_half_states(graphs: Mapping[str, Graph], form: Format) -> dict[str, Graph]:
-    """Entries of a bundle's graphs whose keys and values are in 16 bits.
-
-    They are those of the steps of a search: of its tokens, which are states, and of the
-    encoder's output, which another graph gives. So neither is cast in every step, and
-    both take half of the memory.
-    """
-    steps = {
-        role: graph
-        for role, graph in graphs.items()
-        if form.states and graph.grows and "log_probs" in graph.outputs
-    }
-    names = {
-        f"{role}_memory": set(graphs[f"{role}_memory"].outputs)
-        for role in steps
-        if f"{role}_memory" in graphs
-    }
-    entries = dict(graphs)
-    for role, given in names.items():
-        outputs = _in_half(graphs[role].outputs, given)
-        entries[role] = replace(graphs[role], outputs=outputs)
-    for role, graph in steps.items():
-        entries[role] = replace(
-            graph,
-            inputs=_in_half(graph.inputs, names.get(f"{role}_memory", ())),
-            states=_in_half(graph.states, graph.states),
-        )
-    return entries
-
-
-def _in_half(
-    entries: Mapping[str, Tensor | State], names: Collection[str]
-) -> dict[str, Tensor | State]:
-    return {
-        name: (
-            replace(entry, dtype="float16")
-            if name in names and entry.dtype == "float32"
-            else entry
-        )
-        for name, entry in entries.items()
-    }
-
-
-def half_ends(graph: Graph) -> set[str]:
-    """Names of a graph's inputs and outputs that are in 16 bits."""
-    tensors = {**graph.inputs, **graph.outputs, **graph.states}
-    names = {name for name, entry in tensors.items() if entry.dtype == "float16"}
-    return names | {f"next_{name}" for name in names & set(graph.states)}

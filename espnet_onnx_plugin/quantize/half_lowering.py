@@ -18,10 +18,10 @@ from espnet_onnx_plugin.quantize.half import (
     EXACT,
     FORMATS,
     Format,
-    choose,
     convert,
     infer_types,
     is_float,
+    nodes_in_half,
 )
 from espnet_onnx_plugin.quantize.layers import Layer, Replacement, find_layers
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -62,9 +62,9 @@ class HalfLowering(Lowering):
         infer_types(editor.model)
         return editor
 
-    def choose(self, editor: Editor, single: Collection[ir.Node] = ()) -> list[ir.Node]:
+    def nodes(self, editor: Editor, single: Collection[ir.Node] = ()) -> list[ir.Node]:
         """The nodes that compute in 16 bits."""
-        return choose(editor.graph, self.form, single, self.large, self.ends)
+        return nodes_in_half(editor.graph, self.form, single, self.large, self.ends)
 
     def apply(self, editor: Editor, forms: Mapping[str, str]) -> None:
         """Convert the graph but for the layers that stay in fp32."""
@@ -72,7 +72,7 @@ class HalfLowering(Lowering):
         single = [
             node for layer, node in layers.items() if forms.get(layer.name) == FP32
         ]
-        nodes = self.choose(editor, single)
+        nodes = self.nodes(editor, single)
         if forms.get(ACTIVATIONS.name) == FP32:
             products = set(layers.values())
             nodes = [node for node in nodes if node in products]
@@ -95,7 +95,7 @@ class HalfLowering(Lowering):
             either(editor, is_on, node, lambda: self._rounded(editor, node))
             return
         layers = set(find_layers(editor.model).values())
-        for other in self.choose(editor):
+        for other in self.nodes(editor):
             if other in layers or other.op_type in EXACT:
                 continue
             for value in filter(is_float, other.outputs):
@@ -152,7 +152,7 @@ def calibrate_half(
     editor = lowering.open()
     lowering = replace(lowering, large=_large(lowering, editor, device, feeds))
     editor = lowering.open()
-    chosen = set(lowering.choose(editor))
+    chosen = set(lowering.nodes(editor))
     layers = [x for x, node in find_layers(editor.model).items() if node in chosen]
     forms = (precision, FP32)
     ladders = dict.fromkeys([ACTIVATIONS, *layers] if layers else (), forms)
@@ -163,7 +163,7 @@ def _large(
     lowering: HalfLowering, editor: Editor, device: Device, feeds: Sequence[Feeds]
 ) -> frozenset[str]:
     """Names of the values that do not fit in 16 bits; the graph gets an output."""
-    nodes = lowering.choose(editor)
+    nodes = lowering.nodes(editor)
     values = [v for node in nodes for v in (*node.inputs, *node.outputs) if is_float(v)]
     values = [v for v in dict.fromkeys(values) if constant(v) is None]
     if not values or not feeds:

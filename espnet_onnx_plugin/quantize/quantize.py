@@ -34,8 +34,9 @@ from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.optimize.fuse import CPU, optimize_graph
 from espnet_onnx_plugin.quantize.emulation import emulated
 from espnet_onnx_plugin.quantize.forms import Lowering
-from espnet_onnx_plugin.quantize.half import FORMATS, half_ends, with_half_states
+from espnet_onnx_plugin.quantize.half import FORMATS
 from espnet_onnx_plugin.quantize.half_lowering import calibrate_half
+from espnet_onnx_plugin.quantize.half_states import half_ends, with_half_states
 from espnet_onnx_plugin.quantize.lowering import (
     LADDERS,
     calibrate_graph,
