@@ -2,7 +2,7 @@
 
 onnxruntime runs a graph in float16 on the CPU, too, but not as a GPU does: where it has
 no kernel it computes in float32 and drops the casts between two such operators, so that
-100 * 1000 / 1000 is 100 there and infinite on a GPU. Graphs in bfloat16 it does not run.
+100 * 1000 / 1000 is 100 there and infinite on a GPU. bfloat16 it does not run at all.
 """
 
 from __future__ import annotations

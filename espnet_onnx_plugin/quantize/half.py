@@ -68,7 +68,8 @@ class Format:
 #: The operators that move numbers about.
 EXACT = frozenset(
     """Concat Expand Flatten Gather GatherElements GatherND Identity Pad Reshape
-    ScatterElements ScatterND Slice Split Squeeze Tile Transpose Unsqueeze Where""".split()
+    ScatterElements ScatterND Slice Split Squeeze Tile Transpose Unsqueeze
+    Where""".split()
 )
 
 #: What onnxruntime's CUDA has for bfloat16 in opset 20 (``docs/OperatorKernels.md``):
@@ -257,7 +258,7 @@ def give(graph: ir.Graph, index: int, value: ir.Value) -> None:
 
 
 def _masks(graph: ir.Graph) -> set[ir.Value]:
-    """The values of float32 that may hold masked scores, which a cast makes infinite."""
+    """The values of float32 that may hold masked scores, which casts make infinite."""
     masks: set[ir.Value] = set()
     for node in graph:
         for value in node.inputs:

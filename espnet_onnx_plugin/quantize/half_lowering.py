@@ -57,7 +57,7 @@ class HalfLowering(Lowering):
         return FORMATS[self.precision]
 
     def open(self) -> Editor:
-        """Read the graph as its layers are found in it, with the types of its values."""
+        """Read the graph as its layers are found in it, with its values' types."""
         editor = super().open()
         infer_types(editor.model)
         return editor

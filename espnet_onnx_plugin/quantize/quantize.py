@@ -19,7 +19,7 @@ from typing import Any, Generic
 
 import onnxruntime as ort
 
-from espnet_onnx_plugin.bundle import Bundle, Graph, Precision
+from espnet_onnx_plugin.bundle import Bundle, Graph, Precision, State, Tensor
 from espnet_onnx_plugin.bundle.derive import derive
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.evaluator import (
@@ -302,7 +302,7 @@ class Quantizer(Generic[BudgetOf]):
 
 def _suited(feeds: Feeds, graph: Graph) -> Feeds:
     """Recorded inputs in the types that a graph takes."""
-    tensors = {**graph.inputs, **graph.states}
+    tensors: dict[str, Tensor | State] = {**graph.inputs, **graph.states}
     return {name: feeds[name].astype(tensors[name].dtype) for name in tensors}
 
 

@@ -91,8 +91,8 @@ def check_precision(bundle: Bundle, device: Device) -> None:
     half = ("fp16", "bf16")
     if precision in half and device.provider == "cpu" and not device.emulate:
         raise PluginError(
-            f"{bundle.path} is in {precision}, which is for cuda and slower than fp32 on the "
-            "CPU; use the int8 or optimized bundle with cpu"
+            f"{bundle.path} is in {precision}, which is for cuda and slower than fp32 "
+            "on the CPU; use the int8 or optimized bundle with cpu"
         )
     if precision not in (*half, "fp32") and device.provider != "cpu":
         raise PluginError(
