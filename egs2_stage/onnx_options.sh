@@ -22,7 +22,7 @@ onnx_chunk_lengths=
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
     --onnx                 # Whether to run these stages in place of ESPnet's from 14 on (default=\"${onnx}\").
-    --onnx_variants        # The models to make and to decode with (default=\"fp32 optimized int8\", with cuda without int8; also weight8 and weight4, and with cuda fp16).
+    --onnx_variants        # The models to make and to decode with (default=\"fp32 optimized int8\", with cuda without int8; also weight8 and weight4, and with cuda tf32, fp16 and bf16).
     --onnx_export_config   # YAML for the export (default=\"${onnx_export_config}\").
     --onnx_optimize_config # YAML for the optimization (default=\"${onnx_optimize_config}\").
     --onnx_quantize_config # YAML for the quantization (default=\"${onnx_quantize_config}\").
@@ -84,7 +84,7 @@ onnx_parse_options() {
 }
 
 onnx_check_options() {
-    local option value variants known="fp32 optimized int8 weight8 weight4 fp16"
+    local option value variants known="fp32 optimized int8 weight8 weight4 tf32 fp16 bf16"
     [[ ${onnx} =~ ^(true|false)$ ]] ||
         onnx_die "--onnx must be true or false, not '${onnx}'"
     [[ ${onnx_provider} =~ ^(cpu|cuda)$ ]] ||
@@ -105,7 +105,9 @@ onnx_check_options() {
                 onnx_die "--onnx_variants: ${value} is for the CPU, leave it out with" \
                     "--onnx_provider cuda"
                 ;;
-            cpu-fp16) onnx_die "--onnx_variants: fp16 is for --onnx_provider cuda" ;;
+            cpu-tf32 | cpu-fp16 | cpu-bf16)
+                onnx_die "--onnx_variants: ${value} is for --onnx_provider cuda"
+                ;;
         esac
     done
     variants=

@@ -144,13 +144,16 @@ onnx_take_validation_data() {
 
 # onnx_need_bundle VARIANT: ends where the stages before have not made the bundle
 onnx_need_bundle() {
-    [ -f "${onnx_dir}/$1"/manifest.yaml ] ||
-        onnx_die "no model in ${onnx_dir}/$1: run stages 14 and 15 with $1 in --onnx_variants"
+    onnx_describe_decode "$1"
+    [ -f "${onnx_bundle}"/manifest.yaml ] ||
+        onnx_die "no model in ${onnx_bundle}: run stages 14 and 15 with $1 in --onnx_variants"
 }
 
 # onnx_need_scorers VARIANT: ends where the bundle lacks a model that the search uses
 onnx_need_scorers() {
-    local manifest=${onnx_dir}/$1/manifest.yaml name what
+    local manifest name what
+    onnx_describe_decode "$1"
+    manifest=${onnx_bundle}/manifest.yaml
     for name in "${onnx_needed[@]}"; do
         if [[ ${name} == *lm ]]; then
             what=language
@@ -159,7 +162,7 @@ onnx_need_scorers() {
             what="n-gram"
             grep -q "^${name}: null" "${manifest}" || continue
         fi
-        onnx_die "${onnx_dir}/$1 has no ${what} model: run stages 14 and 15 again, or use" \
+        onnx_die "${onnx_bundle} has no ${what} model: run stages 14 and 15 again, or use" \
             "--use_${name} false"
     done
 }
@@ -180,7 +183,7 @@ onnx_optimize() {
     fi
     onnx_need_bundle fp32
     onnx_find_validation_data --calibration_scp
-    if [[ ${onnx_variants} == *optimized* ]]; then
+    if [[ ${onnx_variants} == *optimized* || ${onnx_variants} == *tf32* ]]; then
         log "Stage 15: Optimize: ${onnx_dir}/fp32 -> ${onnx_dir}/optimized, log: '${onnx_dir}/optimize.log'"
         onnx_job "${onnx_cmd}" "${onnx_dir}"/optimize.log optimize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/optimized \
@@ -193,12 +196,13 @@ onnx_optimize() {
     # The search of the recipe, on which the budget is measured.
     search_args+=${onnx_unused:+" ${onnx_unused[*]}"}
     for variant in ${onnx_variants}; do
-        [[ " fp32 optimized " != *" ${variant} "* ]] || continue
+        [[ " fp32 optimized tf32 " != *" ${variant} "* ]] || continue
         # From the exported graphs: fused operators have no quantized form.
         log "Stage 15: Quantize: ${onnx_dir}/fp32 -> ${onnx_dir}/${variant}, log: '${onnx_dir}/quantize_${variant}.log'"
-        onnx_job "${decode_cmd} --gpu 0" "${onnx_dir}/quantize_${variant}".log quantize \
+        onnx_job "${onnx_cmd}" "${onnx_dir}/quantize_${variant}".log quantize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}/${variant}" \
-            --precision "${variant}" "${onnx_validation_args[@]}" "${onnx_quantize_args[@]}" \
+            --precision "${variant}" --provider "${onnx_provider}" \
+            "${onnx_validation_args[@]}" "${onnx_quantize_args[@]}" \
             ${inference_config:+--inference_config "${inference_config}"} \
             --inference_args="${search_args}" --config "${onnx_quantize_config}"
     done
@@ -234,16 +238,21 @@ onnx_list_decodes() {
 # onnx_has_exact VARIANT: whether the bundle's features have an exact form on streams:
 # not where the whole utterance normalizes them, or frames are not those of one window
 onnx_has_exact() {
-    local manifest=${onnx_dir}/$1/manifest.yaml
+    local manifest
+    onnx_describe_decode "$1"
+    manifest=${onnx_bundle}/manifest.yaml
     ! grep -q '^  normalize: utterance_mvn$' "${manifest}" &&
         { ! grep -q '^  frontend:' "${manifest}" || ! grep -q '^ *n_fft: null$' "${manifest}"; }
 }
 
-# onnx_describe_decode DECODE: sets onnx_variant, and onnx_cut_args, the options that cut
-# streams in another way than the recipe's
+# onnx_describe_decode DECODE: sets onnx_variant; onnx_bundle, its directory; and
+# onnx_cut_args, options of its own: TF32 is the optimized model's arithmetic, and streams
+# may be cut in another way than the recipe's
 onnx_describe_decode() {
     onnx_variant=${1%%_*}
+    onnx_bundle=${onnx_dir}/${onnx_variant/tf32/optimized}
     onnx_cut_args=()
+    [ "${onnx_variant}" != tf32 ] || onnx_cut_args+=(--tf32 true)
     [[ $1 != *_exact* ]] || onnx_cut_args+=(--frontend exact)
     [[ $1 != *_chunk* ]] || onnx_cut_args+=(--sim_chunk_length "${1##*_chunk}")
 }
@@ -266,11 +275,11 @@ onnx_decode() {
         split_scps+=("${logdir}/keys.${n}.scp")
     done
     utils/split_scp.pl "${logdir}"/keys.scp "${split_scps[@]}"
-    log "Decoding ${data} with ${onnx_dir}/${onnx_variant}, log: '${logdir}/${onnx_inference}.*.log'"
+    log "Decoding ${data} with ${onnx_bundle}, log: '${logdir}/${onnx_inference}.*.log'"
     ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
         "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
         ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" \
-        --model_dir "${onnx_dir}/${onnx_variant}" \
+        --model_dir "${onnx_bundle}" \
         "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_input_args[@]}" \
         --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size:-1}" \
         --output_dir "${logdir}"/output.JOB ||
@@ -333,10 +342,10 @@ onnx_time() {
         module=${onnx_inference}
         onnx_describe_decode "$1"
         args=(
-            --model_dir "${onnx_dir}/${onnx_variant}"
+            --model_dir "${onnx_bundle}"
             "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_timing_args[@]}"
         )
-        files=("${onnx_dir}/${onnx_variant}"/manifest.yaml)
+        files=("${onnx_bundle}"/manifest.yaml)
         # The time to compare with must not be of another day than this one.
         [ ! -f "${reference}" ] || files+=("${reference}")
     fi
@@ -380,7 +389,7 @@ onnx_decode_and_score() {
         onnx_describe_decode "${decode}"
         systems+=(
             --system "${onnx_variant}" "${onnx_exp}/${inference_tag}_onnx_${decode}"
-            "${onnx_dir}/${onnx_variant}"
+            "${onnx_bundle}"
         )
     done
     reference=(

@@ -28,7 +28,8 @@ from espnet_onnx_plugin.evaluate.budgets import TokenBudget
 from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.quantize import quantize as quantization
-from espnet_onnx_plugin.quantize.lowering import SWITCHES, calibrate_graph
+from espnet_onnx_plugin.quantize.forms import SWITCHES
+from espnet_onnx_plugin.quantize.lowering import calibrate_graph
 from espnet_onnx_plugin.runtime.core import arithmetic
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph

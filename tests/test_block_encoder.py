@@ -20,7 +20,8 @@ from espnet_onnx_plugin.export.graph import export_graphs
 from espnet_onnx_plugin.export.parity.streaming import Reference, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.optimize.fuse import optimize, optimize_graph
-from espnet_onnx_plugin.quantize.half import to_half
+from espnet_onnx_plugin.quantize.emulation import emulate_graph
+from espnet_onnx_plugin.quantize.half_lowering import calibrate_half
 from espnet_onnx_plugin.quantize.lowering import calibrate_graph
 from espnet_onnx_plugin.quantize.quantize import quantize
 from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder, Chunk, plan
@@ -344,7 +345,13 @@ def test_optimized(tiny_stream, tmp_path):
 
 def test_half(tiny_stream, tmp_path):
     def rewrite(role, old, new):
-        to_half(old, new)
+        lowering = calibrate_half(old, "fp16", (), Device())
+        if lowering.ladders:
+            half = new.with_name(f"half_{new.name}")
+            lowering.write({x.name: "fp16" for x in lowering.ladders}, half)
+            emulate_graph(half, new)
+        else:
+            optimize_graph(old, new, "cuda")
         return True
 
     _, _, bundle = tiny_stream

@@ -23,9 +23,11 @@ from espnet2.tasks.asr import decoder_choices, postencoder_choices
 from espnet2.tasks.slu import SLUTask
 from espnet2.tasks.st import STTask
 from hub_models import use_tiny_models
+from test_half import HALF, differences_in_half
 
 from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.recorder import InputRecorder
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.frontend import (
     audio_specs,
@@ -153,14 +155,24 @@ def exported(model, config, path):
     graph = EncoderGraph(model, config).eval()
     speech = describe_speech(model, frontend, args)
     graphs = export_graphs(audio_specs(frontend, graph, speech), path)
-    return Encoder(as_bundle(path, graphs), Device()), speech
+    bundle = as_bundle(path, graphs)
+    recorder = InputRecorder(bundle)
+    encoder = Encoder(bundle, Device(watch=recorder.record))
+    return encoder, speech, partial(differences_in_half, bundle, recorder)
+
+
+@pytest.fixture
+def tries_half(request):
+    """Whether a case is tried in float16: the first of a role, with ``--full`` all."""
+    is_first = request.node.get_closest_marker("espnet") is not None
+    return is_first or request.config.getoption("full")
 
 
 @pytest.mark.parametrize(
     "arch, name",
     cases("frontend", "normalize", "preencoder", "encoder", "postencoder"),
 )
-def test_encoder_graph(arch, name, tmp_path, buildable):
+def test_encoder_graph(arch, name, tmp_path, buildable, tries_half):
     buildable(arch)
     config = choose(arch, name, tmp_path)
     if arch.role == "postencoder" and arch.name not in postencoder_choices.classes:
@@ -172,7 +184,7 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
         model.ctc.ctc_lo.bias.data[0] += 63
     else:
         sharpen(model)  # as the sweep's models are
-    encoder, speech = exported(model, config, tmp_path)
+    encoder, speech, in_half = exported(model, config, tmp_path)
     encode = partial(encoding.encode_reference, model)
     worst = encoding.check_encoder(encode, encoder, encoding.noise(speech))
     assert 0 < worst <= TOLERANCE
@@ -185,6 +197,8 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
         encoding.encodes_batches(encoder, [u for _, u in encoding.noise(speech)])
         != mixes
     )
+    if tries_half:
+        assert all(figure < HALF for figure in in_half().values())
 
 
 NO_STEPS = ("-mlm-", "-transducer-")
@@ -196,7 +210,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("arch, name", STEPS)
-def test_step_graph(arch, name, tmp_path, buildable):
+def test_step_graph(arch, name, tmp_path, buildable, tries_half):
     buildable(arch)
     if arch.role == "lm":
         module = build_lm(arch.name, dict(arch.tiny[name]))[0].lm
@@ -212,14 +226,19 @@ def test_step_graph(arch, name, tmp_path, buildable):
     if step.memory is not None:
         specs["memory"] = step.memory_spec(DIM)
     bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
+    recorder = InputRecorder(bundle)
+    device = Device(watch=recorder.record)
     if step.memory is not None:
-        memory = Session(bundle, "memory", Device())
-    session = Session(bundle, "step", Device())
+        memory = Session(bundle, "memory", device)
+    session = Session(bundle, "step", device)
     for frames in ((19, 11), (30,), (1, 6, 3)):
         worst = decoding.check_step(
             step, session, memory, DIM, len(TOKENS), arch.role, frames
         )
         assert 0 < worst <= TOLERANCE
+    if tries_half:
+        in_half = differences_in_half(bundle, recorder)
+        assert all(figure < HALF for figure in in_half.values())
 
 
 @pytest.mark.parametrize("name", ARCHS["decoder", "mlm"].tiny)

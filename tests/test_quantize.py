@@ -20,9 +20,11 @@ from espnet_onnx_plugin.evaluate.evaluator import Evaluator, evaluator_class
 from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality, error_rate
 from espnet_onnx_plugin.optimize.editor import CONTRIB, Editor, constant
-from espnet_onnx_plugin.quantize import lowering, products
+from espnet_onnx_plugin.quantize import half_lowering, lowering, products
+from espnet_onnx_plugin.quantize.forms import Lowering
+from espnet_onnx_plugin.quantize.half import FORMATS
 from espnet_onnx_plugin.quantize.layers import find_layers, gemms_to_products
-from espnet_onnx_plugin.quantize.lowering import Lowering, calibrate_graph
+from espnet_onnx_plugin.quantize.lowering import calibrate_graph
 from espnet_onnx_plugin.quantize.quantize import calibrate, fewest, quantize
 from espnet_onnx_plugin.quantize.sensitivity import rank
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -56,6 +58,9 @@ def figures(bundle):
 
 
 # Forms
+
+#: Types that weights have in each precision.
+INITIALIZERS = {"int8": 3, "weight8": 2, "weight4": 2, "fp16": 10, "bf16": 16}
 
 
 def test_blocks_are_what_the_operator_takes():
@@ -113,6 +118,7 @@ def test_channels_use_the_whole_range():
         ("weight8", {"MatMulNBits"}),
         ("weight4", {"MatMulNBits"}),
         ("fp16", {"Cast"}),
+        ("bf16", {"Cast"}),
     ],
 )
 def test_each_precision_decodes(
@@ -125,7 +131,7 @@ def test_each_precision_decodes(
     assert bundle.manifest.precision == precision
     assert 0 < figures(bundle)["differences"]["decoder"] < 0.2
     told = {"seconds", "speed_ratio", "slower", "emulated"} & figures(bundle).keys()
-    if precision == "fp16":
+    if precision in FORMATS:
         assert told == {"emulated"}  # the CPU's speed is not a GPU's
     else:
         assert told == {"seconds", "speed_ratio", "slower"}
@@ -134,10 +140,9 @@ def test_each_precision_decodes(
         tensor.data_type
         for tensor in onnx.load(bundle.file("decoder.onnx")).graph.initializer
     }
-    expected = {"int8": 3, "weight8": 2, "weight4": 2, "fp16": 10}[precision]
-    assert expected in types
-    if precision == "fp16":
-        with pytest.raises(PluginError, match="fp16, which is for cuda"):
+    assert INITIALIZERS[precision] in types
+    if precision in FORMATS:
+        with pytest.raises(PluginError, match=f"{precision}, which is for cuda"):
             espnet_onnx_plugin.Speech2Text(bundle.path)
     else:
         result = espnet_onnx_plugin.Speech2Text(bundle.path, **SEARCH)(
@@ -284,9 +289,41 @@ def test_a_budget_that_cannot_be_met_is_refused(
 def test_fp16_over_the_budget_is_refused(tiny, tmp_path, utterances, monkeypatch):
     monkeypatch.setattr(TokenQuality, "within", lambda self, budget: False)
     model = read_bundle(tiny["bundle"])
-    with pytest.raises(PluginError, match="fp16 misses the budget.*none was written"):
+    with pytest.raises(PluginError, match="every layer in fp32; nothing was written"):
         quantize(model, tmp_path / "q", "fp16", utterances, TokenBudget())
     assert not any(tmp_path.iterdir())
+
+
+def test_fp16_keeps_what_costs_too_much(hostile_bundle, tmp_path, utterances):
+    # Activations of 1e6 are in float32 from the start.
+    whole = quantize(hostile_bundle, tmp_path / "whole", "fp16", utterances)
+    assert figures(whole)["kept"] == {} and figures(whole)["emulated"]
+    assert figures(whole)["token_agreement"] == 1
+
+
+def test_fp16_keeps_the_layer_that_overflows(
+    hostile_bundle, tmp_path, utterances, monkeypatch
+):
+    monkeypatch.setattr(half_lowering, "HEADROOM", 1e-9)  # so that nothing is too large
+    bundle = quantize(hostile_bundle, tmp_path / "q", "fp16", utterances)
+    kept = figures(bundle)["kept"]["fp32"]
+    assert any(layer.startswith("decoder: ") for layer in kept) and len(kept) <= 4
+    assert figures(bundle)["token_agreement"] >= TokenBudget().min_token_agreement
+
+
+def test_the_states_of_fp16_are_in_fp16(tiny, tmp_path, utterances):
+    """What a search keeps from step to step is not cast in each of them."""
+    bundle = quantize(read_bundle(tiny["bundle"]), tmp_path / "q", "fp16", utterances)
+    graphs = bundle.manifest.graphs
+    for role in ("decoder", "lm"):
+        graph = onnx.load(bundle.file(f"{role}.onnx")).graph
+        types = {v.name: v.type.tensor_type.elem_type for v in graph.input}
+        states = {k: s.dtype for k, s in graphs[role].states.items()}
+        assert set(states.values()) == {"float16"}
+        assert {types[name] for name in states} == {onnx.TensorProto.FLOAT16}
+    memory = graphs["decoder_memory"].outputs
+    assert {tensor.dtype for tensor in memory.values()} == {"float16"}
+    assert graphs["encoder"].outputs["encoder_out"].dtype == "float32"
 
 
 def test_an_error_rate_over_the_budget_is_mended(

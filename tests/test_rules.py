@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 
+import measure_qdq
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,11 +10,12 @@ import onnxruntime as ort
 import pytest
 import torch
 from conftest import TOKENS, asr_config, build_asr, sharpen
+from measure_rules import HYPOTHESES, SIZES, measure
 from onnx_ir.passes.common import CheckerPass
 from torchaudio.models.wav2vec2.components import SelfAttention
 
-from espnet_onnx_plugin.bundle import Tensor
-from espnet_onnx_plugin.bundle.graph_file import load_graph
+from espnet_onnx_plugin.bundle import Tensor, read_bundle
+from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.frontend import (
     audio_specs,
@@ -25,7 +27,15 @@ from espnet_onnx_plugin.export.layers.ssl_layers import attend
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.optimize.editor import Editor, constant, made_by, only_user
 from espnet_onnx_plugin.optimize.fuse import count_nodes, optimize_graph
-from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
+from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules, on_trial
+from espnet_onnx_plugin.quantize.emulation import emulate_graph
+from espnet_onnx_plugin.quantize.half import (
+    FORMATS,
+    convert,
+    infer_types,
+    nodes_in_half,
+)
+from espnet_onnx_plugin.runtime.core.device import Device
 
 #: Rules for the CPU that must match in the encoder of each case, and how often.
 ENCODERS = {
@@ -196,6 +206,55 @@ def test_each_rule_alone(encoders, step, rule):
     # Applied once, nothing of it is left to do.
     _, again = apply_rules(rewritten, rule.providers[0], (rule,))
     assert again == {rule.name: 0}
+
+
+def test_what_nobody_has_measured_is_on_trial_alone(encoders, tmp_path):
+    """Attention as one operator for CUDA: equal, in float16 near, and never applied."""
+    model = load_graph(encoders("conformer", "latest"))
+    assert "attention" not in apply_rules(model, "cuda")[1]
+    rewritten, counts = apply_rules(model, "cuda", on_trial("cuda"))
+    assert counts["attention"] == 2
+    for feeds in batches(model):
+        assert_same(model, rewritten, feeds)
+    editor, form = Editor(rewritten), FORMATS["fp16"]
+    infer_types(editor.model)
+    nodes = nodes_in_half(editor.graph, form)
+    assert "MultiHeadAttention" in [node.op_type for node in nodes]
+    convert(editor, nodes, form)
+    save_graph(editor.model, tmp_path / "half.onnx")
+    emulate_graph(tmp_path / "half.onnx", tmp_path / "emulated.onnx")
+    emulated = load_graph(tmp_path / "emulated.onnx")
+    for feeds in batches(model):
+        expected, ours = run(model, feeds), run(emulated, feeds)
+        lengths = expected["encoder_out_lens"]
+        for i, length in enumerate(lengths):
+            row, our = (x["encoder_out"][i, :length] for x in (expected, ours))
+            assert 0 < np.abs(our - row).max() < 0.02 * np.abs(row).max()
+
+
+def test_rules_are_measured(tiny):
+    bundle = read_bundle(tiny["bundle"])
+    sizes = dict(SIZES, frames=9, kept=3, nodes=3, seen=3 + HYPOTHESES)
+    for precision in ("fp32", "fp16"):
+        rows = list(measure(bundle, "decoder", Device(), precision, 1, sizes))
+        alone, merged, all_rules = rows
+        assert merged.rule == "merged_projections" and merged.matches == 2
+        assert all(row.milliseconds > 0 for row in rows)
+        assert alone.saved is None and str(all_rules).startswith("| all |")
+
+
+def test_8_bits_between_q_and_dq_are_measured(tiny):
+    bundle = read_bundle(tiny["bundle"])
+    sizes = dict(SIZES, frames_in=60)
+    rows = {
+        row.form: row for row in measure_qdq.measure(bundle, repetitions=1, sizes=sizes)
+    }
+    assert [row.failed for row in rows.values()] == [""] * 4
+    assert rows["fp32"].difference == 0
+    for form in ("fp16", "int8 QDQ", "fp8 QDQ"):
+        assert 0 < rows[form].difference < 0.5
+        assert rows[form].megabytes > 0
+        assert form in str(rows[form])
 
 
 def test_weights_stay_plain_products(encoders):

@@ -17,7 +17,7 @@ from espnet_onnx_plugin.evaluate.synthesized import LOST, SpeechQuality, measure
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.quantize import lowering
-from espnet_onnx_plugin.quantize.lowering import Lowering
+from espnet_onnx_plugin.quantize.forms import Lowering
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
 from espnet_onnx_plugin.runtime.tts import Text2Speech
@@ -103,6 +103,13 @@ def recognizer(voice, monkeypatch):
     monkeypatch.setattr(Recognizer, "speech", made)
     monkeypatch.setattr(synthesis, "AsrScorer", Recognizer)
     return ["--asr_model_dir", "recognizer"]
+
+
+def test_speech_in_fp16_is_near_that_in_fp32(voice, texts, tmp_path):
+    budget = ["--max_mcd", 1, "--max_log_f0_rmse", 0.1]
+    figures = run(voice, texts, tmp_path / "q", "--precision", "fp16", *budget)
+    assert figures["emulated"] and figures["kept"] == {}
+    assert 0 < figures["mcd"] < 1
 
 
 def test_characters_that_are_not_recognized_cost_layers(

@@ -94,6 +94,7 @@ def test_help(recipe):
         (["--onnx-nbest", "1"], ["unknown option --onnx-nbest"]),
         (["--onnx_variants", "fp32 int4"], ["'int4'", "fp32 optimized int8 weight8"]),
         (["--onnx_variants", "fp16"], ["fp16 is for --onnx_provider cuda"]),
+        (["--onnx_variants", "tf32"], ["tf32 is for --onnx_provider cuda"]),
         (["--onnx_variants", ""], ["--onnx_variants", "at least one"]),
         (
             ["--onnx_variants", "fp32 int8", "--onnx_provider", "cuda"],
@@ -197,6 +198,7 @@ def test_all_three_stages(recipe):
             "model_dir": ["exp/asr/onnx/fp32"],
             "output_dir": ["exp/asr/onnx/int8"],
             "precision": ["int8"],
+            "provider": ["cpu"],
             "calibration_scp": audio,
             "calibration_text": ["dump/raw/org/valid/text"],
             "inference_config": ["decode.yaml"],
@@ -468,6 +470,27 @@ def test_only_the_variants_asked_for(recipe, variants, made):
     assert [name for name, _ in module_calls() if name in makers] == made
     decoded = {args["model_dir"][0] for args in module_calls("asr_inference")}
     assert decoded == {f"here/{variant}" for variant in variants.split()}
+
+
+def test_variants_of_a_gpu(recipe):
+    """TF32 is arithmetic of the optimized model; a budget is measured on the GPU."""
+    args = ["--stage", "14", "--onnx_provider", "cuda", "--test_sets", "test_b"]
+    result = run_onnx(*args, "--onnx_variants", "bf16 fp16 tf32")
+    assert result.returncode == 0, result.stderr
+    made = [args["output_dir"][0] for args in module_calls("optimize")]
+    assert made == ["exp/asr/onnx/optimized"]
+    quantized = module_calls("quantize")
+    assert [args["precision"] for args in quantized] == [["fp16"], ["bf16"]]
+    assert all(args["provider"] == ["cuda"] for args in quantized)
+    calls = module_calls("asr_inference")
+    decodes = [c for c in calls if "logdir" in c["output_dir"][0]]
+    assert [(c["model_dir"], c.get("tf32")) for c in decodes] == [
+        (["exp/asr/onnx/optimized"], ["true"]),
+        (["exp/asr/onnx/fp16"], None),
+        (["exp/asr/onnx/bf16"], None),
+    ]
+    table = Path("exp/asr/onnx/RESULTS.md").read_text()
+    assert all(f"| {name} |" in table for name in ("tf32", "fp16", "bf16"))
 
 
 def test_stages_can_be_skipped(recipe):

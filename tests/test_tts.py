@@ -27,6 +27,7 @@ from conftest import (
     tts_task,
 )
 from sweeping.build import randomize
+from test_half import HALF, differences_in_half
 
 from espnet_onnx_plugin.bin import export, optimize, quantize, tts_inference
 from espnet_onnx_plugin.bundle import Bundle, Manifest, Synthesis, read_bundle
@@ -34,6 +35,7 @@ from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
 from espnet_onnx_plugin.bundle.search import Durations, Pitch
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
+from espnet_onnx_plugin.evaluate.recorder import InputRecorder
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.graph import export_graphs
@@ -120,6 +122,25 @@ def agree(made, reference):
     if "wav" in made:  # joint models give ESPnet an axis more
         reference = {**reference, "wav": reference["wav"].reshape(-1)}
     compare_outputs(made, reference, "the text")
+
+
+FIRST, *OTHERS_IN_FULL = configurations("tts")
+
+
+@pytest.mark.parametrize(
+    "arch, name",
+    [FIRST]
+    + [
+        pytest.param(*case.values, id=case.id, marks=pytest.mark.more)
+        for case in OTHERS_IN_FULL
+    ],
+)
+def test_a_model_in_float16(arch, name, exported):
+    _, bundle = exported(f"{arch}/{name}")
+    recorder = InputRecorder(bundle)
+    Text2Speech(bundle, session=dict(watch=recorder.record))(**inputs(bundle))
+    in_half = differences_in_half(bundle, recorder)
+    assert all(figure < HALF for figure in in_half.values())
 
 
 @pytest.mark.parametrize("arch, name", configurations("tts"))

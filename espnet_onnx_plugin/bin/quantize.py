@@ -12,6 +12,7 @@ from espnet_onnx_plugin.bin._common import add_derive_options, make_evaluator, r
 from espnet_onnx_plugin.bin._parser import ArgumentParser, add_options, values_of
 from espnet_onnx_plugin.evaluate.budgets import BUDGETS
 from espnet_onnx_plugin.evaluate.data_options import SCORED
+from espnet_onnx_plugin.runtime.core.device import PROVIDERS
 
 
 def get_parser() -> ArgumentParser:
@@ -24,9 +25,16 @@ def get_parser() -> ArgumentParser:
     parser.add_argument(
         "--precision",
         default="int8",
-        choices=("int8", "weight8", "weight4", "fp16"),
+        choices=("int8", "weight8", "weight4", "fp16", "bf16"),
         help="int8: products and large convolutions in integers; weight8, weight4: "
-        "products with weights in blocks of 8 or 4 bits; fp16: for cuda",
+        "products with weights in blocks of 8 or 4 bits; fp16: for cuda; bf16: "
+        "likewise, with the range of fp32 and 3 bits less",
+    )
+    parser.add_argument(
+        "--provider",
+        default="cpu",
+        choices=tuple(PROVIDERS),
+        help="where the budget is measured; fp16 and bf16 are emulated on the cpu",
     )
     parser.add_argument(
         "--inference",
@@ -80,7 +88,12 @@ def quantize(args: argparse.Namespace) -> None:
     evaluator = make_evaluator(args, task, SCORED, options)
     budget = evaluator.budget_class(**values_of(args, evaluator.budget_class))
     bundle = quantize(
-        model, args.output_dir, args.precision, evaluator, budget, Device()
+        model,
+        args.output_dir,
+        args.precision,
+        evaluator,
+        budget,
+        Device(args.provider),
     )
     figures = bundle.manifest.checks["quantize"]
     speed = "emulated on the CPU, no speed measured"

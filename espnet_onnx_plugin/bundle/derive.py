@@ -36,6 +36,7 @@ def derive(
     rewrite: Rewrite,
     check: Check,
     precision: Precision | None = None,
+    graphs: Mapping[str, Graph] | None = None,
 ) -> Bundle:
     """Write the bundle that ``rewrite`` makes of ``parent``.
 
@@ -46,6 +47,7 @@ def derive(
         rewrite: called for each graph.
         check: called with the new bundle before it takes its place.
         precision: of the new bundle, where it is not the parent's.
+        graphs: entries of the new graphs, where their tensors are not the parent's.
 
     Raises:
         PluginError: if ``output_dir`` is the parent, or the check refuses; an older
@@ -70,7 +72,7 @@ def derive(
                 shutil.copyfile(file, work / file.name)
         graphs = {
             role: _rewritten(role, graph, parent, work, rewrite)
-            for role, graph in parent.manifest.graphs.items()
+            for role, graph in (graphs or parent.manifest.graphs).items()
         }
         source = {
             k: v for k, v in parent.manifest.source.items() if k not in origin

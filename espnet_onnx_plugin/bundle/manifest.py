@@ -11,8 +11,8 @@ from espnet_onnx_plugin.bundle.search import Features, Search
 FORMAT_VERSION = 5
 
 #: Of a bundle: as exported, products and convolutions in 8-bit integers, weights in
-#: blocks of 8 or 4 bits, half floats.
-Precision = Literal["fp32", "int8", "weight8", "weight4", "fp16"]
+#: blocks of 8 or 4 bits, half floats with 10 and with 7 bits of mantissa.
+Precision = Literal["fp32", "int8", "weight8", "weight4", "fp16", "bf16"]
 
 #: An axis of a tensor: its size, or the name of a size that varies.
 Axis = int | str

@@ -2,7 +2,10 @@
 
 On the CPU the level is the one below hardware-specific layouts, so that a bundle runs
 on any machine; onnxruntime adds those when it loads a graph. For CUDA it stops at what
-every provider runs, and the provider fuses the rest when it loads.
+every provider runs, for here nodes are the CPU's, and the rest is fused when the graph
+is loaded: for CUDA nodes onnxruntime's own optimizer makes SkipLayerNormalization,
+BiasGelu, FastGelu, QuickGelu (SiLU), BiasSoftmax and FusedMatMul
+(``graph_transformer_utils.cc``).
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ TOLERANCE = 1e-4
 _LEVELS = {
     "cpu": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "cuda": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "tensorrt": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
 }
 
 

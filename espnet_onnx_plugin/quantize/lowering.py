@@ -1,4 +1,4 @@
-"""One graph and its layers in lower precision."""
+"""One graph and its layers in integers, for CPUs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
-from espnet_onnx_plugin.bundle import weights_path
-from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
-from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.bundle.graph_file import save_graph
 from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.evaluate.speed import is_faster
 from espnet_onnx_plugin.optimize.editor import Editor
-from espnet_onnx_plugin.optimize.fuse import fuse_graph
-from espnet_onnx_plugin.optimize.rules.registry import RULES, apply_rules
 from espnet_onnx_plugin.quantize import convolutions, products, recurrent
 from espnet_onnx_plugin.quantize.convolutions import Range
+from espnet_onnx_plugin.quantize.forms import FP32, Lowering, either
 from espnet_onnx_plugin.quantize.layers import (
     CONVOLUTION,
     PRODUCT,
@@ -28,14 +24,11 @@ from espnet_onnx_plugin.quantize.layers import (
     Layer,
     Replacement,
     find_layers,
-    gemms_to_products,
 )
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
 
 logger = logging.getLogger(__name__)
-
-FP32 = "fp32"
 
 #: The forms of a product, by the precision that was asked for: each costs less quality
 #: than the one before, and more time or memory.
@@ -45,54 +38,42 @@ LADDERS = {
     "weight4": ("weight4", "weight8", FP32),
 }
 
-#: The input of :meth:`Lowering.write_probe`.
-SWITCHES = "switches"
-
 _BITS = {"weight8": 8, "weight4": 4}
 
 
-def load_rewritten(source: Path, provider: str) -> ir.Model:
-    """Read an exported graph and apply the optimizer's rules to it.
-
-    Raises:
-        PluginError: if it has been optimized or quantized already.
-    """
-    model = load_graph(source)
-    if any(node.domain for node in model.graph):
-        raise PluginError(
-            f"{source} is optimized or quantized already; give the bundle that was "
-            "exported as --model_dir"
-        )
-    rules = tuple(rule for rule in RULES if not rule.for_floats)
-    return apply_rules(model, provider, rules)[0]
-
-
-def _open(source: Path) -> Editor:
-    editor = Editor(load_rewritten(source, "cpu"))
-    gemms_to_products(editor)
-    return editor
-
-
 @dataclass(frozen=True)
-class Lowering:
-    """A graph of the bundle that is quantized, ready to be written in any precision.
+class IntegerLowering(Lowering):
+    """A graph whose layers take integers, for CPUs.
 
     Attributes:
-        source: the exported graph.
         reduce_range: whether integer weights get 7 bits.
-        ladders: the forms of each layer, the one to start from first.
         ranges: of what convolutions take and give, by name.
     """
 
-    source: Path
     reduce_range: bool
-    ladders: Mapping[Layer, Sequence[str]]
     ranges: Mapping[str, Range]
 
-    def without(self, kinds: Collection[str]) -> Lowering:
-        """Leave the layers of some kinds in fp32."""
-        left = {x: forms for x, forms in self.ladders.items() if x.kind not in kinds}
-        return replace(self, ladders=left)
+    def apply(self, editor: Editor, forms: Mapping[str, str]) -> None:
+        """Put integers in the places of layers."""
+        nodes = find_layers(editor.model)
+        for layer in self.ladders:
+            form = forms[layer.name]
+            if form != FP32:
+                lowered = self._lower(editor, layer, nodes[layer], form)
+                for old, new in lowered.items():
+                    editor.replace(old, new)
+
+    def switch(
+        self,
+        editor: Editor,
+        layer: Layer,
+        node: ir.Node | None,
+        form: str,
+        is_on: ir.Value,
+    ) -> None:
+        """Put a layer in integers beside the one in floats."""
+        assert node is not None
+        either(editor, is_on, node, lambda: self._lower(editor, layer, node, form))
 
     def _lower(
         self, editor: Editor, layer: Layer, node: ir.Node, form: str
@@ -107,49 +88,6 @@ class Lowering:
             return products.dynamic_int8(editor, node, self.reduce_range)
         return products.in_blocks(editor, node, _BITS[form])
 
-    def write(self, forms: Mapping[str, str], target: Path) -> None:
-        """Write the graph, fused, with each layer in the form that its name has."""
-        editor = _open(self.source)
-        nodes = find_layers(editor.model)
-        for layer in self.ladders:
-            form = forms[layer.name]
-            if form != FP32:
-                lowered = self._lower(editor, layer, nodes[layer], form)
-                for old, new in lowered.items():
-                    editor.replace(old, new)
-        editor.tidy()
-        with tempfile.TemporaryDirectory(dir=target.parent) as work:
-            plain = Path(work) / target.name
-            save_graph(editor.model, plain)
-            for file in (target, weights_path(target)):
-                file.unlink(missing_ok=True)  # what is open now stays as it was
-            fuse_graph(plain, target, "cpu")
-
-    def write_probe(self, form: str, target: Path) -> list[Layer]:
-        """Write the graph with a switch at every layer that has a form.
-
-        Its additional input ``switches``, bool (layers,), tells which layers take the
-        form; the others stay in fp32.
-
-        Returns:
-            The layers, in the order of the switches.
-        """
-        editor = _open(self.source)
-        nodes = find_layers(editor.model)
-        layers = [layer for layer, forms in self.ladders.items() if form in forms]
-        switches = ir.val(SWITCHES, ir.DataType.BOOL, [len(layers)])
-        editor.graph.inputs.append(switches)
-        for i, layer in enumerate(layers):
-            is_on = editor.put("Gather", switches, editor.add_constant(np.array(i)))
-            known = len(editor.graph)
-            values = self._lower(editor, layer, nodes[layer], form)
-            new = editor.graph[known:]
-            old = dict.fromkeys([nodes[layer], *(value.producer() for value in values)])
-            editor.choose(is_on, values, new, list(old))
-        editor.tidy()
-        save_graph(editor.model, target)
-        return layers
-
 
 def calibrate_graph(
     source: Path,
@@ -157,7 +95,7 @@ def calibrate_graph(
     reduce_range: bool,
     device: Device,
     feeds: Sequence[Feeds] = (),
-) -> Lowering:
+) -> IntegerLowering:
     """Find the layers of a graph that are lowered, and measure what they need for it.
 
     Args:
@@ -171,7 +109,8 @@ def calibrate_graph(
     Raises:
         PluginError: if the graph has been optimized or quantized already.
     """
-    editor = _open(source)
+    lowering = IntegerLowering(source, {}, reduce_range, {})
+    editor = lowering.open()
     nodes = find_layers(editor.model)
     ladders: dict[Layer, Sequence[str]] = {}
     for layer, node in nodes.items():
@@ -183,15 +122,15 @@ def calibrate_graph(
             ladders[layer] = ("int8", FP32)
     filters = [nodes[layer] for layer in ladders if layer.kind == CONVOLUTION]
     ranges = _measure_ranges(editor, filters, device, feeds)
-    return Lowering(source, reduce_range, ladders, ranges)
+    return replace(lowering, ladders=ladders, ranges=ranges)
 
 
 def keep_faster(
-    lowering: Lowering,
+    lowering: IntegerLowering,
     device: Device,
     feeds: Sequence[Feeds],
     only_faster: bool = False,
-) -> Lowering:
+) -> IntegerLowering:
     """Leave convolutions in fp32 where this machine runs the graph faster so.
 
     Args:
@@ -237,7 +176,10 @@ def _measure_ranges(
 
 
 def _is_faster(
-    lowering: Lowering, kinds: Collection[str], device: Device, feeds: Sequence[Feeds]
+    lowering: IntegerLowering,
+    kinds: Collection[str],
+    device: Device,
+    feeds: Sequence[Feeds],
 ) -> bool:
     """Whether this machine runs the graph faster with such layers lowered."""
     low = {layer.name: forms[0] for layer, forms in lowering.ladders.items()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,8 @@ from typing import Any, Generic
 
 import onnxruntime as ort
 
-from espnet_onnx_plugin.bundle import Bundle, Precision
+from espnet_onnx_plugin.bundle import Bundle, Graph, Precision, State, Tensor
 from espnet_onnx_plugin.bundle.derive import derive
-from espnet_onnx_plugin.bundle.graph_file import load_graph
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.evaluator import (
     Baseline,
@@ -30,12 +30,15 @@ from espnet_onnx_plugin.evaluate.evaluator import (
     evaluator_of,
 )
 from espnet_onnx_plugin.evaluate.graphs import Differences
+from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.optimize.fuse import CPU, optimize_graph
-from espnet_onnx_plugin.quantize.half import to_half
-from espnet_onnx_plugin.quantize.layers import find_layers
+from espnet_onnx_plugin.quantize.emulation import emulated
+from espnet_onnx_plugin.quantize.forms import Lowering
+from espnet_onnx_plugin.quantize.half import FORMATS
+from espnet_onnx_plugin.quantize.half_lowering import calibrate_half
+from espnet_onnx_plugin.quantize.half_states import half_ends, with_half_states
 from espnet_onnx_plugin.quantize.lowering import (
     LADDERS,
-    Lowering,
     calibrate_graph,
     keep_faster,
 )
@@ -46,8 +49,7 @@ from espnet_onnx_plugin.runtime.core.session import Session
 
 logger = logging.getLogger(__name__)
 
-FP16 = "fp16"
-PRECISIONS = (*LADDERS, FP16)
+PRECISIONS = (*LADDERS, *FORMATS)
 
 #: After this time a solution that holds is not made smaller any more.
 MAX_SECONDS = 3600.0
@@ -79,6 +81,11 @@ def quantize(
         raise PluginError(
             f"precision '{precision}' is unknown; use one of {', '.join(PRECISIONS)}"
         )
+    if precision in LADDERS and device.provider != "cpu":
+        raise PluginError(
+            f"{precision} is for the CPU; use provider cpu, or precision "
+            f"{' or '.join(FORMATS)}"
+        )
     evaluator = evaluator_of(model)() if evaluator is None else evaluator
     budget = evaluator.budget_class() if budget is None else budget
     if not evaluator.real:
@@ -95,6 +102,8 @@ def quantize(
         calibration=evaluator.as_dict(),
         onnxruntime=ort.__version__,
     )
+    if precision in FORMATS:
+        made_by["provider"] = device.provider
 
     @cache
     def quantizer() -> Quantizer[BudgetOf]:
@@ -108,7 +117,16 @@ def quantize(
         lambda role, old, new: quantizer().rewrite(role, old, new),
         lambda bundle: quantizer().check(bundle),
         precision,
+        _entries(model, precision),
     )
+
+
+def _entries(model: Bundle, precision: Precision) -> Mapping[str, Graph]:
+    """Entries of the new bundle's graphs, whose states may be smaller."""
+    graphs = model.manifest.graphs
+    if precision not in FORMATS:
+        return graphs
+    return with_half_states(graphs, FORMATS[precision])
 
 
 def calibrate(
@@ -126,10 +144,13 @@ def calibrate(
     reduce_range = products_saturate()
     baseline = evaluator.run(model, device)
     lowerings: dict[str, Lowering] = {}
-    graphs = {} if precision == FP16 else model.manifest.graphs
-    for role, graph in graphs.items():
+    for role, graph in _entries(model, precision).items():
         source = model.file(graph.file.name)
         feeds = baseline.feeds.get(role, ()) if evaluator.real else ()
+        if precision in FORMATS:
+            ends = half_ends(graph)
+            lowerings[role] = calibrate_half(source, precision, ends, device, feeds)
+            continue
         found = calibrate_graph(source, precision, reduce_range, device, feeds)
         lowerings[role] = keep_faster(found, device, feeds, evaluator.only_faster)
     return Quantizer(model, precision, evaluator, budget, device, baseline, lowerings)
@@ -169,22 +190,19 @@ class Quantizer(Generic[BudgetOf]):
 
     def rewrite(self, role: str, old: Path, new: Path) -> bool:
         """Write a graph in the precision that was asked for."""
-        if role in self.lowerings:
-            self.lowerings[role].write(self.forms([])[role], new)
-            # Activations that are quantized as they come have one scale for a batch.
-            return self.precision != "int8" or not self.lowerings[role].ladders
-        # A filterbank has no layers: the logarithm of a spectrum needs floats.
-        if self.precision == FP16 and find_layers(load_graph(old)):
-            to_half(old, new)
+        lowering = self.lowerings[role]
+        if self.precision in FORMATS and not lowering.ladders:
+            # A filterbank has no layers: the logarithm of a spectrum needs floats.
+            optimize_graph(old, new, lowering.provider)
         else:
-            provider = "cuda" if self.precision == FP16 else "cpu"
-            optimize_graph(old, new, provider, self.device)
-        return True
+            lowering.write(self.forms([])[role], new)
+        # Activations that are quantized as they come have one scale for a batch.
+        return self.precision != "int8" or not lowering.ladders
 
     def check(self, bundle: Bundle) -> Mapping[str, Any]:
         """Hold a bundle to the budget, raising what costs most; return the figures."""
         real = self.evaluator.real
-        quality = self.baseline.measure(bundle)
+        quality = self._measure(bundle)
         if real and not quality.utterances:
             raise PluginError("there is no utterance to measure the budget on")
         if real and not quality.measured:
@@ -192,13 +210,8 @@ class Quantizer(Generic[BudgetOf]):
         raises: Sequence[Raise] = ()
         if real and not quality.within(self.budget):
             logger.info("%s misses the budget: %s", self.precision, quality)
-            if self.precision == FP16:
-                raise PluginError(
-                    f"fp16 misses the budget: {quality}; none was written"
-                )
             quality, raises = self._raised(bundle)
         logger.info("%s: %s", self.precision, quality)
-        speed = self._speed(bundle)
         kept: dict[str, list[str]] = {}
         for role, forms in self.forms(raises).items():
             for layer, form in forms.items():
@@ -211,21 +224,38 @@ class Quantizer(Generic[BudgetOf]):
                 "budget": asdict(self.budget) if real else None,
                 "kept": kept,
                 "differences": self._differences(bundle),
-                **speed,
+                **self._speed(bundle),
             }
         }
 
+    @property
+    def emulates(self) -> bool:
+        """Whether arithmetic of a GPU is measured without one."""
+        return self.precision in FORMATS and self.device.provider == "cpu"
+
+    def _measure(self, bundle: Bundle) -> Quality[BudgetOf]:
+        with self._runnable(bundle) as runnable:
+            return self.baseline.measure(runnable)
+
+    def _runnable(self, bundle: Bundle) -> AbstractContextManager[Bundle]:
+        """A bundle that gives here what another one gives where it is for."""
+        return emulated(bundle) if self.emulates else nullcontext(bundle)
+
     def _speed(self, bundle: Bundle) -> dict[str, Any]:
         """Figures of the speed next to fp32, where this machine can tell them."""
-        if self.precision == FP16:
-            logger.info("fp16 was measured on the CPU, emulated: its speed is not told")
+        if self.emulates:
+            logger.info(
+                "%s was measured on the CPU, emulated: its speed is not told",
+                self.precision,
+            )
             return {"emulated": True}
+        where = {"provider": self.device.provider} if self.precision in FORMATS else {}
         seconds = self.baseline.time(bundle)
         ratio = sum(seconds["fp32"].values()) / sum(seconds["quantized"].values())
         ratio = round(ratio, 3)  # what the manifest says is what is warned of
         if ratio < 1:
             logger.warning("%s is slower than fp32 on this machine", self.precision)
-        return {"seconds": seconds, "speed_ratio": ratio, "slower": ratio < 1}
+        return {"seconds": seconds, "speed_ratio": ratio, "slower": ratio < 1, **where}
 
     def _raised(self, bundle: Bundle) -> tuple[Quality[BudgetOf], Sequence[Raise]]:
         """Rewrite a bundle's graphs with as few raises as hold the budget."""
@@ -243,7 +273,7 @@ class Quantizer(Generic[BudgetOf]):
 
         def holds(count: int) -> bool:
             write(count)
-            qualities[count] = self.baseline.measure(bundle)
+            qualities[count] = self._measure(bundle)
             logger.info("%d layers raised: %s", count, qualities[count])
             return qualities[count].within(self.budget)
 
@@ -254,16 +284,26 @@ class Quantizer(Generic[BudgetOf]):
     def _differences(self, bundle: Bundle) -> dict[str, float]:
         """Largest difference of each graph's outputs, on the same inputs."""
         worst = Differences()
-        for role, graph in self.model.manifest.graphs.items():
-            recorded = self.baseline.feeds.get(role)
-            if not recorded:  # a graph that nothing here uses
-                continue
-            sides = [Session(b, role, self.device) for b in (self.model, bundle)]
-            for feeds in recorded:
-                expected, ours = (s.run(feeds, graph.outputs) for s in sides)
-                for name in graph.outputs:
-                    worst.add(role, ours[name], expected[name])
+        with self._runnable(bundle) as runnable:
+            for role, graph in self.model.manifest.graphs.items():
+                recorded = self.baseline.feeds.get(role)
+                if not recorded:  # a graph that nothing here uses
+                    continue
+                sides = [Session(b, role, self.device) for b in (self.model, runnable)]
+                for feeds in recorded:
+                    expected, ours = (
+                        side.run(_suited(feeds, side.graph), graph.outputs)
+                        for side in sides
+                    )
+                    for name in graph.outputs:
+                        worst.add(role, ours[name], expected[name])
         return {role: float(f"{figure:.2e}") for role, figure in worst.items()}
+
+
+def _suited(feeds: Feeds, graph: Graph) -> Feeds:
+    """Recorded inputs in the types that a graph takes."""
+    tensors: dict[str, Tensor | State] = {**graph.inputs, **graph.states}
+    return {name: feeds[name].astype(tensors[name].dtype) for name in tensors}
 
 
 def fewest(count: int, holds: Callable[[int], bool]) -> int:

@@ -12,11 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from espnet_onnx_plugin.evaluate.recorder import Feeds
-from espnet_onnx_plugin.quantize.lowering import (
-    FP32,
-    SWITCHES,
-    Lowering,
-)
+from espnet_onnx_plugin.quantize.forms import FP32, SWITCHES, Lowering
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
 

@@ -143,6 +143,8 @@ def _quantization(figures: Mapping[str, Any]) -> str:
     parts.append(f"kept: {' and '.join(kept)}" if kept else "no layer kept back")
     if figures.get("emulated"):
         parts.append("measured in arithmetic that a CPU emulates, its speed was not")
+    if "provider" in figures:
+        parts.append(f"measured on {figures['provider']}")
     if figures.get("slower"):
         parts.append(
             "slower than fp32 on the machine that made it "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -25,7 +25,7 @@ from espnet_onnx_plugin.optimize.rules import (
     transposed_conv,
 )
 
-_ALL = ("cpu", "cuda")
+_ALL = ("cpu", "cuda", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,15 @@ class Rule:
         apply: rewrites a graph wherever the rule matches; returns how often.
         providers: where it pays and can run.
         for_floats: whether the quantizer has to see a graph without it.
+        unmeasured: where it can run and nobody has measured yet whether it pays: there
+            ``scripts/measure_rules.py`` alone applies it.
     """
 
     name: str
     apply: Callable[[Editor], int]
     providers: tuple[str, ...] = _ALL
     for_floats: bool = False
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def what(self) -> str:
@@ -61,11 +64,20 @@ RULES = (
     Rule("flatten_order", flatten_order.apply, ("cpu",)),
     Rule("scale", scale.apply),
     Rule("rel_shift", rel_shift.apply),
-    Rule("attention", attention.apply, ("cpu",)),
+    Rule("attention", attention.apply, ("cpu",), unmeasured=("cuda",)),
     Rule("merged_projections", merged_projections.apply),
     Rule("softmax_mask", softmax_mask.apply),
     Rule("position_table", position_table.apply),
 )
+
+
+def on_trial(provider: str) -> tuple[Rule, ...]:
+    """The rules for a provider, and those that have not been measured on it."""
+    return tuple(
+        replace(rule, providers=(*rule.providers, provider))
+        for rule in RULES
+        if provider in (*rule.providers, *rule.unmeasured)
+    )
 
 
 def apply_rules(
@@ -79,7 +91,7 @@ def apply_rules(
 
     Args:
         model: the graph with its weights; it stays as it is.
-        provider: where it will run, ``cpu`` or ``cuda``.
+        provider: where it will run.
         rules: those to apply, in order.
 
     Returns:
