@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -80,21 +80,71 @@ def session_options(device: Device) -> ort.SessionOptions:
 
 
 def open_graph(
-    path: Path, device: Device, precision: Precision = "int8"
+    path: Path | bytes, device: Device, precision: Precision = "int8"
 ) -> ort.InferenceSession:
     """A graph on a device, with the same result on every processor.
 
     Args:
-        path: the graph.
+        path: the graph's file, or what would stand in one.
         device: where it runs.
         precision: that of the bundle; one of unknown precision may hold 8-bit products.
     """
     options = session_options(device)
     if precision == "int8":
         keep_exact(options)
-    return ort.InferenceSession(
-        str(path), options, providers=[PROVIDERS[device.provider]]
-    )
+    model = path if isinstance(path, bytes) else str(path)
+    return ort.InferenceSession(model, options, providers=[PROVIDERS[device.provider]])
+
+
+class Runner:
+    """Runs a graph on values wherever they lie.
+
+    Args:
+        session: the graph, opened.
+        memory: onnxruntime's name of where outputs stay.
+        name: of the graph, for messages.
+    """
+
+    def __init__(self, session: ort.InferenceSession, memory: str, name: str):
+        self._session = session
+        self._memory = memory
+        self._name = name
+        self._inputs = frozenset(i.name for i in session.get_inputs())
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def binding(self, feeds: Mapping[str, Value] = {}) -> ort.IOBinding:
+        """What runs that share these inputs are made with."""
+        binding = self._session.io_binding()
+        self._bind(binding, feeds)
+        return binding
+
+    def _bind(self, binding: ort.IOBinding, feeds: Mapping[str, Value]) -> None:
+        for name, value in feeds.items():
+            if name not in self._inputs:
+                continue  # an input that the graph turned out not to depend on
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+
+    def run(
+        self,
+        binding: ort.IOBinding,
+        feeds: Mapping[str, Value],
+        fetch: Collection[str],
+    ) -> dict[str, Value]:
+        """Run the graph, as :meth:`Session.run`, on these inputs and those kept."""
+        try:
+            self._bind(binding, feeds)
+            for name in self._outputs:
+                binding.bind_output(name, "cpu" if name in fetch else self._memory)
+            self._session.run_with_iobinding(binding, _run_options())
+            return {
+                name: value.numpy() if name in fetch else value
+                for name, value in zip(self._outputs, binding.get_outputs())
+            }
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            raise GraphError(f"{self._name} failed: {_reason(e)}") from e
 
 
 class Session:
@@ -110,7 +160,7 @@ class Session:
         self.graph = bundle.manifest.graphs[role]
         path = bundle.file(self.graph.file.name)
         try:
-            self._session = open_graph(path, device, bundle.manifest.precision)
+            session = open_graph(path, device, bundle.manifest.precision)
         except PluginError:
             raise
         except Exception as e:  # onnxruntime's exceptions have no common base
@@ -118,13 +168,13 @@ class Session:
                 f"onnxruntime {ort.__version__} cannot load {path} ({_reason(e)}); "
                 "export the bundle again, with this onnxruntime installed"
             )
-        if PROVIDERS[device.provider] not in self._session.get_providers():
+        if PROVIDERS[device.provider] not in session.get_providers():
             raise PluginError(
                 "onnxruntime could not start CUDA and would run on the CPU; check the "
                 "driver and the CUDA and cuDNN libraries, or use provider cpu"
             )
         self._device = device
-        self._inputs = {i.name for i in self._session.get_inputs()}
+        self._runner = Runner(session, device.memory, self.graph.file.name)
 
     def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> dict[str, Value]:
         """Run the graph.
@@ -141,28 +191,7 @@ class Session:
         """
         if self._device.watch is not None:
             self._device.watch(self.graph, feeds)
-        try:
-            return self._run(feeds, set(fetch))
-        except Exception as e:  # onnxruntime's exceptions have no common base
-            raise GraphError(f"{self.graph.file.name} failed: {_reason(e)}") from e
-
-    def _run(self, feeds: Mapping[str, Value], fetch: set[str]) -> dict[str, Value]:
-        binding = self._session.io_binding()
-        for name, value in feeds.items():
-            if name not in self._inputs:
-                continue  # an input that the graph turned out not to depend on
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, value)
-            else:
-                binding.bind_ortvalue_input(name, value)
-        names = [output.name for output in self._session.get_outputs()]
-        for name in names:
-            binding.bind_output(name, "cpu" if name in fetch else self._device.memory)
-        self._session.run_with_iobinding(binding, _run_options())
-        return {
-            name: value.numpy() if name in fetch else value
-            for name, value in zip(names, binding.get_outputs())
-        }
+        return self._runner.run(self._runner.binding(), feeds, set(fetch))
 
     def initial_states(self, memory: Mapping[str, Value]) -> dict[str, np.ndarray]:
         """The states before the first step: one row of zeros, no nodes.

@@ -42,6 +42,8 @@ class BeamSearchConfig:
         max_tokens: how many tokens the decoder can read; None: any number.
         ctc_window_margin: frames that the CTC prefix score looks at before and behind
             where the hypotheses of a step are; 0: all frames.
+        memory: onnxruntime's name of the device's memory, where a search over whole
+            utterances leaves its scores; None: it takes them as arrays.
     """
 
     beam_size: int
@@ -60,6 +62,7 @@ class BeamSearchConfig:
     primer: Sequence[int] | None = None
     max_tokens: int | None = None
     ctc_window_margin: int = 0
+    memory: str | None = None
     token_list: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +148,34 @@ class Beam:
     ctc: CTCPrefixState | None
     #: (N, steps) in each step so far, the running hypothesis that became this one.
     rows: np.ndarray
+    ranks: np.ndarray  # (N,) of each among the survivors of the step
+
+    def extended(
+        self,
+        parents: np.ndarray,
+        tokens: np.ndarray,
+        score: np.ndarray,
+        chosen: Mapping[str, np.ndarray],
+        ctc: CTCPrefixState | None = None,
+    ) -> Beam:
+        """Survivors of a step.
+
+        Args:
+            parents: (N,) the hypothesis that each extends.
+            tokens: (N,) that each got.
+            score: (N,) the totals.
+            chosen: what each scorer gave for the tokens.
+            ctc: the state of their CTC prefix scores.
+        """
+        return Beam(
+            yseq=np.concatenate((self.yseq[parents], tokens[:, None]), axis=1),
+            score=score,
+            scores={k: self.scores[k][parents] + v for k, v in chosen.items()},
+            parents=parents,
+            ctc=ctc,
+            rows=np.concatenate((self.rows[parents], parents[:, None]), axis=1),
+            ranks=np.arange(len(parents)),
+        )
 
     def keep(self, ids: np.ndarray) -> Beam:
         """Some of the hypotheses."""
@@ -155,6 +186,7 @@ class Beam:
             self.parents[ids],
             self.ctc.keep(ids) if self.ctc is not None else None,
             self.rows[ids],
+            self.ranks[ids],
         )
 
     def hypothesis(self, row: int, hs: Sequence[np.ndarray] = ()) -> Hypothesis:
@@ -200,6 +232,7 @@ class Expander:
             parents=np.zeros(1, np.int64),
             ctc=self.ctc.start(counted) if self.ctc is not None else None,
             rows=np.zeros((1, 0), np.int64),
+            ranks=np.zeros(1, np.int64),
         )
 
     def extend(self, beam: Beam, parts: Mapping[str, np.ndarray]) -> Beam:
@@ -234,14 +267,7 @@ class Expander:
             start = time.perf_counter()
             state = self.ctc.extend(beam.ctc, parents, tokens, psi[parents, columns])
             self.ctc_seconds += time.perf_counter() - start
-        return Beam(
-            yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
-            score=total[parents, columns],
-            scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
-            parents=parents,
-            ctc=state,
-            rows=np.concatenate((beam.rows[parents], parents[:, None]), axis=1),
-        )
+        return beam.extended(parents, tokens, total[parents, columns], chosen, state)
 
     def _candidates(
         self, total: np.ndarray, count: int
@@ -261,7 +287,14 @@ class Expander:
 
 
 class UtteranceSearch:
-    """The search over one utterance, to which the full scorers' scores are given.
+    """The search over one utterance, whose hypotheses are extended outside.
+
+    Args:
+        config: settings of the search.
+        frames: how many the utterance has.
+        minlenratio: in place of the configuration's.
+        primer: tokens that the hypotheses begin with.
+        beam: the first hypothesis.
 
     Attributes:
         beam: the running hypotheses.
@@ -275,11 +308,9 @@ class UtteranceSearch:
         frames: int,
         minlenratio: float,
         primer: Sequence[int],
-        scorers: Sequence[str],
-        ctc: CTCPrefixScorer | None,
+        beam: Beam,
     ):
         self._config = config
-        self._expander = Expander(config, ctc)
         bounds = length_bounds(frames, config.maxlenratio, minlenratio)
         self._maxlen, self._minlen = bounds
         if config.max_tokens is not None:  # beyond them ESPnet's decoder breaks down
@@ -290,24 +321,18 @@ class UtteranceSearch:
         self._step = 0
         #: Tokens by which end detection knows hypotheses to be longer than their steps.
         self._primed = len(primer) - 1 if config.conventions.end_counts_primer else 0
-        self.beam = self._expander.start(primer, scorers)
+        self.beam = beam
         self._hidden: list[np.ndarray] = []
         self.ended: list[Hypothesis] = []
         self.done = self._maxlen < 1
-
-    @property
-    def ctc_seconds(self) -> float:
-        """Time spent on CTC prefix scores."""
-        return self._expander.ctc_seconds
 
     def remember(self, hidden: np.ndarray) -> None:
         """Take what the decoder's output layer read in this step, (N, dim)."""
         self._hidden.append(hidden)
 
-    def advance(self, parts: dict[str, np.ndarray]) -> None:
-        """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
+    def advance(self, beam: Beam) -> None:
+        """Take up the hypotheses, extended by a token."""
         config = self._config
-        beam = self._expander.extend(self.beam, parts)
         if self._step == self._maxlen - 1:
             # As ESPnet does, to the ended ones too: these get a second end symbol.
             logger.info("adding <eos> in the last position in the loop")
