@@ -23,7 +23,7 @@ from espnet_onnx_plugin.runtime.search.resident_graph import (
 from espnet_onnx_plugin.runtime.search.utterance import (
     Beam,
     BeamSearchConfig,
-    Expander,
+    first,
 )
 
 
@@ -80,8 +80,7 @@ class ResidentExpander:
         """The hypothesis that the search over each utterance begins with."""
         if self._config.conventions.ctc_counts_primer:
             self._lengths = np.array([len(primer) - 1 for primer in primers])
-        first = Expander(self._config, None)
-        return [first.start(primer, scorers) for primer in primers]
+        return [first(self._config, primer, scorers) for primer in primers]
 
     def select(self, utterances: Sequence[int]) -> None:
         """Go on with some of the utterances."""
@@ -178,23 +177,19 @@ class ResidentExpander:
         """The survivors of each utterance."""
         parents, tokens = survivors[:2].astype(np.int64)
         total, *given = survivors[2:].astype(np.float32)
-        extended: list[Beam | None] = []
-        for i, beam in enumerate(beams):
-            if beam is not None:
-                resident = iter(given)
-                chosen = {
-                    name: (
-                        scores[i, parents[i], tokens[i]]
-                        if isinstance(scores, np.ndarray)
-                        else next(resident)[i]
-                    )
-                    for name, scores in parts.items()
-                }
-                if self._uses_ctc:
-                    chosen["ctc"] = next(resident)[i]
-                beam = beam.extended(parents[i], tokens[i], total[i], chosen)
-            extended.append(beam)
-        return extended
+        order = np.arange(len(beams))[:, None]
+        resident = iter(given)
+        by_scorer = [
+            (
+                scores[order, parents, tokens]
+                if isinstance(scores, np.ndarray)
+                else next(resident)
+            )
+            for scores in parts.values()
+        ]
+        chosen = np.stack((*by_scorer, *resident), axis=2)
+        extended = zip(beams, parents, tokens, total, chosen)
+        return [beam and beam.extended(*each) for beam, *each in extended]
 
 
 def compact(array: np.ndarray) -> np.ndarray:

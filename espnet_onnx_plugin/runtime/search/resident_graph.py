@@ -133,7 +133,7 @@ def _candidates(graph: GraphWriter, plan: Plan, total: str) -> tuple[str, str]:
     return graph.Concat(ids, eos, axis=2), graph.Concat(totals, end, axis=2)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=8)
 def open_step(plan: Plan, memory: str) -> Runner:
     """The graph of a step, whose states stay in a memory.
 

@@ -164,6 +164,13 @@ class LengthBonus(FullScorer):
         self, tokens: np.ndarray, parents: np.ndarray, state: None
     ) -> tuple[np.ndarray, None]:
         """Give one point to every continuation."""
+        return np.ones((*tokens.shape, self._vocabulary), dtype=np.float32), None
+
+    def score_resident(
+        self, tokens: np.ndarray, parents: np.ndarray, state: None
+    ) -> tuple[np.ndarray, None]:
+        """Give one point to every continuation, as an array that holds one number."""
+        # In arithmetic it takes twice the time of an array of ones: 33 against 16 us.
         return np.broadcast_to(np.float32(1), (*tokens.shape, self._vocabulary)), None
 
     def select(self, utterances: Sequence[int], state: None) -> None:
