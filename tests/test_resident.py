@@ -84,7 +84,7 @@ def make_batch(case, random, longest):
     """
     frames = np.array([longest, 1, *random.integers(1, longest, 3)])
     random.shuffle(frames)
-    logits = 3.0 * random.standard_normal((5, longest, case["vocabulary"]))
+    logits = 3.0 * random.standard_normal((5, longest + 9, case["vocabulary"]))
     logits[..., BLANK] += 2.0
     logp = torch.log_softmax(torch.tensor(logits, dtype=torch.float32), dim=-1).numpy()
     for row, count in zip(logp, frames):

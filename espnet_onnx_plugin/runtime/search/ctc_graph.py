@@ -301,9 +301,10 @@ def open_frames(blank: int, everything: bool, window: bool, memory: str) -> Runn
     graph = GraphWriter()
     log_probs = graph.input("log_probs", F32)
     frames = graph.input("frames", INT)
-    missing = graph.Sub(
-        graph.input("length", INT), graph.Shape(log_probs, start=1, end=2)
-    )
+    length = graph.input("length", INT)
+    # The encoder may have given frames behind the longest utterance.
+    log_probs = graph.Slice(log_probs, [0], length, [1])
+    missing = graph.Sub(length, graph.Shape(log_probs, start=1, end=2))
     log_probs = graph.Pad(log_probs, graph.Concat([0], missing, axis=0), F32(0), [1])
     time = graph.input("time", INT)
     exists = graph.Less(time, graph.Unsqueeze(frames, [1]))

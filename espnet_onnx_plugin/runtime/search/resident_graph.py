@@ -96,7 +96,9 @@ def _write_step(plan: Plan) -> GraphWriter:
 
     flat = [0, -1]
     best, places = graph.top(graph.Reshape(total, flat), plan.beam)  # (U, B)
-    count = graph.Shape(total, start=2, end=3)
+    count = plan.vocabulary
+    if plan.pre_beam is not None:
+        count = plan.pre_beam + plan.end_is_candidate
     parents, columns = graph.Div(places, count), graph.Mod(places, count)
     tokens = columns
     if plan.pre_beam is not None:
