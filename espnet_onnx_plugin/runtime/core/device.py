@@ -11,7 +11,11 @@ from espnet_onnx_plugin.bundle.typed import check_types, option
 from espnet_onnx_plugin.errors import PluginError
 
 #: onnxruntime's names.
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,12 @@ class Device:
     The defaults are what measured best, on utterances of several lengths and two cores.
 
     Attributes:
-        provider: ``cpu`` or ``cuda``.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``.
         threads: threads of one operator on the CPU.
         shared: whether the arena is one pool for all graphs; of its own, a vocoder
             takes a third less (499 MiB for 756 of 8 s of speech).
+        resident: whether a search keeps its scores where the graphs run; default: on a
+            GPU.
         emulate: whether it may run a bundle that is made for another device: with the
             same result, however slowly.
         watch: called before every run of a graph, with its inputs by name.
@@ -41,6 +47,10 @@ class Device:
     memory_pattern: bool = option(
         False, "memory is planned for the first utterance's shape"
     )
+    tf32: bool = option(
+        False, "a GPU multiplies float32 in TF32: faster, with 10 bits of mantissa"
+    )
+    resident: bool | None = None
     emulate: bool = False
     watch: Callable[[Graph, Mapping[str, Any]], None] | None = None
 
@@ -62,6 +72,13 @@ class Device:
                 f"({ort.__version__}); pip install onnxruntime-gpu instead of "
                 "onnxruntime, or use provider cpu"
             )
+        if self.resident is None:
+            object.__setattr__(self, "resident", self.memory != "cpu")
+
+    @property
+    def memory(self) -> str:
+        """onnxruntime's name of the memory where graphs leave what they compute."""
+        return "cpu" if self.provider == "cpu" else "cuda"
 
 
 def check_precision(bundle: Bundle, device: Device) -> None:
@@ -76,7 +93,7 @@ def check_precision(bundle: Bundle, device: Device) -> None:
             f"{bundle.path} is in fp16, which is for cuda and slower than fp32 on the "
             "CPU; use the int8 or optimized bundle with cpu"
         )
-    if precision not in ("fp16", "fp32") and device.provider == "cuda":
+    if precision not in ("fp16", "fp32") and device.provider != "cpu":
         raise PluginError(
             f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
             "operators; use the fp16, fp32 or optimized bundle with cuda"

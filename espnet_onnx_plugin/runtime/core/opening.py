@@ -64,7 +64,7 @@ class OpenedModel(ABC, Generic[OptionsT]):
 
     Args:
         model_dir: the bundle, or its directory.
-        provider: ``cpu`` or ``cuda``.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``.
         threads: CPU threads.
         session: the other attributes of
             :class:`~espnet_onnx_plugin.runtime.core.device.Device`, by name.

@@ -157,7 +157,7 @@ class Session:
                 binding.bind_ortvalue_input(name, value)
         names = [output.name for output in self._session.get_outputs()]
         for name in names:
-            binding.bind_output(name, "cpu" if name in fetch else self._device.provider)
+            binding.bind_output(name, "cpu" if name in fetch else self._device.memory)
         self._session.run_with_iobinding(binding, _run_options())
         return {
             name: value.numpy() if name in fetch else value
