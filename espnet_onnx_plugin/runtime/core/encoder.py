@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.runtime.core.buckets import bucket
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.session import Session, Value, shape_of
 
 #: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.
 LENS = "_lens"
@@ -37,14 +38,24 @@ class Accompanied:
     def __len__(self) -> int:
         return len(self.speech)
 
+    @property
+    def size(self) -> int:
+        """Number of samples, or of features in all frames."""
+        return self.speech.size
+
 
 Utterance = np.ndarray | Accompanied
 
 
-def pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack arrays (length, ...) of unequal lengths, zeros behind the shorter ones."""
-    longest = max(len(a) for a in arrays)
-    batch = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+def pad(arrays: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
+    """Stack arrays (length, ...) of unequal lengths, zeros behind the shorter ones.
+
+    Args:
+        arrays: the arrays.
+        length: of the result; default: that of the longest.
+    """
+    length = max(len(a) for a in arrays) if length is None else length
+    batch = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
     for row, array in zip(batch, arrays):
         row[: len(array)] = array
     return batch
@@ -58,8 +69,9 @@ def to_numpy(value: Value) -> np.ndarray:
 class Encoded(dict[str, Value]):
     """The encoder graph's outputs for a batch of utterances, by name.
 
-    ``encoder_out`` may lie on the device; the others are arrays. Where the encoder
-    tells speakers apart, each of them is an utterance, those of one recording in a row.
+    ``encoder_out`` may lie on the device, with frames behind the longest utterance; the
+    others are arrays. Where the encoder tells speakers apart, each of them is an
+    utterance, those of one recording in a row.
     """
 
     @property
@@ -82,15 +94,16 @@ class Encoded(dict[str, Value]):
     def select(self, utterances: Sequence[int]) -> Encoded:
         """Some of the utterances, without needless frames."""
         utterances = list(utterances)
-        if utterances == list(range(self.utterances)):
-            return self
+        everyone = utterances == list(range(self.utterances))
         selected = Encoded()
         for name, value in self.items():
             if name.endswith(LENS):
                 selected[name] = value[utterances]
-            else:
-                frames = self.lengths_of(name)[utterances].max()
-                selected[name] = to_numpy(value)[utterances, :frames]
+                continue
+            frames = self.lengths_of(name)[utterances].max()
+            if not everyone or shape_of(value)[1] > frames:
+                value = to_numpy(value)[utterances, :frames]
+            selected[name] = value
         return selected
 
     @staticmethod
@@ -124,6 +137,7 @@ class Encoder:
         #: Names of the outputs.
         self.outputs = tuple(self._encoder.graph.outputs)
         self._speakers = bundle.manifest.speakers
+        self._buckets = device.buckets and self._encoder.graph.batches
         #: Seconds that the newest call spent, by graph.
         self.seconds: dict[str, float] = {}
 
@@ -135,7 +149,8 @@ class Encoder:
                 alone or :class:`Accompanied`.
         """
         feats = self.features(utterances)
-        if len(feats) == 1 or not self._encoder.graph.batches:
+        alone = len(feats) == 1 and not self._buckets
+        if alone or not self._encoder.graph.batches:
             return Encoded.stack([self._encode(feeds) for feeds in feats])
         return self.encode_together(feats)
 
@@ -149,7 +164,11 @@ class Encoder:
         feeds: Features = {}
         for name in feats[0]:
             arrays = [to_numpy(one[name])[0] for one in feats]
-            feeds[name] = np.array(arrays) if arrays[0].ndim == 0 else pad(arrays)
+            length = None
+            if self._buckets and name == "feats":
+                length = bucket(max(map(len, arrays)))
+            is_scalar = arrays[0].ndim == 0
+            feeds[name] = np.array(arrays) if is_scalar else pad(arrays, length)
         return self._encode(feeds)
 
     def _features(self, utterance: Utterance) -> Features:
@@ -176,5 +195,10 @@ class Encoder:
             for name, value in encoded.items():
                 array = to_numpy(value)
                 encoded[name] = array.reshape(-1, *array.shape[2:])
+        if self._buckets:
+            for name in fetch:
+                if not name.endswith(LENS):
+                    longest = encoded.lengths_of(name).max()
+                    encoded[name] = to_numpy(encoded[name])[:, :longest]
         self.seconds["encoder"] += time.perf_counter() - start
         return encoded
