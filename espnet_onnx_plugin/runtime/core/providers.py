@@ -69,7 +69,8 @@ def tensorrt_options(device: Device, graph: Graph, precision: Precision) -> Opti
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache.parent),
         "trt_fp16_enable": str(int(precision == "fp16")),
-        "trt_layer_norm_fp32_fallback": str(int(precision == "fp16")),
+        "trt_bf16_enable": str(int(str(precision) == "bf16")),
+        "trt_layer_norm_fp32_fallback": "1",
     }
     for i, name in enumerate(("min", "opt", "max")):
         sizes = {axis: of_axis[i] for axis, of_axis in PROFILE.items()}
