@@ -275,8 +275,8 @@ def test_a_written_graph_is_one_of_onnx():
 def test_a_model_on_a_resident_device_finds_the_same(tiny, options, brought_back):
     options = dict(beam_size=4, lm_weight=0.3, maxlenratio=-12, **options)
     models = [
-        Speech2Text(tiny["bundle"], session=dict(resident=resident), **options)
-        for resident in (False, True)
+        Speech2Text(tiny["bundle"], session=dict(resident=gpu, buckets=gpu), **options)
+        for gpu in (False, True)
     ]
     speech = list(waves().values())
     found, ours = ([], [])

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.runtime.core.buckets import bucket
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.session import Session, Value, shape_of
 from espnet_onnx_plugin.runtime.core.values import stack, take, to_numpy
 
 #: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.
@@ -38,6 +39,11 @@ class Accompanied:
     def __len__(self) -> int:
         return len(self.speech)
 
+    @property
+    def size(self) -> int:
+        """Number of samples, or of features in all frames."""
+        return self.speech.size
+
 
 Utterance = np.ndarray | Accompanied
 
@@ -45,8 +51,9 @@ Utterance = np.ndarray | Accompanied
 class Encoded(dict[str, Value]):
     """The encoder graph's outputs for a batch of utterances, by name.
 
-    Lengths are arrays; the others may lie on the device. Where the encoder tells
-    speakers apart, each of them is an utterance, those of one recording in a row.
+    Lengths are arrays; the others may lie on the device, with frames behind the longest
+    utterance. Where the encoder tells speakers apart, each of them is an utterance,
+    those of one recording in a row.
     """
 
     @property
@@ -76,14 +83,16 @@ class Encoded(dict[str, Value]):
     def select(self, utterances: Sequence[int]) -> Encoded:
         """Some of the utterances, without needless frames."""
         utterances = list(utterances)
-        if utterances == list(range(self.utterances)):
-            return self
+        everyone = utterances == list(range(self.utterances))
         selected = Encoded()
         for name, value in self.items():
-            frames = None
-            if not name.endswith(LENS):
-                frames = int(self.lengths_of(name)[utterances].max())
-            selected[name] = take(value, utterances, frames)
+            if name.endswith(LENS):
+                selected[name] = take(value, utterances)
+                continue
+            frames = int(self.lengths_of(name)[utterances].max())
+            if not everyone or shape_of(value)[1] > frames:
+                value = take(value, utterances, frames)
+            selected[name] = value
         return selected
 
     @staticmethod
@@ -119,6 +128,7 @@ class Encoder:
             if name.endswith(LENS) or not (self._resident or name == "encoder_out")
         ]
         self._speakers = bundle.manifest.speakers
+        self._buckets = device.buckets and self._encoder.graph.batches
         #: Seconds that the newest call spent, by graph.
         self.seconds: dict[str, float] = {}
 
@@ -130,7 +140,8 @@ class Encoder:
                 alone or :class:`Accompanied`.
         """
         feats = self.features(utterances)
-        if len(feats) == 1 or not self._encoder.graph.batches:
+        alone = len(feats) == 1 and not self._buckets
+        if alone or not self._encoder.graph.batches:
             return Encoded.stack([self._encode(feeds) for feeds in feats])
         return self.encode_together(feats)
 
@@ -146,7 +157,10 @@ class Encoder:
             values = [one[name] for one in feats]
             if not self._resident:
                 values = [to_numpy(value) for value in values]
-            feeds[name] = stack(values)
+            length = None
+            if self._buckets and name == "feats":
+                length = bucket(max(shape_of(value)[1] for value in values))
+            feeds[name] = stack(values, length)
         return self._encode(feeds)
 
     def _features(self, utterance: Utterance) -> Features:
@@ -172,5 +186,10 @@ class Encoder:
             for name, value in encoded.items():
                 array = to_numpy(value)
                 encoded[name] = array.reshape(-1, *array.shape[2:])
+        if self._buckets:
+            for name in self._fetched:
+                if not name.endswith(LENS):
+                    longest = encoded.lengths_of(name).max()
+                    encoded[name] = to_numpy(encoded[name])[:, :longest]
         self.seconds["encoder"] += time.perf_counter() - start
         return encoded

@@ -81,10 +81,15 @@ def argmax(value: Value) -> np.ndarray:
     return to_numpy(places)
 
 
-def pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack arrays (length, ...) of unequal lengths, zeros behind the shorter ones."""
-    longest = max(len(a) for a in arrays)
-    batch = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+def pad(arrays: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
+    """Stack arrays (length, ...) of unequal lengths, zeros behind the shorter ones.
+
+    Args:
+        arrays: the arrays.
+        length: of the result; default: that of the longest.
+    """
+    length = max(len(a) for a in arrays) if length is None else length
+    batch = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
     for row, array in zip(batch, arrays):
         row[: len(array)] = array
     return batch
@@ -96,32 +101,35 @@ def _stacking(kind: str, memory: str, count: int, pads: bool) -> Runner:
     dtype = _DTYPES[kind]
     values = [graph.input(f"value{i}", dtype) for i in range(count)]
     if pads:
-        longest = graph.input("longest", np.int64)
+        length = graph.input("length", np.int64)
         for i, value in enumerate(values):
-            missing = graph.Sub(longest, graph.Shape(value, start=1, end=2))
+            missing = graph.Sub(length, graph.Shape(value, start=1, end=2))
             ends = graph.Concat([0], missing, axis=0)
             values[i] = graph.Pad(value, ends, dtype(0), [1])
     graph.output("stacked", graph.Concat(*values, axis=0), dtype)
     return open_written(graph, memory, "stack")
 
 
-def stack(values: Sequence[Value]) -> Value:
+def stack(values: Sequence[Value], length: int | None = None) -> Value:
     """Values (rows,) or (rows, length, ...) one below the other.
 
-    Behind the shorter ones stand zeros.
+    Args:
+        values: the values; behind the shorter ones come zeros.
+        length: of the result, if it has one; default: that of the longest.
     """
-    if len(values) == 1:
+    if len(values) == 1 and length is None:
         return values[0]
     on_device = [v for v in values if not isinstance(v, np.ndarray)]
     if len(on_device) < len(values):
         arrays = [to_numpy(value) for value in values]
         if arrays[0].ndim == 1:
             return np.concatenate(arrays)
-        return pad([row for array in arrays for row in array])
+        return pad([row for array in arrays for row in array], length)
     feeds: dict[str, Value] = {f"value{i}": v for i, v in enumerate(on_device)}
     shapes = [value.shape() for value in on_device]
     if len(shapes[0]) > 1:
-        feeds["longest"] = np.array([max(shape[1] for shape in shapes)], np.int64)
+        longest = max(shape[1] for shape in shapes)
+        feeds["length"] = np.array([length or longest], np.int64)
     kind, memory = on_device[0].data_type(), on_device[0].device_name()
-    runner = _stacking(kind, memory, len(values), "longest" in feeds)
+    runner = _stacking(kind, memory, len(values), "length" in feeds)
     return runner.run(runner.binding(), feeds, ())["stacked"]
