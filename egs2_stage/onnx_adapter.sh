@@ -72,6 +72,7 @@ onnx_run_espnet() {
             "to asr.sh or st.sh"
     if [ "${onnx_stop_stage}" -ge 14 ]; then
         onnx_need_modules onnx onnxruntime onnxscript jiwer
+        onnx_need_provider
     fi
     onnx_find_scorer
     if [ "${onnx_stage}" -le 13 ]; then

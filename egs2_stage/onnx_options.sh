@@ -15,6 +15,7 @@ onnx_quantize_config=${onnx_plugin_root}/conf/quantize.yaml
 onnx_provider=cpu
 onnx_threads=1
 onnx_nj=
+onnx_batch_bins=
 onnx_dir=
 onnx_asr_model_dir=
 onnx_chunk_lengths=
@@ -22,13 +23,14 @@ onnx_chunk_lengths=
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
     --onnx                 # Whether to run these stages in place of ESPnet's from 14 on (default=\"${onnx}\").
-    --onnx_variants        # The models to make and to decode with (default=\"fp32 optimized int8\", with cuda without int8; also weight8 and weight4, and with cuda tf32, fp16 and bf16).
+    --onnx_variants        # The models to make and to decode with (default=\"fp32 optimized int8\", with cuda without int8, with tensorrt fp32; also weight8 and weight4, with cuda tf32, fp16 and bf16, with tensorrt fp16).
     --onnx_export_config   # YAML for the export (default=\"${onnx_export_config}\").
     --onnx_optimize_config # YAML for the optimization (default=\"${onnx_optimize_config}\").
     --onnx_quantize_config # YAML for the quantization (default=\"${onnx_quantize_config}\").
-    --onnx_provider        # Where to decode, cpu or cuda (default=\"${onnx_provider}\").
+    --onnx_provider        # Where to decode, cpu, cuda or tensorrt (default=\"${onnx_provider}\").
     --onnx_threads         # The number of threads of each decoding job (default=\"${onnx_threads}\").
     --onnx_nj              # The number of parallel jobs in decoding (default=\"${onnx_nj}\", that of inference_nj).
+    --onnx_batch_bins      # Limit of the padded size of batches in decoding, as batch_bins in training: utterances times samples of the longest, or frames times dimensions of features (default=\"${onnx_batch_bins}\", batches of --batch_size).
     --onnx_dir             # Where models and tables go (default=\"${onnx_dir}\", \"onnx\" in the model's directory).
     --onnx_asr_model_dir   # Of tts.sh: an ASR model of these stages, to hear what is spoken (default=\"${onnx_asr_model_dir}\").
     --onnx_chunk_lengths   # With --use_streaming true: other values of sim_chunk_length that the last of the models decodes with, for a plot of error rate against latency (default=\"${onnx_chunk_lengths}\")."
@@ -64,8 +66,8 @@ onnx_parse_options() {
         name=${name//-/_}
         case ${name} in
             onnx | onnx_variants | onnx_export_config | onnx_optimize_config | \
-                onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | onnx_dir | \
-                onnx_asr_model_dir | onnx_chunk_lengths)
+                onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | \
+                onnx_batch_bins | onnx_dir | onnx_asr_model_dir | onnx_chunk_lengths)
                 [ $# -ge 2 ] || onnx_die "option $1 needs a value"
                 printf -v "${name}" '%s' "$2"
                 shift 2
@@ -87,23 +89,32 @@ onnx_check_options() {
     local option value variants known="fp32 optimized int8 weight8 weight4 tf32 fp16 bf16"
     [[ ${onnx} =~ ^(true|false)$ ]] ||
         onnx_die "--onnx must be true or false, not '${onnx}'"
-    [[ ${onnx_provider} =~ ^(cpu|cuda)$ ]] ||
-        onnx_die "--onnx_provider must be cpu or cuda, not '${onnx_provider}'"
+    [[ ${onnx_provider} =~ ^(cpu|cuda|tensorrt)$ ]] ||
+        onnx_die "--onnx_provider must be cpu, cuda or tensorrt, not '${onnx_provider}'"
     [[ ${onnx_threads} =~ ^[1-9][0-9]*$ ]] ||
         onnx_die "--onnx_threads must be a positive integer, not '${onnx_threads}'"
     [[ ${onnx_nj:-1} =~ ^[1-9][0-9]*$ ]] ||
         onnx_die "--onnx_nj must be a positive integer, not '${onnx_nj}'"
+    [[ ${onnx_batch_bins:-1} =~ ^[1-9][0-9]*$ ]] ||
+        onnx_die "--onnx_batch_bins must be a positive integer, not '${onnx_batch_bins}'"
     if [ "${onnx_variants}" = default ]; then
-        onnx_variants="fp32 optimized"
-        [ "${onnx_provider}" = cuda ] || onnx_variants+=" int8"
+        case ${onnx_provider} in
+            cpu) onnx_variants="fp32 optimized int8" ;;
+            cuda) onnx_variants="fp32 optimized" ;;
+            tensorrt) onnx_variants=fp32 ;;
+        esac
     fi
     for value in ${onnx_variants}; do
         [[ " ${known} " == *" ${value} "* ]] ||
             onnx_die "--onnx_variants: '${value}' is none of ${known}"
         case ${onnx_provider}-${value} in
-            cuda-int8 | cuda-weight8 | cuda-weight4)
+            cuda-int8 | cuda-weight? | tensorrt-int8 | tensorrt-weight?)
                 onnx_die "--onnx_variants: ${value} is for the CPU, leave it out with" \
-                    "--onnx_provider cuda"
+                    "--onnx_provider ${onnx_provider}"
+                ;;
+            tensorrt-optimized | tensorrt-tf32 | tensorrt-bf16)
+                onnx_die "--onnx_variants: TensorRT does its own fusions, leave ${value}" \
+                    "out with --onnx_provider tensorrt"
                 ;;
             cpu-tf32 | cpu-fp16 | cpu-bf16)
                 onnx_die "--onnx_variants: ${value} is for --onnx_provider cuda"

@@ -37,6 +37,16 @@ print(*[name for name in sys.argv[1:] if find_spec(name) is None])' "$@")
         onnx_die "'${python}' lacks ${missing}: run ${python} -m pip install ${missing}"
 }
 
+# onnx_need_provider: ends where the recipe's python has no onnxruntime for a GPU; whether
+# there is one is known where the jobs run
+onnx_need_provider() {
+    local refused
+    refused=$(onnx_python -c '
+import sys
+from espnet_onnx_plugin.runtime.core.device import Device
+Device(sys.argv[1])' "${onnx_provider}" 2>&1) || onnx_die "${refused##*Error: }"
+}
+
 # onnx_find_scorer: finds a sclite for ESPnet's scoring, or ends
 onnx_find_scorer() {
     if command -v sclite > /dev/null; then
@@ -282,6 +292,7 @@ onnx_decode() {
         --model_dir "${onnx_bundle}" \
         "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_input_args[@]}" \
         --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size:-1}" \
+        ${onnx_batch_bins:+--batch_bins "${onnx_batch_bins}"} \
         --output_dir "${logdir}"/output.JOB ||
         onnx_show_failure "${logdir}/${onnx_inference}".*.log
     onnx_collect "${data}" "${dir}"
@@ -430,7 +441,7 @@ onnx_run_stages() {
     onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
     onnx_nj=${onnx_nj:-${inference_nj}}
     onnx_cmd="${decode_cmd} --gpu 0"
-    if [ "${onnx_provider}" = cuda ]; then
+    if [ "${onnx_provider}" != cpu ]; then
         onnx_cmd="${cuda_cmd} --gpu 1"
     fi
     if [ "${onnx_threads}" -gt 1 ]; then

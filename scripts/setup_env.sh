@@ -91,4 +91,14 @@ echo "Setting up ${venv} with ${python} and the extras ${extras} (minutes, the f
 [ -x "${venv}"/bin/pip ] || "${python}" -m venv --clear "${venv}"
 "${venv}"/bin/python -m pip install --quiet --disable-pip-version-check -e ".[${extras}]" ${release:+"espnet==${release}"} ||
     fail "pip could not install the packages that setup.cfg names; its message stands above"
+# Packages onnxruntime and onnxruntime-gpu have one module. The one for GPUs comes last,
+# over the other one of the same release, so that their files are of one kind.
+if [[ ",${extras}," == *,cuda,* ]]; then
+    version=$("${venv}"/bin/python -c 'from importlib.metadata import version; print(version("onnxruntime-gpu"))')
+    for package in onnxruntime onnxruntime-gpu; do
+        "${venv}"/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+            --force-reinstall "${package}==${version}" ||
+            fail "pip could not install ${package} ${version}; its message stands above"
+    done
+fi
 echo "${wanted}" > "${stamp}"

@@ -268,16 +268,32 @@ def test_batches_give_the_results_of_one_at_a_time(tiny, tmp_path, lm_weight):
     args = ("--beam_size", 4, "--ctc_weight", 0.3, "--lm_weight", lm_weight)
     where = dict(data=data / "wav.scp")
     files = {}
-    for size in (1, 3):
-        out = decode(tiny, tmp_path, *args, "--batch_size", size, **where)
+    bins = 2 * max(map(len, waves().values()))
+    for limits in (("--batch_size", 1), ("--batch_size", 3), ("--batch_bins", bins)):
+        out = decode(tiny, tmp_path, *args, *limits, **where)
         best = out / "1best_recog"
-        files[size] = [read(best / name) for name in ("token_int", "text")]
+        files[limits] = [read(best / name) for name in ("token_int", "text")]
         scores = {k: float(v) for k, v in read(best / "score").items()}
-        files[size].append(scores if size == 1 else pytest.approx(scores, abs=1e-4))
+        alone = limits == ("--batch_size", 1)
+        files[limits].append(scores if alone else pytest.approx(scores, abs=1e-4))
         timings = (out / "timing.jsonl").read_text().splitlines()
         assert [json.loads(x)["key"] for x in timings] == ["short", *waves()]
-    assert files[3] == files[1]
-    assert list(files[1][0]) == list(files[3][0]) == ["short", *waves()]
+    one_by_one, *together = files.values()
+    for found in together:
+        assert found == one_by_one
+        assert list(found[0]) == list(one_by_one[0]) == ["short", *waves()]
+
+
+def test_an_encoder_that_sees_few_lengths_gives_the_same(tiny):
+    results = []
+    for buckets in (False, True):
+        ours = espnet_onnx_plugin.Speech2Text(
+            tiny["bundle"], session=dict(buckets=buckets), **OPTIONS["joint_lm"]
+        )
+        utterances = [ours.prepare(wave) for wave in waves().values()]
+        results.append([ours.batch(utterances)] + [ours.batch([u]) for u in utterances])
+    for alone, padded in zip(*results):
+        assert [scored(r) for r in alone] == [scored(r) for r in padded]
 
 
 def test_a_decoding_yaml_of_espnet_is_taken_unchanged(tiny, tmp_path):
@@ -431,6 +447,7 @@ def test_cuda_is_refused_where_it_is_not(capsys, tiny, tmp_path):
     for args in (("--provider", "cuda"), ("--ngpu", "1")):
         line = refused(capsys, tiny, tmp_path, *args)
         assert "onnxruntime-gpu" in line
+    assert "one GPU" in refused(capsys, tiny, tmp_path, "--ngpu", "2")
 
 
 def test_a_corrupt_graph_is_named(capsys, tiny, tmp_path):

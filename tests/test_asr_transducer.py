@@ -35,7 +35,8 @@ from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.export.registry import all_archs, find
 from espnet_onnx_plugin.export.tasks.asr_transducer import ASRTransducerExporter
 from espnet_onnx_plugin.runtime.asr_transducer import Speech2Text
-from espnet_onnx_plugin.runtime.core.encoder import Encoded, pad
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.values import pad
 from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError
 from espnet_onnx_plugin.runtime.search.transducer_stand_alone import (
     StandAloneConfig,

@@ -14,6 +14,7 @@ from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.io.lists import read_scp
+from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits
 from espnet_onnx_plugin.runtime.recognition.decode import decode as decode_all
 
 SETS = ("dev", "test", "test_noisy")
@@ -65,7 +66,7 @@ def test_tokens_are_espnets(bundle, digits, beam, decode):
         lm_weight=0.3 if decode == "lm" else 0.0,
     )
     # One at a time, and in batches, in which the rest is faster.
-    batch_size = 1 if (beam, decode) == (1, "nolm") else 25
+    limits = BatchLimits(1 if (beam, decode) == (1, "nolm") else 25)
     count = 0
     for name in SETS:
         file = digits / "espnet202511" / f"{name}.json"
@@ -74,7 +75,7 @@ def test_tokens_are_espnets(bundle, digits, beam, decode):
         utterances = (
             (key, Audio(*soundfile.read(digits / paths[key]))) for key in expected
         )
-        for decoded in decode_all(ours, utterances, batch_size):
+        for decoded in decode_all(ours, utterances, limits):
             key, reference = decoded.key, expected[decoded.key]
             text, _, token_int, hypothesis = decoded.results[0]
             assert token_int == reference["token_int"], key

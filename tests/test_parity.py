@@ -27,6 +27,7 @@ from test_half import HALF, differences_in_half
 
 from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.evaluate.recorder import InputRecorder
 from espnet_onnx_plugin.export.encoder import EncoderGraph
 from espnet_onnx_plugin.export.frontend import (
@@ -42,6 +43,7 @@ from espnet_onnx_plugin.export.transducers import JointModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder
 from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.core.values import to_numpy
 
 ARCHS = {(arch.role, arch.name): arch for arch in all_archs()}
 DIM = 8
@@ -199,6 +201,19 @@ def test_encoder_graph(arch, name, tmp_path, buildable, tries_half):
     )
     if tries_half:
         assert all(figure < HALF for figure in in_half().values())
+    if not mixes:
+        few_lengths(encoder, encoding.noise(speech))
+
+
+def few_lengths(encoder, noise):
+    """Frames behind the longest utterance change nothing."""
+    utterances = [utterance for _, utterance in noise]
+    expected = encoder.encode_together(encoder.features(utterances))
+    encoder._buckets = True  # as on a GPU
+    assert encoding.encodes_batches(encoder, utterances)
+    padded = encoder(utterances).select(range(expected.utterances))
+    for name, value in expected.items():
+        assert difference(to_numpy(padded[name]), to_numpy(value)) <= TOLERANCE
 
 
 NO_STEPS = ("-mlm-", "-transducer-")

@@ -1,6 +1,7 @@
 """The adapter and the stages, in a made-up recipe of speech recognition."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,16 @@ def test_help(recipe):
             ["--onnx_variants", "weight4", "--onnx_provider", "cuda"],
             ["weight4 is for the CPU"],
         ),
+        (
+            ["--onnx_variants", "int8", "--onnx_provider", "tensorrt"],
+            ["int8 is for the CPU", "--onnx_provider tensorrt"],
+        ),
+        (
+            ["--onnx_variants", "fp32 optimized", "--onnx_provider", "tensorrt"],
+            ["TensorRT does its own fusions"],
+        ),
         (["--onnx_provider", "tpu"], ["--onnx_provider", "'tpu'"]),
+        (["--onnx_batch_bins", "0"], ["--onnx_batch_bins", "'0'"]),
         (["--onnx_threads", "0"], ["--onnx_threads", "'0'"]),
         (["--onnx_threads", "two"], ["--onnx_threads", "'two'"]),
         (["--onnx_nj", "-1"], ["--onnx_nj", "'-1'"]),
@@ -238,6 +248,30 @@ def test_all_three_stages(recipe):
     table = Path("exp/asr/onnx/RESULTS.md").read_text()
     assert "| int8 | 4 | 100.00 | 0 | 0.500 | 4.00x |" in table
     assert table in result.stdout
+
+
+def test_a_gpu_is_asked_for_and_batches_have_a_limit(recipe):
+    script = '#!/usr/bin/env bash\necho "$1 $2" >> gpu_calls\nexec ./job "$@"\n'
+    Path("gpu_job").write_text(script)
+    Path("gpu_job").chmod(0o755)
+    args = ["--onnx_provider", "cuda", "--cuda_cmd", "./gpu_job"]
+    result = run_onnx("--stage", "14", "--onnx_batch_bins", "160000", *args)
+    assert result.returncode == 0, result.stderr
+    calls = module_calls("asr_inference")
+    decodes = [c for c in calls if "logdir" in c["output_dir"][0]]
+    assert len(decodes) == 2 * (3 + 1)  # fp32 and optimized
+    for call in decodes:
+        assert call["provider"] == ["cuda"]
+        assert (call["batch_size"], call["batch_bins"]) == (["1"], ["160000"])
+    assert all("batch_bins" not in call for call in calls if call not in decodes)
+    assert set(Path("gpu_calls").read_text().splitlines()) == {"--gpu 1"}
+
+
+def test_an_onnxruntime_without_cuda_is_refused_first(recipe):
+    args = ["--onnx_provider", "cuda", "--stage", "1"]
+    result = run("--onnx", "true", "--python", sys.executable, *args)
+    assert_refused(result, "provider 'cuda' is not in this onnxruntime", "pip install")
+    assert all("RAN 1" not in call for call in driver_calls())
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ from espnet_onnx_plugin.evaluate.recognition import RecognitionEvaluator
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, losses_left_out
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.encoder import Encoded, pad
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.values import pad
 from espnet_onnx_plugin.runtime.search.transducer import TransducerSearch
 from espnet_onnx_plugin.runtime.search.transducer_hypotheses import TransducerConfig
 

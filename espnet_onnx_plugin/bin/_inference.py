@@ -119,7 +119,14 @@ class Inference:
             type=at_least_one,
             default=1,
             help="utterances of similar length that are decoded together; the results "
-            "are those of one at a time",
+            "are those of one at a time; with --batch_bins, 1 is any number",
+        )
+        group.add_argument(
+            "--batch_bins",
+            type=at_least_one,
+            help="limit of a batch's padded size, counted as in ESPnet's training: "
+            "utterances times the samples of the longest, or of features its frames "
+            "times their dimension; a larger utterance is decoded alone",
         )
         group = parser.add_argument_group(f"Search, as in espnet2.bin.{self.name}")
         add_options(group, self.options)
@@ -148,6 +155,11 @@ class Inference:
             value = getattr(args, name)
             if value != supported:
                 raise PluginError(f"--{name} {value} is not supported: {remedy}")
+        if args.ngpu > 1:
+            raise PluginError(
+                f"--ngpu {args.ngpu}: a process decodes with one GPU; give each of "
+                "several its own utterances by --key_file"
+            )
 
     def open_model(self, args: argparse.Namespace) -> Any:
         """The bundle, opened by the class that the command decodes with."""
@@ -173,13 +185,14 @@ class Inference:
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.io.progress import progress
         from espnet_onnx_plugin.runtime.io.writer import result_writer
-        from espnet_onnx_plugin.runtime.recognition.decode import decode
+        from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits, decode
 
         keys = read_keys(args.key_file) if args.key_file else list(source.entries())
         model = self.open_model(args)
         with result_writer(args.output_dir) as writer, logging_redirect_tqdm():
             utterances = progress(iterate(source, keys), len(keys))
-            for decoded in decode(model, utterances, args.batch_size, others):
+            limits = BatchLimits(args.batch_size, args.batch_bins)
+            for decoded in decode(model, utterances, limits, others):
                 timing = decoded.timing
                 writer.results(decoded.key, model.files(decoded.results))
                 writer.timing(

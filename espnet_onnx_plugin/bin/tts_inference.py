@@ -53,7 +53,7 @@ class Synthesis(Inference):
         if texts.kinds["text"] == "text":
             # A package that is missing here is the fault of no text.
             model.converter.text2ids("")
-        if args.batch_size > 1:
+        if args.batch_size > 1 or args.batch_bins:
             logging.info("--batch_size has no effect: texts are spoken one by one")
         failures: list[str] = []
         model.begin_job()

@@ -31,7 +31,8 @@ from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
 from espnet_onnx_plugin.evaluate.streams import Streams, compare_streams
 from espnet_onnx_plugin.evaluate.tokens import Decoded, TokenQuality
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.encoder import LENS, to_numpy
+from espnet_onnx_plugin.runtime.core.encoder import LENS
+from espnet_onnx_plugin.runtime.core.values import to_numpy
 from espnet_onnx_plugin.runtime.io.data import Source, usable
 from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.io.progress import progress

@@ -11,8 +11,9 @@ from espnet_onnx_plugin.evaluate.graphs import Differences
 from espnet_onnx_plugin.runtime.core.block_encoder import BlockEncoder
 from espnet_onnx_plugin.runtime.core.chunk_encoder import ChunkEncoder
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.encoder import Encoder, Utterance, to_numpy
+from espnet_onnx_plugin.runtime.core.encoder import Encoder, Utterance
 from espnet_onnx_plugin.runtime.core.stream_encoder import Chunk, StreamEncoder
+from espnet_onnx_plugin.runtime.core.values import to_numpy
 
 
 class Streams:

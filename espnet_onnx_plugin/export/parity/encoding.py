@@ -23,8 +23,8 @@ from espnet_onnx_plugin.runtime.core.encoder import (
     Accompanied,
     Encoder,
     Utterance,
-    to_numpy,
 )
+from espnet_onnx_plugin.runtime.core.values import to_numpy
 
 #: One utterance to the encoder graph's outputs by name.
 Encode = Callable[[Utterance], dict[str, np.ndarray]]

@@ -33,7 +33,7 @@ from espnet_onnx_plugin.export.tasks.recognition import (
 from espnet_onnx_plugin.export.tasks.st_encoder import MDEncoderGraph, STEncoderGraph
 from espnet_onnx_plugin.export.tasks.texts import refuse_token_type, write_text
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.encoder import to_numpy
+from espnet_onnx_plugin.runtime.core.values import to_numpy
 from espnet_onnx_plugin.runtime.recognition.multi_decoder import (
     MD_ENCODER,
     SRC,

@@ -8,6 +8,8 @@ weights unsigned too and widens both sides to 16 bits before it multiplies. In t
 of an encoder that takes two and a half times as long, about as long as fp32.
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 

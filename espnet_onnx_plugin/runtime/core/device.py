@@ -31,6 +31,8 @@ class Device:
             takes a third less (499 MiB for 756 of 8 s of speech).
         resident: whether a search keeps its scores where the graphs run; default: on a
             GPU.
+        buckets: whether the encoder sees few lengths, see :mod:`.buckets`; default: on
+            a GPU.
         emulate: whether it may run a bundle that is made for another device: with the
             same result, however slowly.
         watch: called before every run of a graph, with its inputs by name.
@@ -51,6 +53,7 @@ class Device:
         False, "a GPU multiplies float32 in TF32: faster, with 10 bits of mantissa"
     )
     resident: bool | None = None
+    buckets: bool | None = None
     emulate: bool = False
     watch: Callable[[Graph, Mapping[str, Any]], None] | None = None
 
@@ -64,16 +67,12 @@ class Device:
             )
         if self.threads < 1:
             raise PluginError(f"number of threads {self.threads} must be 1 or more")
-        import onnxruntime as ort
+        from espnet_onnx_plugin.runtime.core import gpu
 
-        if PROVIDERS[self.provider] not in ort.get_available_providers():
-            raise PluginError(
-                f"provider '{self.provider}' is not in this onnxruntime "
-                f"({ort.__version__}); pip install onnxruntime-gpu instead of "
-                "onnxruntime, or use provider cpu"
-            )
-        if self.resident is None:
-            object.__setattr__(self, "resident", self.memory != "cpu")
+        gpu.check_build(self.provider, PROVIDERS[self.provider])
+        for name in ("resident", "buckets"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.memory != "cpu")
 
     @property
     def memory(self) -> str:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.runtime.core.buckets import bucket
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.session import Session, Value, shape_of
+from espnet_onnx_plugin.runtime.core.values import stack, take, to_numpy
 
 #: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.
 LENS = "_lens"
@@ -37,42 +39,41 @@ class Accompanied:
     def __len__(self) -> int:
         return len(self.speech)
 
+    @property
+    def size(self) -> int:
+        """Number of samples, or of features in all frames."""
+        return self.speech.size
+
 
 Utterance = np.ndarray | Accompanied
-
-
-def pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack arrays (length, ...) of unequal lengths, zeros behind the shorter ones."""
-    longest = max(len(a) for a in arrays)
-    batch = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
-    for row, array in zip(batch, arrays):
-        row[: len(array)] = array
-    return batch
-
-
-def to_numpy(value: Value) -> np.ndarray:
-    """A value as an array, wherever it lies."""
-    return value if isinstance(value, np.ndarray) else value.numpy()
 
 
 class Encoded(dict[str, Value]):
     """The encoder graph's outputs for a batch of utterances, by name.
 
-    ``encoder_out`` may lie on the device; the others are arrays. Where the encoder
-    tells speakers apart, each of them is an utterance, those of one recording in a row.
+    Lengths are arrays; the others may lie on the device, with frames behind the longest
+    utterance. Where the encoder tells speakers apart, each of them is an utterance,
+    those of one recording in a row.
     """
 
     @property
     def lengths(self) -> np.ndarray:
         """(utterances,) number of encoder frames of each."""
-        return self["encoder_out_lens"]
+        return to_numpy(self["encoder_out_lens"])
 
     def lengths_of(self, name: str) -> np.ndarray:
         """(utterances,) number of frames of one output.
 
         Scores of a CTC have as many as the encoder's output, unless they say otherwise.
         """
-        return self.get(f"{name}{LENS}", self.lengths)
+        return to_numpy(self.get(f"{name}{LENS}", self.lengths))
+
+    def of(self, utterance: int, name: str) -> np.ndarray:
+        """One output for one utterance, (frames, ...)."""
+        value, frames = self[name], int(self.lengths_of(name)[utterance])
+        if isinstance(value, np.ndarray):
+            return value[utterance, :frames]
+        return to_numpy(take(value, [utterance], frames))[0]
 
     @property
     def utterances(self) -> int:
@@ -82,15 +83,16 @@ class Encoded(dict[str, Value]):
     def select(self, utterances: Sequence[int]) -> Encoded:
         """Some of the utterances, without needless frames."""
         utterances = list(utterances)
-        if utterances == list(range(self.utterances)):
-            return self
+        everyone = utterances == list(range(self.utterances))
         selected = Encoded()
         for name, value in self.items():
             if name.endswith(LENS):
-                selected[name] = value[utterances]
-            else:
-                frames = self.lengths_of(name)[utterances].max()
-                selected[name] = to_numpy(value)[utterances, :frames]
+                selected[name] = take(value, utterances)
+                continue
+            frames = int(self.lengths_of(name)[utterances].max())
+            if not everyone or shape_of(value)[1] > frames:
+                value = take(value, utterances, frames)
+            selected[name] = value
         return selected
 
     @staticmethod
@@ -100,11 +102,7 @@ class Encoded(dict[str, Value]):
             return utterances[0]
         stacked = Encoded()
         for name in utterances[0]:
-            arrays = [row for encoded in utterances for row in to_numpy(encoded[name])]
-            if name.endswith(LENS):
-                stacked[name] = np.array(arrays)
-            else:
-                stacked[name] = pad(arrays)
+            stacked[name] = stack([encoded[name] for encoded in utterances])
         return stacked
 
 
@@ -123,7 +121,14 @@ class Encoder:
         self._encoder = Session(bundle, "encoder", device)
         #: Names of the outputs.
         self.outputs = tuple(self._encoder.graph.outputs)
+        self._resident = bool(device.resident)
+        self._fetched = [
+            name
+            for name in self.outputs
+            if name.endswith(LENS) or not (self._resident or name == "encoder_out")
+        ]
         self._speakers = bundle.manifest.speakers
+        self._buckets = device.buckets and self._encoder.graph.batches
         #: Seconds that the newest call spent, by graph.
         self.seconds: dict[str, float] = {}
 
@@ -135,7 +140,8 @@ class Encoder:
                 alone or :class:`Accompanied`.
         """
         feats = self.features(utterances)
-        if len(feats) == 1 or not self._encoder.graph.batches:
+        alone = len(feats) == 1 and not self._buckets
+        if alone or not self._encoder.graph.batches:
             return Encoded.stack([self._encode(feeds) for feeds in feats])
         return self.encode_together(feats)
 
@@ -148,8 +154,13 @@ class Encoder:
         """Encode a batch in one call, whatever the manifest says of batches."""
         feeds: Features = {}
         for name in feats[0]:
-            arrays = [to_numpy(one[name])[0] for one in feats]
-            feeds[name] = np.array(arrays) if arrays[0].ndim == 0 else pad(arrays)
+            values = [one[name] for one in feats]
+            if not self._resident:
+                values = [to_numpy(value) for value in values]
+            length = None
+            if self._buckets and name == "feats":
+                length = bucket(max(shape_of(value)[1] for value in values))
+            feeds[name] = stack(values, length)
         return self._encode(feeds)
 
     def _features(self, utterance: Utterance) -> Features:
@@ -170,11 +181,15 @@ class Encoder:
 
     def _encode(self, feeds: Features) -> Encoded:
         start = time.perf_counter()
-        fetch = [name for name in self.outputs if name != "encoder_out"]
-        encoded = Encoded(self._encoder.run(feeds, fetch))
+        encoded = Encoded(self._encoder.run(feeds, self._fetched))
         if self._speakers is not None:
             for name, value in encoded.items():
                 array = to_numpy(value)
                 encoded[name] = array.reshape(-1, *array.shape[2:])
+        if self._buckets:
+            for name in self._fetched:
+                if not name.endswith(LENS):
+                    longest = encoded.lengths_of(name).max()
+                    encoded[name] = to_numpy(encoded[name])[:, :longest]
         self.seconds["encoder"] += time.perf_counter() - start
         return encoded

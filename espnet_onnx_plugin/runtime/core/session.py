@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 import onnxruntime as ort
 
-from espnet_onnx_plugin.bundle import Axis, Bundle, Precision
+from espnet_onnx_plugin.bundle import Axis, Bundle, Graph, Precision, Tensor
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core import gpu
 from espnet_onnx_plugin.runtime.core.arithmetic import keep_exact
-from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.providers import Options, providers
+
+gpu.check_module()
 
 Value: TypeAlias = np.ndarray | ort.OrtValue
 
@@ -26,9 +31,14 @@ class GraphError(PluginError):
     """A graph failed on an input; those of other utterances may be fine."""
 
 
+class MemoryShort(GraphError):
+    """The GPU's memory does not hold what a graph needs."""
+
+
 def _reason(error: Exception) -> str:
     """An exception of onnxruntime as one line."""
     text = " ".join(_COLOUR.sub("", str(error)).split())
+    text = text[max(0, text.find("CUDA failure")) :]  # behind C++ of 500 characters
     return text[:400] or type(error).__name__
 
 
@@ -80,21 +90,137 @@ def session_options(device: Device) -> ort.SessionOptions:
 
 
 def open_graph(
-    path: Path, device: Device, precision: Precision = "int8"
+    path: Path | bytes,
+    device: Device,
+    precision: Precision = "int8",
+    graph: Graph | None = None,
 ) -> ort.InferenceSession:
     """A graph on a device, with the same result on every processor.
 
     Args:
-        path: the graph.
+        path: the graph's file, or what would stand in one.
         device: where it runs.
         precision: that of the bundle; one of unknown precision may hold 8-bit products.
+        graph: its description, where it is one of a bundle.
+
+    Raises:
+        PluginError: where it would run elsewhere.
     """
     options = session_options(device)
     if precision == "int8":
         keep_exact(options)
-    return ort.InferenceSession(
-        str(path), options, providers=[PROVIDERS[device.provider]]
-    )
+    if device.provider != "cpu":
+        gpu.start(device.provider, device.tf32)
+    chosen = providers(device, graph, precision)
+    try:
+        session = _open(path, options, chosen)
+    except Exception as e:  # onnxruntime's exceptions have no common base
+        if "shape profile" not in str(e):
+            raise
+        # TensorRT takes the graph in pieces, whose inputs have no names that we know:
+        # it makes their engines for the shapes that come.
+        [(name, given), *others] = chosen
+        given = {k: v for k, v in given.items() if not k.startswith("trt_profile")}
+        session = _open(path, options, [(name, given), *others])
+    for name, _ in chosen:
+        if name not in session.get_providers():
+            raise PluginError(
+                f"onnxruntime could not start {name} and would run on the CPU; check "
+                "the driver and the CUDA and cuDNN libraries, or use provider cpu"
+            )
+    return session
+
+
+def _open(
+    path: Path | bytes, options: ort.SessionOptions, chosen: list[tuple[str, Options]]
+) -> ort.InferenceSession:
+    model = path if isinstance(path, bytes) else str(path)
+    return ort.InferenceSession(model, options, providers=chosen, enable_fallback=0)
+
+
+def shape_of(value: Value) -> Sequence[int]:
+    """A value's shape, wherever it lies."""
+    return value.shape if isinstance(value, np.ndarray) else value.shape()
+
+
+class Runner:
+    """Runs a graph on values wherever they lie.
+
+    Args:
+        session: the graph, opened.
+        memory: onnxruntime's name of where outputs stay.
+        name: of the graph, for messages.
+        inputs: descriptions of its inputs, for them too.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        memory: str,
+        name: str,
+        inputs: Mapping[str, Tensor] = MappingProxyType({}),
+    ):
+        self._session = session
+        self._memory = memory
+        self._name = name
+        self._described = inputs
+        self._inputs = frozenset(i.name for i in session.get_inputs())
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def binding(
+        self, feeds: Mapping[str, Value] = MappingProxyType({})
+    ) -> ort.IOBinding:
+        """What runs that share these inputs are made with."""
+        binding = self._session.io_binding()
+        self._bind(binding, feeds)
+        return binding
+
+    def _bind(self, binding: ort.IOBinding, feeds: Mapping[str, Value]) -> None:
+        for name, value in feeds.items():
+            if name not in self._inputs:
+                continue  # an input that the graph turned out not to depend on
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+
+    def run(
+        self,
+        binding: ort.IOBinding,
+        feeds: Mapping[str, Value],
+        fetch: Collection[str],
+    ) -> dict[str, Value]:
+        """Run the graph, as :meth:`Session.run`, on these inputs and those kept."""
+        try:
+            self._bind(binding, feeds)
+            for name in self._outputs:
+                binding.bind_output(name, "cpu" if name in fetch else self._memory)
+            self._session.run_with_iobinding(binding, _run_options())
+            return {
+                name: value.numpy() if name in fetch else value
+                for name, value in zip(self._outputs, binding.get_outputs())
+            }
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            if self._memory != "cpu":
+                sizes = self._sizes(feeds)
+                batch = ", ".join(f"{n} {axis}" for axis, n in sizes.items())
+                what = f"a batch of {batch}" if batch else "a batch"
+                short = gpu.memory_short(e, f"{what} in {self._name}")
+                if short and (not sizes or sizes.get("utterances", 1) > 1):
+                    short += "; use a smaller --batch_size or --batch_bins"
+                if short:
+                    raise MemoryShort(short) from e
+            raise GraphError(f"{self._name} failed: {_reason(e)}") from e
+
+    def _sizes(self, feeds: Mapping[str, Value]) -> dict[str, int]:
+        """Sizes of what the graph was given, by axis: utterances, frames, ..."""
+        return {
+            axis.split("_")[0]: size
+            for name, tensor in self._described.items()
+            if name in feeds
+            for axis, size in zip(tensor.axes, shape_of(feeds[name]))
+            if isinstance(axis, str)
+        }
 
 
 class Session:
@@ -110,21 +236,24 @@ class Session:
         self.graph = bundle.manifest.graphs[role]
         path = bundle.file(self.graph.file.name)
         try:
-            self._session = open_graph(path, device, bundle.manifest.precision)
+            precision = bundle.manifest.precision
+            session = open_graph(path, device, precision, self.graph)
         except PluginError:
             raise
         except Exception as e:  # onnxruntime's exceptions have no common base
+            remedy = "export the bundle again, with this onnxruntime installed"
+            if device.memory != "cpu":
+                short = gpu.memory_short(e, str(path))
+                if short:
+                    raise PluginError(f"{short}: other processes may have the rest")
+                remedy = "see what nvidia-smi says, or use provider cpu"
             raise PluginError(
                 f"onnxruntime {ort.__version__} cannot load {path} ({_reason(e)}); "
-                "export the bundle again, with this onnxruntime installed"
-            )
-        if PROVIDERS[device.provider] not in self._session.get_providers():
-            raise PluginError(
-                "onnxruntime could not start CUDA and would run on the CPU; check the "
-                "driver and the CUDA and cuDNN libraries, or use provider cpu"
+                f"{remedy}"
             )
         self._device = device
-        self._inputs = {i.name for i in self._session.get_inputs()}
+        name, inputs = self.graph.file.name, self.graph.inputs
+        self._runner = Runner(session, device.memory, name, inputs)
 
     def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> dict[str, Value]:
         """Run the graph.
@@ -137,32 +266,12 @@ class Session:
             Every output by name; those not in ``fetch`` stay on the device.
 
         Raises:
+            MemoryShort: if the GPU's memory does not hold the batch.
             GraphError: if onnxruntime fails.
         """
         if self._device.watch is not None:
             self._device.watch(self.graph, feeds)
-        try:
-            return self._run(feeds, set(fetch))
-        except Exception as e:  # onnxruntime's exceptions have no common base
-            raise GraphError(f"{self.graph.file.name} failed: {_reason(e)}") from e
-
-    def _run(self, feeds: Mapping[str, Value], fetch: set[str]) -> dict[str, Value]:
-        binding = self._session.io_binding()
-        for name, value in feeds.items():
-            if name not in self._inputs:
-                continue  # an input that the graph turned out not to depend on
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, value)
-            else:
-                binding.bind_ortvalue_input(name, value)
-        names = [output.name for output in self._session.get_outputs()]
-        for name in names:
-            binding.bind_output(name, "cpu" if name in fetch else self._device.memory)
-        self._session.run_with_iobinding(binding, _run_options())
-        return {
-            name: value.numpy() if name in fetch else value
-            for name, value in zip(names, binding.get_outputs())
-        }
+        return self._runner.run(self._runner.binding(), feeds, set(fetch))
 
     def initial_states(self, memory: Mapping[str, Value]) -> dict[str, np.ndarray]:
         """The states before the first step: one row of zeros, no nodes.
@@ -173,8 +282,7 @@ class Session:
         """
         sizes: dict[Axis, int] = {"rows": 1, "nodes": 0}
         for name, value in memory.items():
-            shape = value.shape if isinstance(value, np.ndarray) else value.shape()
-            sizes.update(zip(self.graph.inputs[name].axes, shape))
+            sizes.update(zip(self.graph.inputs[name].axes, shape_of(value)))
         return {
             name: np.zeros(
                 [int(sizes.get(a, a)) for a in state.axes], dtype=state.dtype

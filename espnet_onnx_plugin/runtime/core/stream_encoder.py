@@ -10,8 +10,8 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.encoder import pad, to_numpy
 from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.values import pad, to_numpy
 
 
 class EncoderState(Protocol):

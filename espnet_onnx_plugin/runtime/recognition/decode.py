@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
-from espnet_onnx_plugin.runtime.core.session import GraphError
+from espnet_onnx_plugin.runtime.core.session import GraphError, MemoryShort
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.lists import named, of_utterance
 from espnet_onnx_plugin.runtime.io.speech import check_rate
@@ -69,10 +69,60 @@ class Decoded:
     timing: Timing = Timing(*[0.0] * len(Timing._fields))
 
 
+@dataclass(frozen=True)
+class BatchLimits:
+    """How many utterances are decoded together.
+
+    Attributes:
+        size: number of utterances. One, which is ESPnet's default, is no limit where
+            there is another one.
+        bins: padded size, counted as ESPnet counts ``batch_bins`` in training:
+            utterances times the samples of the longest, or of features its frames times
+            their dimension; None: any. An utterance that is larger is decoded alone.
+    """
+
+    size: int = 1
+    bins: int | None = None
+
+    @property
+    def _most(self) -> float:
+        """Number of utterances that a batch never exceeds."""
+        return math.inf if self.size == 1 and self.bins else self.size
+
+    def window(
+        self, utterances: Iterator[tuple[str, Audio]]
+    ) -> list[tuple[str, Audio]]:
+        """The next utterance, or those of which :data:`WINDOW` batches are made."""
+        batches = 1 if self._most == 1 else WINDOW
+        taken, bins = [], 0
+        for key, audio in utterances:
+            taken.append((key, audio))
+            bins += audio.array.size
+            if len(taken) >= self._most * batches:
+                break
+            if self.bins is not None and bins >= self.bins * batches:
+                break
+        return taken
+
+    def batches(self, sizes: Mapping[str, int]) -> Iterator[list[str]]:
+        """Divide utterances, given the size of each, the longest first."""
+        batch: list[str] = []
+        for key in sorted(sizes, key=lambda key: sizes[key], reverse=True):
+            if batch:
+                padded = (len(batch) + 1) * sizes[batch[0]]
+                too_large = self.bins is not None and padded > self.bins
+                if too_large or len(batch) == self._most:
+                    yield batch
+                    batch = []
+            batch.append(key)
+        if batch:
+            yield batch
+
+
 def decode(
     speech2text: AnyModel,
     utterances: Iterable[tuple[str, Audio]],
-    batch_size: int,
+    limits: BatchLimits = BatchLimits(),
     others: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Iterator[Decoded]:
     """Decode utterances; a too short one gets ESPnet's placeholder.
@@ -82,22 +132,22 @@ def decode(
     Args:
         speech2text: the model and its search.
         utterances: ids and audio.
-        batch_size: how many are decoded together.
+        limits: how many are decoded together.
         others: inputs besides the audio, by name and utterance.
 
     Raises:
-        PluginError: naming an utterance that the model cannot take.
+        PluginError: naming an utterance that the model cannot take, or a batch that the
+            GPU's memory does not hold.
         IncompleteError: after the last one, naming those on which a graph failed.
     """
     utterances = iter(utterances)
-    size = 1 if batch_size == 1 else batch_size * WINDOW
     total, several = 0, 0
     failed: dict[str, GraphError] = {}
     expected = speech2text.speech
-    while window := list(islice(utterances, size)):
+    while window := limits.window(utterances):
         total += len(window)
         several += sum(_channels(audio, expected) > 1 for _, audio in window)
-        yield from _decode_window(speech2text, window, batch_size, others, failed)
+        yield from _decode_window(speech2text, window, limits, others, failed)
     if several:
         logger.warning(
             "%d of %d utterances have more than one channel, of which the first is "
@@ -125,7 +175,7 @@ def _channels(audio: Audio, expected: Speech) -> int:
 def _decode_window(
     speech2text: AnyModel,
     window: list[tuple[str, Audio]],
-    batch_size: int,
+    limits: BatchLimits,
     others: Mapping[str, Mapping[str, str]],
     failed: dict[str, GraphError],
 ) -> list[Decoded]:
@@ -144,9 +194,9 @@ def _decode_window(
         except TooShortUttError as e:
             logger.warning("Utterance %s %s", key, e)
             decoded[key] = Decoded(key, speech2text.placeholder(), seconds[key])
-    by_length = sorted(prepared, key=lambda key: len(prepared[key]), reverse=True)
-    for first in range(0, len(by_length), batch_size):
-        batch = {key: prepared[key] for key in by_length[first : first + batch_size]}
+    sizes = {key: utterance.size for key, utterance in prepared.items()}
+    for keys in limits.batches(sizes):
+        batch = {key: prepared[key] for key in keys}
         decoded.update(_decode_what_can_be(speech2text, batch, seconds, failed))
     return [decoded[key] for key, _ in window if key not in failed]
 
@@ -161,6 +211,8 @@ def _decode_what_can_be(
     try:
         return _decode_batch(speech2text, batch, seconds)
     except GraphError as e:
+        if isinstance(e, MemoryShort) and len(batch) > 1:
+            raise
         if len(batch) == 1:
             [key] = batch
             logger.error("utterance '%s': %s", key, e)

@@ -18,9 +18,10 @@ from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.encoder import Encoded, pad
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.opening import make_options
 from espnet_onnx_plugin.runtime.core.session import Session
+from espnet_onnx_plugin.runtime.core.values import pad
 from espnet_onnx_plugin.runtime.recognition.engine import Stage
 from espnet_onnx_plugin.runtime.recognition.options import DecodeOptions
 from espnet_onnx_plugin.runtime.recognition.results import Recognized, SourceTranscript

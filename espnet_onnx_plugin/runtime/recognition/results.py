@@ -261,7 +261,7 @@ def timed(
     speech = manifest.speech
     if speech is None or speech.frame_shift is None:
         raise ValueError("the frames of the model have no time")
-    log_probs = encoded["ctc_log_probs"][utterance, : encoded.lengths[utterance]]
+    log_probs = encoded.of(utterance, "ctc_log_probs")
     frames = forced_align(log_probs, result.token_int, blank)
     if frames is None:
         logger.warning("more tokens than frames of the encoder: no times")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,10 +18,12 @@ import numpy as np
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
+from espnet_onnx_plugin.runtime.search.resident import ResidentExpander
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.utterance import (
     Beam,
     BeamSearchConfig,
+    Expander,
     UtteranceSearch,
 )
 
@@ -33,6 +35,68 @@ ROW_BLOCK = 12
 
 #: Largest growth of the number of rows to fill a block.
 MAX_FILLING = 1.2
+
+
+class ArrayExpander:
+    """Extends the hypotheses of a batch of utterances by a token, in arrays.
+
+    Args:
+        config: settings of the search.
+        encoded: the encoder's outputs.
+    """
+
+    def __init__(self, config: BeamSearchConfig, encoded: Encoded):
+        start = time.perf_counter()
+        self._expanders = [
+            Expander(config, self._ctc_scorer(config, encoded, i))
+            for i in range(encoded.utterances)
+        ]
+        self._running = self._expanders
+        self._opening = time.perf_counter() - start
+
+    @staticmethod
+    def _ctc_scorer(
+        config: BeamSearchConfig, encoded: Encoded, utterance: int
+    ) -> CTCPrefixScorer | None:
+        if not config.weights.get("ctc"):
+            return None
+        log_probs = encoded.of(utterance, "ctc_log_probs")
+        return CTCPrefixScorer(
+            log_probs, config.blank, config.eos, config.ctc_window_margin
+        )
+
+    @property
+    def ctc_seconds(self) -> float:
+        """Time spent on CTC prefix scores."""
+        return self._opening + sum(one.ctc_seconds for one in self._expanders)
+
+    def start(self, primers: Primers, scorers: Collection[str]) -> list[Beam]:
+        """The hypothesis that the search over each utterance begins with."""
+        pairs = zip(self._expanders, primers)
+        return [expander.start(primer, scorers) for expander, primer in pairs]
+
+    def select(self, utterances: Sequence[int]) -> None:
+        """Go on with some of the utterances."""
+        self._running = [self._running[i] for i in utterances]
+
+    def extend(
+        self,
+        beams: Sequence[Beam | None],
+        tokens: np.ndarray,
+        parts: Mapping[str, np.ndarray],
+    ) -> list[Beam | None]:
+        """Every hypothesis by every token, the best ones of each utterance, best first.
+
+        Args:
+            beams: the running hypotheses of each utterance; None of one that is over.
+            tokens: (utterances, hypotheses) their last tokens.
+            parts: (utterances, hypotheses, vocabulary) of each full scorer.
+        """
+        return [
+            beam
+            and expander.extend(beam, {k: v[i, : len(beam)] for k, v in parts.items()})
+            for i, (expander, beam) in enumerate(zip(self._running, beams))
+        ]
 
 
 class BeamSearch:
@@ -48,7 +112,6 @@ class BeamSearch:
         self._config = config
         #: The scorers that are asked, by name.
         self.scorers = {k: s for k, s in scorers.items() if config.weights.get(k)}
-        self._use_ctc = bool(config.weights.get("ctc"))
         #: Seconds that the newest call spent, by scorer.
         self.seconds: dict[str, float] = {}
 
@@ -71,8 +134,9 @@ class BeamSearch:
         self.seconds = dict.fromkeys((*self.scorers, "ctc"), 0.0)
         results = self._search(encoded, primers, self._config.minlenratio)
         for i, ended in enumerate(results):
-            search = partial(self._search, encoded.select([i]), [primers[i]])
-            ended = ended or again(search, self._config.minlenratio)
+            if not ended:
+                search = partial(self._search, encoded.select([i]), [primers[i]])
+                ended = again(search, self._config.minlenratio)
             results[i] = ranked(self._config, ended)
         return results
 
@@ -80,16 +144,11 @@ class BeamSearch:
         self, encoded: Encoded, primers: Primers, minlenratio: float
     ) -> list[list[Hypothesis]]:
         config = self._config
+        expander = self._expander(encoded)
+        first = expander.start(primers, self.scorers)
         utterances = [
-            UtteranceSearch(
-                config,
-                int(frames),
-                minlenratio,
-                primers[i],
-                list(self.scorers),
-                self._ctc_scorer(encoded, i) if self._use_ctc else None,
-            )
-            for i, frames in enumerate(encoded.lengths)
+            UtteranceSearch(config, int(frames), minlenratio, primer, beam)
+            for frames, primer, beam in zip(encoded.lengths, primers, first)
         ]
         states = {
             name: scorer.start(encoded, primers)
@@ -101,24 +160,34 @@ class BeamSearch:
             # Utterances that are over stay in the batch until half of it is.
             if len(left) <= len(running) // 2:
                 running = [running[i] for i in left]
+                expander.select(left)
                 states = {
                     name: self.scorers[name].select(left, state)
                     for name, state in states.items()
                 }
-            tokens, parents = together([None if u.done else u.beam for u in running])
+            beams = [None if one.done else one.beam for one in running]
+            tokens, parents = together(beams)
             parts = {}
             for name, scorer in self._timed_scorers():
-                parts[name], states[name] = scorer.score(tokens, parents, states[name])
+                score = scorer.score if config.memory is None else scorer.score_resident
+                parts[name], states[name] = score(tokens, parents, states[name])
             if config.return_hs:
                 hidden = self.scorers["decoder"].hidden(states["decoder"])
-            for i, utterance in enumerate(running):
-                if not utterance.done:
-                    count = len(utterance.beam)
-                    if config.return_hs:
-                        utterance.remember(hidden[i, :count])
-                    utterance.advance({k: v[i, :count] for k, v in parts.items()})
-        self.seconds["ctc"] += sum(u.ctc_seconds for u in utterances)
+                for utterance, beam, own in zip(running, beams, hidden):
+                    if beam is not None:
+                        utterance.remember(own[: len(beam)])
+            for utterance, beam in zip(running, expander.extend(beams, tokens, parts)):
+                if beam is not None:
+                    utterance.advance(beam)
+        self.seconds["ctc"] += expander.ctc_seconds
         return [utterance.ended for utterance in utterances]
+
+    def _expander(self, encoded: Encoded) -> ArrayExpander | ResidentExpander:
+        """What extends hypotheses, where their scores are to lie."""
+        config = self._config
+        if config.memory is None:
+            return ArrayExpander(config, encoded)
+        return ResidentExpander(config, encoded, config.memory)
 
     def _timed_scorers(self) -> Iterator[tuple[str, FullScorer]]:
         """The scorers; what the loop does with each is counted as its time."""
@@ -126,17 +195,6 @@ class BeamSearch:
             start = time.perf_counter()
             yield name, scorer
             self.seconds[name] += time.perf_counter() - start
-
-    def _ctc_scorer(self, encoded: Encoded, utterance: int) -> CTCPrefixScorer:
-        start = time.perf_counter()
-        frames = encoded.lengths[utterance]
-        log_probs = encoded["ctc_log_probs"][utterance, :frames]
-        config = self._config
-        scorer = CTCPrefixScorer(
-            log_probs, config.blank, config.eos, config.ctc_window_margin
-        )
-        self.seconds["ctc"] += time.perf_counter() - start
-        return scorer
 
 
 def again(

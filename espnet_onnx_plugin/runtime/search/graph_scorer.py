@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from espnet_onnx_plugin.runtime.core.encoder import Encoded, to_numpy
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.values import stack, take, to_numpy
 from espnet_onnx_plugin.runtime.search.protocol import Primers
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Picked
 
@@ -26,7 +27,7 @@ class StepState:
         rows: (U, H) row of each hypothesis in states that have rows.
         visible: (U, H, nodes) bool, which nodes of the states each hypothesis sees.
         positions: (U, H) number of tokens before the next one.
-        hidden: (U, H, dim) what the output layer read, where the graph gives it.
+        hidden: (U * H, dim) what the output layer read, where the graph gives it.
     """
 
     memory: dict[str, Value]
@@ -34,7 +35,7 @@ class StepState:
     rows: np.ndarray
     visible: np.ndarray
     positions: np.ndarray
-    hidden: np.ndarray | None = None
+    hidden: Value | None = None
 
 
 class GraphScorer(FullScorer):
@@ -91,7 +92,7 @@ class GraphScorer(FullScorer):
 
     def _feed_sequences(
         self, sequences: Sequence[Sequence[int]], state: StepState
-    ) -> tuple[np.ndarray, StepState]:
+    ) -> tuple[Value, StepState]:
         """Feed a sequence of tokens for each utterance, from its start, in one step.
 
         A token is a row that sees those before it. Behind a shorter sequence stand
@@ -113,6 +114,13 @@ class GraphScorer(FullScorer):
         self, tokens: np.ndarray, parents: np.ndarray, state: StepState
     ) -> tuple[np.ndarray, StepState]:
         """Score all continuations in one step of the graph."""
+        scores, state = self.score_resident(tokens, parents, state)
+        return to_numpy(scores).reshape(*tokens.shape, -1), state
+
+    def score_resident(
+        self, tokens: np.ndarray, parents: np.ndarray, state: StepState
+    ) -> tuple[Value, StepState]:
+        """Score all continuations in one step of the graph."""
         utterances, hypotheses = tokens.shape
         of_parents = (np.arange(utterances)[:, None], parents)
         positions = state.positions[of_parents]
@@ -132,7 +140,7 @@ class GraphScorer(FullScorer):
         kept: np.ndarray,
         visible: np.ndarray,
         state: StepState,
-    ) -> tuple[np.ndarray, StepState]:
+    ) -> tuple[Value, StepState]:
         """Run the graph on the inputs that ``export/steps.py`` describes."""
         feeds = {
             "tokens": tokens,
@@ -141,18 +149,18 @@ class GraphScorer(FullScorer):
             "kept": kept,
             "visible": visible,
             **state.memory,
+            **state.states,
         }
-        outputs, states = self._step.step(feeds, state.states)
-        outputs = {k: v.reshape(*tokens.shape, -1) for k, v in outputs.items()}
+        made = self._step.run(feeds, fetch=())
         new = StepState(
             state.memory,
-            states,
+            {name: made[f"next_{name}"] for name in state.states},
             rows=np.arange(tokens.size).reshape(tokens.shape),
             visible=visible,
             positions=positions + 1,
-            hidden=outputs.get("hidden"),
+            hidden=made.get("hidden"),
         )
-        return outputs["log_probs"], new
+        return made["log_probs"], new
 
     def along(self, encoded: Encoded, tokens: Sequence[int]) -> np.ndarray:
         """Scores of the token behind each one of a sequence, in one step if it can."""
@@ -160,11 +168,13 @@ class GraphScorer(FullScorer):
             return super().along(encoded, tokens)
         state = self.start(encoded, [tokens[:1]])
         scores, _ = self._feed_sequences([tokens], state)
-        return scores[0]
+        return to_numpy(scores)
 
     def hidden(self, state: StepState) -> np.ndarray:
         """Input of the output layer in the newest step."""
-        return super().hidden(state) if state.hidden is None else state.hidden
+        if state.hidden is None:
+            return super().hidden(state)
+        return to_numpy(state.hidden).reshape(*state.rows.shape, -1)
 
     def join(self, picked: Sequence[Sequence[Picked]]) -> StepState:
         """The state of hypotheses of several states, of steps without a memory."""
@@ -205,7 +215,7 @@ class GraphScorer(FullScorer):
     def select(self, utterances: Sequence[int], state: StepState) -> StepState:
         """The state of some of the utterances."""
         ids = list(utterances)
-        memory = {k: to_numpy(v)[ids] for k, v in state.memory.items()}
+        memory = {k: take(v, ids) for k, v in state.memory.items()}
         return replace(
             state,
             memory=memory,
@@ -281,6 +291,7 @@ class GraphScorer(FullScorer):
         kept = np.zeros(0, np.int64)
         scores, state = self._feed(tokens, begun.rows, positions, kept, visible, begun)
         last = slice(length - 1, None, length)
+        scores = to_numpy(scores).reshape(*tokens.shape, -1)
         return scores[:, last], replace(
             state,
             rows=state.rows[:, last],
@@ -316,6 +327,16 @@ class OneByOne(FullScorer):
             for row, of_row, one in zip(tokens, parents, state)
         ]
         return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
+
+    def score_resident(
+        self, tokens: np.ndarray, parents: np.ndarray, state: list[Any]
+    ) -> tuple[Value, list[Any]]:
+        """Score all continuations, utterance by utterance."""
+        scored = [
+            self._scorer.score_resident(row[None], of_row[None], one)
+            for row, of_row, one in zip(tokens, parents, state)
+        ]
+        return stack([scores for scores, _ in scored]), [s for _, s in scored]
 
     def hidden(self, state: list[Any]) -> np.ndarray:
         """Input of the output layer in the newest step."""

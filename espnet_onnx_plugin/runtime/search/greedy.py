@@ -9,21 +9,26 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle.search import LabelSynchronous, Transducer
 from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS, Encoded
+from espnet_onnx_plugin.runtime.core.values import argmax, take
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Scorer
 
 
-def greedy(log_probs: np.ndarray, left_out: Container[int]) -> list[int]:
-    """The best token of each frame (frames, vocabulary), without repetitions."""
-    best = log_probs.argmax(axis=-1).tolist()
-    return [token for token, _ in groupby(best) if token not in left_out]
+def collapsed(best: np.ndarray, left_out: Container[int]) -> list[int]:
+    """The best tokens of frames (frames,), without repetitions."""
+    return [token for token, _ in groupby(best.tolist()) if token not in left_out]
 
 
-def best_of_frames(encoded: Encoded) -> list[np.ndarray]:
-    """The best token of each frame, (frames,) for each utterance."""
-    return [
-        scores[:frames].argmax(axis=-1)
-        for scores, frames in zip(encoded["ctc_log_probs"], encoded.lengths)
-    ]
+def best_of_frames(encoded: Encoded, name: str = "ctc_log_probs") -> list[np.ndarray]:
+    """The best token of each frame, (frames,) for each utterance.
+
+    Args:
+        encoded: the encoder's outputs.
+        name: of the one with the CTC's scores.
+    """
+    value, lengths = encoded[name], encoded.lengths_of(name)
+    if isinstance(value, np.ndarray):  # nothing is spent on what is padded
+        return [argmax(scores[:frames]) for scores, frames in zip(value, lengths)]
+    return [best[:frames] for best, frames in zip(argmax(value), lengths)]
 
 
 def intermediate_tokens(
@@ -35,13 +40,14 @@ def intermediate_tokens(
         search: ids of the symbols that are left out.
     """
     left_out = {search.sos, search.eos, search.blank}
-    return {
-        int(name[len(INTERCTC) :]): greedy(
-            value[utterance, : encoded.lengths_of(name)[utterance]], left_out
-        )
-        for name, value in encoded.items()
-        if name.startswith(INTERCTC) and not name.endswith(LENS)
-    }
+    names = [name for name in encoded if name.startswith(INTERCTC)]
+    layers = {}
+    for name in names:
+        if not name.endswith(LENS):
+            frames = int(encoded.lengths_of(name)[utterance])
+            [best] = argmax(take(encoded[name], [utterance], frames))
+            layers[int(name[len(INTERCTC) :])] = collapsed(best, left_out)
+    return layers
 
 
 class GreedySearch:
@@ -62,8 +68,6 @@ class GreedySearch:
         self, encoded: Encoded, primers: Primers | None = None
     ) -> list[list[Hypothesis]]:
         """One hypothesis for each utterance; primers are ignored."""
-        ids, results = self._ids, []
-        for log_probs, frames in zip(encoded["ctc_log_probs"], encoded.lengths):
-            tokens = greedy(log_probs[:frames], {ids.blank})
-            results.append([Hypothesis([ids.sos, *tokens, ids.eos])])
-        return results
+        ids = self._ids
+        found = (collapsed(best, {ids.blank}) for best in best_of_frames(encoded))
+        return [[Hypothesis([ids.sos, *tokens, ids.eos])] for tokens in found]

@@ -14,8 +14,9 @@ from itertools import groupby
 import numpy as np
 
 from espnet_onnx_plugin.bundle.search import MaskCTC
-from espnet_onnx_plugin.runtime.core.encoder import Encoded, pad, to_numpy
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.values import pad, take, to_numpy
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Scorer
 
 logger = logging.getLogger(__name__)
@@ -127,8 +128,7 @@ class MaskCTCSearch:
         return [[Hypothesis([mask, *f.tokens.tolist(), mask], 0)] for f in fillings]
 
     def _masked(self, encoded: Encoded, utterance: int) -> _Filling:
-        frames = encoded.lengths[utterance]
-        log_probs = to_numpy(encoded["ctc_log_probs"])[utterance, :frames]
+        log_probs = encoded.of(utterance, "ctc_log_probs")
         tokens, confidences = greedy_with_confidence(log_probs, self._ids.blank)
         unsure = confidences < self._threshold
         self._log("ctc", tokens)
@@ -152,7 +152,7 @@ class MaskCTCSearch:
             left = [i for i, filling in enumerate(fillings) if filling.passes]
             if len(left) < len(fillings):
                 fillings = [fillings[i] for i in left]
-                memory = {name: to_numpy(v)[left] for name, v in memory.items()}
+                memory = {name: take(v, left) for name, v in memory.items()}
 
     def project(self, encoded: Encoded) -> dict[str, Value]:
         """The encoder's output as :meth:`score` reads it, by name."""

@@ -15,7 +15,8 @@ from functools import partial
 import numpy as np
 
 from espnet_onnx_plugin.bundle.search import Blocks
-from espnet_onnx_plugin.runtime.core.encoder import Encoded, to_numpy
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.values import to_numpy
 from espnet_onnx_plugin.runtime.search.beam import again, ranked
 from espnet_onnx_plugin.runtime.search.blocks import BlockSearch, Steps
 from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
@@ -106,7 +107,7 @@ class SimulatedOnlineSearch:
         start = time.perf_counter()
         if self._use_ctc:
             ctc = CTCPrefixScorer(
-                encoded["ctc_log_probs"][0, :frames],
+                encoded.of(0, "ctc_log_probs")[:frames],
                 config.blank,
                 config.eos,
                 config.ctc_window_margin,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.session import Value
 from espnet_onnx_plugin.runtime.search.protocol import Primers, Scorer
 
 
@@ -64,6 +65,17 @@ class FullScorer(Scorer, Protocol):
             Log probabilities (utterances, hypotheses, vocabulary) float32, and the
             state of these hypotheses.
         """
+
+    def score_resident(
+        self, tokens: np.ndarray, parents: np.ndarray, state: Any
+    ) -> tuple[Value, Any]:
+        """Score all continuations; see :meth:`score`.
+
+        Returns:
+            As :meth:`score`, or log probabilities that stay on the device, (utterances
+            * hypotheses, vocabulary).
+        """
+        return self.score(tokens, parents, state)
 
     def select(self, utterances: Sequence[int], state: Any) -> Any:
         """The state of some of the utterances."""
@@ -153,6 +165,13 @@ class LengthBonus(FullScorer):
     ) -> tuple[np.ndarray, None]:
         """Give one point to every continuation."""
         return np.ones((*tokens.shape, self._vocabulary), dtype=np.float32), None
+
+    def score_resident(
+        self, tokens: np.ndarray, parents: np.ndarray, state: None
+    ) -> tuple[np.ndarray, None]:
+        """Give one point to every continuation, as an array that holds one number."""
+        # In arithmetic it takes twice the time of an array of ones: 33 against 16 us.
+        return np.broadcast_to(np.float32(1), (*tokens.shape, self._vocabulary)), None
 
     def select(self, utterances: Sequence[int], state: None) -> None:
         """No state."""

@@ -223,7 +223,7 @@ class TimeSyncSearch:
         config = self._config
         frames = int(encoded.lengths[0])
         logger.info("decoder input lengths: %d", frames)
-        log_probs = encoded["ctc_log_probs"][0, :frames]
+        log_probs = encoded.of(0, "ctc_log_probs")
         prefix_scores = {
             name: PrefixScores(scorer, encoded, config.sos)
             for name, scorer in self.scorers.items()

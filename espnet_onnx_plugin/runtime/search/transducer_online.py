@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.encoder import Encoded, pad
+from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.values import pad
 from espnet_onnx_plugin.runtime.search.protocol import Found, Piece, Scorer
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Picked
 from espnet_onnx_plugin.runtime.search.transducer import hypotheses

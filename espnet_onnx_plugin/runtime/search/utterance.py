@@ -42,6 +42,8 @@ class BeamSearchConfig:
         max_tokens: how many tokens the decoder can read; None: any number.
         ctc_window_margin: frames that the CTC prefix score looks at before and behind
             where the hypotheses of a step are; 0: all frames.
+        memory: onnxruntime's name of the device's memory, where a search over whole
+            utterances leaves its scores; None: it takes them as arrays.
     """
 
     beam_size: int
@@ -60,6 +62,7 @@ class BeamSearchConfig:
     primer: Sequence[int] | None = None
     max_tokens: int | None = None
     ctc_window_margin: int = 0
+    memory: str | None = None
     token_list: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -138,23 +141,59 @@ def end_detected(ended: list[Hypothesis], step: int) -> bool:
 class Beam:
     """Running hypotheses; row i of every array is hypothesis i."""
 
+    names: tuple[str, ...]  # of the scorers
     yseq: np.ndarray  # (N, length) int64
     score: np.ndarray  # (N,) float32
-    scores: dict[str, np.ndarray]  # each (N,) float32
+    scores: np.ndarray  # (N, scorers) float32
     parents: np.ndarray  # (N,) the hypothesis of the previous step that each extends
+    ranks: np.ndarray  # (N,) of each among the survivors of the step
     ctc: CTCPrefixState | None
-    #: (N, steps) in each step so far, the running hypothesis that became this one.
-    rows: np.ndarray
+    #: (N, steps) in each step so far, the running hypothesis that became this one; None
+    #: where nobody asks.
+    rows: np.ndarray | None
+
+    def extended(
+        self,
+        parents: np.ndarray,
+        tokens: np.ndarray,
+        score: np.ndarray,
+        chosen: np.ndarray,
+        ctc: CTCPrefixState | None = None,
+    ) -> Beam:
+        """Survivors of a step.
+
+        Args:
+            parents: (N,) the hypothesis that each extends.
+            tokens: (N,) that each got.
+            score: (N,) the totals.
+            chosen: (N, scorers) what each scorer gave for the tokens.
+            ctc: the state of their CTC prefix scores.
+        """
+        rows = self.rows
+        if rows is not None:
+            rows = np.concatenate((rows[parents], parents[:, None]), axis=1)
+        return Beam(
+            self.names,
+            np.concatenate((self.yseq[parents], tokens[:, None]), axis=1),
+            score,
+            self.scores[parents] + chosen,
+            parents,
+            np.arange(len(parents)),
+            ctc,
+            rows,
+        )
 
     def keep(self, ids: np.ndarray) -> Beam:
         """Some of the hypotheses."""
         return Beam(
+            self.names,
             self.yseq[ids],
             self.score[ids],
-            {k: v[ids] for k, v in self.scores.items()},
+            self.scores[ids],
             self.parents[ids],
+            self.ranks[ids],
             self.ctc.keep(ids) if self.ctc is not None else None,
-            self.rows[ids],
+            self.rows[ids] if self.rows is not None else None,
         )
 
     def hypothesis(self, row: int, hs: Sequence[np.ndarray] = ()) -> Hypothesis:
@@ -162,12 +201,39 @@ class Beam:
         return Hypothesis(
             yseq=self.yseq[row].tolist(),
             score=float(self.score[row]),
-            scores={k: float(v[row]) for k, v in self.scores.items()},
+            scores=dict(zip(self.names, self.scores[row].tolist())),
             hs=hs,
         )
 
     def __len__(self) -> int:
         return len(self.yseq)
+
+
+def first(
+    config: BeamSearchConfig,
+    primer: Sequence[int],
+    scorers: Iterable[str],
+    ctc: CTCPrefixState | None = None,
+) -> Beam:
+    """The hypothesis that a search begins with.
+
+    Args:
+        config: settings of the search.
+        primer: its tokens.
+        scorers: names of the full ones, in the order of their scores.
+        ctc: the state of its CTC prefix score.
+    """
+    names = (*scorers, "ctc") if config.weights.get("ctc") else tuple(scorers)
+    return Beam(
+        names,
+        yseq=np.array([primer], dtype=np.int64),
+        score=np.zeros(1, np.float32),
+        scores=np.zeros((1, len(names)), np.float32),
+        parents=np.zeros(1, np.int64),
+        ranks=np.zeros(1, np.int64),
+        ctc=ctc,
+        rows=np.zeros((1, 0), np.int64) if config.return_hs else None,
+    )
 
 
 class Expander:
@@ -193,13 +259,11 @@ class Expander:
         """The hypothesis that a search begins with."""
         counts = self.config.conventions.ctc_counts_primer
         counted = primer[1:] if counts else ()
-        return Beam(
-            yseq=np.array([primer], dtype=np.int64),
-            score=np.zeros(1, np.float32),
-            scores={k: np.zeros(1, np.float32) for k in (*scorers, "ctc")},
-            parents=np.zeros(1, np.int64),
-            ctc=self.ctc.start(counted) if self.ctc is not None else None,
-            rows=np.zeros((1, 0), np.int64),
+        return first(
+            self.config,
+            primer,
+            scorers,
+            self.ctc.start(counted) if self.ctc is not None else None,
         )
 
     def extend(self, beam: Beam, parts: Mapping[str, np.ndarray]) -> Beam:
@@ -227,21 +291,15 @@ class Expander:
         best = top_sorted(total.ravel(), config.beam_size)
         parents, columns = np.divmod(best, total.shape[1])
         tokens = columns if ids is None else ids[parents, columns]
-        chosen = {name: scores[parents, tokens] for name, scores in parts.items()}
+        chosen = [scores[parents, tokens] for scores in parts.values()]
         state = None
         if self.ctc is not None and beam.ctc is not None:
-            chosen["ctc"] = ctc[parents, columns]
+            chosen.append(ctc[parents, columns])
             start = time.perf_counter()
             state = self.ctc.extend(beam.ctc, parents, tokens, psi[parents, columns])
             self.ctc_seconds += time.perf_counter() - start
-        return Beam(
-            yseq=np.concatenate((beam.yseq[parents], tokens[:, None]), axis=1),
-            score=total[parents, columns],
-            scores={k: beam.scores[k][parents] + v for k, v in chosen.items()},
-            parents=parents,
-            ctc=state,
-            rows=np.concatenate((beam.rows[parents], parents[:, None]), axis=1),
-        )
+        score = total[parents, columns]
+        return beam.extended(parents, tokens, score, np.stack(chosen, axis=1), state)
 
     def _candidates(
         self, total: np.ndarray, count: int
@@ -261,7 +319,14 @@ class Expander:
 
 
 class UtteranceSearch:
-    """The search over one utterance, to which the full scorers' scores are given.
+    """The search over one utterance, whose hypotheses are extended outside.
+
+    Args:
+        config: settings of the search.
+        frames: how many the utterance has.
+        minlenratio: in place of the configuration's.
+        primer: tokens that the hypotheses begin with.
+        beam: the first hypothesis.
 
     Attributes:
         beam: the running hypotheses.
@@ -275,11 +340,9 @@ class UtteranceSearch:
         frames: int,
         minlenratio: float,
         primer: Sequence[int],
-        scorers: Sequence[str],
-        ctc: CTCPrefixScorer | None,
+        beam: Beam,
     ):
         self._config = config
-        self._expander = Expander(config, ctc)
         bounds = length_bounds(frames, config.maxlenratio, minlenratio)
         self._maxlen, self._minlen = bounds
         if config.max_tokens is not None:  # beyond them ESPnet's decoder breaks down
@@ -290,34 +353,30 @@ class UtteranceSearch:
         self._step = 0
         #: Tokens by which end detection knows hypotheses to be longer than their steps.
         self._primed = len(primer) - 1 if config.conventions.end_counts_primer else 0
-        self.beam = self._expander.start(primer, scorers)
+        self.beam = beam
         self._hidden: list[np.ndarray] = []
         self.ended: list[Hypothesis] = []
         self.done = self._maxlen < 1
-
-    @property
-    def ctc_seconds(self) -> float:
-        """Time spent on CTC prefix scores."""
-        return self._expander.ctc_seconds
 
     def remember(self, hidden: np.ndarray) -> None:
         """Take what the decoder's output layer read in this step, (N, dim)."""
         self._hidden.append(hidden)
 
-    def advance(self, parts: dict[str, np.ndarray]) -> None:
-        """Extend the hypotheses by a token, given each scorer's (N, vocabulary)."""
+    def advance(self, beam: Beam) -> None:
+        """Take up the hypotheses, extended by a token."""
         config = self._config
-        beam = self._expander.extend(self.beam, parts)
         if self._step == self._maxlen - 1:
             # As ESPnet does, to the ended ones too: these get a second end symbol.
             logger.info("adding <eos> in the last position in the loop")
             end = np.full((len(beam), 1), config.eos, np.int64)
             beam.yseq = np.concatenate((beam.yseq, end), axis=1)
         is_end = beam.yseq[:, -1] == config.eos
-        if self._step >= self._minlen:
-            ended = np.flatnonzero(is_end).tolist()
-            self.ended += [self._hypothesis(beam, i) for i in ended]
-        self.beam = beam.keep(np.flatnonzero(~is_end))
+        if is_end.any():
+            if self._step >= self._minlen:
+                ended = np.flatnonzero(is_end).tolist()
+                self.ended += [self._hypothesis(beam, i) for i in ended]
+            beam = beam.keep(np.flatnonzero(~is_end))
+        self.beam = beam
         step = self._step + self._primed
         if config.maxlenratio == 0.0 and end_detected(self.ended, step):
             logger.info("end detected at %d", self._step)
@@ -329,5 +388,7 @@ class UtteranceSearch:
         self.done |= self._step == self._maxlen
 
     def _hypothesis(self, beam: Beam, row: int) -> Hypothesis:
-        hs = [step[i] for step, i in zip(self._hidden, beam.rows[row])]
+        hs: list[np.ndarray] = []
+        if beam.rows is not None:
+            hs = [step[i] for step, i in zip(self._hidden, beam.rows[row])]
         return beam.hypothesis(row, hs)
