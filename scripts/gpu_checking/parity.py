@@ -47,6 +47,9 @@ class Variant(NamedTuple):
 
 CPU = Variant("fp32", "fp32", {}, True)
 
+#: The search that a GPU runs.
+RESIDENT = Variant("fp32, resident", "fp32", {"resident": True}, True)
+
 
 def variants(provider: str) -> list[Variant]:
     """Return what runs on a provider; float16 is emulated on the CPU."""
@@ -73,7 +76,9 @@ def parity(job: Job) -> None:
     audio = [make_audio(seconds, rate, seed) for seed, seconds in enumerate(lengths)]
     expected = _recognize(model, "cpu", CPU, audio, 1)
     wrong: list[str] = []
-    for variant in variants(job.provider):
+    # On a GPU all are resident.
+    more = [RESIDENT] if job.provider == "cpu" else []
+    for variant in [*variants(job.provider), *more]:
         for batch in (1, sizes.utterances):
             row: Row = {"model": model.name, "variant": variant.name, "batch": batch}
             try:
