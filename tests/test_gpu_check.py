@@ -12,7 +12,7 @@ import gpu_check
 import numpy as np
 import pytest
 from benchmarking.measurement import BatchDecode
-from gpu_checking import plan, speed
+from gpu_checking import gpu, plan, speed
 from gpu_checking.job import CONF, Job, make_audio
 from gpu_checking.parity import variants
 from gpu_checking.plan import RESERVE, Check, Part
@@ -229,6 +229,36 @@ def test_every_model_has_a_configuration():
         assert (CONF / f"{name}.yaml").is_file()
     needed = {model for part in gpu_check.PARTS for model in part.needs}
     assert needed == set(FULL.models)
+
+
+def test_every_part_is_documented():
+    text = (CONF.parents[1] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    for part in gpu_check.PARTS:
+        assert f"| `{part.name}` | " in text
+
+
+def test_without_a_driver_memory_is_not_told(monkeypatch):
+    def none(name):
+        raise OSError(f"{name}: cannot open")
+
+    monkeypatch.setattr(gpu.ctypes, "CDLL", none)
+    with pytest.raises(PluginError, match="no driver of NVIDIA is installed here: lib"):
+        gpu.Gpu()
+    with gpu.watch_memory("cuda") as peak:
+        assert peak.mb is None
+
+
+def test_the_gpus_memory_is_watched(monkeypatch):
+    class Card:
+        used_mb = 100.0
+
+    monkeypatch.setattr(gpu, "Gpu", Card)
+    monkeypatch.setattr(gpu, "PERIOD", 0.001)
+    with gpu.watch_memory("cuda") as peak:
+        for used in (300.0, 150.0):
+            Card.used_mb = used
+            time.sleep(0.1)
+        assert peak.mb == 200.0
 
 
 def test_audio_is_made_and_is_not_all_alike():

@@ -55,11 +55,6 @@ class Gpu:
         return buffer.value.decode()
 
     @property
-    def name(self) -> str:
-        """Return the card's name."""
-        return self._text("nvmlDeviceGetName", self._device)
-
-    @property
     def driver(self) -> str:
         """Return the driver's version."""
         return self._text("nvmlSystemGetDriverVersion")
@@ -85,7 +80,7 @@ class Peak:
     """Memory of the GPU that was taken while something ran.
 
     Attributes:
-        mb: MiB more than before, None without a GPU.
+        mb: MiB more than before, None where nothing tells of them.
     """
 
     mb: float | None = None
@@ -97,11 +92,14 @@ def watch_memory(provider: str) -> Iterator[Peak]:
 
     CUDA's own context counts, which torch's figures leave out.
     """
-    peak = Peak()
-    if provider == "cpu":
+    peak, ended = Peak(), threading.Event()
+    try:
+        gpu = None if provider == "cpu" else Gpu()
+    except PluginError:
+        gpu = None
+    if gpu is None:
         yield peak
         return
-    gpu, ended = Gpu(), threading.Event()
     before, peak.mb = gpu.used_mb, 0.0
 
     def watch() -> None:

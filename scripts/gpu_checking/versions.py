@@ -27,16 +27,15 @@ def versions(job: Job) -> None:
         job.add(what=package, value=metadata.version(package))
     import onnxruntime as ort
 
-    providers = ", ".join(ort.get_available_providers())
-    job.add(what="onnxruntime", value=f"{ort.__version__}: {providers}")
-    if job.provider != "cpu":
-        gpu = Gpu()
-        job.add(what="GPU", value=f"{gpu.name}, {gpu.total_mb:.0f} MiB")
-        job.add(what="driver", value=gpu.driver)
+    built = ", ".join(ort.get_available_providers())
+    job.add(what="onnxruntime", value=f"{ort.__version__}: {built}")
     import torch
 
-    torch_built = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
-    job.add(what="torch", value=f"{torch.__version__}: {torch_built}")
+    built = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    job.add(what="torch", value=f"{torch.__version__}: {built}")
+    if job.provider != "cpu":
+        job.add(what="GPU", value=torch.cuda.get_device_name())
+        job.add(what="driver, memory", value=_driver())
     job.add(what=f"{job.provider} runs", value=_probe(job.provider))
 
 
@@ -44,6 +43,14 @@ def _cpu() -> str:
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         name = re.search(r"^model name\s*: (.*)$", file.read(), re.M)
     return name[1] if name else platform.machine()
+
+
+def _driver() -> str:
+    try:
+        gpu = Gpu()
+        return f"{gpu.driver}, {gpu.total_mb:.0f} MiB"
+    except PluginError as e:  # then there are no figures of memory
+        return str(e)
 
 
 def _probe(provider: str) -> str:
