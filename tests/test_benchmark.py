@@ -357,6 +357,14 @@ def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
         ),
         ({"defaults": {"lm_weight": 0.5}}, "needs a language model"),
         ({"data": {"dirs": "x"}}, "data: unknown key 'dirs'"),
+        ({"provider": "tpu"}, "provider 'tpu' is not cpu or cuda"),
+        (
+            {
+                "provider": "cuda",
+                "settings": [{"audio_seconds": 1, "variants": ["fp32", "int8"]}],
+            },
+            "setting 1: int8 is not for this provider, which takes pytorch, fp32, opt",
+        ),
     ],
 )
 def test_errors_in_a_configuration(monkeypatch, tmp_path, capsys, change, message):
@@ -371,6 +379,19 @@ def test_errors_in_a_configuration(monkeypatch, tmp_path, capsys, change, messag
     assert error.value.code == 1
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+
+
+def test_variants_are_those_of_the_provider(monkeypatch, tmp_path):
+    module = load(monkeypatch)
+    config = tmp_path / "config.yaml"
+    for provider, last in {"cpu": "int8", "cuda": "fp16"}.items():
+        config.write_text(
+            f"provider: {provider}\n"
+            "random_model: {train_config: {}}\nsettings: [{audio_seconds: 1}]\n"
+        )
+        read = module.read_config(config)
+        assert read.provider == provider
+        assert read.settings[0].variants == ("pytorch", "fp32", "optimized", last)
 
 
 def test_options_of_bin_quantize_may_stand_in_a_configuration(monkeypatch, tmp_path):

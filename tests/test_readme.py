@@ -39,6 +39,10 @@ RUN_BY = {
         "step scripts/setup_env.sh export,optimize,report",
     ),
     "python scripts/benchmark.py": (".ci/run", "python scripts/benchmark.py --config"),
+    "python scripts/gpu_check.py": (
+        ".ci/run",
+        "python scripts/gpu_check.py --provider",
+    ),
 }
 
 

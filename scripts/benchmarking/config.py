@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 from benchmarking.measurement import (
+    BUNDLES,
+    REFERENCE,
     BaseSetting,
     Setting,
     SpeechSetting,
@@ -49,6 +51,8 @@ class RandomModel:
         task: One of TASKS.
         tokens: Size of the vocabulary.
         seed: Of the weights.
+        sharpness: Factor of the output layers of decoder and CTC, whose choices are all
+            alike where weights are random.
     """
 
     train_config: Mapping[str, Any]
@@ -57,6 +61,7 @@ class RandomModel:
     task: str = "asr"
     tokens: int = 5000
     seed: int = 0
+    sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -144,12 +149,17 @@ class TestData:
 
 @dataclass(frozen=True)
 class Config:
-    """A benchmark: one model, and the settings to measure it in."""
+    """A benchmark: one model, and the settings to measure it in.
+
+    Attributes:
+        provider: Where PyTorch and the bundles run, ``cpu`` or ``cuda``.
+    """
 
     title: str
     model: RandomModel | TrainedModel
     data: TestData | None
     settings: Sequence[BaseSetting]
+    provider: str = "cpu"
 
 
 def read_config(path: Path) -> Config:
@@ -164,7 +174,11 @@ def read_config(path: Path) -> Config:
     """
     content = _read_yaml(path)
     known = ("title", "random_model", "model", "data", "defaults", "settings")
-    check_keys(content, (*known, "use_streaming"), str(path))
+    check_keys(content, (*known, "provider", "use_streaming"), str(path))
+    provider = content.get("provider", "cpu")
+    if provider not in BUNDLES:
+        names = " or ".join(BUNDLES)
+        raise PluginError(f"{path}: provider '{provider}' is not {names}")
     if ("random_model" in content) == ("model" in content):
         raise PluginError(f"{path}: give one of random_model and model")
     if "model" in content:
@@ -185,7 +199,7 @@ def read_config(path: Path) -> Config:
         if model.task != "asr":
             raise PluginError(f"{path}: use_streaming is for task asr")
         cls = StreamSetting
-    settings = _settings(cls, content, path)
+    settings = _settings(cls, content, path, (REFERENCE, *BUNDLES[provider]))
     for setting in settings:
         if setting.audio_seconds is None and data is None:
             raise PluginError(
@@ -199,11 +213,15 @@ def read_config(path: Path) -> Config:
             )
         if getattr(setting, "lm_weight", 0.0) and not model.has_lm:
             raise PluginError(f"{path}: '{setting.name}' needs a language model")
-    return Config(str(content.get("title", path.stem)), model, data, settings)
+    title = str(content.get("title", path.stem))
+    return Config(title, model, data, settings, provider)
 
 
 def _settings(
-    cls: type[BaseSetting], content: Mapping[str, Any], path: Path
+    cls: type[BaseSetting],
+    content: Mapping[str, Any],
+    path: Path,
+    variants: Sequence[str],
 ) -> list[BaseSetting]:
     entries, defaults = content.get("settings"), content.get("defaults", {})
     if not isinstance(entries, list) or not entries:
@@ -213,7 +231,13 @@ def _settings(
         where = f"{path}: setting {number}"
         if not isinstance(entry, dict) or not isinstance(defaults, dict):
             raise PluginError(f"{where} and defaults must hold options")
-        settings.append(parse(cls, {**defaults, **entry}, where))
+        entry = {"variants": list(variants), **defaults, **entry}
+        settings.append(parse(cls, entry, where))
+        if foreign := [v for v in settings[-1].variants if v not in variants]:
+            raise PluginError(
+                f"{where}: {foreign[0]} is not for this provider, which takes "
+                + ", ".join(variants)
+            )
         if settings[-1].name in [setting.name for setting in settings[:-1]]:
             raise PluginError(f"{where}: a second '{settings[-1].name}': set its name")
     return settings

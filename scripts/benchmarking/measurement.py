@@ -16,7 +16,11 @@ from espnet_onnx_plugin.report.results import TIE
 
 # What the other systems are compared with.
 REFERENCE = "pytorch"
-BUNDLES = ("fp32", "optimized", "int8")
+#: The variants that are measured where nothing else is said, by provider.
+BUNDLES = {
+    "cpu": ("fp32", "optimized", "int8"),
+    "cuda": ("fp32", "optimized", "fp16"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,23 @@ class StreamDecode(Decode):
 
 
 @dataclass(frozen=True)
+class BatchDecode(Run):
+    """Several utterances, recognized together.
+
+    Attributes:
+        tokens: token_int of the best hypothesis of each.
+        scores: Their scores, None without a search.
+        allocated_mb: MiB of the device that torch has allocated at most so far.
+    """
+
+    PARTS = ()
+
+    tokens: Sequence[Sequence[int]]
+    scores: Sequence[float | None]
+    allocated_mb: float | None
+
+
+@dataclass(frozen=True)
 class Synthesis(Run):
     """From token ids to waveform.
 
@@ -110,7 +131,7 @@ class BaseSetting:
     threads: int = 1
     repeats: int = 5
     starts: int = 3
-    variants: tuple[str, ...] = (REFERENCE, *BUNDLES)
+    variants: tuple[str, ...] = (REFERENCE, *BUNDLES["cpu"])
 
     def __post_init__(self) -> None:
         for count in ("threads", "repeats", "starts"):
@@ -118,7 +139,7 @@ class BaseSetting:
                 raise PluginError(f"{count} {getattr(self, count)} must be 1 or more")
         if self.audio_seconds is not None and self.audio_seconds <= 0:
             raise PluginError(f"audio_seconds {self.audio_seconds} must be above 0")
-        known = (REFERENCE, *BUNDLES)
+        known = tuple(dict.fromkeys((REFERENCE, *sum(BUNDLES.values(), ()))))
         unknown = [name for name in self.variants if name not in known]
         if unknown or not self.variants or len({*self.variants}) < len(self.variants):
             raise PluginError(

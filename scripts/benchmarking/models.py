@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,8 +112,12 @@ def dropouts_are_of_mkl() -> bool:
     return answer.stdout.split()[-1] == "True"
 
 
-def _run(log: Path, module: str, *args: object) -> None:
-    """Run a module with a log, and show the log's last line where it fails."""
+#: Runs a module with a log and with arguments.
+Run = Callable[..., None]
+
+
+def run_module(log: Path, module: str, *args: object) -> None:
+    """Run a module in a process, and show its log's last line where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", module, *map(str, args)]
     with open(log, "wb") as file:
@@ -127,7 +131,9 @@ def _run(log: Path, module: str, *args: object) -> None:
         raise PluginError(f"{last_line(log)} (log: {log})")
 
 
-def make_random_model(model: RandomModel, directory: Path, log: Path) -> TrainedModel:
+def make_random_model(
+    model: RandomModel, directory: Path, log: Path, run: Run = run_module
+) -> TrainedModel:
     """Write a model of random weights, unless it is there."""
     spec = json.dumps(dataclasses.asdict(model), sort_keys=True)
     synthesis = synthesizes(model.task)
@@ -152,7 +158,7 @@ def make_random_model(model: RandomModel, directory: Path, log: Path) -> Trained
     if not done.is_file() or done.read_text(encoding="utf-8") != spec:
         directory.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
-        _run(log, "benchmarking.random_model", spec, directory)
+        run(log, "benchmarking.random_model", spec, directory)
         if synthesis:
             _make_calibration_texts(directory, model.tokens)
         else:
@@ -183,27 +189,44 @@ def _make_calibration_texts(directory: Path, vocabulary: int) -> None:
 
 
 def make_bundles(
-    model: TrainedModel, variants: Collection[str], directory: Path, logs: Path
+    model: TrainedModel,
+    variants: Collection[str],
+    directory: Path,
+    logs: Path,
+    provider: str = "cpu",
+    run: Run = run_module,
 ) -> dict[str, Bundle]:
-    """Make the bundles of some variants, and fp32; those up to date are kept."""
+    """Make the bundles of some variants, and fp32; those up to date are kept.
+
+    Args:
+        model: The checkpoints.
+        variants: Names of variants.
+        directory: Of the bundles.
+        logs: Directory of the logs.
+        provider: Where the optimized bundle will run.
+        run: Runs the commands that make the bundles.
+    """
     commands = "espnet_onnx_plugin.bin."
     files = [argument for k, v in model.files.items() for argument in (f"--{k}", v)]
     files += ["--task", model.task]
     fp32 = directory / "fp32"
-    _run(logs / "export.log", f"{commands}export", *files, "--output_dir", fp32)
+    run(logs / "export.log", f"{commands}export", *files, "--output_dir", fp32)
     calibration = []
     if model.calibration_scp is not None:
         option = evaluator_class(find(model.task)).option
         calibration = [option, model.calibration_scp]
     # As stage 15: both from the exported graphs.
+    made_by = {
+        "optimized": ("optimize", ["--provider", provider]),
+        "int8": ("quantize", model.quantize_options),
+        "fp16": ("quantize", ["--precision", "fp16", *model.quantize_options]),
+    }
     bundles = {"fp32": read_bundle(fp32)}
-    for variant, name in {"optimized": "optimize", "int8": "quantize"}.items():
+    for variant, (name, more) in made_by.items():
         if variant in variants:
             output = directory / variant
             options = ["--model_dir", fp32, "--output_dir", output, *calibration]
-            if name == "quantize":
-                options += model.quantize_options
-            _run(logs / f"{name}.log", f"{commands}{name}", *options)
+            run(logs / f"{variant}.log", f"{commands}{name}", *options, *more)
             bundles[variant] = read_bundle(output)
     return bundles
 

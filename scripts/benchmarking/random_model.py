@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,17 @@ def vocabulary(task: str, size: int) -> list[str]:
     return [*first, *(f"t{i}" for i in range(words)), *last]
 
 
+@torch.no_grad()
+def sharpen(model: torch.nn.Module, factor: float) -> None:
+    """Scale what decoder and CTC give before the softmax; most do not end at once."""
+    output = model.decoder.output_layer
+    output.weight.mul_(factor)
+    output.bias[model.eos] -= factor / 2
+    model.ctc.ctc_lo.weight.mul_(factor)
+
+
 def write_model(
-    task: Any, sizes: dict, common: dict, seed: int, output: Path
+    task: Any, sizes: dict, common: dict, seed: int, output: Path, sharpness: float = 1
 ) -> torch.nn.Module:
     """Write ``output``.yaml and .pth."""
     config = dict(task.get_default_config())
@@ -56,6 +65,8 @@ def write_model(
         random_transducer.give_labels(model)
     elif hasattr(getattr(model, "encoder", None), "forward_infer"):
         random_stream.give_words(model)
+    elif sharpness != 1:
+        sharpen(model, sharpness)
     torch.save(model.state_dict(), output.with_suffix(".pth"))
     text = yaml.safe_dump(config)
     output.with_suffix(".yaml").write_text(text, encoding="utf-8")
@@ -70,24 +81,29 @@ def write_models(args: argparse.Namespace) -> None:
     common = dict(token_list=tokens, token_type="word", init=None)
     # The language of the speech has a vocabulary of the same size.
     src = dict(src_token_list=tokens, src_token_type="word") if task == "st" else {}
-    for name, of, sizes, more in (
-        ("model", task, spec["train_config"], src),
-        ("lm", "lm", spec["lm_train_config"], {}),
+    for name, of, sizes, more, sharpness in (
+        ("model", task, spec["train_config"], src, spec["sharpness"]),
+        ("lm", "lm", spec["lm_train_config"], {}, 1),
     ):
         if sizes is not None:
             module = importlib.import_module(f"espnet2.tasks.{of}")
             cls = getattr(module, f"{of.upper()}Task")
             output = args.output_dir / name
-            model = write_model(cls, sizes, {**common, **more}, seed, output)
+            model = write_model(cls, sizes, {**common, **more}, seed, output, sharpness)
     if spec["vocoder_config"] is not None:
         path = args.output_dir / "vocoder.pkl"
         conf = spec["vocoder_config"]
         random_tts.write_vocoder(conf, model, len(tokens), path)
 
 
-if __name__ == "__main__":
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Entry point."""
     parser = argparse.ArgumentParser(prog="random_model")
     parser.add_argument("spec")
     parser.add_argument("output_dir", type=Path)
     parser.set_defaults(log_level="INFO")
-    run(parser, write_models, sys.argv[1:])
+    run(parser, write_models, cmd)
+
+
+if __name__ == "__main__":
+    main()

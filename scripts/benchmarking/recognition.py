@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,16 @@ MODELS = {"slu": "asr"}
 Decoder = Callable[[np.ndarray], "tuple[list[Any], dict[str, float]]"]
 
 
+def on_device(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a bundle runs, as its class takes it."""
+    given = {name: spec[name] for name in ("provider", "session") if name in spec}
+    return {"threads": spec["threads"], **given}
+
+
 def open_bundle(spec: dict[str, Any]) -> Decoder:
     """Open a bundle; neither torch, nor ESPnet, nor onnx."""
     bundle = read_bundle(spec["model"])
-    speech2text = open_model(bundle, threads=spec["threads"], **spec["options"])
+    speech2text = open_model(bundle, **on_device(spec), **spec["options"])
 
     def decode(speech: np.ndarray) -> tuple[list[Any], dict[str, float]]:
         return speech2text(speech), speech2text.timing._asdict()
@@ -43,23 +49,37 @@ def open_pytorch(spec: dict[str, Any]) -> Decoder:
     return decode
 
 
+def torch_device(spec: Mapping[str, Any]) -> str:
+    """Return torch's name of where PyTorch runs, which is told its threads."""
+    import torch
+
+    torch.set_num_threads(spec["threads"])
+    return "cpu" if spec.get("provider", "cpu") == "cpu" else "cuda"
+
+
 def load_pytorch(spec: dict[str, Any], door: Door) -> tuple[Any, Stopwatch]:
-    """Load ESPnet's class that a door stands for, and watch its parts."""
+    """Load ESPnet's class that a door stands for, and watch its parts.
+
+    On a GPU those are the frontend and the encoder alone: to watch a part is to wait
+    for it, and the parts of a search are many and short.
+    """
     import torch
 
     from espnet_onnx_plugin.export.checkpoints import losses_left_out
 
-    torch.set_num_threads(spec["threads"])
+    device = torch_device(spec)
     cls = getattr(importlib.import_module(f"espnet2.bin.{door.command}"), door.name)
     with losses_left_out():
-        speech2text = cls(**spec["model"], **spec["options"], device="cpu")
+        speech2text = cls(**spec["model"], **spec["options"], device=device)
     model = getattr(speech2text, f"{MODELS.get(spec['task'], spec['task'])}_model")
-    watch = Stopwatch()
+    watch = Stopwatch(None if device == "cpu" else torch.cuda.synchronize)
     watch.watch("frontend", model.frontend, "forward")
     # As the graphs of a bundle have it.
     for name in ("normalize", "preencoder", "encoder"):
         watch.watch("encoder", getattr(model, name), "forward")
     watch.watch("encoder", model.ctc, "log_softmax")
+    if device != "cpu":
+        return speech2text, watch
     transducer = getattr(speech2text, "beam_search_transducer", None)
     if transducer is not None:
         scorers = dict(decoder=model.decoder, lm=transducer.lm)

@@ -10,10 +10,15 @@ from typing import Any
 
 
 class Stopwatch:
-    """Seconds by part of what ESPnet runs; a part within another counts once."""
+    """Seconds by part of what ESPnet runs; a part within another counts once.
 
-    def __init__(self) -> None:
+    Args:
+        synchronize: Waits for the device, where what is called only queues its work.
+    """
+
+    def __init__(self, synchronize: Callable[[], object] | None = None) -> None:
         self.seconds: Counter[str] = Counter()
+        self._synchronize = synchronize
         self._running: list[str] = []
         self._since = 0.0
 
@@ -29,6 +34,8 @@ class Stopwatch:
             self._running.pop()
 
     def _switch(self) -> None:
+        if self._synchronize is not None:
+            self._synchronize()
         now = time.perf_counter()
         if self._running:
             self.seconds[self._running[-1]] += now - self._since

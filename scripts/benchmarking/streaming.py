@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from benchmarking.measurement import StreamDecode
-from benchmarking.recognition import load_pytorch
+from benchmarking.recognition import load_pytorch, on_device
 
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.runtime.recognition.stream import feed_together
@@ -51,8 +51,8 @@ def open_bundle(spec: dict[str, Any]) -> Streams:
     model = open_model(
         read_bundle(spec["model"]),
         COMMAND,
-        threads=spec["threads"],
         frontend="espnet",
+        **on_device(spec),
         **spec["options"],
     )
 

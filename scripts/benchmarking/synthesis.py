@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from benchmarking.measurement import Synthesis
+from benchmarking.recognition import on_device, torch_device
 from benchmarking.stopwatch import Stopwatch
 
 #: Of the noise of every utterance.
@@ -38,7 +39,7 @@ def open_bundle(spec: dict[str, Any]) -> Synthesizer:
     from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
     from espnet_onnx_plugin.runtime.tts import Text2Speech
 
-    model = Text2Speech(spec["model"], threads=spec["threads"], **spec["options"])
+    model = Text2Speech(spec["model"], **on_device(spec), **spec["options"])
     return Synthesizer(
         model.fs,
         lambda: setattr(model, "noise", Noise(SEED, mkl=spec["mkl"])),
@@ -53,9 +54,10 @@ def open_pytorch(spec: dict[str, Any]) -> Synthesizer:
     import torch
     from espnet2.bin.tts_inference import Text2Speech
 
-    torch.set_num_threads(spec["threads"])
-    model = Text2Speech(**spec["model"], **spec["options"], device="cpu")
-    fs, watch = model.fs, Stopwatch()
+    device = torch_device(spec)
+    model = Text2Speech(**spec["model"], **spec["options"], device=device)
+    watch = Stopwatch(None if device == "cpu" else torch.cuda.synchronize)
+    fs = model.fs
     watch.watch("acoustic", model.model, "inference")
     if model.vocoder is None:  # the innermost of those that make samples of frames
         inner = [m for m in model.tts.modules() if hasattr(m, "upsample_factor")]
@@ -67,7 +69,7 @@ def open_pytorch(spec: dict[str, Any]) -> Synthesizer:
 
     def synthesize(ids: np.ndarray) -> np.ndarray:
         watch.seconds.clear()
-        return model(ids)["wav"].view(-1).numpy()
+        return model(ids)["wav"].view(-1).cpu().numpy()
 
     def seed() -> None:
         torch.manual_seed(SEED)

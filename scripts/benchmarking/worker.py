@@ -2,13 +2,17 @@
 
 Run as ``python -m benchmarking.worker SPEC``. SPEC is a JSON: ``system``; ``task``;
 ``model``, a bundle's directory or options that name ESPnet's files; ``options`` of the
-search; ``threads``; ``inputs``, numpy files. Answers are JSON lines on standard output.
+search; ``threads``; ``inputs``, numpy files. It may also hold ``provider`` and
+``session``, where it runs, and ``modules`` that are imported before the first number
+comes, at which the system is opened. Answers are JSON lines on standard output.
 For task tts also: ``mkl``, how dropouts are drawn; ``waves``, where waveforms go. For
 streams also: ``streams``, how many are in a file; ``sim_chunk_length``, their parts'.
+For batches also: ``batches``, ``search`` or ``greedy``; the files hold several arrays.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -30,13 +34,18 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     kind = synthesis if synthesizes(spec["task"]) else recognition
     kind = streaming if "streams" in spec else kind
-    opener = kind.open_pytorch if spec["system"] == "pytorch" else kind.open_bundle
-    try:
-        system = opener(spec)
-    except PluginError as e:
-        sys.exit(str(e))
+    if "batches" in spec:  # not imported where starts are timed
+        kind = importlib.import_module("benchmarking.batches")
+    opener = kind.open_pytorch if isinstance(spec["model"], dict) else kind.open_bundle
+    for module in spec.get("modules", ()):
+        importlib.import_module(module)
+    system = None
     for line in sys.stdin:
-        answer = kind.measure(system, np.load(spec["inputs"][int(line)]))
+        try:
+            system = system or opener(spec)
+            answer = kind.measure(system, np.load(spec["inputs"][int(line)]))
+        except PluginError as e:
+            sys.exit(str(e))
         answer["peak_memory_mb"] = peak_memory_mb()
         if "wav" in answer:
             path = Path(spec["waves"], f"{spec['system']}_{int(line)}.npy")

@@ -1,0 +1,189 @@
+"""Parts: results on the provider beside the CPU's, of recognition and of synthesis."""
+
+from __future__ import annotations
+
+import difflib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from benchmarking.models import make_text
+from gpu_checking.job import Job, Model, make_audio
+from gpu_checking.results import Row
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE, difference
+from espnet_onnx_plugin.report.results import TIE
+from espnet_onnx_plugin.runtime.asr import Speech2Text
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
+from espnet_onnx_plugin.runtime.tts import Text2Speech
+
+#: Share of tokens that the CPU gives too, which lower precision has to keep: that of
+#: conf/quantize.yaml.
+MIN_TOKEN_AGREEMENT = 0.99
+
+#: Length of the longest utterance, of those that are timed; of the shortest, of that.
+LONGEST, SHORTEST = 0.4, 0.4
+
+SEED = 777
+
+
+class Variant(NamedTuple):
+    """A way to run a bundle.
+
+    Attributes:
+        name: In the tables.
+        bundle: Which one.
+        session: Other attributes of the device.
+        exact: Whether it has to give the CPU's tokens.
+    """
+
+    name: str
+    bundle: str
+    session: Mapping[str, Any]
+    exact: bool
+
+
+CPU = Variant("fp32", "fp32", {}, True)
+
+#: The search that a GPU runs.
+RESIDENT = Variant("fp32, resident", "fp32", {"resident": True}, True)
+
+
+def variants(provider: str) -> list[Variant]:
+    """Return what runs on a provider; float16 is emulated on the CPU."""
+    found = [CPU, Variant("optimized", "optimized", {}, True)]
+    if provider == "cpu":
+        return [*found, Variant("fp16, emulated", "fp16", {"emulate": True}, False)]
+    return [
+        *found,
+        Variant("fp16", "fp16", {}, False),
+        Variant("TF32", "fp32", {"tf32": True}, False),
+    ]
+
+
+def parity(job: Job) -> None:
+    """Compare hypotheses with the CPU's.
+
+    Raises:
+        PluginError: After all rows, if one of them does not hold.
+    """
+    model, sizes = job.model("small"), job.sizes
+    rate = model.bundle("fp32").manifest.speech.sampling_rate
+    longest = sizes.audio_seconds * LONGEST
+    lengths = np.linspace(SHORTEST * longest, longest, sizes.utterances)
+    audio = [make_audio(seconds, rate, seed) for seed, seconds in enumerate(lengths)]
+    expected = _recognize(model, "cpu", CPU, audio, 1)
+    wrong: list[str] = []
+    # On a GPU all are resident.
+    more = [RESIDENT] if job.provider == "cpu" else []
+    for variant in [*variants(job.provider), *more]:
+        for batch in (1, sizes.utterances):
+            row: Row = {"model": model.name, "variant": variant.name, "batch": batch}
+            try:
+                found = _recognize(model, job.provider, variant, audio, batch)
+                row |= _compare(found, expected, variant.exact)
+            except Exception as e:  # onnxruntime's exceptions have no common base
+                row |= _failed(e)
+            job.add(**row)
+            if not row["holds"]:
+                wrong.append(f"{variant.name} in batches of {batch}")
+    _refuse(wrong)
+
+
+def voices(job: Job) -> None:
+    """Compare waveforms with the CPU's, of the same noise.
+
+    Raises:
+        PluginError: After all rows, if one of them does not hold.
+    """
+    wrong: list[str] = []
+    for name in dict.fromkeys(job.sizes.models[name] for name in ("hifigan", "vits")):
+        model = Model(job, name)
+        inputs = job.work_dir / "inputs" / name
+        seconds = job.sizes.speech_seconds[0]
+        [path] = make_text(seconds, model.bundle("fp32"), inputs).files
+        ids = np.load(path)
+        expected = _speak(model, "cpu", CPU, ids)
+        for variant in variants(job.provider):
+            row: Row = {"model": name, "variant": variant.name}
+            try:
+                far = difference(_speak(model, job.provider, variant, ids), expected)
+                same = np.isfinite(far)
+                row["largest difference of a sample"] = far if same else None
+                # In lower precision a duration may be rounded otherwise.
+                row["holds"] = far <= WAVEFORM_TOLERANCE if variant.exact else None
+            except Exception as e:  # as above
+                row |= _failed(e)
+            job.add(**row)
+            if row["holds"] is False:
+                wrong.append(f"{name} in {variant.name}")
+    _refuse(wrong)
+
+
+def _failed(error: Exception) -> Row:
+    reason = " ".join(str(error).split())[:200]
+    return {"holds": False, "failed": reason or type(error).__name__}
+
+
+def _refuse(wrong: Sequence[str]) -> None:
+    if wrong:
+        raise PluginError(f"not as on the CPU: {', '.join(wrong)}")
+
+
+#: Tokens and score of the best hypothesis of an utterance.
+Best: TypeAlias = tuple[tuple[int, ...], float]
+
+
+def _recognize(
+    model: Model,
+    provider: str,
+    variant: Variant,
+    audio: Sequence[np.ndarray],
+    batch: int,
+) -> list[Best]:
+    """Recognize utterances, so many at a time."""
+    options = model.config.settings[0].search_options
+    bundle, session = model.bundle(variant.bundle), variant.session
+    speech2text = Speech2Text(bundle, provider, session=session, **options)
+    found: list[Best] = []
+    for first in range(0, len(audio), batch):
+        chosen = audio[first : first + batch]
+        for nbest in speech2text.batch([speech2text.prepare(one) for one in chosen]):
+            _, _, tokens, hypothesis = nbest[0]
+            found.append((tuple(tokens), float(hypothesis.score)))
+    return found
+
+
+def _compare(found: Sequence[Best], expected: Sequence[Best], exact: bool) -> Row:
+    """Return the columns of a comparison of tokens and scores."""
+    pairs = list(zip(found, expected, strict=True))
+    gaps = [abs(ours[1] - theirs[1]) for ours, theirs in pairs]
+    same = [ours[0] == theirs[0] for ours, theirs in pairs]
+    ties = [not s and gap <= TIE for s, gap in zip(same, gaps)]
+    shares = [
+        difflib.SequenceMatcher(None, ours[0], theirs[0], autojunk=False).ratio()
+        for ours, theirs in pairs
+    ]
+    agreement = statistics.mean(shares)
+    right = sum(same) + sum(ties) == len(pairs)
+    return {
+        "utterances": len(pairs),
+        "tokens": sum(len(tokens) for tokens, _ in expected),
+        "identical": sum(same),
+        "ties": sum(ties),
+        "tokens equal": agreement,
+        "largest difference of a score": max(gaps),
+        "holds": right if exact else agreement >= MIN_TOKEN_AGREEMENT,
+    }
+
+
+def _speak(
+    model: Model, provider: str, variant: Variant, ids: np.ndarray
+) -> np.ndarray:
+    options = model.config.settings[0].search_options
+    bundle, session = model.bundle(variant.bundle), variant.session
+    text2speech = Text2Speech(bundle, provider, session=session, **options)
+    text2speech.noise = Noise(SEED, mkl=False)
+    return text2speech(ids)["wav"]
