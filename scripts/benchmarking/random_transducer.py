@@ -70,7 +70,7 @@ def _solve(layer: torch.nn.Linear, x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 def encode_noise(model: torch.nn.Module) -> torch.Tensor:
-    """Return the encoder's output (1, frames, size) for noise, of settings' own kind."""
+    """Return the encoder's output (1, frames, size) for the noise of settings."""
     noise = 0.1 * np.random.default_rng(0).standard_normal((1, SAMPLES))
     speech = torch.from_numpy(noise.astype(np.float32))
     frames, _ = model.encode(speech, torch.tensor([SAMPLES]))

@@ -203,7 +203,7 @@ def hypotheses(results: Any) -> list[list[tuple[list[int], float]]]:
     """Token ids and scores, best first, of each speaker."""
     if isinstance(results, tuple):  # with what intermediate CTCs read
         results = results[0]
-    if hasattr(results[0], "yseq"):  # hypotheses as they are, of a stand-alone transducer
+    if hasattr(results[0], "yseq"):  # of a stand-alone transducer
         return [[(list(r.yseq), float(r.score)) for r in results]]
     speakers = results if isinstance(results[0], list) else [results]
     return [[(list(r[2]), float(r[-1].score)) for r in one] for one in speakers]

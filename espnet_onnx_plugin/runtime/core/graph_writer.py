@@ -1,25 +1,18 @@
-"""Graphs that the runtime writes by itself, for values that stay on a device.
-
-A model of ONNX is a protocol buffer of a few messages, written here field by field: the
-runtime has no package onnx. Field numbers are those of ``onnx.proto``.
-"""
+"""Graphs that the runtime writes by itself, for values that stay on a device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-#: ONNX's codes of element types.
-ELEMENT_TYPES = {
-    np.dtype(np.float32): 1,
-    np.dtype(np.int64): 7,
-    np.dtype(np.bool_): 9,
-    np.dtype(np.float16): 10,
-    np.dtype(np.float64): 11,
-}
+from espnet_onnx_plugin.packages import import_package
+
+#: Messages of the package onnx, which is there only where a GPU is.
+Node: TypeAlias = Any
+Described: TypeAlias = Any
 
 #: 18 is the first opset whose reductions take axes as an input, all of them alike.
 _OPSET = 18
@@ -31,33 +24,6 @@ Operand: TypeAlias = str | int | Sequence[int] | np.ndarray | np.generic
 Attribute: TypeAlias = int | Sequence[int]
 
 
-def _varint(number: int) -> bytes:
-    number &= 2**64 - 1
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*encoded, number))
-
-
-def _message(*fields: tuple[int, int | str | bytes]) -> bytes:
-    """A message of fields, each a number and a value."""
-    encoded = bytearray()
-    for number, value in fields:
-        if isinstance(value, int):
-            encoded += _varint(number << 3) + _varint(value)
-        else:
-            data = value.encode() if isinstance(value, str) else value
-            encoded += _varint(number << 3 | 2) + _varint(len(data)) + data
-    return bytes(encoded)
-
-
-def _attribute(name: str, value: Attribute) -> bytes:
-    if isinstance(value, int):
-        return _message((1, name), (3, value), (20, 2))
-    return _message((1, name), *((8, v) for v in value), (20, 7))
-
-
 class GraphWriter:
     """A graph that is written node by node.
 
@@ -65,13 +31,18 @@ class GraphWriter:
 
         mean = graph.Div(graph.Add(x, y), np.float32(2))
         graph.output("sums", graph.CumSum(mean, 1), np.float32)
+
+    Raises:
+        PluginError: where the package onnx is missing.
     """
 
     def __init__(self) -> None:
-        self._nodes: list[bytes] = []
-        self._inputs: dict[str, bytes] = {}
-        self._outputs: list[bytes] = []
+        self._onnx = import_package("onnx", "a search that stays on the device", "onnx")
+        self._nodes: list[Node] = []
+        self._inputs: dict[str, Described] = {}
+        self._outputs: list[Described] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._arrays: dict[str, np.ndarray] = {}
 
     def input(self, name: str, dtype: type | np.dtype) -> str:
         """An input of any shape, added where it is not there yet."""
@@ -80,19 +51,22 @@ class GraphWriter:
 
     def output(self, name: str, value: str, dtype: type | np.dtype) -> None:
         """Make a value an output."""
-        self._nodes.append(_message((1, value), (2, name), (4, "Identity")))
+        self._nodes.append(self._onnx.helper.make_node("Identity", [value], [name]))
         self._outputs.append(self._described(name, dtype))
 
-    @staticmethod
-    def _described(name: str, dtype: type | np.dtype) -> bytes:
-        tensor = _message((1, ELEMENT_TYPES[np.dtype(dtype)]))
-        return _message((1, name), (2, _message((1, tensor))))
+    def _code(self, dtype: type | np.dtype) -> int:
+        return self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+    def _described(self, name: str, dtype: type | np.dtype) -> Described:
+        return self._onnx.helper.make_tensor_value_info(name, self._code(dtype), None)
 
     def constant(self, value: Operand) -> str:
         """Name of a constant: integers are int64, else the type is the array's own."""
         array = np.ascontiguousarray(value).reshape(np.shape(value))
         key = array.dtype.str, array.shape, array.tobytes()
-        return self._constants.setdefault(key, f"c{len(self._constants)}")
+        name = self._constants.setdefault(key, f"c{len(self._constants)}")
+        self._arrays[name] = array
+        return name
 
     def __getattr__(self, op: str) -> Callable[..., str]:
         if not op[0].isupper():
@@ -100,25 +74,18 @@ class GraphWriter:
         return partial(self._node, op)
 
     def _node(self, op: str, *operands: Operand, **attributes: Attribute) -> str:
-        return self._nodes_of(op, operands, attributes, 1)[0]
+        return self._nodes_of(op, operands, 1, **attributes)[0]
 
     def _nodes_of(
         self,
         op: str,
         operands: Sequence[Operand],
-        attributes: Mapping[str, Attribute],
         outputs: int,
+        **attributes: Attribute,
     ) -> list[str]:
         names = [x if isinstance(x, str) else self.constant(x) for x in operands]
         made = [f"v{len(self._nodes)}_{i}" for i in range(outputs)]
-        self._nodes.append(
-            _message(
-                *((1, name) for name in names),
-                *((2, name) for name in made),
-                (4, op),
-                *((5, _attribute(*each)) for each in attributes.items()),
-            )
-        )
+        self._nodes.append(self._onnx.helper.make_node(op, names, made, **attributes))
         return made
 
     def top(self, value: str, count: int, largest: bool = True) -> tuple[str, str]:
@@ -126,28 +93,24 @@ class GraphWriter:
 
         Of equal ones those come first that stand first.
         """
-        attributes = dict(axis=-1, largest=int(largest))
-        values, places = self._nodes_of("TopK", (value, [count]), attributes, 2)
-        return values, places
+        operands = value, [count]
+        made = self._nodes_of("TopK", operands, 2, axis=-1, largest=int(largest))
+        return made[0], made[1]
 
     def cast(self, value: str, dtype: type) -> str:
         """A value in another type."""
-        return self.Cast(value, to=ELEMENT_TYPES[np.dtype(dtype)])
-
-    def _tensors(self) -> Iterator[bytes]:
-        for (dtype, shape, data), name in self._constants.items():
-            dims = ((1, size) for size in shape)
-            kind = ELEMENT_TYPES[np.dtype(dtype)]
-            yield _message(*dims, (2, kind), (8, name), (9, data))
+        return self.Cast(value, to=self._code(dtype))
 
     def model(self) -> bytes:
         """The model, as a file of it is written."""
-        graph = _message(
-            *((1, node) for node in self._nodes),
-            (2, "graph"),
-            *((5, tensor) for tensor in self._tensors()),
-            *((11, one) for one in self._inputs.values()),
-            *((12, one) for one in self._outputs),
+        make, to_tensor = self._onnx.helper, self._onnx.numpy_helper.from_array
+        graph = make.make_graph(
+            self._nodes,
+            "graph",
+            list(self._inputs.values()),
+            self._outputs,
+            [to_tensor(array, name) for name, array in self._arrays.items()],
         )
-        opset = _message((1, ""), (2, _OPSET))
-        return _message((1, _IR_VERSION), (7, graph), (8, opset))
+        opset = make.make_opsetid("", _OPSET)
+        model = make.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+        return model.SerializeToString()
