@@ -188,6 +188,20 @@ def test_a_vanishing_product_is_worked_out_in_the_log_domain(brought_back):
     assert any(-1000 < h.score < -800 for h in ours)
 
 
+@pytest.mark.parametrize("pre_beam", [False, True])
+def test_a_bonus_alone_scores_every_token(pre_beam):
+    case, encoded, _ = make_resident_case(4)
+    case.update(maxlenratio=-3, minlenratio=0.0)
+    case["weights"] = dict(ctc=0.7, length_bonus=0.5)
+    config = dataclasses.replace(config_of(case), pre_beam=pre_beam, memory="cpu")
+    ours = BeamSearch(config, resident_scorers(case))(encoded)
+    assert all(ours)
+    if not pre_beam:  # else candidates tie
+        arrays = dataclasses.replace(config, memory=None)
+        for mine, other in zip(ours, BeamSearch(arrays, our_scorers(case))(encoded)):
+            assert_equal(mine, other)
+
+
 def test_hidden_states_come_with_the_hypotheses():
     class Hidden(OnDevice):
         def hidden(self, state):

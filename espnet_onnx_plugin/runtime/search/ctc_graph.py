@@ -99,7 +99,7 @@ class PrefixScores:
         # The first token may start in the first frame.
         self._is_first = graph.Unsqueeze(graph.Equal(length, 0), [2])  # (U, H, 1)
         start = graph.Where(self._is_first, F64(0), F64(MASKED))
-        #: (U, H, T) the frame before each, of the prefix and of its blank-ended part.
+        # (U, H, T): the frame before each, of the prefix and of its blank-ended part.
         self._before = self._of_frame_before(self._phi, start)
         self._blank_before = self._of_frame_before(blanks, start)
 
@@ -220,7 +220,7 @@ class PrefixScores:
         source = graph.Where(repeats, graph.Gather(r, 1, axis=2), phi)
         sums = graph.CumSum(self._log_probs(tokens, []), 2)
         start_time = graph.Sub(self._first, 1)
-        #: (U, 1, T) the frames in which the hypotheses can be, and the one before.
+        # (U, 1, T): the frames in which the hypotheses can be, and the one before.
         within = graph.Unsqueeze(self._within, [1])
         start = graph.Unsqueeze(graph.Equal(self._time, start_time), [1])
         is_first = graph.Slice(self._is_first, [0], [1], [1])  # (U, 1, 1)
@@ -316,7 +316,7 @@ def open_frames(blank: int, everything: bool, window: bool, memory: str) -> Runn
     graph.output("blank_sums", sums, F64)
     shape = graph.Concat([-1], graph.Shape(time), axis=0)
     graph.output("by_token", graph.Reshape(by_token, shape), F32)
-    nothing = graph.Where(graph.cast(sums, np.bool_), F64(LOGZERO), F64(LOGZERO))
+    nothing = graph.Expand(F64(LOGZERO), graph.Shape(sums))
     r = graph.Concat(graph.Unsqueeze(nothing, [1]), graph.Unsqueeze(sums, [1]), axis=1)
     graph.output("r", r, F64)
     if everything:
