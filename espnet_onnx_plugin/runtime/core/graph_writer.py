@@ -15,6 +15,9 @@ import numpy as np
 #: ONNX's codes of element types.
 ELEMENT_TYPES = {
     np.dtype(np.float32): 1,
+    np.dtype(np.uint8): 2,
+    np.dtype(np.int8): 3,
+    np.dtype(np.int32): 6,
     np.dtype(np.int64): 7,
     np.dtype(np.bool_): 9,
     np.dtype(np.float16): 10,
