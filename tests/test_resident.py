@@ -25,6 +25,7 @@ from espnet_onnx_plugin.runtime.asr import Speech2Text
 from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS, Encoded
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
 from espnet_onnx_plugin.runtime.core.releases import conventions
+from espnet_onnx_plugin.runtime.core.session import MemoryShort, Runner
 from espnet_onnx_plugin.runtime.core.values import argmax, stack, take, to_numpy
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.ctc_graph import MASKED, Blocks
@@ -301,3 +302,24 @@ def test_a_model_on_a_resident_device_finds_the_same(tiny, options, brought_back
     assert max(brought_back) < len(speech) * 4 * min(vocabulary, BACK + 1)
     for mine, other in zip(ours, found, strict=True):
         assert_equal([r.hypothesis for r in mine], [r.hypothesis for r in other])
+
+
+class Failing:
+    """A session of onnxruntime on a GPU whose memory is full."""
+
+    def get_inputs(self):
+        return []
+
+    get_outputs = get_inputs
+
+    def io_binding(self):
+        return None
+
+    def run_with_iobinding(self, binding, options):
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+
+def test_a_search_that_memory_does_not_hold_is_told():
+    runner = Runner(Failing(), "cuda", "search")
+    with pytest.raises(MemoryShort, match="a batch in search.* --batch_size"):
+        runner.run(runner.binding(), {}, ())
