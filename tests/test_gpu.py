@@ -123,8 +123,9 @@ def test_what_an_uninstall_leaves_is_refused(monkeypatch):
     monkeypatch.setattr(gpu, "ort", types.ModuleType("onnxruntime"))
     versions = {"onnxruntime-gpu": "1.31.1"}
     monkeypatch.setattr(gpu, "_version", versions.get)
-    with pytest.raises(PluginError, match="lost files .* onnxruntime-gpu==1.31.1"):
-        gpu.check_module()
+    for check in (gpu.check_module, Device):
+        with pytest.raises(PluginError, match="lost files .* onnxruntime-gpu==1.31.1"):
+            check()
 
 
 def test_a_machine_without_a_gpu_is_refused(machine, monkeypatch):

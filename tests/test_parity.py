@@ -194,12 +194,13 @@ def test_encoder_graph(arch, name, tmp_path, buildable):
 def few_lengths(encoder, noise):
     """Frames behind the longest utterance change nothing."""
     utterances = [utterance for _, utterance in noise]
-    expected = encoder.encode_together(encoder.features(utterances))
+    batches = [utterances, utterances[:1]]
+    expected = [encoder(batch) for batch in batches]
     encoder._buckets = True  # as on a GPU
-    assert encoding.encodes_batches(encoder, utterances)
-    padded = encoder(utterances).select(range(expected.utterances))
-    for name, value in expected.items():
-        assert difference(to_numpy(padded[name]), to_numpy(value)) <= TOLERANCE
+    for batch, outputs in zip(batches, expected):
+        padded = encoder(batch).select(range(outputs.utterances))
+        for name, value in outputs.items():
+            assert difference(to_numpy(padded[name]), to_numpy(value)) <= TOLERANCE
 
 
 NO_STEPS = ("-mlm-", "-transducer-")

@@ -73,6 +73,7 @@ def check_build(provider: str, name: str) -> None:
     Raises:
         PluginError: with the command that mends the installation.
     """
+    check_module()
     if name in ort.get_available_providers():
         return
     version = _version("onnxruntime-gpu")
