@@ -59,7 +59,8 @@ class PrefixScores:
     Args:
         graph: that is written.
         plan: of the scores.
-        last: (U, H) last tokens of the hypotheses.
+        last: (U, H) last tokens of the hypotheses; of the empty prefix, which has
+            blanks alone, any one.
         places: (U, H) row of each hypothesis among the survivors of the step before.
         length: (U, H) tokens in each prefix.
     """
@@ -73,7 +74,7 @@ class PrefixScores:
         length: str,
     ):
         self._graph, self._plan = graph, plan
-        self._places = places
+        self._last, self._places = last, places
         self._by_token = graph.input("by_token", F32)
         self._time = graph.input("time", INT)
         utterances = graph.input("utterances", INT)
@@ -86,8 +87,6 @@ class PrefixScores:
         r = graph.Gather(self._r, places)  # (U, H, 2, T)
         self._phi = graph.ReduceLogSumExp(r, [2], keepdims=0)
         blanks = graph.Gather(r, 1, axis=2)
-        # Before any token it repeats none.
-        self._last = graph.Where(graph.Equal(length, 0), -1, last)
         one = graph.Slice(length, [0], [1], [1])
         self._first, self._end = graph.Max(one, 1), self._frames  # (U, 1)
         if plan.margin:
@@ -203,7 +202,7 @@ class PrefixScores:
         terms = graph.Add(graph.cast(log_probs, F64), before)
         exact = graph.ReduceLogSumExp(terms, [1], keepdims=0)
         scores = graph.ScatterND(scores, tiny, exact)
-        log_probs = self._log_probs(graph.Max(self._last, 0), [])
+        log_probs = self._log_probs(self._last, [])
         terms = graph.Add(log_probs, self._blank_before)
         again = graph.ReduceLogSumExp(terms, [2], keepdims=1)
         repeats = graph.Equal(ids, graph.Unsqueeze(self._last, [2]))
