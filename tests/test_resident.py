@@ -14,7 +14,6 @@ from test_search import (
     BLANK,
     OurScorer,
     config_of,
-    encoded_of,
     make_case,
     make_spoken_case,
     our_scorers,
@@ -25,7 +24,8 @@ from espnet_onnx_plugin.runtime.asr import Speech2Text
 from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS, Encoded
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.core.values import argmax, stack, take, to_numpy
+from espnet_onnx_plugin.runtime.core.session import MemoryShort, Runner
+from espnet_onnx_plugin.runtime.core.values import argmax, pad, stack, take, to_numpy
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.ctc_graph import MASKED, Blocks
 from espnet_onnx_plugin.runtime.search.greedy import (
@@ -141,12 +141,21 @@ def test_scores_that_stay_give_the_same_hypotheses(first, brought_back):
             assert_equal(mine, other)
 
 
+def spoken_batch(case):
+    """What a case hears, also later and backwards, of unequal lengths."""
+    logp = case["logp"].numpy()
+    heard = [logp, np.roll(logp, 17, axis=0)[:-13], logp[: len(logp) // 2 : -1]]
+    frames = np.array([len(one) for one in heard])
+    return Encoded(encoder_out_lens=frames, ctc_log_probs=pad(heard))
+
+
 @pytest.mark.parametrize("margin", a_few([1, 3, 10, 100]))
 def test_speech_with_silences_gives_the_same_hypotheses(margin, brought_back):
-    for seed in range(3000, 3008):
+    for seed in range(3000, 3012):
         case = make_spoken_case(seed, margin)
-        [found], [ours] = both(case, encoded_of(case), None, brought_back)
-        assert_equal(ours, found)
+        found, ours = both(case, spoken_batch(case), None, brought_back)
+        for mine, other in zip(ours, found):
+            assert_equal(mine, other)
 
 
 def test_scores_that_stay_are_not_brought_back(brought_back):
@@ -186,6 +195,20 @@ def test_a_vanishing_product_is_worked_out_in_the_log_domain(brought_back):
     [found], [ours] = both(case, encoded, None, brought_back)
     assert_equal(ours, found)
     assert any(-1000 < h.score < -800 for h in ours)
+
+
+@pytest.mark.parametrize("pre_beam", [False, True])
+def test_a_bonus_alone_scores_every_token(pre_beam):
+    case, encoded, _ = make_resident_case(4)
+    case.update(maxlenratio=-3, minlenratio=0.0)
+    case["weights"] = dict(ctc=0.7, length_bonus=0.5)
+    config = dataclasses.replace(config_of(case), pre_beam=pre_beam, memory="cpu")
+    ours = BeamSearch(config, resident_scorers(case))(encoded)
+    assert all(ours)
+    if not pre_beam:  # else candidates tie
+        arrays = dataclasses.replace(config, memory=None)
+        for mine, other in zip(ours, BeamSearch(arrays, our_scorers(case))(encoded)):
+            assert_equal(mine, other)
 
 
 def test_hidden_states_come_with_the_hypotheses():
@@ -287,3 +310,24 @@ def test_a_model_on_a_resident_device_finds_the_same(tiny, options, brought_back
     assert max(brought_back) < len(speech) * 4 * min(vocabulary, BACK + 1)
     for mine, other in zip(ours, found, strict=True):
         assert_equal([r.hypothesis for r in mine], [r.hypothesis for r in other])
+
+
+class Failing:
+    """A session of onnxruntime on a GPU whose memory is full."""
+
+    def get_inputs(self):
+        return []
+
+    get_outputs = get_inputs
+
+    def io_binding(self):
+        return None
+
+    def run_with_iobinding(self, binding, options):
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+
+def test_a_search_that_memory_does_not_hold_is_told():
+    runner = Runner(Failing(), "cuda", "search")
+    with pytest.raises(MemoryShort, match="a batch in search.* --batch_size"):
+        runner.run(runner.binding(), {}, ())

@@ -59,7 +59,8 @@ class PrefixScores:
     Args:
         graph: that is written.
         plan: of the scores.
-        last: (U, H) last tokens of the hypotheses.
+        last: (U, H) last tokens of the hypotheses; of the empty prefix, which has
+            blanks alone, any one.
         places: (U, H) row of each hypothesis among the survivors of the step before.
         length: (U, H) tokens in each prefix.
     """
@@ -73,7 +74,7 @@ class PrefixScores:
         length: str,
     ):
         self._graph, self._plan = graph, plan
-        self._places = places
+        self._last, self._places = last, places
         self._by_token = graph.input("by_token", F32)
         self._time = graph.input("time", INT)
         utterances = graph.input("utterances", INT)
@@ -86,8 +87,6 @@ class PrefixScores:
         r = graph.Gather(self._r, places)  # (U, H, 2, T)
         self._phi = graph.ReduceLogSumExp(r, [2], keepdims=0)
         blanks = graph.Gather(r, 1, axis=2)
-        # Before any token it repeats none.
-        self._last = graph.Where(graph.Equal(length, 0), -1, last)
         one = graph.Slice(length, [0], [1], [1])
         self._first, self._end = graph.Max(one, 1), self._frames  # (U, 1)
         if plan.margin:
@@ -99,7 +98,7 @@ class PrefixScores:
         # The first token may start in the first frame.
         self._is_first = graph.Unsqueeze(graph.Equal(length, 0), [2])  # (U, H, 1)
         start = graph.Where(self._is_first, F64(0), F64(MASKED))
-        #: (U, H, T) the frame before each, of the prefix and of its blank-ended part.
+        # (U, H, T): the frame before each, of the prefix and of its blank-ended part.
         self._before = self._of_frame_before(self._phi, start)
         self._blank_before = self._of_frame_before(blanks, start)
 
@@ -203,7 +202,7 @@ class PrefixScores:
         terms = graph.Add(graph.cast(log_probs, F64), before)
         exact = graph.ReduceLogSumExp(terms, [1], keepdims=0)
         scores = graph.ScatterND(scores, tiny, exact)
-        log_probs = self._log_probs(graph.Max(self._last, 0), [])
+        log_probs = self._log_probs(self._last, [])
         terms = graph.Add(log_probs, self._blank_before)
         again = graph.ReduceLogSumExp(terms, [2], keepdims=1)
         repeats = graph.Equal(ids, graph.Unsqueeze(self._last, [2]))
@@ -220,7 +219,7 @@ class PrefixScores:
         source = graph.Where(repeats, graph.Gather(r, 1, axis=2), phi)
         sums = graph.CumSum(self._log_probs(tokens, []), 2)
         start_time = graph.Sub(self._first, 1)
-        #: (U, 1, T) the frames in which the hypotheses can be, and the one before.
+        # (U, 1, T): the frames in which the hypotheses can be, and the one before.
         within = graph.Unsqueeze(self._within, [1])
         start = graph.Unsqueeze(graph.Equal(self._time, start_time), [1])
         is_first = graph.Slice(self._is_first, [0], [1], [1])  # (U, 1, 1)
@@ -316,7 +315,7 @@ def open_frames(blank: int, everything: bool, window: bool, memory: str) -> Runn
     graph.output("blank_sums", sums, F64)
     shape = graph.Concat([-1], graph.Shape(time), axis=0)
     graph.output("by_token", graph.Reshape(by_token, shape), F32)
-    nothing = graph.Where(graph.cast(sums, np.bool_), F64(LOGZERO), F64(LOGZERO))
+    nothing = graph.Expand(F64(LOGZERO), graph.Shape(sums))
     r = graph.Concat(graph.Unsqueeze(nothing, [1]), graph.Unsqueeze(sums, [1]), axis=1)
     graph.output("r", r, F64)
     if everything:

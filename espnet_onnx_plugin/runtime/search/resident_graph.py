@@ -79,9 +79,11 @@ def _write_step(plan: Plan) -> GraphWriter:
             resident[part.name] = scores
         weighted = graph.Mul(scores, F32(part.weight))
         total = weighted if total is None else graph.Add(total, weighted)
+    if total is None or not resident:  # a few numbers may stand for all
+        shape = graph.Concat(graph.Shape(score), [plan.vocabulary], axis=0)
+        total = graph.Expand(F32(0) if total is None else total, shape)
     ids = graph.constant(np.arange(plan.vocabulary).reshape(1, 1, -1))
     if plan.pre_beam is not None:
-        assert total is not None
         ids, total = _candidates(graph, plan, total)
     prefixes = None
     if plan.ctc is not None:
@@ -90,8 +92,7 @@ def _write_step(plan: Plan) -> GraphWriter:
         psi_before = graph.Gather(graph.input("psi", F64), places)
         ctc = graph.Sub(psi, graph.Unsqueeze(psi_before, [2]))
         ctc = graph.cast(ctc, F32)
-        weighted = graph.Mul(ctc, F32(plan.ctc.weight))
-        total = weighted if total is None else graph.Add(total, weighted)
+        total = graph.Add(total, graph.Mul(ctc, F32(plan.ctc.weight)))
     total = graph.Add(total, graph.Unsqueeze(score, [2]))
 
     flat = [0, -1]
@@ -131,7 +132,7 @@ def _candidates(graph: GraphWriter, plan: Plan, total: str) -> tuple[str, str]:
     end = graph.Slice(total, [plan.eos], [plan.eos + 1], [2])
     # It must not stand in two columns.
     end = graph.Where(twice, F32(-np.inf), end)
-    eos = graph.Add(graph.Mul(graph.Slice(ids, [0], [1], [2]), 0), plan.eos)
+    eos = graph.Expand(plan.eos, graph.Shape(end))
     return graph.Concat(ids, eos, axis=2), graph.Concat(totals, end, axis=2)
 
 
