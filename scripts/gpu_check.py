@@ -87,20 +87,23 @@ def check(args: argparse.Namespace) -> None:
     results = Results(args.output_dir, setting)
     work_dir = (args.work_dir or args.output_dir / "work").resolve()
 
+    job = Job(args.provider, args.tiny, work_dir, work_dir, 0.0)
+
     def command(part: Part, rows: Path, limit: float) -> list[str]:
-        end = time.time() + limit
-        job = Job(args.provider, args.tiny, work_dir, rows.resolve(), end)
+        given = replace(job, rows=rows.resolve(), end=time.time() + limit)
         module = [sys.executable, "-m", "gpu_checking.part"]
-        return [*module, part.name, part.module, job.to_json()]
+        return [*module, part.name, part.module, given.to_json()]
 
     def decided(model: str) -> bool:
-        job = Job(args.provider, args.tiny, work_dir, work_dir, 0.0)
         return job.model(model).made() is not None
 
     seconds = args.minutes * 60
     chosen = [part for part in PARTS if args.only is None or part.name in args.only]
     if len(chosen) == 1:  # it has all of the time
         chosen = [replace(chosen[0], most=seconds)]
+    if any(part.name == "models" for part in chosen):
+        for model in job.sizes.models:
+            job.model(model).forget_failures()
     # So that parts end with this process, whoever ends it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:

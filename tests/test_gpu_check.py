@@ -221,6 +221,11 @@ def test_a_bundle_that_was_not_made_is_told(tmp_path):
     model.state.write_text(json.dumps({"fp16": "misses the budget"}))
     with pytest.raises(PluginError, match="no fp16 bundle of .*: misses the budget"):
         model.bundle("fp16")
+    model.forget_failures()
+    assert model.made() is None
+    model.state.write_text(json.dumps({"fp32": 1.0, "optimized": 2.0, "fp16": 3.0}))
+    model.forget_failures()
+    assert model.made() == {"fp32": 1.0, "optimized": 2.0, "fp16": 3.0}
 
 
 def test_every_model_has_a_configuration():
