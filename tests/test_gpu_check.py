@@ -310,7 +310,7 @@ def test_speed_is_told_beside_pytorchs_and_its_best(tmp_path, monkeypatch):
     model = given.model("librispeech")
     setting = speed.Setting("beam", model, inputs, BatchDecode, {}, [10.0, 40.0])
     systems = [speed.System(name, "fp32") for name in ("PyTorch", "broken", "fp32")]
-    speed.measure(given, setting, systems)
+    assert speed.measure(given, setting, systems) == ["smoke_sharp in broken"]
     rows = [json.loads(line) for line in given.rows.read_text().splitlines()]
     assert [(row["system"], row["input"]) for row in rows] == [
         ("PyTorch", "1 utterance"),
