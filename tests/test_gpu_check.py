@@ -221,6 +221,11 @@ def test_a_bundle_that_was_not_made_is_told(tmp_path):
     model.state.write_text(json.dumps({"fp16": "misses the budget"}))
     with pytest.raises(PluginError, match="no fp16 bundle of .*: misses the budget"):
         model.bundle("fp16")
+    model.forget_failures()
+    assert model.made() is None
+    model.state.write_text(json.dumps({"fp32": 1.0, "optimized": 2.0, "fp16": 3.0}))
+    model.forget_failures()
+    assert model.made() == {"fp32": 1.0, "optimized": 2.0, "fp16": 3.0}
 
 
 def test_every_model_has_a_configuration():
@@ -305,7 +310,7 @@ def test_speed_is_told_beside_pytorchs_and_its_best(tmp_path, monkeypatch):
     model = given.model("librispeech")
     setting = speed.Setting("beam", model, inputs, BatchDecode, {}, [10.0, 40.0])
     systems = [speed.System(name, "fp32") for name in ("PyTorch", "broken", "fp32")]
-    speed.measure(given, setting, systems)
+    assert speed.measure(given, setting, systems) == ["smoke_sharp in broken"]
     rows = [json.loads(line) for line in given.rows.read_text().splitlines()]
     assert [(row["system"], row["input"]) for row in rows] == [
         ("PyTorch", "1 utterance"),

@@ -108,6 +108,14 @@ class Model:
             return None
         return json.loads(self.state.read_text(encoding="utf-8"))
 
+    def forget_failures(self) -> None:
+        """Have a model made again of which a variant was not made."""
+        made = self.made()
+        if made is not None and not all(
+            isinstance(made.get(variant), float) for variant in VARIANTS
+        ):
+            self.state.unlink()
+
     def checkpoints(self) -> TrainedModel:
         """Return the checkpoints, which are there."""
         log = self.directory / "model.log"

@@ -67,10 +67,10 @@ def make(model: Model) -> None:
     A bundle that cannot be made is written down with its reason, and the others are
     made all the same.
     """
-    made: dict[str, float | str] = dict(model.made() or {})
-    if all(isinstance(made.get(variant), float) for variant in VARIANTS):
+    model.forget_failures()
+    if model.made() is not None:
         return
-    model.state.unlink(missing_ok=True)
+    made: dict[str, float | str] = {}
     log = model.directory / "make.log"
 
     def run_here(_: Path, module: str, *args: object) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarking.models import environment, last_line
 from gpu_checking.job import Job
+from gpu_checking.speed import refuse
 
 SCRIPTS = Path(__file__).parents[1]
 
@@ -21,20 +22,25 @@ GRAPHS = (("encoder", "fp32"), ("decoder", "fp32"), ("encoder", "fp16"), ("lm", 
 def rules(job: Job) -> None:
     """Measure one rule after the other, by scripts/measure_rules.py."""
     bundle = job.model("librispeech").bundle("fp32").path
+    failed: list[str] = []
     for role, precision in GRAPHS:
         options = ["--provider", job.provider, "--precision", precision]
-        _run(job, "measure_rules", f"{role} in {precision}", [bundle, role, *options])
+        name = f"{role} in {precision}"
+        if not _run(job, "measure_rules", name, [bundle, role, *options]):
+            failed.append(name)
+    refuse(failed)
 
 
 def integers(job: Job) -> None:
     """Measure an encoder in 8-bit integers and floats, by scripts/measure_qdq.py."""
     bundle = job.model("librispeech").bundle("fp32").path
     options = ["--provider", job.provider]
-    _run(job, "measure_qdq", "encoder", [bundle, "encoder", *options])
+    if not _run(job, "measure_qdq", "encoder", [bundle, "encoder", *options]):
+        refuse(["encoder"])
 
 
-def _run(job: Job, script: str, graph: str, arguments: Sequence[str | Path]) -> None:
-    """Run a script and write its rows as they come; at the end, why it failed."""
+def _run(job: Job, script: str, graph: str, arguments: Sequence[str | Path]) -> bool:
+    """Run a script and write its rows as they come; return whether it succeeded."""
     directory = job.work_dir / "rules"
     directory.mkdir(parents=True, exist_ok=True)
     name = f"{script}_{graph.replace(' ', '_')}"
@@ -60,3 +66,4 @@ def _run(job: Job, script: str, graph: str, arguments: Sequence[str | Path]) -> 
             told = len(rows)
     if code:
         job.add(graph=graph, failed=last_line(log)[:200])
+    return code == 0

@@ -85,6 +85,7 @@ def beam(job: Job) -> None:
     float16 = System(FLOAT16, None, {"dtype": "float16"})
     kept = System("fp32, scores on the CPU", "fp32", {"session": {"resident": False}})
     more = [] if job.provider == "cpu" else [float16, kept]
+    failed: list[str] = []
     for lm_weight in (0.0, 0.6):
         name = f"beam {options['beam_size']}, " + (
             f"LM {lm_weight}" if lm_weight else "no LM"
@@ -92,7 +93,8 @@ def beam(job: Job) -> None:
         chosen = {**options, "lm_weight": lm_weight}
         spec = {"batches": "search", "lm": bool(lm_weight)}
         setting = Setting(name, model, inputs, BatchDecode, chosen, seconds, spec)
-        measure(job, setting, systems(job, *([] if lm_weight else more)))
+        failed += measure(job, setting, systems(job, *([] if lm_weight else more)))
+    refuse(failed)
 
 
 def greedy(job: Job) -> None:
@@ -102,7 +104,8 @@ def greedy(job: Job) -> None:
     inputs, seconds = _batches(job, model, (size,), sizes.audio_seconds)
     spec = {"batches": "greedy", "lm": False}
     setting = Setting("CTC, greedy", model, inputs, BatchDecode, {}, seconds, spec)
-    measure(job, setting, systems(job, System(AUTOCAST, None, {"autocast": True})))
+    autocast = System(AUTOCAST, None, {"autocast": True})
+    refuse(measure(job, setting, systems(job, autocast)))
 
 
 def owsm(job: Job) -> None:
@@ -113,11 +116,12 @@ def owsm(job: Job) -> None:
     name = f"beam {options['beam_size']}"
     spec = {"batches": "search", "lm": False}
     setting = Setting(name, model, inputs, BatchDecode, options, seconds, spec)
-    measure(job, setting, systems(job))
+    refuse(measure(job, setting, systems(job)))
 
 
 def speech(job: Job) -> None:
     """Synthesis by HiFi-GAN behind a FastSpeech 2, and by VITS."""
+    failed: list[str] = []
     for name in dict.fromkeys(job.sizes.models[name] for name in ("hifigan", "vits")):
         model = Model(job, name)
         directory = job.work_dir / "inputs" / name
@@ -130,7 +134,18 @@ def speech(job: Job) -> None:
         waves.mkdir(parents=True, exist_ok=True)
         spec = {"waves": str(waves), "mkl": False}
         setting = Setting("synthesis", model, inputs, Synthesis, options, None, spec)
-        measure(job, setting, systems(job))
+        failed += measure(job, setting, systems(job))
+    refuse(failed)
+
+
+def refuse(failed: Sequence[str]) -> None:
+    """Refuse a part in which a bundle was not measured.
+
+    Raises:
+        PluginError: Naming those.
+    """
+    if failed:
+        raise PluginError(f"not measured: {', '.join(failed)}")
 
 
 def _batches(
@@ -181,12 +196,16 @@ def _spec(job: Job, setting: Setting, system: System) -> dict[str, Any]:
     }
 
 
-def measure(job: Job, setting: Setting, chosen: Sequence[System]) -> None:
+def measure(job: Job, setting: Setting, chosen: Sequence[System]) -> list[str]:
     """Measure systems one after the other, each alone on the device, and write rows.
 
     The process of the next one starts beside, and imports what it needs. What fails is
     a row that says why.
+
+    Returns:
+        Names of the bundles that failed.
     """
+    failed: list[str] = []
     logs = job.work_dir / "log" / "systems"
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -214,6 +233,9 @@ def measure(job: Job, setting: Setting, chosen: Sequence[System]) -> None:
                         table.add(system, number, *runs)
             except PluginError as e:
                 table.fail(system, str(e))
+                if system.bundle is not None:
+                    failed.append(f"{setting.model.name} in {system.name}")
+    return failed
 
 
 def _runs(
