@@ -211,7 +211,7 @@ onnx_optimize() {
         log "Stage 15: Quantize: ${onnx_dir}/fp32 -> ${onnx_dir}/${variant}, log: '${onnx_dir}/quantize_${variant}.log'"
         onnx_job "${onnx_cmd}" "${onnx_dir}/quantize_${variant}".log quantize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}/${variant}" \
-            --precision "${variant}" --provider "${onnx_provider}" \
+            --precision "${variant}" --provider "${onnx_provider/tensorrt/cuda}" \
             "${onnx_validation_args[@]}" "${onnx_quantize_args[@]}" \
             ${inference_config:+--inference_config "${inference_config}"} \
             --inference_args="${search_args}" --config "${onnx_quantize_config}"

@@ -123,6 +123,8 @@ def start(provider: str, tf32: bool = False) -> None:
         )
     with contextlib.redirect_stdout(io.StringIO()):  # what is missing is told below
         ort.preload_dlls()
+        for folder in _nvidia():  # which may lie elsewhere than onnxruntime
+            ort.preload_dlls(directory=str(folder))
     needed = [_CUDNN, *map(_library, ("shared", "cuda"))]
     if provider == "tensorrt":
         _load_tensorrt()
@@ -135,6 +137,13 @@ def start(provider: str, tf32: bool = False) -> None:
                 f"onnxruntime {ort.__version__}, built for CUDA {built}, cannot start "
                 f"{provider} ({e}): {_remedy(str(e))}, or use provider cpu"
             )
+
+
+def _nvidia() -> list[Path]:
+    """Folders of the libraries in NVIDIA's packages, wherever those are installed."""
+    found = importlib.util.find_spec("nvidia")
+    roots = (found and found.submodule_search_locations) or ()
+    return [folder for root in roots for folder in Path(root).glob("*/lib")]
 
 
 def _library(name: str) -> str:
