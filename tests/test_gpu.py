@@ -73,7 +73,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(
         gpu.ort, "get_available_providers", lambda: [*PROVIDERS.values()]
     )
-    monkeypatch.setattr(gpu.ort, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(gpu.ort, "preload_dlls", lambda **_: None, raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
 
