@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import a_few, waves
+from conftest import RATE, a_few, waves
 from test_search import (
     BLANK,
     OurScorer,
@@ -309,6 +309,17 @@ def test_a_model_on_a_resident_device_finds_the_same(tiny, options, brought_back
     vocabulary = len(models[0].converter.token_list)
     assert max(brought_back) < len(speech) * 4 * min(vocabulary, BACK + 1)
     for mine, other in zip(ours, found, strict=True):
+        assert_equal([r.hypothesis for r in mine], [r.hypothesis for r in other])
+
+
+def test_a_search_in_arrays_gets_them_from_a_resident_device(tiny):
+    options = dict(beam_size=3, time_sync=True, ctc_weight=0.3, lm_weight=0.3)
+    found, ours = (
+        Speech2Text(tiny["bundle"], session=dict(resident=gpu), **options)
+        for gpu in (False, True)
+    )
+    speech = [found.prepare(one[: RATE // 2]) for one in waves(2).values()]
+    for mine, other in zip(ours.batch(speech), found.batch(speech), strict=True):
         assert_equal([r.hypothesis for r in mine], [r.hypothesis for r in other])
 
 
