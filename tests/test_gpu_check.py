@@ -237,7 +237,8 @@ def test_every_model_has_a_configuration():
 
 
 def test_every_part_is_documented():
-    text = (CONF.parents[1] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    page = CONF.parents[1] / "scripts" / "gpu_checking" / "README.md"
+    text = page.read_text(encoding="utf-8")
     for part in gpu_check.PARTS:
         assert f"| `{part.name}` | " in text
 

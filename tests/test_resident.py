@@ -179,6 +179,19 @@ def test_scores_that_stay_are_not_brought_back(brought_back):
     assert brought_back == [3 * config.vocabulary]
 
 
+def test_scores_of_few_utterances_are_taken_as_arrays(brought_back):
+    case, encoded, primers = make_resident_case(1)
+    there = Encoded(encoded, ctc_log_probs=on_device(encoded["ctc_log_probs"]))
+    for fewest in (encoded.utterances, encoded.utterances + 1):
+        config = dataclasses.replace(
+            config_of(case), memory="cpu", resident_from=fewest
+        )
+        del brought_back[:]
+        BeamSearch(config, resident_scorers(case))(there, primers)
+        limit = encoded.utterances * case["beam_size"] * BACK
+        assert (max(brought_back) > limit) == (fewest > encoded.utterances)
+
+
 def test_a_search_copies_no_utterance_whose_hypotheses_ended():
     case, encoded, _ = make_resident_case(4)
     case["minlenratio"], case["maxlenratio"] = 0.0, -5

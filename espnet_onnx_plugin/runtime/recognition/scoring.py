@@ -128,6 +128,7 @@ class SearchBuilder:
             # ESPnet's search of one hypothesis at a time has no window.
             ctc_window_margin=0 if single else ctc_window_margin,
             memory=self.device.memory if self.device.resident else None,
+            resident_from=self.device.resident_from,
             token_list=self.tokens,
         )
         if not any(options.weights[name] for name in (*scorers, "ctc")):

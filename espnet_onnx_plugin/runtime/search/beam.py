@@ -145,6 +145,7 @@ class BeamSearch:
     ) -> list[list[Hypothesis]]:
         config = self._config
         expander = self._expander(encoded)
+        resident = isinstance(expander, ResidentExpander)
         first = expander.start(primers, self.scorers)
         utterances = [
             UtteranceSearch(config, int(frames), minlenratio, primer, beam)
@@ -169,7 +170,7 @@ class BeamSearch:
             tokens, parents = together(beams)
             parts = {}
             for name, scorer in self._timed_scorers():
-                score = scorer.score if config.memory is None else scorer.score_resident
+                score = scorer.score_resident if resident else scorer.score
                 parts[name], states[name] = score(tokens, parents, states[name])
             if config.return_hs:
                 hidden = self.scorers["decoder"].hidden(states["decoder"])
@@ -185,7 +186,7 @@ class BeamSearch:
     def _expander(self, encoded: Encoded) -> ArrayExpander | ResidentExpander:
         """What extends hypotheses, where their scores are to lie."""
         config = self._config
-        if config.memory is None:
+        if config.memory is None or encoded.utterances < config.resident_from:
             return ArrayExpander(config, encoded)
         return ResidentExpander(config, encoded, config.memory)
 

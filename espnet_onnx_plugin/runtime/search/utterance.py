@@ -44,6 +44,7 @@ class BeamSearchConfig:
             where the hypotheses of a step are; 0: all frames.
         memory: onnxruntime's name of the device's memory, where a search over whole
             utterances leaves its scores; None: it takes them as arrays.
+        resident_from: the fewest utterances of a batch whose scores stay there.
     """
 
     beam_size: int
@@ -63,6 +64,7 @@ class BeamSearchConfig:
     max_tokens: int | None = None
     ctc_window_margin: int = 0
     memory: str | None = None
+    resident_from: int = 1
     token_list: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
