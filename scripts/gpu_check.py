@@ -35,6 +35,7 @@ PARTS = (
     Part("voices", "parity", "Waveforms beside the CPU's", 15, 90, ("hifigan", "vits")),
     Part("beam", "speed", "Beam search", 40, 240, ("librispeech",), timed=True),
     Part("greedy", "speed", "CTC, greedy", 25, 100, ("librispeech",), timed=True),
+    Part("operators", "operators", "Operators", 30, 100, ("librispeech", "hifigan")),
     Part("speech", "speed", "Synthesis", 25, 120, ("hifigan", "vits"), timed=True),
     Part("owsm", "speed", "OWSM", 30, 120, ("owsm",), timed=True),
     Part("rules", "rules", "Optimization", 20, 120, ("librispeech",), timed=True),

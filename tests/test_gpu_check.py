@@ -12,7 +12,7 @@ import gpu_check
 import numpy as np
 import pytest
 from benchmarking.measurement import BatchDecode
-from gpu_checking import gpu, plan, speed
+from gpu_checking import gpu, operators, plan, speed
 from gpu_checking.job import CONF, Job, make_audio
 from gpu_checking.parity import variants
 from gpu_checking.plan import RESERVE, Check, Part
@@ -273,6 +273,31 @@ def test_audio_is_made_and_is_not_all_alike():
     assert 0.02 < audio.std() < 0.3 and abs(audio).max() < 1
     assert not np.array_equal(audio, other)
     assert np.array_equal(audio, make_audio(1.05, 16000, 0))
+
+
+def node(name, ts, provider="CUDAExecutionProvider"):
+    given = {"op_name": name, "provider": provider}
+    event = dict(cat="Node", name=f"{name}_kernel_time", ts=ts, dur=1000, args=given)
+    return event
+
+
+def test_a_profile_is_read_without_what_warms_up():
+    runs = [
+        dict(cat="Session", name="model_run", ts=ts, dur=5000)
+        for ts in (0, 10000, 20000, 30000)
+    ]
+    early = [node("Conv", 100)] * 50
+    late = [node("MatMul", 20100), node("MatMul", 30100)]
+    late += [node("Pad", 30200, "CPUExecutionProvider")]
+    kernel = dict(cat="Kernel", name="gemm", ts=30150, dur=500, args=dict(op_name="Mm"))
+    count, milliseconds, shares = operators.read([*runs, *early, *late, kernel])
+    assert (count, milliseconds) == (2, 5.0)
+    assert shares == [
+        operators.Share("MatMul, CUDA", 1.0, 1.0),
+        operators.Share("Pad, CPU", 0.5, 0.5),
+        operators.Share("Mm, kernel", 0.5, 0.25),
+    ]
+    assert operators.read(early) == (0, 0.0, [])
 
 
 def test_systems_are_those_of_the_provider(tmp_path):
