@@ -1,4 +1,4 @@
-"""What a GPU takes, on a machine without one: refusals, options, limits of memory."""
+"""Needs of a GPU, on a machine without one: refusals, options, limits of memory."""
 
 import types
 from pathlib import Path

@@ -312,7 +312,7 @@ def test_fp16_keeps_the_layer_that_overflows(
 
 
 def test_the_states_of_fp16_are_in_fp16(tiny, tmp_path, utterances):
-    """What a search keeps from step to step is not cast in each of them."""
+    """States of a search are not cast in each step."""
     bundle = quantize(read_bundle(tiny["bundle"]), tmp_path / "q", "fp16", utterances)
     graphs = bundle.manifest.graphs
     for role in ("decoder", "lm"):

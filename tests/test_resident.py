@@ -109,7 +109,7 @@ def make_resident_case(seed):
 
 
 def both(case, encoded, primers, sizes):
-    """What the two searches find, of which the second keeps its scores."""
+    """Hypotheses of the two searches, of which the second keeps its scores."""
     release = conventions(case.get("release", "202511"))
     config = dataclasses.replace(config_of(case), conventions=release)
     resident = dataclasses.replace(config, memory="cpu")
@@ -131,7 +131,7 @@ def lives(hypothesis):
 
 
 def assert_equal(ours, theirs):
-    """The same hypotheses in the same order."""
+    """Compare hypotheses and their order."""
     assert bool(ours) == bool(theirs)
     ours, theirs = (list(filter(lives, side)) for side in (ours, theirs))
     assert [h.yseq for h in ours] == [h.yseq for h in theirs]

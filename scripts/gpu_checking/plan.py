@@ -1,4 +1,4 @@
-"""Which parts run, for how long, and what is kept of those that fail or are cut."""
+"""A plan: the parts that run, for how long, and what is kept of those that fail."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ OK, UNFINISHED = "ok", "unfinished"
 
 @dataclass
 class PartResult:
-    """What is known of a part.
+    """State of a part.
 
     Attributes:
         title: Heading of its table.

@@ -1,4 +1,4 @@
-"""What a GPU takes besides a graph: its onnxruntime, NVIDIA's libraries and driver.
+"""Needs of a GPU besides a graph: its onnxruntime, NVIDIA's libraries and driver.
 
 Where one of them is missing, onnxruntime itself logs that and goes on with the CPU.
 """
@@ -153,7 +153,7 @@ def _library(name: str) -> str:
 
 
 def _remedy(error: str) -> str:
-    """What brings the library that an error of the linker names."""
+    """The remedy for a library that an error of the linker names."""
     tensorrt = re.search(r"libnv(?:infer|onnxparser)\S*\.so\.(\d+)", error)
     if tensorrt is None:
         return f"pip install '{_PACKAGE}=={ort.__version__}'"

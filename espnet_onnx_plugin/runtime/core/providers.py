@@ -22,7 +22,7 @@ PROFILE = {"utterances": (1, 8, 64), "frames_in": (SHORTEST, 1024, 4096)}
 def providers(
     device: Device, graph: Graph | None = None, precision: Precision = "fp32"
 ) -> list[tuple[str, Options]]:
-    """What onnxruntime may run a graph by, the first choice first.
+    """onnxruntime's providers that may run a graph, the first choice first.
 
     Args:
         device: where it runs.

@@ -170,7 +170,7 @@ class Runner:
     def binding(
         self, feeds: Mapping[str, Value] = MappingProxyType({})
     ) -> ort.IOBinding:
-        """What runs that share these inputs are made with."""
+        """A binding for runs that share these inputs."""
         binding = self._session.io_binding()
         self._bind(binding, feeds)
         return binding

@@ -184,7 +184,7 @@ class BeamSearch:
         return [utterance.ended for utterance in utterances]
 
     def _expander(self, encoded: Encoded) -> ArrayExpander | ResidentExpander:
-        """What extends hypotheses, where their scores are to lie."""
+        """The expander of hypotheses whose scores are to lie there."""
         config = self._config
         if config.memory is None or encoded.utterances < config.resident_from:
             return ArrayExpander(config, encoded)

@@ -152,7 +152,7 @@ class ResidentExpander:
         return self._bound
 
     def _running(self, beams: Sequence[Beam | None], tokens: np.ndarray) -> np.ndarray:
-        """What is known of the hypotheses here; see :data:`RUNNING`."""
+        """The inputs of a step that are known here; see :data:`RUNNING`."""
         running = np.empty((len(RUNNING), *tokens.shape))
         score, last, place, length = running
         score[:] = -np.inf
