@@ -150,7 +150,7 @@ def test_scores_that_stay_give_the_same_hypotheses(first, brought_back):
 
 
 def spoken_batch(case):
-    """What a case hears, also later and backwards, of unequal lengths."""
+    """A batch of what a case hears, also later and backwards, of unequal lengths."""
     logp = case["logp"].numpy()
     heard = [logp, np.roll(logp, 17, axis=0)[:-13], logp[: len(logp) // 2 : -1]]
     frames = np.array([len(one) for one in heard])
