@@ -16,7 +16,7 @@ from espnet_onnx_plugin.bundle.search import LabelSynchronous
 pytest_plugins = ["shared_graphs"]
 
 #: Modules in which ESPnet itself says what is expected, as they run.
-COMPARED = "asr ctc_prefix s2t search slu st tts".split()
+COMPARED = "asr ctc_prefix s2t search slu st".split()
 
 #: Modules that take seconds.
 FAST = """bundle checkpoints convolutions ctc_prefix drivers edits install_recipe layers

@@ -143,6 +143,7 @@ def test_a_model_in_float16(arch, name, exported):
     assert max(in_half.values()) < HALF
 
 
+@pytest.mark.espnet
 @pytest.mark.parametrize("arch, name", configurations("tts"))
 def test_a_model_speaks_as_in_espnet(arch, name, exported):
     files, bundle = exported(f"{arch}/{name}")
@@ -173,6 +174,7 @@ def forced_inputs(bundle):
 FORCED = dict(use_teacher_forcing=True)
 
 
+@pytest.mark.espnet
 @pytest.mark.parametrize(
     "arch, name",
     [case for case in configurations("tts") if "/".join(case.values) not in NOT_FORCED],
@@ -300,6 +302,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.espnet
 @pytest.mark.parametrize(
     "what, options",
     [(what, options) for what, tried in OPTIONS.items() for options in tried],
