@@ -5,6 +5,7 @@ tokenizer's files. It is complete and is never changed in place:
 :func:`~espnet_onnx_plugin.bundle.store.new_bundle` writes aside and renames.
 """
 
+from espnet_onnx_plugin.bundle.enhancement import Enhancement, Stft
 from espnet_onnx_plugin.bundle.manifest import (
     FORMAT_VERSION,
     Axis,
@@ -43,6 +44,7 @@ __all__ = [
     "BlockStream",
     "Bundle",
     "ChunkStream",
+    "Enhancement",
     "File",
     "Framing",
     "Graph",
@@ -50,6 +52,7 @@ __all__ = [
     "Precision",
     "Speech",
     "State",
+    "Stft",
     "Synthesis",
     "Tensor",
     "Text",

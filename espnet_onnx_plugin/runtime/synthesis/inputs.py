@@ -135,7 +135,7 @@ def made_up(bundle: Bundle) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Token ids in :data:`LENGTHS` and what else a model reads, with descriptions."""
     random = np.random.default_rng(0)
     manifest = bundle.manifest
-    vocabulary = len(read_tokens(bundle.file(manifest.text.token_list)))
+    vocabulary = len(read_tokens(bundle.file(manifest.tokens.token_list)))
     reads = manifest.graphs["encoder"].inputs
     for number, length in enumerate(LENGTHS):
         # The first and the last are padding and the end.
