@@ -80,6 +80,8 @@ class Enhancement:
             together, each by itself, or None.
         categories: kinds of mixtures by their number, ESPnet's ``utt2category``.
         forward_rate: sampling rate that every mixture is brought to, and back after.
+        single_channel: whether ESPnet's preprocessor takes the first channel alone.
+        volume_normalize: peak that it scales mixtures to, or None.
     """
 
     outputs: int
@@ -92,3 +94,5 @@ class Enhancement:
     variance: Literal["all", "channel"] | None = None
     categories: tuple[str, ...] = ()
     forward_rate: int | None = None
+    single_channel: bool = False
+    volume_normalize: float | None = None

@@ -296,6 +296,10 @@ class Manifest:
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        if self.text is None and self.enhancement is None:
+            raise PluginError("there is neither text nor enhancement")
+
     @property
     def files(self) -> list[File]:
         """Every file of the bundle but the manifest."""

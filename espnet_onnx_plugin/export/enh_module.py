@@ -44,7 +44,7 @@ def stft_of(part: torch.nn.Module, follows_rate: bool = False) -> Stft:
 
 
 class Ends(torch.nn.Module):
-    """What stands before and behind a separator: ``encoder`` and ``decoder``.
+    """Before and behind a separator: ``encoder`` and ``decoder``.
 
     A Fourier transform is the runtime's; any other encoder or decoder becomes part of
     the separator's graph.

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
@@ -70,6 +69,18 @@ class EnhExporter:
             variance=variance,
             categories=tuple((getattr(model, "categories", None) or {}).values()),
             forward_rate=forward_rate,
+            **self._preprocessing(),
+        )
+
+    def _preprocessing(self) -> dict[str, Any]:
+        """Fields of what ESPnet's preprocessor does to a mixture in inference."""
+        if getattr(self.args, "preprocessor", None) != "enh":
+            return {}
+        conf = {**vars(self.args), **(self.args.preprocessor_conf or {})}
+        volume = conf.get("speech_volume_normalize")
+        return dict(
+            single_channel=bool(conf.get("force_single_channel", False)),
+            volume_normalize=None if volume is None else float(volume.split("_")[0]),
         )
 
     def write_texts(self, work: Path) -> dict[str, Text | None]:

@@ -66,8 +66,8 @@ def transform(wave: np.ndarray, stft: Stft) -> np.ndarray:
 def inverse(spectrum: np.ndarray, stft: Stft, samples: int) -> np.ndarray:
     """Waveforms (..., samples) of spectra (..., frames, bins).
 
-    As ``espnet2.enh.decoder.stft_decoder``, which is torch's least squares inverse; what
-    no frame covers is zero.
+    As ``espnet2.enh.decoder.stft_decoder``, which is torch's least squares inverse.
+    What no frame covers is zero.
     """
     spectrum = _expanded(spectrum, stft)
     real = np.zeros(0, spectrum.dtype).real.dtype
