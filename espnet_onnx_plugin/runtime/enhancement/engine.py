@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +51,86 @@ def enhancement_of(manifest: Manifest) -> Enhancement:
     return manifest.enhancement
 
 
+class Enhancer:
+    """The graphs of a model and what stands around them, as ``forward_enhance`` of
+    ``espnet2.enh.espnet_model.ESPnetEnhancementModel``.
+
+    Args:
+        bundle: where the graphs lie.
+        device: where they run.
+        ref_channel: channel that the outputs stand for; None: the model's.
+
+    Attributes:
+        described: the model.
+        ref_channel: as given, or the model's.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device, ref_channel: int | None = None):
+        self.described = enhancement_of(bundle.manifest)
+        self.ref_channel = self.described.ref_channel
+        if ref_channel is not None:
+            self.ref_channel = ref_channel
+        method = _METHODS[type(self.described.method)]
+        self._separation = method(bundle, device)
+
+    def check(self, mix: np.ndarray) -> np.ndarray:
+        """A mixture (samples[, channels]) as the graphs read it, in float32.
+
+        Raises:
+            PluginError: if the model cannot take it.
+        """
+        mix = np.asarray(mix, np.float32)
+        if mix.ndim not in (1, 2) or not mix.size:
+            raise PluginError(f"a mixture of shape {mix.shape} has no samples")
+        if not np.isfinite(mix).all():
+            raise PluginError("the mixture has samples that are not numbers")
+        wanted = self.described.channels
+        channels = 1 if mix.ndim == 1 else mix.shape[1]
+        if wanted is not None and channels != wanted:
+            raise PluginError(
+                f"the mixture has {channels} channel(s), the model takes {wanted}"
+            )
+        if wanted == 1 and mix.ndim == 2:
+            mix = mix[:, 0]
+        if wanted != 1 and mix.ndim == 1:
+            mix = mix[:, None]
+        if channels > 1 and not 0 <= self.ref_channel < channels:
+            raise PluginError(
+                f"ref_channel {self.ref_channel} is not one of the {channels} channels"
+            )
+        if len(mix) < self.described.min_length:
+            raise PluginError(
+                f"a mixture of {len(mix)} samples is too short, the model needs "
+                f"{self.described.min_length}"
+            )
+        return mix
+
+    def __call__(
+        self,
+        mix: np.ndarray,
+        fs: int | None = None,
+        others: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> np.ndarray:
+        """Outputs (outputs, samples) of a mixture or a segment of one.
+
+        Args:
+            mix: (samples[, channels]), checked.
+            fs: samples a second; None: as in training.
+            others: what else the method reads.
+        """
+        inputs: dict[str, Any] = {"speech": mix, **others}
+        inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
+        analysis, synthesis = self.described.analysis, self.described.synthesis
+        if analysis is not None:
+            spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
+            inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
+        made = self._separation(inputs)
+        if synthesis is None:
+            return made
+        spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]
+        return stft.inverse(spectra, stft.at_rate(synthesis, fs), len(mix))
+
+
 class Separator(OpenedModel[EnhOptions]):
     """A bundle's model. A task's class makes it a drop-in for ESPnet's.
 
@@ -65,45 +146,14 @@ class Separator(OpenedModel[EnhOptions]):
 
     def _open(self) -> None:
         self.options = self._options
-        self.enhancement = enhancement_of(self.bundle.manifest)
+        self._enhancer = Enhancer(self.bundle, self.device, self.options.ref_channel)
+        self.enhancement = self._enhancer.described
         self.num_spk = self.enhancement.outputs
-        self.ref_channel = self.enhancement.ref_channel
-        if self.options.ref_channel is not None:
-            self.ref_channel = self.options.ref_channel
-        method = _METHODS[type(self.enhancement.method)]
-        self._separation = method(self.bundle, self.device)
+        self.ref_channel = self._enhancer.ref_channel
 
     def check(self, mix: np.ndarray) -> np.ndarray:
-        """A mixture (samples[, channels]) as the graphs read it, in float32.
-
-        Raises:
-            PluginError: if the model cannot take it.
-        """
-        mix = np.asarray(mix, np.float32)
-        if mix.ndim not in (1, 2) or not mix.size:
-            raise PluginError(f"a mixture of shape {mix.shape} has no samples")
-        if not np.isfinite(mix).all():
-            raise PluginError("the mixture has samples that are not numbers")
-        wanted = self.enhancement.channels
-        channels = 1 if mix.ndim == 1 else mix.shape[1]
-        if wanted is not None and channels != wanted:
-            raise PluginError(
-                f"the mixture has {channels} channel(s), the model takes {wanted}"
-            )
-        if wanted == 1 and mix.ndim == 2:
-            mix = mix[:, 0]
-        if wanted != 1 and mix.ndim == 1:
-            mix = mix[:, None]
-        if channels > 1 and not 0 <= self.ref_channel < channels:
-            raise PluginError(
-                f"ref_channel {self.ref_channel} is not one of the {channels} channels"
-            )
-        if len(mix) < self.enhancement.min_length:
-            raise PluginError(
-                f"a mixture of {len(mix)} samples is too short, the model needs "
-                f"{self.enhancement.min_length}"
-            )
-        return mix
+        """A mixture as the graphs read it, see :meth:`Enhancer.check`."""
+        return self._enhancer.check(mix)
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
@@ -118,7 +168,7 @@ class Separator(OpenedModel[EnhOptions]):
         deviation = self._deviation(mix)
         if deviation is not None:
             mix = mix / deviation
-        separate = functools.partial(self._separate, fs=fs, others=others)
+        separate = functools.partial(self._enhancer, fs=fs, others=others)
         segments = self.options.segments
         if segments is not None and len(mix) > segments[0] * fs:
             scale = self.options.normalize_segment_scale
@@ -144,19 +194,3 @@ class Separator(OpenedModel[EnhOptions]):
             return None
         axis = 0 if self.enhancement.variance == "channel" else None
         return np.atleast_1d(np.std(mix, axis=axis, ddof=1)).astype(np.float32)
-
-    def _separate(
-        self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        """Outputs (outputs, samples) of a mixture or a segment of one."""
-        inputs: dict[str, Any] = {"speech": mix, **others}
-        inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
-        analysis, synthesis = self.enhancement.analysis, self.enhancement.synthesis
-        if analysis is not None:
-            spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
-            inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
-        made = self._separation(inputs)
-        if synthesis is None:
-            return made
-        spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]
-        return stft.inverse(spectra, stft.at_rate(synthesis, fs), len(mix))
