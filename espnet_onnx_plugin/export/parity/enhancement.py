@@ -60,7 +60,19 @@ def check_enhancement(
             skipped.append(f"{what}: ESPnet cannot take it: {reason}")
             continue
         made = separate(mix)
-        for ours, theirs in zip(made, expected, strict=True):
-            figure = difference(ours, theirs)
-            worst = max(worst, require("separator", what, figure, WAVEFORM_TOLERANCE))
+        figure = _furthest(made, expected)
+        if figure > WAVEFORM_TOLERANCE and mix.shape[1] < LENGTHS[0]:
+            shaken = _furthest(espnet(mix * (1 + np.float32(1e-6))), expected)
+            if shaken > WAVEFORM_TOLERANCE:  # filters of fewer frames than unknowns
+                skipped.append(
+                    f"{what}: ESPnet's own result changes by {shaken:.0e} of its scale "
+                    "when the mixture is 1e-6 louder"
+                )
+                continue
+        worst = max(worst, require("separator", what, figure, WAVEFORM_TOLERANCE))
     return Parity({"waveforms": worst}, skipped)
+
+
+def _furthest(made: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest difference of an output."""
+    return max(difference(*pair) for pair in zip(made, expected, strict=True))
