@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Direct
+from espnet_onnx_plugin.bundle.enhancement import Beamforming, Direct
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
+from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 from espnet_onnx_plugin.runtime.enhancement.segments import in_segments
@@ -35,6 +36,7 @@ class Separation(Protocol):
 #: What runs each method.
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
+    Beamforming: BeamformingSeparation,
 }
 
 
@@ -97,7 +99,8 @@ class Separator(OpenedModel[EnhOptions]):
             mix = mix[:, 0]
         if wanted != 1 and mix.ndim == 1:
             mix = mix[:, None]
-        if channels > 1 and not 0 <= self.ref_channel < channels:
+        lowest = min(self.enhancement.ref_channel, 0)
+        if channels > 1 and not lowest <= self.ref_channel < channels:
             raise PluginError(
                 f"ref_channel {self.ref_channel} is not one of the {channels} channels"
             )
