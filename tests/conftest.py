@@ -241,6 +241,11 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
         score_feats_extract=f"{'frame' if framewise else 'syllable'}_score_feats",
         score_feats_extract_conf=dict(fs=RATE, n_fft=64, win_length=64, hop_length=8),
     )
+    if config["svs_conf"].get("use_discrete_token"):
+        config.update(model_type="discrete_svs", nclusters=12)
+        config.update(discrete_token_layers=2 if name == "layers" else 1)
+        pitch = dict(fs=RATE, n_fft=64, hop_length=8, use_token_averaged_f0=False)
+        config.update(pitch_extract="dio", pitch_extract_conf=pitch)
     config.update(choices)
     model = build(task, config)
     for layer, module in model.named_modules():

@@ -165,7 +165,7 @@ class OpenTexts:
         return [keys[i * len(keys) // wanted] for i in range(wanted)]
 
     def of(self, key: str) -> Arguments:
-        """What is given for an utterance, by name.
+        """Inputs of an utterance, as arguments by name.
 
         Raises:
             PluginError: if one is missing or cannot be read.

@@ -166,6 +166,30 @@ def pitch_of_frames(speech: np.ndarray, settings: Pitch) -> np.ndarray:
     return f0.astype(np.float32)
 
 
+def pitch_of_song(singing: np.ndarray, frames: int, settings: Pitch) -> np.ndarray:
+    """The fundamental frequency of singing, normalized, of so many frames.
+
+    Args:
+        singing: (samples,).
+        frames: how many the features or tokens of the singing have.
+        settings: those of ``Dio``.
+
+    Returns:
+        (frames,); 0 behind the last one that was made.
+    """
+    pitch = pitch_of_frames(singing, settings)[:frames]
+    return _normalized(np.pad(pitch, (0, frames - len(pitch))), settings)
+
+
+def _normalized(values: np.ndarray, settings: Pitch | Energy) -> np.ndarray:
+    """By ESPnet's ``GlobalMVN`` of one number."""
+    if settings.shift is not None:
+        values = values - np.float32(settings.shift)
+    if settings.scale is not None:
+        values = values / np.float32(settings.scale)
+    return values
+
+
 def _of_symbols(
     values: np.ndarray,
     frames: int,
@@ -187,8 +211,4 @@ def _of_symbols(
         own = own[own > 0] if above_zero else own
         if len(own):
             means[symbol] = own.mean()
-    if settings.shift is not None:
-        means = means - np.float32(settings.shift)
-    if settings.scale is not None:
-        means = means / np.float32(settings.scale)
-    return means[:, None]
+    return _normalized(means, settings)[:, None]
