@@ -35,6 +35,7 @@ class Vocoder(TTSModule):
         dim: size of a frame of the features.
         pqmf: what joins the bands; default: the generator's own, if it has one.
         condition: size of the vector that the whole utterance is conditioned on.
+        factor: samples for each frame; default: the generator's own, or measured.
 
     Attributes:
         factor: samples for each frame.
@@ -49,6 +50,7 @@ class Vocoder(TTSModule):
         dim: int,
         pqmf: torch.nn.Module | None = None,
         condition: int | None = None,
+        factor: int | None = None,
     ):
         super().__init__()
         fold_weight_norm(generator)
@@ -56,21 +58,23 @@ class Vocoder(TTSModule):
         self.pqmf = getattr(generator, "pqmf", None) if pqmf is None else pqmf
         # parallel_wavegan keeps the statistics of its features in the generator.
         self.normalizes = hasattr(generator, "mean")
-        if hasattr(generator, "upsample_factor"):
-            self.factor = int(generator.upsample_factor)
+        if factor is None:
+            factor = getattr(generator, "upsample_factor", None)
+        if factor is not None:
+            self.factor = int(factor)
         else:  # some of parallel_wavegan's, which read features alone
             with torch.no_grad():
                 self.factor = len(self(torch.zeros(64, dim))) // 64
         self.inputs: dict[str, Tensor] = {
             "feats": Tensor("float32", ("frames", dim)),
-            **self.noise(),
+            **self.source(),
         }
         if condition is not None:
             self.inputs["condition"] = Tensor("float32", (condition,))
         self.outputs = {"wav": Tensor("float32", ("samples",))}
 
-    def noise(self) -> dict[str, Tensor]:
-        """Noise that it reads."""
+    def source(self) -> dict[str, Tensor]:
+        """Noise or sines that it reads besides the features, by name."""
         return {}
 
     def generate(self, c: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
