@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from espnet_onnx_plugin.bundle import State, Tensor
+from espnet_onnx_plugin.bundle import Excitation, State, Tensor
 from espnet_onnx_plugin.bundle.search import Features
 from espnet_onnx_plugin.export.graph import GraphSpec
 
@@ -46,8 +46,10 @@ class TTSModules:
         modules: by role: encoder, decoder, and postnet or vocoder where it has one.
         search: what the runtime has to know to run them, for the manifest.
         vocoder_reads: the output that becomes a waveform.
+        excitation: what its vocoder reads of the fundamental frequency, or None.
     """
 
     modules: Mapping[str, TTSModule]
     search: Features
     vocoder_reads: str = "feat_gen_denorm"
+    excitation: Excitation | None = None

@@ -91,6 +91,11 @@ class Vocoder(TTSModule):
         return wav[0].T.reshape(-1)
 
 
+def by_frame(tensor: Tensor) -> bool:
+    """Whether a vocoder's input has a row for each frame."""
+    return tensor.axes[:1] == ("frames",)
+
+
 @contextlib.contextmanager
 def _in_double(module: torch.nn.Module) -> Iterator[None]:
     dtype = torch.get_default_dtype()
@@ -127,14 +132,12 @@ def context(vocoder: Vocoder, longest: int = 512) -> tuple[int, int] | None:
                 inputs[name] = torch.randn(shape, generator=generator).double()
             whole = vocoder(*inputs.values())
             middle, before, after = frames // 2, 0, 0
-            for _ in range(3):
-                change = torch.randn(inputs["feats"].size(1), generator=generator)
-                feats = inputs["feats"].clone()
-                feats[middle] += change.double()
-                changed = (vocoder(*{**inputs, "feats": feats}.values()) != whole).view(
-                    frames, -1
-                )
-                touched = changed.any(dim=1).nonzero()
+            for name in 3 * [n for n, t in vocoder.inputs.items() if by_frame(t)]:
+                values = inputs[name].clone()
+                change = torch.randn(values[middle].shape, generator=generator)
+                values[middle] += change.double()
+                changed = vocoder(*{**inputs, name: values}.values()) != whole
+                touched = changed.view(frames, -1).any(dim=1).nonzero()
                 if len(touched):
                     before = max(before, int(touched[-1]) - middle)
                     after = max(after, middle - int(touched[0]))

@@ -25,7 +25,7 @@ from espnet_onnx_plugin.runtime.synthesis.from_durations import FromDurations
 from espnet_onnx_plugin.runtime.synthesis.model_inputs import ModelInputs
 from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
-from espnet_onnx_plugin.runtime.synthesis.vocoder import open_vocoder
+from espnet_onnx_plugin.runtime.synthesis.vocoder import VocoderInputs, open_vocoder
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 
@@ -165,8 +165,7 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         outputs = made.outputs()
         middle = time.perf_counter()
         if self.vocoder is not None:
-            feats = self._for_vocoder(made)
-            outputs["wav"] = self.vocoder(feats, self.noise, made.condition)
+            outputs["wav"] = self.vocoder(self._for_vocoder(made), self.noise)
         end = time.perf_counter()
         self.seconds = {"acoustic": middle - start, "vocoder": end - middle}
         return outputs
@@ -191,8 +190,7 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         if self.vocoder is None:
             raise PluginError(f"{self.bundle.path} makes features, not waveforms")
         made = self._acoustic(*args, **kwargs)
-        feats = self._for_vocoder(made)
-        yield from self.vocoder.stream(feats, self.noise, made.condition, chunk)
+        yield from self.vocoder.stream(self._for_vocoder(made), self.noise, chunk)
 
     def audio_seconds(self, made: Mapping[str, np.ndarray]) -> float:
         """Duration of what was made; of features, that of their waveform."""
@@ -226,9 +224,9 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
             self.noise = self._seeded(options.seed)
         return self._features.features(inputs, options, self.noise)
 
-    def _for_vocoder(self, made: Synthesized) -> np.ndarray:
-        """The features that become the waveform, (frames, dim)."""
+    def _for_vocoder(self, made: Synthesized) -> VocoderInputs:
+        """What becomes the waveform."""
         reads = self.synthesis.vocoder_reads
         if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
             reads = "feat_gen"
-        return getattr(made, reads)
+        return VocoderInputs(getattr(made, reads), made.condition, made.f0)
