@@ -225,8 +225,9 @@ def check(conf: Mapping[str, Any]) -> None:
     factor = math.prod(generator.get("decoder_upsample_scales", (8, 8, 2, 2)))
     if name in _EXCITED and factor != shift:
         raise PluginError(
-            f"svs 'vits': decoder_upsample_scales make {factor} samples of a frame, and "
-            f"mel_loss_params have a hop_length of {shift}: ESPnet itself cannot sing so"
+            f"svs 'vits': decoder_upsample_scales make {factor} samples of a frame, "
+            f"mel_loss_params have a hop_length of {shift}: ESPnet itself cannot sing "
+            "so"
         )
     if name == "uhifigan":
         if generator.get("use_avocodo"):

@@ -1,8 +1,8 @@
 """Sines of the fundamental frequency, which vocoders of singing make waveforms of.
 
-A phase is a sum over all samples before. ESPnet's is rounded to float32 at every sample,
-minutes into a song by some hundredths of a period, which is heard by the vocoder: here
-it is rounded alike, and none of it is left to a graph, whose sums are not as exact.
+A phase is a sum over all samples before. ESPnet's is rounded to float32 at every
+sample, minutes into a song by hundredths of a period, which the vocoder hears: here it
+is rounded alike, and not left to a graph, whose sums are not as exact.
 """
 
 from __future__ import annotations
