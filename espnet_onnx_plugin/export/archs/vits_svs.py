@@ -169,7 +169,7 @@ def _vocoder(generator: torch.nn.Module, condition: int | None) -> Vocoder:
 
 
 def _excitation(generator: torch.nn.Module) -> Excitation | None:
-    """What a generator's vocoder reads of the fundamental frequency, or None."""
+    """Sines of the fundamental frequency that a generator's vocoder reads, or None."""
     if generator.vocoder_generator_type == "uhifigan":
         sines = generator.sine_generator
         return Excitation(

@@ -225,7 +225,7 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         return self._features.features(inputs, options, self.noise)
 
     def _for_vocoder(self, made: Synthesized) -> VocoderInputs:
-        """What becomes the waveform."""
+        """Inputs of the vocoder."""
         reads = self.synthesis.vocoder_reads
         if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
             reads = "feat_gen"

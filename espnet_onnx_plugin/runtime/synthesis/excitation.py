@@ -65,7 +65,7 @@ def _cumsum(values: np.ndarray) -> np.ndarray:
 
 
 def _sin(phase: np.ndarray) -> np.ndarray:
-    """Of float32; numpy's own in float32 differ from one processor to the next."""
+    """Sine of float32; numpy's own differs from one processor to the next."""
     return np.sin(phase.astype(np.float64)).astype(np.float32)
 
 
