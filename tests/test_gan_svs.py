@@ -7,13 +7,23 @@ import types
 import numpy as np
 import pytest
 import torch
+from conftest import NO_TEXT, a_few
+from espnet2.gan_tts.hifigan import HiFiGANGenerator
 from espnet2.gan_tts.hifigan.residual_block import ResidualBlock
+from sweeping.build import randomize
 
-from espnet_onnx_plugin.bundle import Excitation
+from espnet_onnx_plugin.bundle import Bundle, Excitation, Manifest, Synthesis
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.evaluate.graphs import difference
+from espnet_onnx_plugin.export.graph import export_graphs
+from espnet_onnx_plugin.export.layers.vocoder import context, find_vocoder
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.synthesis.excitation import excite
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
+from espnet_onnx_plugin.runtime.synthesis.vocoder import Vocoder, VocoderInputs
 
 
 class HiFiGANResidualBlock(ResidualBlock):
@@ -144,3 +154,91 @@ def test_a_missing_package_is_named(monkeypatch):
     arch = find("svs", "vits")
     with pytest.raises(PluginError, match="pip install parallel_wavegan"):
         arch.check(arch.tiny["uhifigan"])
+
+
+class DiscreteSymbolF0Generator(torch.nn.Module):
+    """parallel_wavegan's of that name, which its releases do not have, in short."""
+
+    use_embedding_feats = False
+
+    def __init__(
+        self,
+        in_channels,
+        linear_channel,
+        num_embs,
+        num_spk_embs,
+        use_f0=True,
+        use_weight_sum=False,
+        layer_num=12,
+        **settings,
+    ):
+        super().__init__()
+        self.num_spk_embs, self.use_f0 = num_spk_embs, use_f0
+        self.use_weight_sum, self.layer_num = use_weight_sum, layer_num
+        self.emb = torch.nn.Embedding(num_embs, in_channels)
+        if use_weight_sum:
+            embeddings = [torch.nn.Embedding(num_embs, in_channels) for _ in "abc"]
+            self.emb = torch.nn.ModuleList(embeddings)
+            self.weights = torch.nn.Parameter(torch.randn(layer_num))
+        self.f0_embedding = torch.nn.Linear(1, linear_channel)
+        size = in_channels + linear_channel * use_f0
+        self.hifigan = HiFiGANGenerator(size, **settings)
+
+    @property
+    def upsamples(self):
+        return self.hifigan.upsamples
+
+    def forward(self, c, f0=None):
+        if self.use_weight_sum:
+            embedded = [emb(ids) for emb, ids in zip(self.emb, c.unbind(dim=1))]
+            c = torch.stack(embedded, dim=-1) @ self.weights.softmax(dim=0)
+        else:
+            c = self.emb(c[:, 0])
+        if f0 is not None and self.use_f0:
+            c = torch.cat((c, self.f0_embedding(f0.transpose(1, 2))), dim=2)
+        return self.hifigan(c.transpose(1, 2))
+
+    def inference(self, c, f0=None, normalize_before=False):
+        assert not normalize_before
+        f0 = None if f0 is None else f0[None, None]
+        return self(c.T[None], f0)[0].T
+
+
+@pytest.mark.parametrize(
+    "name", a_few(find("vocoder", "discrete_symbol_f0_generator").tiny, keep=2)
+)
+def test_a_vocoder_reads_tokens_and_pitch(name, tmp_path):
+    torch.manual_seed(0)
+    conf = find("vocoder", "discrete_symbol_f0_generator").tiny[name]
+    generator = DiscreteSymbolF0Generator(**conf).eval()
+    randomize(torch.nn.ModuleList([generator]))
+    part = find_vocoder(generator)(generator, 1).eval()
+    graphs = export_graphs({"vocoder": part.graph_spec()}, tmp_path)
+    synthesis = Synthesis(8000, part.factor, "feat_gen", context(part))
+    search = Durations(rounding="round")
+    manifest = Manifest("svs", graphs, None, NO_TEXT, search, synthesis)
+    ours = Vocoder(Bundle(tmp_path, manifest), Device())
+    layers = 3 if name == "layers" else 1
+    for frames in (37, 90):
+        tokens = np.random.default_rng(frames).integers(0, 12, (frames, layers))
+        f0 = pitch(frames) / 440
+        with torch.no_grad():
+            reference = generator.inference(
+                torch.from_numpy(tokens), torch.from_numpy(f0), normalize_before=False
+            )
+        given = VocoderInputs(tokens, f0=f0)
+        assert difference(ours(given, Noise(0)), reference[:, 0].numpy()) <= TOLERANCE
+        pieces = list(ours.stream(given, Noise(0), 7))
+        assert len(pieces) == math.ceil(frames / 7)
+        whole = np.concatenate(pieces)
+        assert difference(whole, reference[:, 0].numpy()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("change", [dict(num_spk_embs=2), dict(use_embedding_feats=1)])
+def test_a_vocoder_that_espnet_gives_too_little_is_refused(change):
+    arch = find("vocoder", "discrete_symbol_f0_generator")
+    generator = DiscreteSymbolF0Generator(**arch.tiny["tokens"])
+    for name, value in change.items():
+        setattr(generator, name, value)
+    with pytest.raises(PluginError, match=f"{next(iter(change))}.* is not supported"):
+        arch.wrap(generator, 1)

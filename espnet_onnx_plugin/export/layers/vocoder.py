@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -40,9 +40,11 @@ class Vocoder(TTSModule):
     Attributes:
         factor: samples for each frame.
         block: frames of a block of noise, where the noise has blocks.
+        tokens: how many ids there are, where the features are such.
     """
 
     block = 1
+    tokens: int | None = None
 
     def __init__(
         self,
@@ -122,20 +124,25 @@ def context(vocoder: Vocoder, longest: int = 512) -> tuple[int, int] | None:
         How many before and after; None if it sees every frame there is.
     """
     generator = torch.Generator().manual_seed(0)
+
+    def draw(shape: Sequence[int], tensor: Tensor) -> torch.Tensor:
+        if tensor.dtype == "int64":
+            return torch.randint(vocoder.tokens, tuple(shape), generator=generator)
+        return torch.randn(tuple(shape), generator=generator).double()
+
     frames = 64
     with _in_double(vocoder), nothing_rectified():
         while frames <= longest:
             sizes = {"frames": frames, "blocks": math.ceil(frames / vocoder.block)}
-            inputs = {}
-            for name, tensor in vocoder.inputs.items():
-                shape = [sizes.get(axis, axis) for axis in tensor.axes]
-                inputs[name] = torch.randn(shape, generator=generator).double()
+            inputs = {
+                name: draw([sizes.get(axis, axis) for axis in tensor.axes], tensor)
+                for name, tensor in vocoder.inputs.items()
+            }
             whole = vocoder(*inputs.values())
             middle, before, after = frames // 2, 0, 0
             for name in 3 * [n for n, t in vocoder.inputs.items() if by_frame(t)]:
                 values = inputs[name].clone()
-                change = torch.randn(values[middle].shape, generator=generator)
-                values[middle] += change.double()
+                values[middle] = draw(values[middle].shape, vocoder.inputs[name])
                 changed = vocoder(*{**inputs, name: values}.values()) != whole
                 touched = changed.view(frames, -1).any(dim=1).nonzero()
                 if len(touched):

@@ -27,7 +27,7 @@ class VocoderInputs:
     """A waveform to be; None: the vocoder does not read it.
 
     Attributes:
-        feats: (frames, dim).
+        feats: (frames, dim), or discrete tokens.
         condition: vector for the whole utterance (dim,).
         f0: fundamental frequency in Hz (frames,).
     """
@@ -100,6 +100,8 @@ class Vocoder:
         if self._excitation is not None and inputs.f0 is not None:
             sines = excite(inputs.f0, self._excitation, self._factor, noise)
             return {"excitation": sines}
+        if "f0" in self._session.graph.inputs and inputs.f0 is not None:
+            return {"f0": inputs.f0}
         tensor = self._session.graph.inputs.get("noise")
         if tensor is None:
             return {}
