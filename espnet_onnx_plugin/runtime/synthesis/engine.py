@@ -49,6 +49,11 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         noise: what is drawn from, for one utterance after the other.
         seconds: of the newest call, by part: acoustic, vocoder.
         symbols: how many tokens the newest text had, with the one that ends it.
+        f0: fundamental frequency of the newest song in Hz (frames,), where the vocoder
+            reads it, as the model makes it.
+        given_f0: the one that the vocoder reads in its place, for comparisons: minutes
+            into a song phases are rounded so coarsely (see :mod:`.excitation`) that
+            models which differ by roundings make waveforms which do not.
     """
 
     options_class: type[TtsOptions] = TtsOptions
@@ -66,6 +71,8 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         self.noise = self._seeded(self.options.seed)
         self.seconds: dict[str, float] = {}
         self.symbols = 0
+        self.f0: np.ndarray | None = None
+        self.given_f0: np.ndarray | None = None
 
     def _open_features(self) -> FeatureModel:
         if isinstance(self.search, Frames):
@@ -229,4 +236,6 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         reads = self.synthesis.vocoder_reads
         if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
             reads = "feat_gen"
-        return VocoderInputs(getattr(made, reads), made.condition, made.f0)
+        self.f0 = made.f0
+        f0 = made.f0 if self.given_f0 is None else self.given_f0
+        return VocoderInputs(getattr(made, reads), made.condition, f0)
