@@ -135,6 +135,14 @@ _ROWS = (
         evaluator="synthesis.SynthesisEvaluator",
         vocoder=True,
     ),
+    Task(
+        "svs",  # with svs.sh --svs_task gan_svs too
+        Door("svs_inference", "svs", "SingingGenerate"),
+        exporter="svs.SVSExporter",
+        gives="speech",
+        evaluator="synthesis.SynthesisEvaluator",
+        vocoder=True,
+    ),
 )
 
 TASKS: Mapping[str, Task] = {row.name: row for row in _ROWS}

@@ -247,8 +247,28 @@ class Excitation:
 
 
 @dataclass(frozen=True)
+class ScoreInputs:
+    """Inputs of a singing voice model, which are made of a score and its phones.
+
+    Attributes:
+        fs, hop_length: of the frames in which durations are counted.
+        ids: of label, midi, duration_phn, duration_ruled_phn, duration_syb and slur
+            those that the encoder reads, and how many ids it has of each, from 0 on.
+        repeated_by: the durations by which every phone is repeated; None: a row of the
+            inputs is a phone (``syllable_score_feats``), not a frame.
+        needs_labels: whether ESPnet cannot sing a score without labels.
+    """
+
+    fs: int
+    hop_length: int
+    ids: Mapping[str, int]
+    repeated_by: Literal["duration_phn", "duration_ruled_phn"] | None = None
+    needs_labels: bool = False
+
+
+@dataclass(frozen=True)
 class Synthesis:
-    """Output of a text-to-speech model, and its inputs besides text.
+    """Output of a model that speaks or sings, and its inputs besides text.
 
     Attributes:
         sampling_rate: samples a second of its waveforms; None where ESPnet names none.
@@ -260,9 +280,11 @@ class Synthesis:
         griffin_lim: settings of the spectrogram (n_fft, n_shift, win_length, window,
             fs, n_mels, fmin, fmax), where no graph makes the waveform.
         excitation: made of the fundamental frequency, where the vocoder reads it.
-        reads: of spembs, sids, lids and speech, those that the model needs.
+        reads: of spembs, sids, lids, speech and discrete_token, those that the model
+            needs.
         speakers, languages: how many ids of each it knows, from 0 on; None where it
             reads none, or in bundles of before this was noted.
+        score: what it reads of a score; None where it speaks.
     """
 
     sampling_rate: int | None
@@ -274,6 +296,7 @@ class Synthesis:
     speakers: int | None = None
     languages: int | None = None
     excitation: Excitation | None = None
+    score: ScoreInputs | None = None
 
 
 @dataclass(frozen=True)

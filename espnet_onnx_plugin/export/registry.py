@@ -28,9 +28,9 @@ class Arch:
         wrap: turns ESPnet's module into an exportable one. Parts of the encoder graph
             (frontend to encoder) map ``(x, lengths)`` to ``(x, lengths)``; decoders
             and language models become a :class:`~.steps.StepModule`, or a
-            :class:`~.sequences.SequenceModule`; a ``tts``, with its normalization,
-            becomes :class:`~.tts_module.TTSModules`. It raises :class:`PluginError` for
-            a setting that is not supported.
+            :class:`~.sequences.SequenceModule`; a ``tts`` or ``svs``, with its
+            normalization, becomes :class:`~.tts_module.TTSModules`. It raises
+            :class:`PluginError` for a setting that is not supported.
         tiny: named small ``*_conf`` dictionaries that together touch every branch.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
         needs: imports the optional package that ESPnet builds it with; raises

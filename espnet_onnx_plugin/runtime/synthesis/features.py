@@ -1,4 +1,4 @@
-"""From text to features: what both ways have in common."""
+"""From text or a score to features: what all ways have in common."""
 
 from __future__ import annotations
 
@@ -50,8 +50,10 @@ class Synthesized:
             symbols).
         duration: of each symbol (symbols,), where there is no ``att_w``; its logarithm
             in teacher forcing.
-        pitch, energy: of each symbol (symbols, 1), as the model predicts them.
+        pitch, energy: of each symbol (symbols, 1), as the model predicts them; pitch of
+            a model that sings (frames,).
         prob: probability of the end (frames,).
+        logits: of discrete tokens, (1, frames, tokens).
     """
 
     feat_gen: np.ndarray | None = None
@@ -64,6 +66,7 @@ class Synthesized:
     pitch: np.ndarray | None = None
     energy: np.ndarray | None = None
     prob: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
     def outputs(self) -> dict[str, np.ndarray]:
         """ESPnet's outputs by its names, with the measures of the attention."""

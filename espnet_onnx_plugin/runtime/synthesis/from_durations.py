@@ -1,4 +1,6 @@
-"""Features from durations: FastSpeech, FastSpeech 2, ProDiff, JETS and VITS."""
+"""Features from durations: FastSpeech, FastSpeech 2, ProDiff, JETS and VITS, and models
+that sing.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ class FromDurations:
         """Make the features of one utterance."""
         encoded = self._encode(inputs, options, noise)
         hidden: Mapping[str, np.ndarray] = encoded
-        if not options.use_teacher_forcing:
+        if not options.use_teacher_forcing or not self._forces_durations:
             lengths = self._predicted(encoded["duration"], inputs.durations, options)
         elif "alignment" in self._graphs:
             return self._aligned(encoded, inputs.tensors["feats"], noise)
@@ -84,14 +86,20 @@ class FromDurations:
         if self._search.rounding == "ceil":
             path = path_of(lengths.symbol_of_frame, len(lengths.frames))
         # ESPnet gives none of a model that makes the waveform itself.
-        variances: Mapping[str, np.ndarray] = {} if "feats" in decoded else encoded
+        given = () if "feats" in decoded else ("pitch", "energy")
+        variances = {name: encoded[name] for name in given if name in encoded}
         return Synthesized(
-            **decoded,
+            **{**variances, **decoded},
             condition=encoded.get("condition"),
             att_w=path,
             duration=lengths.output,
-            pitch=variances.get("pitch"),
-            energy=variances.get("energy"),
+        )
+
+    @property
+    def _forces_durations(self) -> bool:
+        """Whether teacher forcing has to do with durations."""
+        return "alignment" in self._graphs or "durations" in (
+            self._search.teacher_forcing
         )
 
     def _encode(
@@ -101,7 +109,7 @@ class FromDurations:
         noise.skip(self._search.unused_draws["encoder"])
         tensors = dict(inputs.tensors)
         if "noise_dur" in self._encoder.graph.inputs:
-            shape = (2, len(inputs.text))
+            shape = (2, len(inputs))
             # ESPnet draws nothing for durations that it does not predict.
             predicted = inputs.durations is None and not options.use_teacher_forcing
             drawn = noise.normal(1, *shape)[0] if predicted else np.zeros(shape)
