@@ -35,6 +35,8 @@ class Arch:
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
         needs: imports the optional package that ESPnet builds it with; raises
             :class:`PluginError` that names it where it is missing.
+        check: of the settings, before it is built: raises :class:`PluginError` with the
+            reason where ESPnet itself cannot build or use a model with them.
         features: of an encoder that reads waveforms, what makes the features that the
             wrapped one reads; it becomes the frontend's graph.
     """
@@ -45,6 +47,7 @@ class Arch:
     tiny: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     limits: str = ""
     needs: Callable[[], None] = lambda: None
+    check: Callable[[Mapping[str, Any]], None] = lambda conf: None
     features: Callable[[torch.nn.Module], torch.nn.Module] | None = None
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from espnet_onnx_plugin.bundle import State, Tensor
+from espnet_onnx_plugin.bundle import Excitation, State, Tensor
 from espnet_onnx_plugin.bundle.search import Features
 from espnet_onnx_plugin.export.graph import GraphSpec
 
@@ -63,10 +63,12 @@ class TTSModules:
         modules: by role: encoder, decoder, and postnet or vocoder where it has one.
         search: what the runtime has to know to run them, for the manifest.
         vocoder_reads: the output that becomes a waveform.
+        excitation: what its vocoder reads of the fundamental frequency, or None.
         score: what it reads of a score; None where it speaks.
     """
 
     modules: Mapping[str, TTSModule]
     search: Features
     vocoder_reads: str = "feat_gen_denorm"
+    excitation: Excitation | None = None
     score: ScoreReads | None = None

@@ -27,7 +27,7 @@ from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
 from espnet_onnx_plugin.runtime.synthesis.model_inputs import ModelInputs
 from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
-from espnet_onnx_plugin.runtime.synthesis.vocoder import open_vocoder
+from espnet_onnx_plugin.runtime.synthesis.vocoder import VocoderInputs, open_vocoder
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 
@@ -52,6 +52,11 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         noise: what is drawn from, for one utterance after the other.
         seconds: of the newest call, by part: acoustic, vocoder.
         symbols: how many tokens the newest text had, with the one that ends it.
+        f0: fundamental frequency of the newest song in Hz (frames,), where the vocoder
+            reads it, as the model makes it.
+        given_f0: the one that the vocoder reads in its place, for comparisons: minutes
+            into a song phases are rounded so coarsely (see :mod:`.excitation`) that
+            models which differ by roundings make waveforms which do not.
     """
 
     options_class: type[TtsOptions] = TtsOptions
@@ -70,6 +75,8 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         self.noise = self._seeded(self.options.seed)
         self.seconds: dict[str, float] = {}
         self.symbols = 0
+        self.f0: np.ndarray | None = None
+        self.given_f0: np.ndarray | None = None
 
     def _open_features(self) -> FeatureModel:
         if isinstance(self.search, Frames):
@@ -197,8 +204,7 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         outputs = self._outputs(made)
         middle = time.perf_counter()
         if self.vocoder is not None:
-            feats = self._for_vocoder(made)
-            outputs["wav"] = self.vocoder(feats, self.noise, made.condition)
+            outputs["wav"] = self.vocoder(self._for_vocoder(made), self.noise)
         end = time.perf_counter()
         self.seconds = {"acoustic": middle - start, "vocoder": end - middle}
         return outputs
@@ -223,8 +229,7 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         if self.vocoder is None:
             raise PluginError(f"{self.bundle.path} makes features, not waveforms")
         made = self._acoustic(*args, **kwargs)
-        feats = self._for_vocoder(made)
-        yield from self.vocoder.stream(feats, self.noise, made.condition, chunk)
+        yield from self.vocoder.stream(self._for_vocoder(made), self.noise, chunk)
 
     def audio_seconds(self, made: Mapping[str, np.ndarray]) -> float:
         """Duration of what was made; of features, that of their waveform."""
@@ -262,9 +267,11 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
             self.noise = self._seeded(options.seed)
         return self._features.features(inputs, options, self.noise)
 
-    def _for_vocoder(self, made: Synthesized) -> np.ndarray:
-        """The features that become the waveform, (frames, dim)."""
+    def _for_vocoder(self, made: Synthesized) -> VocoderInputs:
+        """Inputs of the vocoder."""
         reads = self.synthesis.vocoder_reads
         if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
             reads = "feat_gen"
-        return getattr(made, reads)
+        self.f0 = made.f0
+        f0 = made.f0 if self.given_f0 is None else self.given_f0
+        return VocoderInputs(getattr(made, reads), made.condition, f0)
