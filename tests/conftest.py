@@ -254,6 +254,52 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     return save(model, config, root, "model.pth")
 
 
+#: Small encoders and decoders of enhancement, by what ESPnet calls both.
+ENDS = {
+    "conv": dict(channel=12, kernel_size=8, stride=4),
+    "stft": dict(n_fft=64, hop_length=16),
+    "same": {},
+}
+
+
+def enh_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
+    """Training configuration of task enh, with a tiny separator of the registry.
+
+    Args:
+        arch: of role separator, as ESPnet calls it.
+        name: of the tiny configuration.
+        choices: other keys.
+    """
+    from espnet2.tasks.enh import EnhancementTask
+
+    from espnet_onnx_plugin.export.registry import find
+
+    conf = dict(find("separator", arch).tiny[name])
+    ends = conf.pop("ends", "conv")
+    config = dict(EnhancementTask.get_default_config())
+    config.update(
+        encoder=ends,
+        encoder_conf=dict(ENDS[ends]),
+        decoder=ends,
+        decoder_conf=dict(ENDS[ends]),
+        separator=arch,
+        separator_conf=conf,
+        criterions=[],
+        model_conf={},
+        init=None,
+    )
+    config.update(choices)
+    return config
+
+
+def save_enh(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:
+    """A model of :func:`enh_config` with random weights, see :func:`save`."""
+    from espnet2.tasks.enh import EnhancementTask
+
+    config = enh_config(arch, name, **choices)
+    return save(build(EnhancementTask, config), config, root, "model.pth")
+
+
 def build_asr(config: dict[str, Any], seed: int = 0):
     """A model of task asr, see :func:`build`."""
     from espnet2.tasks.asr import ASRTask
