@@ -101,6 +101,28 @@ class RecurrentLayer(torch.nn.Module):
         )
 
 
+class RecurrentStack(torch.nn.Module):
+    """All layers of ``torch.nn.LSTM`` or ``GRU``, over one sequence.
+
+    Args:
+        rnn: with ``batch_first``.
+    """
+
+    def __init__(self, rnn: torch.nn.RNNBase):
+        super().__init__()
+        layers = range(rnn.num_layers)
+        self.layers = torch.nn.ModuleList(
+            RecurrentLayer(rnn, layer) for layer in layers
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, time, input) -> (1, time, directions * hidden)."""
+        length = torch.full((1,), x.size(1), dtype=torch.int64)
+        for layer in self.layers:
+            x = layer(x, length)
+        return x
+
+
 # The cells: ``from_x`` and ``from_h`` are the linear layers of the input and of the
 # previous output, each (rows, gates * hidden); the state's tensors are (rows, hidden).
 # Each returns the new state, whose first tensor is the output.
