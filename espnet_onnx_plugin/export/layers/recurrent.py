@@ -60,16 +60,31 @@ class RecurrentLayer(torch.nn.Module):
         Returns:
             (batch, time, directions * hidden), zeros behind the end of each.
         """
+        y = self._run(x.transpose(0, 1), lengths.to(torch.int32))
+        return y.permute(2, 0, 1, 3).flatten(2)
+
+    def along_first(self, x: torch.Tensor) -> torch.Tensor:
+        """Run over sequences of one length, in the layout that ONNX has for them.
+
+        Args:
+            x: (time, batch, input).
+
+        Returns:
+            (time, batch, directions * hidden).
+        """
+        return self._run(x, None).transpose(1, 2).flatten(2)
+
+    def _run(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        """(time, batch, input) -> (time, directions, batch, hidden)."""
         directions, _, hidden = self.recurrent_weight.shape
         weights = [self.weight, self.recurrent_weight, self.bias]
-        y = torch.onnx.ops.symbolic(
+        return torch.onnx.ops.symbolic(
             self.operator,
-            [x.transpose(0, 1), *weights, lengths.to(torch.int32)],
+            [x, *weights] if lengths is None else [x, *weights, lengths],
             attrs=self.attributes,
             dtype=x.dtype,
-            shape=(x.size(1), directions, x.size(0), hidden),
+            shape=(x.size(0), directions, x.size(1), hidden),
         )
-        return y.permute(2, 0, 1, 3).flatten(2)
 
 
 # The cells: ``from_x`` and ``from_h`` are the linear layers of the input and of the
