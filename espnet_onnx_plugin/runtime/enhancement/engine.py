@@ -78,8 +78,12 @@ class Separator(OpenedModel[EnhOptions]):
         self._separation = method(self.bundle, self.device)
         self.seconds: dict[str, float] = {}
 
-    def check(self, mix: np.ndarray) -> np.ndarray:
+    def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
+
+        Args:
+            mix: (samples[, channels]).
+            fs: samples a second.
 
         Raises:
             PluginError: if the model cannot take it.
@@ -99,17 +103,23 @@ class Separator(OpenedModel[EnhOptions]):
             mix = mix[:, 0]
         if wanted != 1 and mix.ndim == 1:
             mix = mix[:, None]
-        lowest = min(self.enhancement.ref_channel, 0)
-        if channels > 1 and not lowest <= self.ref_channel < channels:
+        if channels > 1 and not -channels <= self.ref_channel < channels:
             raise PluginError(
                 f"ref_channel {self.ref_channel} is not one of the {channels} channels"
             )
-        if len(mix) < self.enhancement.min_length:
+        if len(mix) < self._shortest(fs):
             raise PluginError(
                 f"a mixture of {len(mix)} samples is too short, the model needs "
-                f"{self.enhancement.min_length}"
+                f"{self._shortest(fs)}"
             )
         return mix
+
+    def _shortest(self, fs: int) -> int:
+        """The fewest samples that the model can take."""
+        analysis = self.enhancement.analysis
+        if analysis is None or analysis.default_fs is None:
+            return self.enhancement.min_length
+        return max(stft.at_rate(analysis, fs).shortest, 1)
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
