@@ -69,6 +69,7 @@ class EnhExporter:
             variance=variance,
             categories=tuple((getattr(model, "categories", None) or {}).values()),
             forward_rate=forward_rate,
+            stream=wrapped.stream,
             **self._preprocessing(),
         )
 

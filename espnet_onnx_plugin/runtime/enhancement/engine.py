@@ -120,13 +120,12 @@ class Separator(OpenedModel[EnhOptions]):
             mix = mix / deviation
         separate = functools.partial(self._separate, fs=fs, others=others)
         segments = self.options.segments
-        if segments is not None and len(mix) > segments[0] * fs:
-            scale = self.options.normalize_segment_scale
-            made = in_segments(
-                separate, mix, fs, segments, self._reference if scale else None
-            )
-        else:
+        if segments is None:
             made = separate(mix)
+        else:
+            stitching = self._stitching(separate, fs)
+            known, rest = stitching.add(mix), stitching.end()
+            made = rest if known is None else np.concatenate((known, rest), axis=1)
         if deviation is not None:
             made = made * deviation[self.ref_channel if len(deviation) > 1 else 0]
         if self.options.normalize_output_wav:
