@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,32 +11,10 @@ from espnet_onnx_plugin.bundle import Enhancement
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE, difference
 from espnet_onnx_plugin.export.parity.tolerance import Parity, require
+from espnet_onnx_plugin.runtime.enhancement.inputs import LENGTHS, made_up
 
-#: Lengths of made-up mixtures in samples, none of them the traced one.
-LENGTHS = (3001, 9000, 16384)
-
-#: Waveforms (utterances, samples) of each output, of (utterances, samples[, channels]).
-Separate = Callable[[np.ndarray], Sequence[np.ndarray]]
-
-
-def made_up(described: Enhancement) -> Iterator[tuple[str, np.ndarray]]:
-    """Mixtures (1, samples[, channels]) that the model takes, and words for them.
-
-    Noise whose loudness comes and goes, the more alike in two channels the nearer
-    these are.
-    """
-    channels = described.channels or 3
-    shortest = max(described.min_length, 2)
-    for number, length in enumerate((shortest, *LENGTHS)):
-        random = np.random.default_rng(number)
-        source = random.standard_normal(length + channels)
-        loudness = 0.1 + np.sin(np.arange(length) / 700) ** 2
-        rows = [source[i : i + length] for i in range(channels)]
-        mix = np.stack(rows, axis=-1) * loudness[:, None]
-        mix = 0.1 * (mix + 0.1 * random.standard_normal(mix.shape))
-        if described.channels == 1:
-            mix = mix[:, 0]
-        yield f"a mixture of {length} samples", mix[None].astype(np.float32)
+#: Waveforms (utterances, samples) of each output, of arguments of ESPnet's class.
+Separate = Callable[..., Sequence[Any]]
 
 
 def check_enhancement(
@@ -48,19 +27,19 @@ def check_enhancement(
             take one of the longer mixtures.
     """
     worst, skipped = 0.0, []
-    for what, mix in made_up(described):
+    for what, mixture in made_up(described):
+        given = mixture.arguments()
         try:
-            expected = espnet(mix)
+            expected = [np.asarray(wave) for wave in espnet(**given)]
         except (RuntimeError, AssertionError, IndexError, ValueError) as e:
             reason = " ".join(str(e).split())[:200]
-            if mix.shape[1] >= LENGTHS[0]:
+            if len(mixture.speech_mix) >= LENGTHS[0]:
                 raise PluginError(
                     f"parity check failed: ESPnet cannot take {what}: {reason}"
                 )
             skipped.append(f"{what}: ESPnet cannot take it: {reason}")
             continue
-        made = separate(mix)
-        for ours, theirs in zip(made, expected, strict=True):
+        for ours, theirs in zip(separate(**given), expected, strict=True):
             figure = difference(ours, theirs)
             worst = max(worst, require("separator", what, figure, WAVEFORM_TOLERANCE))
     return Parity({"waveforms": worst}, skipped)

@@ -119,17 +119,20 @@ def best_order(reference: np.ndarray, made: np.ndarray) -> list[int]:
     Returns:
         For each speaker of ``reference``, which one of ``made`` it is.
     """
-    ratios = [[_si_snr(ref, one) for one in made] for ref in reference]
+    ratios = [[si_snr(ref, one) for one in made] for ref in reference]
     orders = list(itertools.permutations(range(len(made))))
     means = [np.mean([ratios[i][j] for i, j in enumerate(order)]) for order in orders]
     return list(orders[int(np.argmax(means))])
 
 
-def _si_snr(reference: np.ndarray, made: np.ndarray) -> np.floating:
-    """Scale-invariant ratio in dB, as ``espnet2.enh.loss.criterions.time_domain``."""
+def si_snr(reference: np.ndarray, made: np.ndarray) -> float:
+    """Scale-invariant signal-to-noise ratio in dB of waveforms (samples,).
+
+    As ``espnet2.enh.loss.criterions.time_domain.SISNRLoss``.
+    """
     eps = np.finfo(reference.dtype).eps
     reference = reference - reference.mean()
     made = made - made.mean()
     target = (reference @ made) * reference / (reference @ reference + eps)
     noise = made - target
-    return 10 * np.log10((target @ target) / (noise @ noise + eps) + eps)
+    return float(10 * np.log10((target @ target) / (noise @ noise + eps) + eps))
