@@ -139,6 +139,11 @@ _ROWS = (
         "enh",
         Door("enh_inference", "enh", "SeparateSpeech"),
         exporter="enh.EnhExporter",
+        others=(
+            Door(
+                "enh_inference_streaming", "enh_streaming", "SeparateSpeechStreaming"
+            ),
+        ),
         gives="speech",
         evaluator="separation.SeparationEvaluator",
     ),

@@ -129,13 +129,14 @@ class OverlapAdd:
     """Frames that are added up as they come.
 
     Args:
-        separation: what gives them.
+        stream: settings of the frames.
+        outputs: how many waveforms they give.
+        weight: see :attr:`FrameSeparation.weight`.
     """
 
-    def __init__(self, separation: FrameSeparation):
-        stream = separation.stream
-        self._hop, self._weight = stream.hop_length, separation.weight
-        rows = separation.outputs + (self._weight is not None)
+    def __init__(self, stream: FrameStream, outputs: int, weight: np.ndarray | None):
+        self._hop, self._weight = stream.hop_length, weight
+        rows = outputs + (weight is not None)
         #: Sums that later frames reach; the last row is of the weights.
         self._sums = np.zeros((rows, stream.frame_size - self._hop), np.float32)
 
@@ -178,7 +179,9 @@ class FrameByFrame:
         self._separation, self._settings = separation, separation.stream
         self._deviation = np.float32(deviation)
         self._state = separation.start()
-        self._adding = OverlapAdd(separation)
+        self._adding = OverlapAdd(
+            separation.stream, separation.outputs, separation.weight
+        )
         self._ahead = self._settings.padding  # sums before the first sample
         self._taken = self._given = 0
         #: From the next frame on, and the last samples, which the end reflects.

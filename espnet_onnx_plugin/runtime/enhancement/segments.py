@@ -16,7 +16,7 @@ from espnet_onnx_plugin.errors import PluginError
 
 
 class Stitching:
-    """A mixture that is separated segment by segment, as it comes.
+    """A mixture that is separated segment by segment, see :class:`~.stream.Progress`.
 
     One that is not longer than a segment is separated as it is.
 
@@ -26,6 +26,9 @@ class Stitching:
         segments: seconds of one, and from one to the next.
         reference: picks of a segment (samples[, channels]) what its outputs have the
             energy of; None: they keep theirs.
+
+    Attributes:
+        latency: samples that have to come from one on before its outputs are known.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Stitching:
         size, hop = segments
         self._separate, self._reference = separate, reference
         self._length, self._hop = int(size * fs), hop * fs
+        self.latency = self._length
         self._overlap = int(np.round(fs * (size - hop)))
         if not self._overlap:
             raise PluginError(
