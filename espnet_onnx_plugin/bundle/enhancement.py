@@ -137,6 +137,31 @@ Method = Direct | Beamforming
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrameStream:
+    """Settings of a separator that works through a stream frame by frame.
+
+    Its graph, ``separator_step``, takes any number of frames at once. Waveforms of
+    frames are added up where they overlap.
+
+    Attributes:
+        frame_size, hop_length: samples of a frame, and from one to the next.
+        padding: samples that are reflected at either end of a mixture.
+        segment: frames at whose multiples, counted from the start, a run of the graph
+            has to end; None: nowhere.
+        silence: frames of zeros that ESPnet's streaming stands behind at the start; a
+            mixture that is separated whole has none before it.
+        exact: whether a stream gets what the whole mixture gets.
+    """
+
+    frame_size: int
+    hop_length: int
+    padding: int = 0
+    segment: int | None = None
+    silence: int = 0
+    exact: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Enhancement:
     """Waveforms that a model makes of a mixture.
 
@@ -157,6 +182,7 @@ class Enhancement:
         forward_rate: sampling rate that every mixture is brought to, and back after.
         single_channel: whether ESPnet's preprocessor takes the first channel alone.
         volume_normalize: peak that it scales mixtures to, or None.
+        stream: how it works through a stream; None: it takes mixtures whole.
     """
 
     outputs: int
@@ -171,3 +197,4 @@ class Enhancement:
     forward_rate: int | None = None
     single_channel: bool = False
     volume_normalize: float | None = None
+    stream: FrameStream | None = None

@@ -14,7 +14,7 @@ import torch
 from torch_complex.tensor import ComplexTensor
 
 from espnet_onnx_plugin.bundle import Stft, Tensor
-from espnet_onnx_plugin.bundle.enhancement import Direct, Method
+from espnet_onnx_plugin.bundle.enhancement import Direct, FrameStream, Method
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.graph import GraphModule
 
@@ -158,6 +158,7 @@ class EnhModules:
         method: how the runtime runs them.
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
+        stream: how they work through a stream; None: they cannot.
     """
 
     modules: Mapping[str, GraphModule]
@@ -165,6 +166,7 @@ class EnhModules:
     channels: int | None = 1
     method: Method = Direct()
     min_length: int = 1
+    stream: FrameStream | None = None
 
 
 def direct(separator: torch.nn.Module, ends: Ends) -> EnhModules:
