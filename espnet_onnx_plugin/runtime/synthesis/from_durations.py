@@ -98,8 +98,9 @@ class FromDurations:
     @property
     def _forces_durations(self) -> bool:
         """Whether teacher forcing has to do with durations."""
-        return "alignment" in self._graphs or "durations" in (
-            self._search.teacher_forcing
+        graphs = {"alignment", "posterior"}
+        return "durations" in self._search.teacher_forcing or any(
+            role in self._graphs for role in graphs
         )
 
     def _encode(
