@@ -224,6 +224,8 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     random = np.random.default_rng(0)
     stats = dict(count=100.0, sum=random.standard_normal(10) * 100)
     np.savez(root / "stats.npz", **stats, sum_square=100 * (4 + random.random(10)))
+    pitch = dict(fs=RATE, n_fft=64, hop_length=8, use_token_averaged_f0=False)
+    pitch.update(use_log_f0=False)
     task = GANSVSTask if arch in svs_choices.classes else SVSTask
     framewise = arch == "naive_rnn"
     config = dict(task.get_default_config())
@@ -241,11 +243,18 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
         score_feats_extract=f"{'frame' if framewise else 'syllable'}_score_feats",
         score_feats_extract_conf=dict(fs=RATE, n_fft=64, win_length=64, hop_length=8),
     )
+    if arch == "vits":
+        config.update(pitch_extract="dio", pitch_extract_conf=pitch)
     config.update(choices)
     model = build(task, config)
     for layer, module in model.named_modules():
         if layer.endswith("duration_predictor.linear"):
             module.bias.data += 1  # or most last no time
+        if layer.endswith("duration_predictor.proj"):  # in seconds, or most last many
+            module.weight.data *= 0.01
+            module.bias.data.fill_(0.005)
+        if layer.endswith("f0_decoder.proj"):  # or most is not voiced
+            module.bias.data += 1
     return save(model, config, root, "model.pth")
 
 

@@ -72,11 +72,12 @@ class SVSExporter(SynthesisExporter):
         extract = model.pitch_extract
         unread = model.energy_extract is not None and "energy" not in known
         # Without durations, which ESPnet does not hand on, nothing is averaged.
-        if unread or getattr(extract, "use_token_averaged_f0", False):
+        averaged = getattr(extract, "use_token_averaged_f0", False)
+        reads_pitch = "pitch" in search.teacher_forcing
+        if unread or averaged or (reads_pitch and extract is None):
+            self.modules.pop("posterior", None)
             return {}, dataclasses.replace(search, teacher_forcing=())
-        if "pitch" in search.teacher_forcing:
-            if extract is None:
-                return {}, dataclasses.replace(search, teacher_forcing=())
+        if reads_pitch:
             pitch = pitch_settings(extract, model.pitch_normalize)
             return {}, dataclasses.replace(search, pitch=pitch)
         return {}, search

@@ -68,7 +68,7 @@ class FromDurations:
         """Make the features of one utterance."""
         encoded = self._encode(inputs, options, noise)
         hidden: Mapping[str, np.ndarray] = encoded
-        if not options.use_teacher_forcing or not self._forces_durations:
+        if not options.use_teacher_forcing or not self._forces:
             lengths = self._predicted(encoded["duration"], inputs.durations, options)
         elif "alignment" in self._graphs:
             return self._aligned(encoded, inputs.tensors["feats"], noise)
@@ -83,7 +83,7 @@ class FromDurations:
             hidden = {**encoded, **of_speech}
         decoded = self._decode(hidden, lengths, options, noise)
         path = None
-        if self._search.rounding == "ceil":
+        if "alignment" in self._graphs:  # of VITS, which gives how text is aligned
             path = path_of(lengths.symbol_of_frame, len(lengths.frames))
         # ESPnet gives none of a model that makes the waveform itself.
         given = () if "feats" in decoded else ("pitch", "energy")
@@ -96,10 +96,11 @@ class FromDurations:
         )
 
     @property
-    def _forces_durations(self) -> bool:
-        """Whether teacher forcing has to do with durations."""
-        return "alignment" in self._graphs or "durations" in (
-            self._search.teacher_forcing
+    def _forces(self) -> bool:
+        """Whether teacher forcing changes anything."""
+        by_durations = "durations" in self._search.teacher_forcing
+        return by_durations or any(
+            r in self._graphs for r in ("alignment", "posterior")
         )
 
     def _encode(
