@@ -143,6 +143,13 @@ _ROWS = (
         evaluator="synthesis.SynthesisEvaluator",
         vocoder=True,
     ),
+    Task(
+        "enh",
+        Door("enh_inference", "enh", "SeparateSpeech"),
+        exporter="enh.EnhExporter",
+        gives="speech",
+        evaluator="separation.SeparationEvaluator",
+    ),
 )
 
 TASKS: Mapping[str, Task] = {row.name: row for row in _ROWS}

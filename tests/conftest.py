@@ -224,8 +224,6 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     random = np.random.default_rng(0)
     stats = dict(count=100.0, sum=random.standard_normal(10) * 100)
     np.savez(root / "stats.npz", **stats, sum_square=100 * (4 + random.random(10)))
-    pitch = dict(fs=RATE, n_fft=64, hop_length=8, use_token_averaged_f0=False)
-    pitch.update(use_log_f0=False)
     task = GANSVSTask if arch in svs_choices.classes else SVSTask
     framewise = arch == "naive_rnn"
     config = dict(task.get_default_config())
@@ -243,7 +241,12 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
         score_feats_extract=f"{'frame' if framewise else 'syllable'}_score_feats",
         score_feats_extract_conf=dict(fs=RATE, n_fft=64, win_length=64, hop_length=8),
     )
-    if arch == "vits":
+    if config["svs_conf"].get("use_discrete_token"):
+        config.update(model_type="discrete_svs", nclusters=12)
+        config.update(discrete_token_layers=2 if name == "layers" else 1)
+    if arch in ("toksing", "vits"):
+        pitch = dict(fs=RATE, n_fft=64, hop_length=8, use_token_averaged_f0=False)
+        pitch.update(use_log_f0=arch == "toksing")
         config.update(pitch_extract="dio", pitch_extract_conf=pitch)
     config.update(choices)
     model = build(task, config)
@@ -256,6 +259,52 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
         if layer.endswith("f0_decoder.proj"):  # or most is not voiced
             module.bias.data += 1
     return save(model, config, root, "model.pth")
+
+
+#: Small encoders and decoders of enhancement, by what ESPnet calls both.
+ENDS = {
+    "conv": dict(channel=12, kernel_size=8, stride=4),
+    "stft": dict(n_fft=64, hop_length=16),
+    "same": {},
+}
+
+
+def enh_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
+    """Training configuration of task enh, with a tiny separator of the registry.
+
+    Args:
+        arch: of role separator, as ESPnet calls it.
+        name: of the tiny configuration.
+        choices: other keys.
+    """
+    from espnet2.tasks.enh import EnhancementTask
+
+    from espnet_onnx_plugin.export.registry import find
+
+    conf = dict(find("separator", arch).tiny[name])
+    ends = conf.pop("ends", "conv")
+    config = dict(EnhancementTask.get_default_config())
+    config.update(
+        encoder=ends,
+        encoder_conf=dict(ENDS[ends]),
+        decoder=ends,
+        decoder_conf=dict(ENDS[ends]),
+        separator=arch,
+        separator_conf=conf,
+        criterions=[],
+        model_conf={},
+        init=None,
+    )
+    config.update(choices)
+    return config
+
+
+def save_enh(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:
+    """A model of :func:`enh_config` with random weights, see :func:`save`."""
+    from espnet2.tasks.enh import EnhancementTask
+
+    config = enh_config(arch, name, **choices)
+    return save(build(EnhancementTask, config), config, root, "model.pth")
 
 
 def build_asr(config: dict[str, Any], seed: int = 0):

@@ -73,6 +73,7 @@ READERS: Mapping[Any, Callable[[str], Any]] = {
     bool: str2bool,
     str | None: str_or_none,
     int | None: int,
+    float | None: float,
     Path | None: Path,
     Count: at_least_one,
     Mapping[str, Any]: settings,

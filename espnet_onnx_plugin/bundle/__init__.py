@@ -5,6 +5,7 @@ tokenizer's files. It is complete and is never changed in place:
 :func:`~espnet_onnx_plugin.bundle.store.new_bundle` writes aside and renames.
 """
 
+from espnet_onnx_plugin.bundle.enhancement import Enhancement, Stft
 from espnet_onnx_plugin.bundle.manifest import (
     FORMAT_VERSION,
     Axis,
@@ -45,6 +46,7 @@ __all__ = [
     "BlockStream",
     "Bundle",
     "ChunkStream",
+    "Enhancement",
     "Excitation",
     "File",
     "Framing",
@@ -54,6 +56,7 @@ __all__ = [
     "ScoreInputs",
     "Speech",
     "State",
+    "Stft",
     "Synthesis",
     "Tensor",
     "Text",

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from espnet_onnx_plugin.bundle.enhancement import Enhancement
 from espnet_onnx_plugin.bundle.search import Features, Search
+from espnet_onnx_plugin.errors import PluginError
 
 FORMAT_VERSION = 5
 
@@ -285,6 +287,7 @@ class Synthesis:
         speakers, languages: how many ids of each it knows, from 0 on; None where it
             reads none, or in bundles of before this was noted.
         score: what it reads of a score; None where it speaks.
+        token_layers: discrete tokens of a frame, of a model that makes such.
     """
 
     sampling_rate: int | None
@@ -297,6 +300,7 @@ class Synthesis:
     languages: int | None = None
     excitation: Excitation | None = None
     score: ScoreInputs | None = None
+    token_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -310,10 +314,12 @@ class Manifest:
             text-to-speech frontend, encoder, decoder, postnet, vocoder, and alignment
             and energy of speech that teaches; stream_normalize, stream_embed and
             stream_blocks, or stream_chunks, of an encoder that encodes streams, too.
-        text: output of the model, of text-to-speech its input.
+        text: output of the model, of text-to-speech its input; None where there is
+            neither.
         speech: its input; None where it reads no speech.
         transcript: the transcript that the model also reads, or None.
-        search: what follows the tokens.
+        search: what follows the tokens; None where there are none.
+        enhancement: the waveforms that it makes of a mixture, or None.
         stream: how its encoder encodes streams; None: it encodes whole utterances.
         ngram: a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
@@ -327,9 +333,10 @@ class Manifest:
     task: str
     graphs: Mapping[str, Graph]
     speech: Speech | None
-    text: Text
-    search: Search | Features
+    text: Text | None
+    search: Search | Features | None
     synthesis: Synthesis | None = None
+    enhancement: Enhancement | None = None
     ngram: File | None = None
     transcript: Transcript | None = None
     stream: BlockStream | ChunkStream | None = None
@@ -340,6 +347,10 @@ class Manifest:
     checks: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        if self.text is None and self.enhancement is None:
+            raise PluginError("there is neither text nor enhancement")
+
     @property
     def files(self) -> list[File]:
         """Every file of the bundle but the manifest."""
@@ -349,6 +360,19 @@ class Manifest:
         for text in (self.text, self.src_text, self.transcript):
             files += [] if text is None else text.files
         return [file for file in files if file is not None]
+
+    @property
+    def tokens(self) -> Text:
+        """Its text.
+
+        Raises:
+            PluginError: if it has none.
+        """
+        if self.text is None:
+            raise PluginError(
+                "manifest.yaml says nothing of text; export the bundle again"
+            )
+        return self.text
 
     @property
     def espnet(self) -> str:

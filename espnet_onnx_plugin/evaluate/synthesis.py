@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Graph
+from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.asr_scoring import (
     AsrScorer,
@@ -21,20 +21,18 @@ from espnet_onnx_plugin.evaluate.asr_scoring import (
 from espnet_onnx_plugin.evaluate.budgets import SpeechBudget
 from espnet_onnx_plugin.evaluate.data_options import TextOptions
 from espnet_onnx_plugin.evaluate.evaluator import Baseline, Evaluator, open_on
+from espnet_onnx_plugin.evaluate.graph_pairs import GraphPairs
 from espnet_onnx_plugin.evaluate.graphs import (
     WAVEFORM_TOLERANCE,
     Comparison,
-    Differences,
     difference,
     not_among,
-    roles_by_file,
 )
 from espnet_onnx_plugin.evaluate.recorder import InputRecorder
 from espnet_onnx_plugin.evaluate.speech_quality import average
 from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
 from espnet_onnx_plugin.evaluate.synthesized import SpeechQuality, measure_or_lost
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session, Value
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.runtime.synthesis.described import synthesis_of
 from espnet_onnx_plugin.runtime.synthesis.engine import Synthesizer
@@ -101,7 +99,7 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
 
     def compare(self, reference: Bundle, other: Bundle, device: Device) -> Comparison:
         """Synthesize with two bundles and the same noise."""
-        graphs = _Graphs(reference, other, device)
+        graphs = GraphPairs(reference, other, device)
         options = self.check_options()
         watched = replace(device, watch=graphs.watch)
         left: Synthesizer = open_on(watched, reference, **options)
@@ -176,29 +174,6 @@ def _utterances(
         with named(key):
             inputs = opened.of(key)
         yield key, inputs
-
-
-class _Graphs:
-    """Each graph of two bundles, run on the same inputs as one of them is fed."""
-
-    def __init__(self, reference: Bundle, other: Bundle, device: Device):
-        self._roles = roles_by_file(reference)
-        self._sessions = {
-            role: [Session(bundle, role, device) for bundle in (reference, other)]
-            for role in reference.manifest.graphs
-        }
-        self.differences = Differences()
-        self.calls: dict[str, int] = {}
-
-    def watch(self, graph: Graph, feeds: Mapping[str, Value]) -> None:
-        """Compare what both make of the inputs that a graph is about to be fed."""
-        role = self._roles[graph.file.name]
-        call = self.calls[role] = self.calls.get(role, 0) + 1
-        if call & (call - 1):
-            return  # steps 1, 2, 4, 8, ... stand for all
-        expected, made = (s.run(feeds, graph.outputs) for s in self._sessions[role])
-        for name in graph.outputs:
-            self.differences.add(role, made[name], expected[name])
 
 
 @dataclass(frozen=True)

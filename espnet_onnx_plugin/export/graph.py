@@ -115,6 +115,25 @@ class GraphSpec:
         return tuple(names.get(axis, axis) for axis in state.axes)
 
 
+class GraphModule(torch.nn.Module):
+    """A module that becomes one graph, see :class:`GraphSpec`.
+
+    Attributes:
+        inputs, outputs: its tensors by name.
+        states: recurrent states by name.
+        sizes: of axes, where the trace needs others than usual.
+    """
+
+    inputs: Mapping[str, Tensor] = {}
+    outputs: Mapping[str, Tensor] = {}
+    states: Mapping[str, State] = {}
+    sizes: Mapping[str, int] = {}
+
+    def graph_spec(self) -> GraphSpec:
+        """The graph."""
+        return GraphSpec(self, self.inputs, self.outputs, self.states, self.sizes)
+
+
 def export_graphs(specs: Mapping[str, GraphSpec], directory: Path) -> dict[str, Graph]:
     """Write graphs by role, see :func:`export_graph`."""
     graphs = {}

@@ -29,9 +29,12 @@ class Arch:
             (frontend to encoder) map ``(x, lengths)`` to ``(x, lengths)``; decoders
             and language models become a :class:`~.steps.StepModule`, or a
             :class:`~.sequences.SequenceModule`; a ``tts`` or ``svs``, with its
-            normalization, becomes :class:`~.tts_module.TTSModules`. It raises
+            normalization, becomes :class:`~.tts_module.TTSModules`; a ``separator``,
+            with its ends, :class:`~.enh_module.EnhModules`. It raises
             :class:`PluginError` for a setting that is not supported.
-        tiny: named small ``*_conf`` dictionaries that together touch every branch.
+        tiny: named small ``*_conf`` dictionaries that together touch every branch; of
+            a separator also with what stands around it, ``ends``: ``conv``, where
+            nothing is said, ``stft`` or ``same``.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
         needs: imports the optional package that ESPnet builds it with; raises
             :class:`PluginError` that names it where it is missing.

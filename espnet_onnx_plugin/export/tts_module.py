@@ -10,33 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from espnet_onnx_plugin.bundle import Excitation, State, Tensor
+from espnet_onnx_plugin.bundle import Excitation
 from espnet_onnx_plugin.bundle.search import Features
-from espnet_onnx_plugin.export.graph import GraphSpec
+from espnet_onnx_plugin.export.graph import GraphModule
 
 
-class TTSModule(torch.nn.Module):
-    """A module that becomes one graph, see :class:`~.graph.GraphSpec`.
+class TTSModule(GraphModule):
+    """A module that becomes one graph.
 
     Attributes:
-        inputs, outputs: its tensors by name.
-        states: recurrent states by name.
-        sizes: of axes, where the trace needs others than usual.
         unused_draws: how many random numbers ESPnet draws to no effect when it runs the
             module.
     """
 
-    inputs: Mapping[str, Tensor] = {}
-    outputs: Mapping[str, Tensor] = {}
-    states: Mapping[str, State] = {}
-    sizes: Mapping[str, int] = {}
     unused_draws = 0
-
-    def graph_spec(self) -> GraphSpec:
-        """The graph."""
-        return GraphSpec(self, self.inputs, self.outputs, self.states, self.sizes)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.synthesis.described import score_of
@@ -30,6 +31,7 @@ from espnet_onnx_plugin.runtime.synthesis.score import (
     score_of_song,
 )
 from espnet_onnx_plugin.runtime.synthesis.songs import Songs
+from espnet_onnx_plugin.runtime.synthesis.teacher_forcing import pitch_of_song
 
 #: Outputs that ESPnet gives of a song, where a model makes them.
 _OUTPUTS = ("feat_gen", "feat_gen_denorm", "pitch", "logits")
@@ -184,6 +186,25 @@ class SingingGenerate(Synthesizer):
         """Whether durations of the label are sung, where there are some."""
         release = conventions(self.bundle.manifest.espnet)
         return self.search.model == "VISinger" and release.visinger_takes_durations
+
+    def _acoustic(
+        self,
+        text: Any,
+        singing: Given,
+        discrete_token: Given,
+        *others: Any,
+        **more: Any,
+    ) -> Synthesized:
+        """Features of one song; of tokens, in teacher forcing, those of the singing."""
+        made = super()._acoustic(text, singing, discrete_token, *others, **more)
+        conf: Mapping[str, Any] | None = others[0]
+        if not self._call_options(conf).use_teacher_forcing or made.logits is None:
+            return made
+        tokens = whole_numbers("discrete_token", discrete_token)
+        frames = len(tokens) // (self.synthesis.token_layers or 1)
+        assert isinstance(self.search, Durations) and self.search.pitch is not None
+        pitch = pitch_of_song(finite("singing", singing), frames, self.search.pitch)
+        return dataclasses.replace(made, feat_gen=tokens[:, None], pitch=pitch)
 
     def _outputs(self, made: Synthesized) -> dict[str, Any]:
         """ESPnet's outputs: no model has an attention."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from espnet_onnx_plugin.bundle import ScoreInputs, Synthesis
 from espnet_onnx_plugin.bundle.search import Features
@@ -60,6 +61,16 @@ class SVSExporter(SynthesisExporter):
         return svs.SVSTask
 
     @property
+    def discrete(self) -> bool:
+        """Whether ESPnet's model is that of discrete tokens."""
+        return getattr(self.args, "model_type", "svs") == "discrete_svs"
+
+    @property
+    def denormalized_by(self) -> torch.nn.Module | None:
+        """ESPnet's ``GlobalMVN``; discrete tokens are never denormalized."""
+        return None if self.discrete else self.model.normalize
+
+    @property
     def reads_audio(self) -> bool:
         """Whether a graph reads features of singing, as a teacher."""
         parts = [module for role, module in self.modules.items() if role != "vocoder"]
@@ -85,6 +96,11 @@ class SVSExporter(SynthesisExporter):
     def describe_synthesis(self) -> Synthesis:
         """Singing that the model makes, and what it reads of a score."""
         reads, args = self.wrapped.score, self.args
+        if getattr(self.voice, "use_discrete_token", False) and not self.discrete:
+            raise PluginError(
+                f"svs '{self.name}' with use_discrete_token needs model_type: "
+                "discrete_svs in ESPnet too; train it with that"
+            )
         by_frame = type(self.model.score_feats_extract).__name__ == "FrameScoreFeats"
         if by_frame and {"duration_syb", "slur"} & set(reads.ids):
             raise PluginError(
@@ -96,9 +112,16 @@ class SVSExporter(SynthesisExporter):
             hop_length=args.feats_extract_conf["hop_length"],
             ids=reads.ids,
             repeated_by=reads.repeated_by if by_frame else None,
-            needs_labels=reads.needs_labels or by_frame,
+            needs_labels=reads.needs_labels or by_frame or self.discrete,
         )
-        return dataclasses.replace(super().describe_synthesis(), score=score)
+        made = super().describe_synthesis()
+        if self.discrete:  # ESPnet asks how many there are, whatever it does with them
+            made = dataclasses.replace(
+                made,
+                reads=(*made.reads, "discrete_token"),
+                token_layers=self.model.discrete_token_layers,
+            )
+        return dataclasses.replace(made, score=score)
 
     def teacher(self, inputs: Arguments) -> Arguments:
         """Made-up singing of a song."""

@@ -78,7 +78,7 @@ class SynthesisExporter(ABC):
         self.vocoder = self._build_vocoder(task, checkpoints)
         self.drawn = drawn_since(0) + OF_LOADER
         self.wrapped: TTSModules = find(self.role, self.name).wrap(
-            self.voice, self.model.normalize
+            self.voice, self.denormalized_by
         )
         self.modules: dict[str, TTSModule] = dict(self.wrapped.modules)
         if isinstance(self.vocoder, torch.nn.Module):
@@ -114,6 +114,11 @@ class SynthesisExporter(ABC):
     def teacher_forcing(self) -> tuple[dict[str, TTSModule], Features]:
         """Graphs that only teacher forcing needs, and the search with all it needs."""
         return {}, self.wrapped.search
+
+    @property
+    def denormalized_by(self) -> torch.nn.Module | None:
+        """ESPnet's ``GlobalMVN``, of which features are given the inverse too."""
+        return self.model.normalize
 
     @property
     def reads_audio(self) -> bool:
@@ -197,7 +202,7 @@ class SynthesisExporter(ABC):
     @property
     def _reads(self) -> str:
         reads = self.wrapped.vocoder_reads
-        missing = reads == "feat_gen_denorm" and self.model.normalize is None
+        missing = reads == "feat_gen_denorm" and self.denormalized_by is None
         return "feat_gen" if missing else reads
 
     def write_texts(self, work: Path) -> dict[str, Text]:

@@ -164,7 +164,7 @@ class Course:
 def numbered_words(model: Recognizer, token: Sequence[str]) -> list[Span]:
     """Words of tokens, and in the place of times the numbers of these."""
     numbered = [Span(text, i, i + 1) for i, text in enumerate(token)]
-    return words(numbered, model.bundle.manifest.text.token_type)
+    return words(numbered, model.bundle.manifest.tokens.token_type)
 
 
 def _without_blank(tokens: Sequence[int]) -> tuple[int, ...]:

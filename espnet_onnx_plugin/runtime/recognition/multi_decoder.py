@@ -62,7 +62,7 @@ def recognizing_side(bundle: Bundle) -> Bundle:
     manifest = dataclasses.replace(
         manifest,
         graphs=graphs,
-        text=manifest.src_text or manifest.text,
+        text=manifest.src_text or manifest.tokens,
         ngram=manifest.src_ngram,
         search=_recognition(bundle),
     )

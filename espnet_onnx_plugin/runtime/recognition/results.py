@@ -268,7 +268,7 @@ def timed(
         return result
     seconds = (frames * speech.seconds(speech.frame_shift)).tolist()
     times = [Span(name, *span) for name, span in zip(result.token, seconds)]
-    of_words = words(times, manifest.text.token_type)
+    of_words = words(times, manifest.tokens.token_type)
     hypothesis = result.hypothesis._replace(times=times, words=of_words)
     return result._replace(hypothesis=hypothesis)
 

@@ -231,7 +231,7 @@ class Stream:
             start + length,
             reason,
             tokens,
-            words(tokens, model.bundle.manifest.text.token_type),
+            words(tokens, model.bundle.manifest.tokens.token_type),
             course.latency(model),
         )
         self._before += course.samples

@@ -129,7 +129,7 @@ class Texts:
         """Texts as token ids and what else a model reads, with descriptions."""
         random = np.random.default_rng(0)
         manifest = bundle.manifest
-        vocabulary = len(read_tokens(bundle.file(manifest.text.token_list)))
+        vocabulary = len(read_tokens(bundle.file(manifest.tokens.token_list)))
         for number, length in enumerate(LENGTHS):
             # The first and the last are padding and the end.
             inputs = {"text": random.integers(1, vocabulary - 1, length)}
@@ -165,7 +165,7 @@ class OpenTexts:
         return [keys[i * len(keys) // wanted] for i in range(wanted)]
 
     def of(self, key: str) -> Arguments:
-        """What is given for an utterance, by name.
+        """Inputs of an utterance, as arguments by name.
 
         Raises:
             PluginError: if one is missing or cannot be read.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.runtime.synthesis.described import score_of
+from espnet_onnx_plugin.runtime.synthesis.described import score_of, synthesis_of
 from espnet_onnx_plugin.runtime.synthesis.inputs import (
     AUDIO,
     WHO,
@@ -71,6 +71,8 @@ class Songs(Texts):
             top = min(read.ids.get("midi", 128), 73)
             song = made_up_song(phones or [UNKNOWN], frames * shift, top, random)
             made = made_up_voice(bundle, number, random)
+            if "discrete_token" in synthesis_of(bundle.manifest).reads:
+                made["discrete_token"] = random.integers(0, 3, frames.sum())
             yield f"a song of {length} notes", {"text": song, **made}
 
 

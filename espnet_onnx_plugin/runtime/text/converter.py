@@ -39,7 +39,7 @@ class TokenConverter:
     """
 
     def __init__(self, bundle: Bundle):
-        self._text = text = bundle.manifest.text
+        self._text = text = bundle.manifest.tokens
         self.token_list = read_tokens(bundle.file(text.token_list))
         self._ids = {token: i for i, token in enumerate(self.token_list)}
         self._type = text.token_type

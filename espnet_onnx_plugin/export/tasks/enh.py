@@ -1,0 +1,140 @@
+"""Models of the task enh: enhancement and separation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
+from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
+from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
+from espnet_onnx_plugin.export.graph import GraphSpec
+from espnet_onnx_plugin.export.parity.enhancement import check_enhancement
+from espnet_onnx_plugin.export.parity.tolerance import Parity
+from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.enh import SeparateSpeech
+from espnet_onnx_plugin.runtime.io.data import Source
+
+#: Separators whose transform ESPnet gives the sampling rate of the input.
+_FOLLOW_RATE = ("bsrnn", "uses", "uses2", "tfgridnetv3")
+
+
+class EnhExporter:
+    """The graphs of a trained enhancement model.
+
+    Args:
+        checkpoints: the files of the model.
+
+    Raises:
+        PluginError: if something in them is not supported or cannot be read.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        from espnet2.tasks.enh import EnhancementTask
+
+        arch = find("separator", read_config(checkpoints.train_config)["separator"])
+        arch.needs()
+        self.model, self.args = build(
+            EnhancementTask, checkpoints.train_config, checkpoints.model_file
+        )
+        ends = Ends(
+            None if self.args.encoder == "same" else self.model.encoder,
+            None if self.args.decoder == "same" else self.model.decoder,
+            self.args.separator in _FOLLOW_RATE,
+        )
+        self.wrapped: EnhModules = arch.wrap(self.model.separator, ends)
+        for module in self.wrapped.modules.values():
+            module.eval()
+
+    def describe_enhancement(self) -> Enhancement:
+        """Everything that the runtime has to know besides the graphs."""
+        model, wrapped = self.model, self.wrapped
+        variance = None
+        if getattr(model, "normalize_variance_per_ch", False):
+            variance = "channel"
+        elif getattr(model, "normalize_variance", False):
+            variance = "all"
+        forward_rate = 48000 if getattr(model, "always_forward_in_48k", False) else None
+        return Enhancement(
+            outputs=model.num_spk,
+            channels=wrapped.channels,
+            ref_channel=model.ref_channel,
+            min_length=max(wrapped.ends.min_length, wrapped.min_length),
+            method=wrapped.method,
+            analysis=wrapped.ends.analysis,
+            synthesis=wrapped.ends.synthesis,
+            variance=variance,
+            categories=tuple((getattr(model, "categories", None) or {}).values()),
+            forward_rate=forward_rate,
+            **self._preprocessing(),
+        )
+
+    def _preprocessing(self) -> dict[str, Any]:
+        """Fields of what ESPnet's preprocessor does to a mixture in inference."""
+        if getattr(self.args, "preprocessor", None) != "enh":
+            return {}
+        conf = {**vars(self.args), **(self.args.preprocessor_conf or {})}
+        volume = conf.get("speech_volume_normalize")
+        return dict(
+            single_channel=bool(conf.get("force_single_channel", False)),
+            volume_normalize=None if volume is None else float(volume.split("_")[0]),
+        )
+
+    def write_texts(self, work: Path) -> dict[str, Text | None]:
+        """There are none."""
+        return {"text": None}
+
+    def graph_specs(self) -> dict[str, GraphSpec]:
+        """Every graph, by role."""
+        return {role: m.graph_spec() for role, m in self.wrapped.modules.items()}
+
+    def describe(self) -> dict[str, object]:
+        """Fields of the manifest besides graphs and texts."""
+        return dict(speech=None, search=None, enhancement=self.describe_enhancement())
+
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
+        """The manifest: there is nothing to measure that the check does not."""
+        return bundle.manifest
+
+    def check_parity(
+        self, bundle: Bundle, device: Device, source: Source | None = None
+    ) -> Parity:
+        """Compare what the bundle makes with what ESPnet makes, of made-up mixtures.
+
+        Raises:
+            PluginError: if a difference is above the tolerance.
+        """
+        ours = SeparateSpeech(bundle, device.provider, device.threads)
+        return check_enhancement(ours.enhancement, ours, self.espnet())
+
+    def espnet(self, **options: Any) -> Any:
+        """ESPnet's ``SeparateSpeech`` of the model, which is loaded already.
+
+        Args:
+            options: arguments of its class that differ from their defaults.
+        """
+        from espnet2.bin.enh_inference import SeparateSpeech as Theirs
+
+        values = dict(
+            segment_size=None,
+            hop_size=None,
+            normalize_segment_scale=False,
+            normalize_output_wav=False,
+            ref_channel=self.model.ref_channel,
+        )
+        values.update(options)
+        segments = (values["segment_size"], values["hop_size"])
+        theirs = Theirs.__new__(Theirs)
+        vars(theirs).update(
+            values,
+            enh_model=self.model,
+            enh_train_args=self.args,
+            num_spk=self.model.num_spk,
+            sfi_processing=self.args.separator in _FOLLOW_RATE,
+            segmenting=None not in segments,
+            show_progressbar=False,
+            device="cpu",
+            dtype="float32",
+        )
+        return theirs

@@ -1,0 +1,46 @@
+"""Enhancement and separation: the bundles of task enh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.enhancement.engine import Separator
+
+
+class SeparateSpeech(Separator):
+    """A bundle's model, as ``espnet2.bin.enh_inference.SeparateSpeech``.
+
+    Arguments and attributes are those of
+    :class:`~espnet_onnx_plugin.runtime.enhancement.engine.Separator`, the options those
+    of :class:`~espnet_onnx_plugin.runtime.enhancement.options.EnhOptions`.
+    """
+
+    task = "enh"
+
+    def __call__(
+        self, speech_mix: np.ndarray, fs: int = 8000, **kwargs: Any
+    ) -> list[np.ndarray]:
+        """Enhance or separate mixtures.
+
+        Args:
+            speech_mix: (utterances, samples[, channels]).
+            fs: samples a second.
+            kwargs: ``utt2category``, number of the kind of mixture.
+
+        Returns:
+            Of each speaker (utterances, samples).
+
+        Raises:
+            PluginError: if a mixture or the category cannot be used.
+        """
+        speech_mix = np.asarray(speech_mix)
+        if speech_mix.ndim < 2:
+            raise PluginError(
+                f"speech_mix of shape {speech_mix.shape} has to be (utterances, "
+                "samples) or (utterances, samples, channels)"
+            )
+        made = [self._waveforms(self.check(mix), fs, {}) for mix in speech_mix]
+        return list(np.stack(made, axis=1))

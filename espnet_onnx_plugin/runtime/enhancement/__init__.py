@@ -1,0 +1,1 @@
+"""Enhancement, separation and extraction of speech with the graphs of a bundle."""

@@ -1,0 +1,162 @@
+"""Enhancement and separation of mixtures: from waveforms to waveforms."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
+from espnet_onnx_plugin.bundle.enhancement import Direct
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.opening import OpenedModel
+from espnet_onnx_plugin.runtime.enhancement import stft
+from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
+from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
+from espnet_onnx_plugin.runtime.enhancement.segments import in_segments
+
+
+class Separation(Protocol):
+    """A method, opened: what its graphs are given and give.
+
+    Inputs by name: ``speech`` (samples[, channels]) or ``spectrum`` (frames,
+    [channels,] bins, 2) with real and imaginary parts, in float32; ``ref_channel``
+    (); whatever else the task gives. Outputs are (outputs, samples), or complex parts
+    (outputs, frames, bins, 2) where the model has a synthesis.
+    """
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
+
+
+#: What runs each method.
+_METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
+    Direct: DirectSeparation,
+}
+
+
+def enhancement_of(manifest: Manifest) -> Enhancement:
+    """Description of what a model makes of mixtures.
+
+    Raises:
+        PluginError: if the manifest has none.
+    """
+    if manifest.enhancement is None:
+        raise PluginError(
+            "manifest.yaml says nothing of enhancement; export the bundle again"
+        )
+    return manifest.enhancement
+
+
+class Separator(OpenedModel[EnhOptions]):
+    """A bundle's model. A task's class makes it a drop-in for ESPnet's.
+
+    Args:
+        model_dir, provider, threads, session, options: see :class:`.OpenedModel`.
+
+    Attributes:
+        num_spk: how many waveforms it makes of a mixture.
+        ref_channel: the channel that they stand for.
+    """
+
+    options_class: type[EnhOptions] = EnhOptions
+
+    def _open(self) -> None:
+        self.options = self._options
+        self.enhancement = enhancement_of(self.bundle.manifest)
+        self.num_spk = self.enhancement.outputs
+        self.ref_channel = self.enhancement.ref_channel
+        if self.options.ref_channel is not None:
+            self.ref_channel = self.options.ref_channel
+        method = _METHODS[type(self.enhancement.method)]
+        self._separation = method(self.bundle, self.device)
+
+    def check(self, mix: np.ndarray) -> np.ndarray:
+        """A mixture (samples[, channels]) as the graphs read it, in float32.
+
+        Raises:
+            PluginError: if the model cannot take it.
+        """
+        mix = np.asarray(mix, np.float32)
+        if mix.ndim not in (1, 2) or not mix.size:
+            raise PluginError(f"a mixture of shape {mix.shape} has no samples")
+        if not np.isfinite(mix).all():
+            raise PluginError("the mixture has samples that are not numbers")
+        wanted = self.enhancement.channels
+        channels = 1 if mix.ndim == 1 else mix.shape[1]
+        if wanted is not None and channels != wanted:
+            raise PluginError(
+                f"the mixture has {channels} channel(s), the model takes {wanted}"
+            )
+        if wanted == 1 and mix.ndim == 2:
+            mix = mix[:, 0]
+        if wanted != 1 and mix.ndim == 1:
+            mix = mix[:, None]
+        if channels > 1 and not 0 <= self.ref_channel < channels:
+            raise PluginError(
+                f"ref_channel {self.ref_channel} is not one of the {channels} channels"
+            )
+        if len(mix) < self.enhancement.min_length:
+            raise PluginError(
+                f"a mixture of {len(mix)} samples is too short, the model needs "
+                f"{self.enhancement.min_length}"
+            )
+        return mix
+
+    def _waveforms(
+        self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Outputs (outputs, samples) of one mixture.
+
+        Args:
+            mix: (samples[, channels]), checked.
+            fs: samples a second.
+            others: what else the method reads.
+        """
+        deviation = self._deviation(mix)
+        if deviation is not None:
+            mix = mix / deviation
+        separate = functools.partial(self._separate, fs=fs, others=others)
+        segments = self.options.segments
+        if segments is not None and len(mix) > segments[0] * fs:
+            scale = self.options.normalize_segment_scale
+            made = in_segments(
+                separate, mix, fs, segments, self._reference if scale else None
+            )
+        else:
+            made = separate(mix)
+        if deviation is not None:
+            made = made * deviation[self.ref_channel if len(deviation) > 1 else 0]
+        if self.options.normalize_output_wav:
+            made = made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
+        return made
+
+    def _reference(self, mix: np.ndarray) -> np.ndarray:
+        # ESPnet takes sample ref_channel of every channel where there are several
+        # (enh_inference.py: speech_seg[:, self.ref_channel] is of axis 1, samples).
+        return mix if mix.ndim == 1 else mix[self.ref_channel]
+
+    def _deviation(self, mix: np.ndarray) -> np.ndarray | None:
+        """Standard deviation (1,) or (channels,), or None where it is left alone."""
+        if self.enhancement.variance is None:
+            return None
+        axis = 0 if self.enhancement.variance == "channel" else None
+        return np.atleast_1d(np.std(mix, axis=axis, ddof=1)).astype(np.float32)
+
+    def _separate(
+        self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Outputs (outputs, samples) of a mixture or a segment of one."""
+        inputs: dict[str, Any] = {"speech": mix, **others}
+        inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
+        analysis, synthesis = self.enhancement.analysis, self.enhancement.synthesis
+        if analysis is not None:
+            spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
+            inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
+        made = self._separation(inputs)
+        if synthesis is None:
+            return made
+        spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]
+        return stft.inverse(spectra, stft.at_rate(synthesis, fs), len(mix))
