@@ -67,6 +67,18 @@ class SVSExporter(SynthesisExporter):
         """Whether ESPnet's model is that of discrete tokens."""
         return getattr(self.args, "model_type", "svs") == "discrete_svs"
 
+    def check_options(self) -> Mapping[str, Any]:
+        """How many tokens a frame has."""
+        layers = getattr(self.model, "discrete_token_layers", 1)
+        return dict(discrete_token_layers=layers)
+
+    def waveform(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Give features, or tokens and F0, to ESPnet's vocoder."""
+        if not self.discrete:
+            return super().waveform(outputs)
+        layers = self.model.discrete_token_layers
+        return self.vocoder(outputs["feat_gen"].view(-1, layers), outputs["pitch"])
+
     @property
     def denormalized_by(self) -> torch.nn.Module | None:
         """ESPnet's ``GlobalMVN``; discrete tokens are never denormalized."""

@@ -42,7 +42,6 @@ class SynthesisExporter(ABC):
 
     Attributes:
         role: of its architectures, which is the name of ESPnet's module too.
-        check_options: decoding options of the parity check.
 
     Args:
         checkpoints: the files of the model.
@@ -52,7 +51,6 @@ class SynthesisExporter(ABC):
     """
 
     role: ClassVar[str]
-    check_options: ClassVar[Mapping[str, Any]] = {}
     #: Whether ESPnet makes waveforms of features without a vocoder's file.
     griffin_lim: ClassVar[bool] = False
 
@@ -114,6 +112,10 @@ class SynthesisExporter(ABC):
     def teacher_forcing(self) -> tuple[dict[str, TTSModule], Features]:
         """Graphs that only teacher forcing needs, and the search with all it needs."""
         return {}, self.wrapped.search
+
+    def check_options(self) -> Mapping[str, Any]:
+        """Decoding options of the parity check."""
+        return {}
 
     @property
     def denormalized_by(self) -> torch.nn.Module | None:
@@ -242,7 +244,7 @@ class SynthesisExporter(ABC):
             bundle,
             provider=device.provider,
             threads=device.threads,
-            **self.check_options,
+            **self.check_options(),
         )
         return check_synthesis(ours, self.infer, teacher)
 
@@ -253,6 +255,10 @@ class SynthesisExporter(ABC):
     def batch(self, inputs: Arguments) -> Mapping[str, np.ndarray]:
         """Arguments of ESPnet's model, of those of our class."""
         return inputs
+
+    def waveform(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Give the model's outputs to ESPnet's vocoder."""
+        return self.vocoder(outputs[self._reads])
 
     def made_up_voice(self, samples: int, seed: int) -> np.ndarray:
         """A voice that goes up and down, (samples,)."""
@@ -275,7 +281,7 @@ class SynthesisExporter(ABC):
         for f0 in seen:
             outputs["f0"] = f0.reshape(-1)
         if isinstance(self.vocoder, torch.nn.Module):
-            outputs["wav"] = self.vocoder(outputs[self._reads])
+            outputs["wav"] = self.waveform(outputs)
         if "wav" in outputs:
             outputs["wav"] = outputs["wav"].reshape(-1)
         return outputs

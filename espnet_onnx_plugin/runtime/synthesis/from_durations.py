@@ -68,7 +68,7 @@ class FromDurations:
         """Make the features of one utterance."""
         encoded = self._encode(inputs, options, noise)
         hidden: Mapping[str, np.ndarray] = encoded
-        if not options.use_teacher_forcing or not self._forces:
+        if not options.use_teacher_forcing or not self._forces_durations:
             lengths = self._predicted(encoded["duration"], inputs.durations, options)
         elif "alignment" in self._graphs:
             return self._aligned(encoded, inputs.tensors["feats"], noise)
@@ -96,12 +96,10 @@ class FromDurations:
         )
 
     @property
-    def _forces(self) -> bool:
-        """Whether teacher forcing changes anything."""
-        by_durations = "durations" in self._search.teacher_forcing
-        return by_durations or any(
-            r in self._graphs for r in ("alignment", "posterior")
-        )
+    def _forces_durations(self) -> bool:
+        """Whether teacher forcing has to do with durations."""
+        by_role = any(role in self._graphs for role in ("alignment", "posterior"))
+        return by_role or "durations" in self._search.teacher_forcing
 
     def _encode(
         self, inputs: ModelInputs, options: TtsOptions, noise: Noise
