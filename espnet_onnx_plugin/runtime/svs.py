@@ -10,6 +10,7 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.synthesis.described import score_of
 from espnet_onnx_plugin.runtime.synthesis.engine import Request, Synthesizer
 from espnet_onnx_plugin.runtime.synthesis.features import Synthesized
@@ -177,8 +178,16 @@ class SingingGenerate(Synthesizer):
         if "singing" in needed and "frontend" in self._graphs:
             tensors["speech"] = finite("singing", singing)
             tensors["feats"] = self._features_of_speech(tensors["speech"])
-        score = phones.tensors(score_of(self.bundle.manifest))
-        return Request(ModelInputs(score=score, **tensors), options)
+        tensors["score"] = phones.tensors(score_of(self.bundle.manifest))
+        if self._takes_durations:
+            tensors["durations"] = phones.duration_phn
+        return Request(ModelInputs(**tensors), options)
+
+    @property
+    def _takes_durations(self) -> bool:
+        """Whether durations of the label are sung, where there are some."""
+        release = conventions(self.bundle.manifest.espnet)
+        return self.search.model == "VISinger" and release.visinger_takes_durations
 
     def _acoustic(
         self,

@@ -22,7 +22,9 @@ from espnet_onnx_plugin.runtime.synthesis.inputs import Arguments
 #: Models that are left out, and why.
 _REFUSED = {
     "singing_tacotron": "ESPnet makes no waveform of its features, for it gives no "
-    "features with an attention to a vocoder"
+    "features with an attention to a vocoder",
+    "joint_score2wav": "ESPnet's releases cannot build it either, for their task gives "
+    "every model generator_params, which it does not take",
 }
 
 
@@ -95,11 +97,12 @@ class SVSExporter(SynthesisExporter):
         extract = model.pitch_extract
         unread = model.energy_extract is not None and "energy" not in known
         # Without durations, which ESPnet does not hand on, nothing is averaged.
-        if unread or getattr(extract, "use_token_averaged_f0", False):
+        averaged = getattr(extract, "use_token_averaged_f0", False)
+        reads_pitch = "pitch" in search.teacher_forcing
+        if unread or averaged or (reads_pitch and extract is None):
+            self.modules.pop("posterior", None)
             return {}, dataclasses.replace(search, teacher_forcing=())
-        if "pitch" in search.teacher_forcing:
-            if extract is None:
-                return {}, dataclasses.replace(search, teacher_forcing=())
+        if reads_pitch:
             pitch = pitch_settings(extract, model.pitch_normalize)
             return {}, dataclasses.replace(search, pitch=pitch)
         return {}, search

@@ -25,6 +25,7 @@ from espnet_onnx_plugin.export.layers.draws import (
 from espnet_onnx_plugin.export.layers.vocoder import context, find_vocoder
 from espnet_onnx_plugin.export.parity.synthesis import check_synthesis
 from espnet_onnx_plugin.export.parity.tolerance import Parity
+from espnet_onnx_plugin.export.patches import first_inputs
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.tts_text import refuse_text, write_tts_text
 from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
@@ -58,7 +59,9 @@ class SynthesisExporter(ABC):
         self.refuse(config)
         for role in (self.role, "feats_extract"):
             if config.get(role) is not None:
-                find(role, config[role]).needs()
+                arch = find(role, config[role])
+                arch.needs()
+                arch.check(config.get(f"{role}_conf") or {})
         refuse_text(config)
         if config.get("pitch_extract") == "dio":
             import_package("pyworld", "pitch_extract 'dio'", "pyworld")
@@ -195,6 +198,7 @@ class SynthesisExporter(ABC):
             reads=tuple(name for name, needed in reads.items() if needed),
             speakers=voice.spks,
             languages=voice.langs,
+            excitation=self.wrapped.excitation,
         )
 
     @property
@@ -272,7 +276,10 @@ class SynthesisExporter(ABC):
         torch.manual_seed(seed)
         given = self.batch(inputs).items()
         batch = {name: torch.from_numpy(value) for name, value in given}
-        outputs = self.model.inference(**batch, **options)
+        with first_inputs(self.wrapped.f0_reader) as seen:
+            outputs = self.model.inference(**batch, **options)
+        for f0 in seen:
+            outputs["f0"] = f0.reshape(-1)
         if isinstance(self.vocoder, torch.nn.Module):
             outputs["wav"] = self.waveform(outputs)
         if "wav" in outputs:
