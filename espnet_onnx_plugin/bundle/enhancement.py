@@ -71,6 +71,8 @@ class Enhancement:
         channels: how many the mixture must have; None: any number.
         ref_channel: the channel that the model's outputs stand for.
         min_length: the fewest samples that the model can take.
+        max_bins: the most frequencies that the model can take, where the transform
+            follows the rate of the input and there is a limit.
         method: what lies between analysis and synthesis.
         analysis: makes the ``spectrum`` that the graphs read; None: they read the
             waveform, ``speech``.
@@ -89,6 +91,7 @@ class Enhancement:
     ref_channel: int
     min_length: int
     method: Method
+    max_bins: int | None = None
     analysis: Stft | None = None
     synthesis: Stft | None = None
     variance: Literal["all", "channel"] | None = None

@@ -158,6 +158,7 @@ class EnhModules:
         method: how the runtime runs them.
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
+        max_bins: see :class:`~espnet_onnx_plugin.bundle.Enhancement`.
     """
 
     modules: Mapping[str, GraphModule]
@@ -165,6 +166,20 @@ class EnhModules:
     channels: int | None = 1
     method: Method = Direct()
     min_length: int = 1
+    max_bins: int | None = None
+
+
+def spectral(ends: Ends) -> Ends:
+    """The ends of a separator of spectra, as they come.
+
+    Raises:
+        PluginError: if they are not transforms.
+    """
+    if ends.analysis is None or ends.synthesis is None:
+        raise PluginError(
+            "this separator reads spectra: encoder and decoder have to be 'stft'"
+        )
+    return ends
 
 
 def direct(separator: torch.nn.Module, ends: Ends) -> EnhModules:
