@@ -171,6 +171,8 @@ class Enhancement:
         ref_channel: the channel that the model's outputs stand for; -1: the model
             weighs the channels itself.
         min_length: the fewest samples that the model can take.
+        max_bins: the most frequencies that the model can take, where the transform
+            follows the rate of the input and there is a limit.
         method: what lies between analysis and synthesis.
         analysis: makes the ``spectrum`` that the graphs read; None: they read the
             waveform, ``speech``.
@@ -190,6 +192,7 @@ class Enhancement:
     ref_channel: int
     min_length: int
     method: Method
+    max_bins: int | None = None
     analysis: Stft | None = None
     synthesis: Stft | None = None
     variance: Literal["all", "channel"] | None = None

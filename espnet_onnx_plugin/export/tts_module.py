@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
 from typing import Literal
 
 from espnet_onnx_plugin.bundle import Excitation

@@ -63,6 +63,7 @@ class EnhExporter:
             channels=wrapped.channels,
             ref_channel=model.ref_channel,
             min_length=max(wrapped.ends.min_length, wrapped.min_length),
+            max_bins=wrapped.max_bins,
             method=wrapped.method,
             analysis=wrapped.ends.analysis,
             synthesis=wrapped.ends.synthesis,

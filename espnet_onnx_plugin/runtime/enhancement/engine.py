@@ -138,11 +138,21 @@ class Separator(OpenedModel[EnhOptions]):
         return mix
 
     def _shortest(self, fs: int) -> int:
-        """The fewest samples that the model can take."""
+        """The fewest samples that the model can take.
+
+        Raises:
+            PluginError: if it cannot take this rate.
+        """
         analysis = self.enhancement.analysis
         if analysis is None or analysis.default_fs is None:
             return self.enhancement.min_length
-        return max(stft.at_rate(analysis, fs).shortest, 1)
+        analysis, most = stft.at_rate(analysis, fs), self.enhancement.max_bins
+        if analysis.hop_length < 1 or (most is not None and analysis.bins > most):
+            raise PluginError(
+                f"{fs} samples a second are not a rate that the model can take: "
+                "resample the mixture"
+            )
+        return analysis.shortest
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
