@@ -6,11 +6,13 @@ import torch
 from conftest import a_few
 from test_enh import espnet_class, exported
 
+from espnet_onnx_plugin.bundle import Enhancement
 from espnet_onnx_plugin.bundle.enhancement import Beamforming, Wpe
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enhancement.dereverberation import dereverberated
+from espnet_onnx_plugin.runtime.enhancement.inputs import made_up as made_up_mixtures
 from espnet_onnx_plugin.runtime.enhancement.spatial import Filters
 
 BINS, CHANNELS, FRAMES = 9, 3, 40
@@ -142,6 +144,16 @@ def test_unfit(attention):
         SeparateSpeech(bundle, ref_channel=3)(np.ones((1, 4000, 2), np.float32))
     with pytest.raises(PluginError, match="1 channel, of which .* 2 speakers"):
         SeparateSpeech(bundle)(np.ones((1, 4000), np.float32))
+
+
+def test_reference_beyond():
+    """A model of the fifth channel is checked with mixtures that have one."""
+    method = Beamforming(type="mvdr", noise_mask=True)
+    described = Enhancement(
+        outputs=1, channels=None, ref_channel=4, min_length=2, method=method
+    )
+    shapes = {mixture.speech_mix.shape[1] for _, mixture in made_up_mixtures(described)}
+    assert shapes == {5}
 
 
 @pytest.mark.parametrize("name", a_few(["souden", "unmasked"]))

@@ -43,7 +43,7 @@ def dereverberated(spectrum: np.ndarray, power: np.ndarray, wpe: Wpe) -> np.ndar
     past = delayed(spectrum, range(wpe.delay, wpe.delay + wpe.taps))
     first = wpe.delay + wpe.taps - 1  # the first frame whose past is whole
     seen, target = past[..., first:], spectrum[..., first:]
-    weighted = seen / np.maximum(power, 1e-10)[:, None, first:]
-    matrix = weighted.conj() @ seen.swapaxes(1, 2) + 1e-10 * np.eye(past.shape[1])
-    filters = np.linalg.solve(matrix, weighted.conj() @ target.swapaxes(1, 2))
+    weighted = seen.conj() / np.maximum(power, 1e-10)[:, None, first:]
+    matrix = weighted @ seen.swapaxes(1, 2) + 1e-10 * np.eye(past.shape[1])
+    filters = np.linalg.solve(matrix, weighted @ target.swapaxes(1, 2))
     return spectrum - filters.swapaxes(1, 2) @ past
