@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Direct
+from espnet_onnx_plugin.bundle.enhancement import Direct, KMeans, SoftKMeans
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
+from espnet_onnx_plugin.runtime.enhancement.clustering import ClusteredSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 from espnet_onnx_plugin.runtime.enhancement.segments import in_segments
@@ -34,6 +35,8 @@ class Separation(Protocol):
 #: What runs each method.
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
+    KMeans: ClusteredSeparation,
+    SoftKMeans: ClusteredSeparation,
 }
 
 
