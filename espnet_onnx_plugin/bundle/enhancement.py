@@ -132,8 +132,46 @@ class Beamforming:
     torchaudio: bool = False
 
 
-#: Each has a module of its name in runtime.enhancement.
-Method = Direct | Beamforming
+@dataclass(frozen=True, kw_only=True)
+class KMeans:
+    """Bins of a spectrum are clustered by what a graph makes of each.
+
+    ``embedding`` gives the embeddings of all bins, k-means the clusters, and
+    ``separator`` makes the outputs of the mixture and of masks.
+
+    Attributes:
+        clusters: how many.
+        masks: whether a bin belongs to one cluster, or to each by how alike its
+            embedding and the cluster's centre, an attractor, are.
+    """
+
+    kind: ClassVar[str] = "k_means"
+
+    clusters: int
+    masks: Literal["clusters", "attractors"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftKMeans:
+    """As :class:`KMeans`, but a bin belongs to each cluster by a weight.
+
+    Attributes:
+        clusters: how many.
+        alpha: how hard the borders of clusters are.
+        max_iteration: so many times the centres move, and twice more, at most.
+        threshold: squared distance by which centres move when they have settled.
+    """
+
+    kind: ClassVar[str] = "soft_k_means"
+
+    clusters: int
+    alpha: float
+    max_iteration: int
+    threshold: float
+
+
+#: Modules of runtime.enhancement run each.
+Method = Direct | Beamforming | KMeans | SoftKMeans
 
 
 @dataclass(frozen=True, kw_only=True)

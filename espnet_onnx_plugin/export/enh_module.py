@@ -132,6 +132,8 @@ class EnhModule(GraphModule):
         channels: how many it takes; 1: no axis of channels, None: any number.
     """
 
+    sizes = dict(samples=2111, frames=53, channels=3)
+
     def __init__(
         self, separator: torch.nn.Module, ends: Ends, channels: int | None = 1
     ):
@@ -139,7 +141,6 @@ class EnhModule(GraphModule):
         self.separator, self.ends = separator, ends
         self.inputs = ends.inputs(channels)
         self.outputs = ends.outputs(separator.num_spk)
-        self.sizes = dict(samples=2111, frames=53, channels=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         features, lengths = self.ends.features(x)

@@ -10,12 +10,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Beamforming, Direct
+from espnet_onnx_plugin.bundle.enhancement import (
+    Beamforming,
+    Direct,
+    KMeans,
+    SoftKMeans,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
 from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
+from espnet_onnx_plugin.runtime.enhancement.clustering import ClusteredSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
@@ -41,6 +47,8 @@ Separate = Callable[[np.ndarray], np.ndarray]
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
     Beamforming: BeamformingSeparation,
+    KMeans: ClusteredSeparation,
+    SoftKMeans: ClusteredSeparation,
 }
 
 
