@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from espnet_onnx_plugin.bundle import Excitation
 from espnet_onnx_plugin.bundle.search import Features
 from espnet_onnx_plugin.export.graph import GraphModule
