@@ -252,7 +252,7 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     model = build(task, config)
     for layer, module in model.named_modules():
         if layer.endswith("duration_predictor.linear"):
-            module.bias.data += 1  # or most last no time
+            module.bias.data += 1.5  # or most last no time
         if layer.endswith("duration_predictor.proj"):  # in seconds, or most last many
             module.weight.data *= 0.01
             module.bias.data.fill_(0.005)

@@ -99,6 +99,8 @@ def sing(ours, theirs, given, seed=0, **call):
     given = {**given, "text": {k: tuple(v) for k, v in given["text"].items()}}
     if isinstance(given["text"].get("text"), tuple):
         given["text"]["text"] = " ".join(given["text"]["text"])
+    if "discrete_token" in given:
+        given["discrete_token"] = torch.from_numpy(given["discrete_token"])
     return made, theirs(**given, **call)
 
 
@@ -416,7 +418,7 @@ def test_an_option_that_cannot_be_met_is_refused(options, message, exported):
 
 
 def test_teacher_forcing_that_espnet_cannot_do_is_refused(tmp_path):
-    energy = dict(fs=RATE, n_fft=64, hop_length=8)
+    energy = dict(fs=RATE, n_fft=64, hop_length=8, use_token_averaged_energy=False)
     choices = dict(energy_extract="energy", energy_extract_conf=energy)
     files = save_svs("naive_rnn", "add", tmp_path, **choices)
     checkpoints = Checkpoints(files["config"], files["file"])

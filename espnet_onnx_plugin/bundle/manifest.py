@@ -287,7 +287,6 @@ class Synthesis:
         speakers, languages: how many ids of each it knows, from 0 on; None where it
             reads none, or in bundles of before this was noted.
         score: what it reads of a score; None where it speaks.
-        token_layers: discrete tokens of a frame, of a model that makes such.
     """
 
     sampling_rate: int | None
@@ -300,7 +299,6 @@ class Synthesis:
     languages: int | None = None
     excitation: Excitation | None = None
     score: ScoreInputs | None = None
-    token_layers: int | None = None
 
 
 @dataclass(frozen=True)
