@@ -159,6 +159,7 @@ class EnhModules:
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
         stream: how they work through a stream; None: they cannot.
+        max_bins: see :class:`~espnet_onnx_plugin.bundle.Enhancement`.
     """
 
     modules: Mapping[str, GraphModule]
@@ -167,6 +168,20 @@ class EnhModules:
     method: Method = Direct()
     min_length: int = 1
     stream: FrameStream | None = None
+    max_bins: int | None = None
+
+
+def spectral(ends: Ends) -> Ends:
+    """The ends of a separator of spectra, as they come.
+
+    Raises:
+        PluginError: if they are not transforms.
+    """
+    if ends.analysis is None or ends.synthesis is None:
+        raise PluginError(
+            "this separator reads spectra: encoder and decoder have to be 'stft'"
+        )
+    return ends
 
 
 def direct(separator: torch.nn.Module, ends: Ends) -> EnhModules:

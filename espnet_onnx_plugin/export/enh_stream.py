@@ -15,7 +15,7 @@ import torch
 
 from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.bundle.enhancement import FrameStream
-from espnet_onnx_plugin.export.enh_module import EnhModules, Ends
+from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
 from espnet_onnx_plugin.export.graph import GraphModule
 
 logger = logging.getLogger(__name__)

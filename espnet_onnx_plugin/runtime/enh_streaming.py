@@ -55,7 +55,7 @@ class SeparateSpeechStreaming(OpenedModel[EnhStreamingOptions]):
         self.ref_channel = self.enhancement.ref_channel
         if self._options.ref_channel is not None:
             self.ref_channel = self._options.ref_channel
-        self.reset()
+        self.streaming_states: list[FrameState] | None = None
 
     @property
     def latency(self) -> int:
@@ -191,4 +191,4 @@ class SeparateSpeechStreaming(OpenedModel[EnhStreamingOptions]):
 
     def reset(self) -> None:
         """Forget the frames before; what comes next are other mixtures."""
-        self.streaming_states: list[FrameState] | None = None
+        self.streaming_states = None

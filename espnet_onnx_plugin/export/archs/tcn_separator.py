@@ -11,10 +11,11 @@ import torch
 from torch_complex.tensor import ComplexTensor
 
 from espnet_onnx_plugin.bundle import State
-from espnet_onnx_plugin.export.enh_module import EnhModules, Ends, direct
+from espnet_onnx_plugin.export.enh_module import Ends, EnhModules, direct
 from espnet_onnx_plugin.export.enh_stream import SeparatorStep, streamed
 from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
+
 
 class _History(SeparatorStep):
     """Causal convolutions that keep the frames they look back to.

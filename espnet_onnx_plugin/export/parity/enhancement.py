@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,11 @@ from espnet_onnx_plugin.export.enh_stream import STEP
 from espnet_onnx_plugin.export.parity.tolerance import Parity, require
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
-from espnet_onnx_plugin.runtime.enhancement.inputs import LENGTHS, made_up
+from espnet_onnx_plugin.runtime.enhancement.inputs import LENGTHS, Mixture, made_up
+from espnet_onnx_plugin.runtime.enhancement.stft import at_rate
+
+#: Sampling rate of made-up mixtures, which is what ESPnet's class takes them for.
+RATE = 8000
 
 #: Waveforms (utterances, samples) of each output, of arguments of ESPnet's class.
 Separate = Callable[..., Sequence[Any]]
@@ -31,8 +36,8 @@ def check_enhancement(
             take one of the longer mixtures.
     """
     worst, skipped = 0.0, []
-    for what, mixture in made_up(described):
-        given = mixture.arguments()
+    for what, mixture, fs in _at_rates(described):
+        given = {**mixture.arguments(), "fs": fs}
         try:
             expected = [np.asarray(wave) for wave in espnet(**given)]
         except (RuntimeError, AssertionError, IndexError, ValueError) as e:
@@ -43,10 +48,25 @@ def check_enhancement(
                 )
             skipped.append(f"{what}: ESPnet cannot take it: {reason}")
             continue
-        for ours, theirs in zip(separate(**given), expected, strict=True):
-            figure = difference(ours, theirs)
-            worst = max(worst, require("separator", what, figure, WAVEFORM_TOLERANCE))
+        figure = _furthest(separate(**given), expected)
+        if figure > WAVEFORM_TOLERANCE and len(mixture.speech_mix) < LENGTHS[-1]:
+            louder = mixture.speech_mix * np.float32(1 + 1e-6)
+            louder = replace(mixture, speech_mix=louder)
+            again = espnet(**louder.arguments(), fs=fs)
+            shaken = _furthest([np.asarray(wave) for wave in again], expected)
+            if shaken > WAVEFORM_TOLERANCE:  # filters of fewer frames than unknowns
+                skipped.append(
+                    f"{what}: ESPnet's own result changes by {shaken:.0e} of its scale "
+                    "when the mixture is 1e-6 louder"
+                )
+                continue
+        worst = max(worst, require("separator", what, figure, WAVEFORM_TOLERANCE))
     return Parity({"waveforms": worst}, skipped)
+
+
+def _furthest(made: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest difference of an output."""
+    return max(difference(*pair) for pair in zip(made, expected, strict=True))
 
 
 def separate_frames(model: Any, mix: Any) -> list[np.ndarray]:
@@ -108,3 +128,18 @@ def check_stream(
 def _noise(samples: int) -> np.ndarray:
     random = np.random.default_rng(samples)
     return 0.1 * random.standard_normal(samples).astype(np.float32)
+
+
+def _at_rates(described: Enhancement) -> Iterator[tuple[str, Mixture, int]]:
+    """Made-up mixtures, at several rates where the transform follows them."""
+    for what, mixture in made_up(described):
+        yield what, mixture, RATE
+    analysis = described.analysis
+    if analysis is None or analysis.default_fs is None:
+        return
+    for fs in sorted({11025, 16000, 48000, analysis.default_fs} - {RATE}):
+        if (described.max_bins or np.inf) < at_rate(analysis, fs).bins:
+            continue
+        for what, mixture in made_up(described):
+            if len(mixture.speech_mix) >= LENGTHS[1]:
+                yield f"{what} at {fs} Hz", mixture, fs

@@ -17,8 +17,9 @@ from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
 from espnet_onnx_plugin.runtime.io.data import Source
 
-#: Separators whose transform ESPnet gives the sampling rate of the input.
-_FOLLOW_RATE = ("bsrnn", "uses", "uses2", "tfgridnetv3")
+#: Separators whose transform ESPnet's ``SeparateSpeech`` gives the sampling rate of the
+#: input: uses2 is not among them.
+_FOLLOW_RATE = ("bsrnn", "uses", "tfgridnetv3")
 
 
 class EnhExporter:
@@ -62,6 +63,7 @@ class EnhExporter:
             channels=wrapped.channels,
             ref_channel=model.ref_channel,
             min_length=max(wrapped.ends.min_length, wrapped.min_length),
+            max_bins=wrapped.max_bins,
             method=wrapped.method,
             analysis=wrapped.ends.analysis,
             synthesis=wrapped.ends.synthesis,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Direct
+from espnet_onnx_plugin.bundle.enhancement import Beamforming, Direct
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
+from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
@@ -38,6 +40,7 @@ Separate = Callable[[np.ndarray], np.ndarray]
 #: What runs each method.
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
+    Beamforming: BeamformingSeparation,
 }
 
 
@@ -94,6 +97,7 @@ class Separator(OpenedModel[EnhOptions]):
     Attributes:
         num_spk: how many waveforms it makes of a mixture.
         ref_channel: the channel that they stand for.
+        seconds: of the newest call, by part: separator, which is what the method does.
     """
 
     options_class: type[EnhOptions] = EnhOptions
@@ -107,31 +111,53 @@ class Separator(OpenedModel[EnhOptions]):
             self.ref_channel = self.options.ref_channel
         method = _METHODS[type(self.enhancement.method)]
         self._separation = method(self.bundle, self.device)
+        self.seconds = {"separator": 0.0}
 
-    def check(self, mix: np.ndarray) -> np.ndarray:
+    def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
+
+        Args:
+            mix: (samples[, channels]).
+            fs: samples a second.
 
         Raises:
             PluginError: if the model cannot take it.
         """
-        return self._long_enough(self._read(mix))
+        return self._long_enough(self._read(mix), fs)
 
     def _read(self, mix: np.ndarray) -> np.ndarray:
         mix = read_by(self.enhancement, mix)
         channels = 1 if mix.ndim == 1 else mix.shape[1]
-        if channels > 1 and not 0 <= self.ref_channel < channels:
+        if channels > 1 and not -channels <= self.ref_channel < channels:
             raise PluginError(
                 f"ref_channel {self.ref_channel} is not one of the {channels} channels"
             )
         return mix
 
-    def _long_enough(self, mix: np.ndarray) -> np.ndarray:
-        if len(mix) < self.enhancement.min_length:
+    def _long_enough(self, mix: np.ndarray, fs: int) -> np.ndarray:
+        if len(mix) < self._shortest(fs):
             raise PluginError(
                 f"a mixture of {len(mix)} samples is too short, the model needs "
-                f"{self.enhancement.min_length}"
+                f"{self._shortest(fs)}"
             )
         return mix
+
+    def _shortest(self, fs: int) -> int:
+        """The fewest samples that the model can take.
+
+        Raises:
+            PluginError: if it cannot take this rate.
+        """
+        analysis = self.enhancement.analysis
+        if analysis is None or analysis.default_fs is None:
+            return self.enhancement.min_length
+        analysis, most = stft.at_rate(analysis, fs), self.enhancement.max_bins
+        if analysis.hop_length < 1 or (most is not None and analysis.bins > most):
+            raise PluginError(
+                f"{fs} samples a second are not a rate that the model can take: "
+                "resample the mixture"
+            )
+        return analysis.shortest
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
@@ -143,6 +169,7 @@ class Separator(OpenedModel[EnhOptions]):
             fs: samples a second.
             others: what else the method reads.
         """
+        self.seconds = {"separator": 0.0}
         separate = functools.partial(self._separate, fs=fs, others=others)
         if self.options.segments is not None:
             separate = functools.partial(self._in_segments, separate, fs)
@@ -172,7 +199,7 @@ class Separator(OpenedModel[EnhOptions]):
         separate = functools.partial(self._separate, fs=fs, others={})
 
         def segment(mix: np.ndarray) -> np.ndarray:
-            return self._levelled(separate, self._long_enough(mix))
+            return self._levelled(separate, self._long_enough(mix, fs))
 
         begin = functools.partial(self._stitching, segment, fs)
         return MixtureStream(
@@ -220,7 +247,9 @@ class Separator(OpenedModel[EnhOptions]):
         if analysis is not None:
             spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
             inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
+        start = time.perf_counter()
         made = self._separation(inputs)
+        self.seconds["separator"] += time.perf_counter() - start
         if synthesis is None:
             return made
         spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]
