@@ -136,8 +136,8 @@ def _framing(ends: Ends) -> FrameStream | str:
         framing = FrameStream(frame_size=size, hop_length=hop)
     elif analysis is None or analysis != synthesis:
         return "its encoder and decoder have other frames"
-    elif analysis.window is None or analysis.n_fft % 2:
-        return "ESPnet's frames need a window and an even n_fft"
+    elif analysis.window is None or analysis.n_fft % 2 or not analysis.onesided:
+        return "ESPnet's frames need a window, an even n_fft and onesided spectra"
     else:
         size = analysis.win_length
         centered = analysis.center and size % 2 == 0

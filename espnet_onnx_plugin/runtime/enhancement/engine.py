@@ -91,6 +91,11 @@ def read_by(described: Enhancement, mix: np.ndarray) -> np.ndarray:
     return mix[:, None] if wanted != 1 and mix.ndim == 1 else mix
 
 
+def to_peak(made: np.ndarray) -> np.ndarray:
+    """Outputs (outputs, samples), each brought to a peak of 0.9, as ESPnet does."""
+    return made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
+
+
 class Separator(OpenedModel[EnhOptions]):
     """A bundle's model. A task's class makes it a drop-in for ESPnet's.
 
@@ -178,7 +183,7 @@ class Separator(OpenedModel[EnhOptions]):
             separate = functools.partial(self._in_segments, separate, fs)
         made = self._levelled(separate, mix)
         if self.options.normalize_output_wav:
-            made = made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
+            made = to_peak(made)
         return made
 
     def stream(self, fs: int = 8000, scale: float = 1.0) -> MixtureStream:

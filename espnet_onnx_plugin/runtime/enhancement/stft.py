@@ -93,10 +93,8 @@ def frames_of(spectrum: np.ndarray, stft: Stft) -> np.ndarray:
     real = np.zeros(0, spectrum.dtype).real.dtype
     if stft.normalized:
         spectrum = spectrum * np.sqrt(real.type(stft.n_fft))
-    if stft.onesided:
-        frames = np.fft.irfft(spectrum, stft.n_fft)
-    else:
-        frames = np.fft.ifft(spectrum).real
+    # Of both halves torch takes the first.
+    frames = np.fft.irfft(spectrum[..., : stft.n_fft // 2 + 1], stft.n_fft)
     return frames * window_of(stft).astype(real)
 
 
