@@ -139,6 +139,14 @@ _ROWS = (
         vocoder=True,
     ),
     Task(
+        "svs",  # with svs.sh --svs_task gan_svs too
+        Door("svs_inference", "svs", "SingingGenerate"),
+        exporter="svs.SVSExporter",
+        gives="speech",
+        evaluator="synthesis.SynthesisEvaluator",
+        vocoder=True,
+    ),
+    Task(
         "enh",
         Door("enh_inference", "enh", "SeparateSpeech"),
         exporter="enh.EnhExporter",

@@ -58,8 +58,82 @@ class Direct:
     kind: ClassVar[str] = "direct"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wpe:
+    """Dereverberation by weighted prediction errors, as ``DNN_WPE`` of ESPnet.
+
+    The graph ``dereverberation_masks``, where there is one, says how much of a mixture
+    is to be kept.
+
+    Attributes:
+        taps, delay: frames that a frame is predicted from, and how far back they end.
+        iterations: how often, each time by the powers of what came out.
+    """
+
+    taps: int
+    delay: int
+    iterations: int
+
+
+#: Beamformers by ESPnet's name; ``souden`` is the solution of M. Souden et al.
+BeamformerType = Literal[
+    "mvdr",
+    "mvdr_souden",
+    "mpdr",
+    "mpdr_souden",
+    "wmpdr",
+    "wmpdr_souden",
+    "wpd",
+    "wpd_souden",
+    "mwf",
+    "wmwf",
+    "sdw_mwf",
+    "r1mwf",
+    "lcmv",
+    "lcmp",
+    "wlcmp",
+    "gev",
+    "gev_ban",
+    "mvdr_tfs",
+    "mvdr_tfs_souden",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beamforming:
+    """A spatial filter for each speaker, as ``DNN_Beamformer`` of ESPnet.
+
+    The graph ``masks`` says what is speech of each and, last, what is noise; the graph
+    ``reference`` weighs the channels where none is chosen. The filters are computed of
+    spectra and masks outside the graphs. A mixture of one channel is dereverberated
+    only.
+
+    Attributes:
+        type: which filter.
+        noise_mask: whether there is a mask of noise.
+        wpe: how the mixture is dereverberated before, or None.
+        iterations: of the power method, for relative transfer functions.
+        taps, delay: frames that WPD predicts from, and how far back they end.
+        loading: share of its trace that is added to the diagonal of a matrix before it
+            is inverted; None: nothing is.
+        torchaudio: whether ESPnet takes torchaudio's functions, which load more of the
+            matrices.
+    """
+
+    kind: ClassVar[str] = "beamforming"
+
+    type: BeamformerType
+    noise_mask: bool
+    wpe: Wpe | None = None
+    iterations: int = 2
+    taps: int = 5
+    delay: int = 3
+    loading: float | None = 1e-7
+    torchaudio: bool = False
+
+
 #: Each has a module of its name in runtime.enhancement.
-Method = Direct
+Method = Direct | Beamforming
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +143,8 @@ class Enhancement:
     Attributes:
         outputs: how many: speakers, or 1.
         channels: how many the mixture must have; None: any number.
-        ref_channel: the channel that the model's outputs stand for.
+        ref_channel: the channel that the model's outputs stand for; -1: the model
+            weighs the channels itself.
         min_length: the fewest samples that the model can take.
         method: what lies between analysis and synthesis.
         analysis: makes the ``spectrum`` that the graphs read; None: they read the

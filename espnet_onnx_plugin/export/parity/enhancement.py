@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,21 @@ def check_enhancement(
                 )
             skipped.append(f"{what}: ESPnet cannot take it: {reason}")
             continue
-        for ours, theirs in zip(separate(**given), expected, strict=True):
-            figure = difference(ours, theirs)
-            worst = max(worst, require("separator", what, figure, WAVEFORM_TOLERANCE))
+        figure = _furthest(separate(**given), expected)
+        if figure > WAVEFORM_TOLERANCE and len(mixture.speech_mix) < LENGTHS[0]:
+            louder = mixture.speech_mix * np.float32(1 + 1e-6)
+            again = espnet(**replace(mixture, speech_mix=louder).arguments())
+            shaken = _furthest([np.asarray(wave) for wave in again], expected)
+            if shaken > WAVEFORM_TOLERANCE:  # filters of fewer frames than unknowns
+                skipped.append(
+                    f"{what}: ESPnet's own result changes by {shaken:.0e} of its scale "
+                    "when the mixture is 1e-6 louder"
+                )
+                continue
+        worst = max(worst, require("separator", what, figure, WAVEFORM_TOLERANCE))
     return Parity({"waveforms": worst}, skipped)
+
+
+def _furthest(made: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest difference of an output."""
+    return max(difference(*pair) for pair in zip(made, expected, strict=True))

@@ -16,8 +16,9 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.io.data import Source
 
-#: Separators whose transform ESPnet gives the sampling rate of the input.
-_FOLLOW_RATE = ("bsrnn", "uses", "uses2", "tfgridnetv3")
+#: Separators whose transform ESPnet's ``SeparateSpeech`` gives the sampling rate of the
+#: input: uses2 is not among them.
+_FOLLOW_RATE = ("bsrnn", "uses", "tfgridnetv3")
 
 
 class EnhExporter:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Direct
+from espnet_onnx_plugin.bundle.enhancement import Beamforming, Direct
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
+from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 from espnet_onnx_plugin.runtime.enhancement.segments import in_segments
@@ -34,6 +36,7 @@ class Separation(Protocol):
 #: What runs each method.
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
+    Beamforming: BeamformingSeparation,
 }
 
 
@@ -59,6 +62,7 @@ class Separator(OpenedModel[EnhOptions]):
     Attributes:
         num_spk: how many waveforms it makes of a mixture.
         ref_channel: the channel that they stand for.
+        seconds: of the newest call, by part: separator, which is what the method does.
     """
 
     options_class: type[EnhOptions] = EnhOptions
@@ -72,9 +76,14 @@ class Separator(OpenedModel[EnhOptions]):
             self.ref_channel = self.options.ref_channel
         method = _METHODS[type(self.enhancement.method)]
         self._separation = method(self.bundle, self.device)
+        self.seconds: dict[str, float] = {}
 
-    def check(self, mix: np.ndarray) -> np.ndarray:
+    def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
+
+        Args:
+            mix: (samples[, channels]).
+            fs: samples a second.
 
         Raises:
             PluginError: if the model cannot take it.
@@ -94,16 +103,23 @@ class Separator(OpenedModel[EnhOptions]):
             mix = mix[:, 0]
         if wanted != 1 and mix.ndim == 1:
             mix = mix[:, None]
-        if channels > 1 and not 0 <= self.ref_channel < channels:
+        if channels > 1 and not -channels <= self.ref_channel < channels:
             raise PluginError(
                 f"ref_channel {self.ref_channel} is not one of the {channels} channels"
             )
-        if len(mix) < self.enhancement.min_length:
+        if len(mix) < self._shortest(fs):
             raise PluginError(
                 f"a mixture of {len(mix)} samples is too short, the model needs "
-                f"{self.enhancement.min_length}"
+                f"{self._shortest(fs)}"
             )
         return mix
+
+    def _shortest(self, fs: int) -> int:
+        """The fewest samples that the model can take."""
+        analysis = self.enhancement.analysis
+        if analysis is None or analysis.default_fs is None:
+            return self.enhancement.min_length
+        return max(stft.at_rate(analysis, fs).shortest, 1)
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
@@ -115,6 +131,7 @@ class Separator(OpenedModel[EnhOptions]):
             fs: samples a second.
             others: what else the method reads.
         """
+        self.seconds = {"separator": 0.0}
         deviation = self._deviation(mix)
         if deviation is not None:
             mix = mix / deviation
@@ -155,7 +172,9 @@ class Separator(OpenedModel[EnhOptions]):
         if analysis is not None:
             spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
             inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
+        start = time.perf_counter()
         made = self._separation(inputs)
+        self.seconds["separator"] += time.perf_counter() - start
         if synthesis is None:
             return made
         spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]

@@ -1,0 +1,229 @@
+"""Singing voice synthesis: the bundles of task svs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle.search import Durations
+from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.synthesis.described import score_of
+from espnet_onnx_plugin.runtime.synthesis.engine import Request, Synthesizer
+from espnet_onnx_plugin.runtime.synthesis.features import Synthesized
+from espnet_onnx_plugin.runtime.synthesis.model_inputs import (
+    Given,
+    ModelInputs,
+    condition,
+    finite,
+    token_ids,
+    whole_numbers,
+)
+from espnet_onnx_plugin.runtime.synthesis.options import SvsOptions
+from espnet_onnx_plugin.runtime.synthesis.score import (
+    Label,
+    Phones,
+    label_of_song,
+    phones_of_song,
+    score_of_song,
+)
+from espnet_onnx_plugin.runtime.synthesis.songs import Songs
+from espnet_onnx_plugin.runtime.synthesis.teacher_forcing import pitch_of_song
+
+#: Outputs that ESPnet gives of a song, where a model makes them.
+_OUTPUTS = ("feat_gen", "feat_gen_denorm", "pitch", "logits")
+
+#: Outputs that ESPnet's features come with, and that are None.
+_NO_ATTENTION = ("prob", "att_w")
+
+#: Arguments that are numbers of a song's phones.
+_OF_PHONES = tuple(field.name for field in dataclasses.fields(Phones))
+
+
+class SingingGenerate(Synthesizer):
+    """A bundle's model and vocoder, as ``espnet2.bin.svs_inference.SingingGenerate``.
+
+    Arguments and attributes are those of
+    :class:`~espnet_onnx_plugin.runtime.synthesis.engine.Synthesizer`, the options those
+    of :class:`~espnet_onnx_plugin.runtime.synthesis.options.SvsOptions`.
+    """
+
+    task = "svs"
+    options_class = SvsOptions
+    data = Songs
+
+    def phones(self, song: Mapping[str, Any]) -> Phones:
+        """Numbers of a song's phones, as ESPnet's preprocessor has them.
+
+        Args:
+            song: score (a tempo and notes: start, end, syllable, midi, phones), and
+                label (times (phones, 2) and phones) or text, as a string or token ids.
+
+        Raises:
+            PluginError: if score and label or text are not of one song.
+        """
+        if "score" not in song or not {"label", "text"} & set(song):
+            raise PluginError("a song needs score, and label or text")
+        score = score_of_song(song["score"])
+        read = score_of(self.bundle.manifest)
+        if "label" not in song:
+            return phones_of_song(score, None, self._ids(song["text"]), read)
+        times, names = label_of_song(song["label"])
+        cleaned = self.converter.clean(" ".join(names)).split(" ")
+        label = label_of_song(Label(times, cleaned))
+        return phones_of_song(score, label, self.converter.tokens2ids, read)
+
+    def _ids(self, text: Any) -> np.ndarray:
+        """Token ids (phones,) of a text, or of such."""
+        if isinstance(text, (list, tuple)) and all(isinstance(t, str) for t in text):
+            text = " ".join(text)
+        ids = self.converter.text2ids(text) if isinstance(text, str) else text
+        return token_ids(ids, len(self.converter.token_list))
+
+    def prepare(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs of a song, with numbers of its phones.
+
+        Args, raises: as of the base class.
+        """
+        phones = self.phones(inputs["text"])
+        return {**inputs, "text": phones.label, **vars(phones)}
+
+    def __call__(
+        self,
+        text: Mapping[str, Any] | np.ndarray,
+        singing: np.ndarray | None = None,
+        label: np.ndarray | None = None,
+        midi: np.ndarray | None = None,
+        duration_phn: np.ndarray | None = None,
+        duration_ruled_phn: np.ndarray | None = None,
+        duration_syb: np.ndarray | None = None,
+        phn_cnt: np.ndarray | None = None,
+        slur: np.ndarray | None = None,
+        pitch: np.ndarray | None = None,
+        energy: np.ndarray | None = None,
+        spembs: np.ndarray | None = None,
+        sids: np.ndarray | None = None,
+        lids: np.ndarray | None = None,
+        discrete_token: np.ndarray | None = None,
+        decode_conf: Mapping[str, Any] | None = None,
+        **unread: Any,
+    ) -> dict[str, Any]:
+        """Synthesize one song.
+
+        Args:
+            text: a song, see :meth:`phones`; or token ids (phones,), which no model
+                reads, with the other numbers of the phones.
+            singing: (samples,) in the model's sampling rate, for teacher forcing.
+            label, midi, duration_phn, duration_ruled_phn, duration_syb, slur: numbers
+                of each phone (phones,), see :class:`.score.Phones`.
+            phn_cnt: how many phones each note has (notes,).
+            pitch, energy: not read, as models make them of ``singing``.
+            spembs: the singer's embedding (dim,).
+            sids, lids: ids of singer and language (1,).
+            discrete_token: tokens of the singing (frames * layers,).
+            decode_conf: options that differ from the object's, for this call.
+            unread: other arguments of ESPnet's, which change nothing.
+
+        Returns:
+            By name what ESPnet gives, as arrays: wav (samples,) where there is a
+            vocoder or the model makes it, feat_gen and feat_gen_denorm (frames, dim),
+            pitch (frames,) and logits (1, frames, tokens), each where the model has
+            it; prob, att_w, duration and focus_rate are None.
+
+        Raises:
+            RuntimeError: if something that the model reads is not given, as in ESPnet.
+            PluginError: if it cannot be used.
+        """
+        numbers = dict(
+            label=label,
+            midi=midi,
+            duration_phn=duration_phn,
+            duration_ruled_phn=duration_ruled_phn,
+            duration_syb=duration_syb,
+            phn_cnt=phn_cnt,
+            slur=slur,
+        )
+        voice = dict(spembs=spembs, sids=sids, lids=lids)
+        return self._synthesize(
+            text, singing, discrete_token, decode_conf, voice=voice, numbers=numbers
+        )
+
+    def _request(
+        self,
+        text: Mapping[str, Any] | Given,
+        singing: Given,
+        discrete_token: Given,
+        decode_conf: Mapping[str, Any] | None,
+        voice: Mapping[str, Given],
+        numbers: Mapping[str, Given],
+    ) -> Request:
+        """Check the arguments of :meth:`__call__`."""
+        options = self._call_options(decode_conf)
+        needed = self._needed(options)
+        for name, value in {**voice, "discrete_token": discrete_token}.items():
+            if name in needed and value is None:
+                raise RuntimeError(f"Missing required argument: '{name}'")
+        if "singing" in needed and singing is None:
+            raise RuntimeError("missing required argument: 'singing'")
+        phones = self.phones(text) if isinstance(text, Mapping) else _phones(numbers)
+        tensors: dict[str, Any] = {}
+        for name, value in voice.items():
+            if name in needed:
+                tensors[name] = condition(self.bundle.manifest, name, value)
+        if "singing" in needed and "frontend" in self._graphs:
+            tensors["speech"] = finite("singing", singing)
+            tensors["feats"] = self._features_of_speech(tensors["speech"])
+        score = phones.tensors(score_of(self.bundle.manifest))
+        return Request(ModelInputs(score=score, **tensors), options)
+
+    def _acoustic(
+        self,
+        text: Any,
+        singing: Given,
+        discrete_token: Given,
+        *others: Any,
+        **more: Any,
+    ) -> Synthesized:
+        """Features of one song; of tokens, in teacher forcing, those of the singing."""
+        made = super()._acoustic(text, singing, discrete_token, *others, **more)
+        conf: Mapping[str, Any] | None = others[0]
+        if not self._call_options(conf).use_teacher_forcing or made.logits is None:
+            return made
+        tokens = whole_numbers("discrete_token", discrete_token)
+        frames = len(tokens) // (self.synthesis.token_layers or 1)
+        assert isinstance(self.search, Durations) and self.search.pitch is not None
+        pitch = pitch_of_song(finite("singing", singing), frames, self.search.pitch)
+        return dataclasses.replace(made, feat_gen=tokens[:, None], pitch=pitch)
+
+    def _outputs(self, made: Synthesized) -> dict[str, Any]:
+        """ESPnet's outputs: no model has an attention."""
+        values = {name: getattr(made, name) for name in _OUTPUTS}
+        outputs: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
+        if "feat_gen" in outputs:
+            outputs.update(dict.fromkeys(_NO_ATTENTION))
+        return {**outputs, "duration": None, "focus_rate": None}
+
+    def audio_seconds(self, made: Mapping[str, Any]) -> float:
+        """Duration of what was made; of features, that of their frames."""
+        if "wav" in made and self.fs is not None:
+            return len(made["wav"]) / self.fs
+        read = score_of(self.bundle.manifest)
+        return len(made["feat_gen"]) * read.hop_length / read.fs
+
+
+def _phones(given: Mapping[str, Given]) -> Phones:
+    """Numbers of a song's phones that were given one by one.
+
+    Raises:
+        RuntimeError: if one is not given.
+        PluginError: if one is not integers.
+    """
+    numbers: dict[str, Any] = {"duration_phn": None}
+    for name in _OF_PHONES:
+        if given.get(name) is not None:
+            numbers[name] = whole_numbers(name, given[name])
+        elif name != "duration_phn":
+            raise RuntimeError(f"Missing required argument: '{name}'")
+    return Phones(**numbers)
