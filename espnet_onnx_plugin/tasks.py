@@ -143,6 +143,7 @@ _ROWS = (
         Door("svs_inference", "svs", "SingingGenerate"),
         exporter="svs.SVSExporter",
         gives="speech",
+        audio="",
         evaluator="synthesis.SynthesisEvaluator",
         vocoder=True,
     ),
