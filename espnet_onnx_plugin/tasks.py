@@ -151,6 +151,9 @@ _ROWS = (
         "enh",
         Door("enh_inference", "enh", "SeparateSpeech"),
         exporter="enh.EnhExporter",
+        others=(
+            Door("enh_inference_streaming", "enh_streaming", "SeparateSpeechStreaming"),
+        ),
         gives="speech",
         audio="speech_mix",
         evaluator="separation.SeparationEvaluator",

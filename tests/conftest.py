@@ -244,13 +244,20 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     if config["svs_conf"].get("use_discrete_token"):
         config.update(model_type="discrete_svs", nclusters=12)
         config.update(discrete_token_layers=2 if name == "layers" else 1)
+    if arch in ("toksing", "vits"):
         pitch = dict(fs=RATE, n_fft=64, hop_length=8, use_token_averaged_f0=False)
+        pitch.update(use_log_f0=arch == "toksing")
         config.update(pitch_extract="dio", pitch_extract_conf=pitch)
     config.update(choices)
     model = build(task, config)
     for layer, module in model.named_modules():
         if layer.endswith("duration_predictor.linear"):
             module.bias.data += 1  # or most last no time
+        if layer.endswith("duration_predictor.proj"):  # in seconds, or most last many
+            module.weight.data *= 0.01
+            module.bias.data.fill_(0.005)
+        if layer.endswith("f0_decoder.proj"):  # or most is not voiced
+            module.bias.data += 1
     return save(model, config, root, "model.pth")
 
 

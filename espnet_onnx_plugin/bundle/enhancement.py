@@ -137,6 +137,31 @@ Method = Direct | Beamforming
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrameStream:
+    """Settings of a separator that works through a stream frame by frame.
+
+    Its graph, ``separator_step``, takes any number of frames at once. Waveforms of
+    frames are added up where they overlap.
+
+    Attributes:
+        frame_size, hop_length: samples of a frame, and from one to the next.
+        padding: samples that are reflected at either end of a mixture.
+        segment: frames at whose multiples, counted from the start, a run of the graph
+            has to end; None: nowhere.
+        silence: frames of zeros that ESPnet's streaming stands behind at the start; a
+            mixture that is separated whole has none before it.
+        exact: whether a stream gets what the whole mixture gets.
+    """
+
+    frame_size: int
+    hop_length: int
+    padding: int = 0
+    segment: int | None = None
+    silence: int = 0
+    exact: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Enhancement:
     """Waveforms that a model makes of a mixture.
 
@@ -146,6 +171,8 @@ class Enhancement:
         ref_channel: the channel that the model's outputs stand for; -1: the model
             weighs the channels itself.
         min_length: the fewest samples that the model can take.
+        max_bins: the most frequencies that the model can take, where the transform
+            follows the rate of the input and there is a limit.
         method: what lies between analysis and synthesis.
         analysis: makes the ``spectrum`` that the graphs read; None: they read the
             waveform, ``speech``.
@@ -157,6 +184,7 @@ class Enhancement:
         forward_rate: sampling rate that every mixture is brought to, and back after.
         single_channel: whether ESPnet's preprocessor takes the first channel alone.
         volume_normalize: peak that it scales mixtures to, or None.
+        stream: how it works through a stream; None: it takes mixtures whole.
     """
 
     outputs: int
@@ -164,6 +192,7 @@ class Enhancement:
     ref_channel: int
     min_length: int
     method: Method
+    max_bins: int | None = None
     analysis: Stft | None = None
     synthesis: Stft | None = None
     variance: Literal["all", "channel"] | None = None
@@ -171,3 +200,4 @@ class Enhancement:
     forward_rate: int | None = None
     single_channel: bool = False
     volume_normalize: float | None = None
+    stream: FrameStream | None = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
 from typing import Literal
 
 from espnet_onnx_plugin.bundle import Excitation
@@ -51,6 +53,9 @@ class TTSModules:
         search: what the runtime has to know to run them, for the manifest.
         vocoder_reads: the output that becomes a waveform.
         excitation: what its vocoder reads of the fundamental frequency, or None.
+        f0_reader: ESPnet's module whose first input is the fundamental frequency, from
+            which roundings of a phase grow (see :mod:`~espnet_onnx_plugin.runtime.
+            synthesis.excitation`); None where none does.
         score: what it reads of a score; None where it speaks.
     """
 
@@ -58,4 +63,5 @@ class TTSModules:
     search: Features
     vocoder_reads: str = "feat_gen_denorm"
     excitation: Excitation | None = None
+    f0_reader: torch.nn.Module | None = None
     score: ScoreReads | None = None

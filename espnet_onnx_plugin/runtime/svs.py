@@ -10,6 +10,7 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.synthesis.described import score_of
 from espnet_onnx_plugin.runtime.synthesis.engine import Request, Synthesizer
 from espnet_onnx_plugin.runtime.synthesis.features import Synthesized
@@ -31,6 +32,7 @@ from espnet_onnx_plugin.runtime.synthesis.score import (
 )
 from espnet_onnx_plugin.runtime.synthesis.songs import Songs
 from espnet_onnx_plugin.runtime.synthesis.teacher_forcing import pitch_of_song
+from espnet_onnx_plugin.runtime.synthesis.vocoder import VocoderInputs
 
 #: Outputs that ESPnet gives of a song, where a model makes them.
 _OUTPUTS = ("feat_gen", "feat_gen_denorm", "pitch", "logits")
@@ -52,6 +54,7 @@ class SingingGenerate(Synthesizer):
 
     task = "svs"
     options_class = SvsOptions
+    options: SvsOptions
     data = Songs
 
     def phones(self, song: Mapping[str, Any]) -> Phones:
@@ -175,8 +178,16 @@ class SingingGenerate(Synthesizer):
         if "singing" in needed and "frontend" in self._graphs:
             tensors["speech"] = finite("singing", singing)
             tensors["feats"] = self._features_of_speech(tensors["speech"])
-        score = phones.tensors(score_of(self.bundle.manifest))
-        return Request(ModelInputs(score=score, **tensors), options)
+        tensors["score"] = phones.tensors(score_of(self.bundle.manifest))
+        if self._takes_durations:
+            tensors["durations"] = phones.duration_phn
+        return Request(ModelInputs(**tensors), options)
+
+    @property
+    def _takes_durations(self) -> bool:
+        """Whether durations of the label are sung, where there are some."""
+        release = conventions(self.bundle.manifest.espnet)
+        return self.search.model == "VISinger" and release.visinger_takes_durations
 
     def _acoustic(
         self,
@@ -197,6 +208,15 @@ class SingingGenerate(Synthesizer):
         pitch = pitch_of_song(finite("singing", singing), frames, self.search.pitch)
         return dataclasses.replace(made, feat_gen=tokens[:, None], pitch=pitch)
 
+    def _for_vocoder(self, made: Synthesized) -> VocoderInputs:
+        """Inputs of the vocoder; that of tokens reads a row of them for each frame."""
+        inputs = super()._for_vocoder(made)
+        if made.logits is None:
+            return inputs
+        layers, order = self.options.discrete_token_layers, self.options.mix_type
+        tokens = tokens_by_frame(inputs.feats, layers, order)
+        return dataclasses.replace(inputs, feats=tokens, f0=made.pitch)
+
     def _outputs(self, made: Synthesized) -> dict[str, Any]:
         """ESPnet's outputs: no model has an attention."""
         values = {name: getattr(made, name) for name in _OUTPUTS}
@@ -211,6 +231,28 @@ class SingingGenerate(Synthesizer):
             return len(made["wav"]) / self.fs
         read = score_of(self.bundle.manifest)
         return len(made["feat_gen"]) * read.hop_length / read.fs
+
+
+def tokens_by_frame(tokens: np.ndarray, layers: int, mix_type: str) -> np.ndarray:
+    """Discrete tokens (frames * layers, 1) to (frames, layers).
+
+    Args:
+        tokens: as a model makes them.
+        layers: how many a frame has.
+        mix_type: their order: ``frame`` after frame, or layer after layer
+            (``sequence``).
+
+    Raises:
+        PluginError: if they are not whole frames.
+    """
+    if len(tokens) % layers:
+        raise PluginError(
+            f"{len(tokens)} tokens are no whole frames of {layers}; give "
+            "discrete_token_layers as in training"
+        )
+    if mix_type == "frame":
+        return tokens.reshape(-1, layers)
+    return tokens.reshape(layers, -1).T
 
 
 def _phones(given: Mapping[str, Given]) -> Phones:

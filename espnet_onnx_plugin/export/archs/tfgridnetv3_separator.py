@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
+from espnet_onnx_plugin.export.enh_module import Ends, EnhModules, spectral
 from espnet_onnx_plugin.export.layers.grid import GridBlock, grid, shared_heads
 from espnet_onnx_plugin.export.registry import Arch, register
 
@@ -21,7 +21,7 @@ _SMALL = dict(
 def wrap(separator: torch.nn.Module, ends: Ends) -> EnhModules:
     """All of it, see :func:`grid`."""
     blocks = [GridBlock(b, shared_heads(b), True) for b in separator.blocks]
-    return grid(separator, ends, blocks, scaled=False)
+    return grid(separator, spectral(ends), blocks, scaled=False)
 
 
 register(

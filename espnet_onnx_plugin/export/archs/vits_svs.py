@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,7 @@ from espnet_onnx_plugin.export.layers.singing_vocoders import (
 from espnet_onnx_plugin.export.layers.vocoder import Vocoder, fold_weight_norm
 from espnet_onnx_plugin.export.padding import padded_to
 from espnet_onnx_plugin.export.registry import Arch, register
-from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
+from espnet_onnx_plugin.export.tts_module import ScoreReads, TTSModule, TTSModules
 from espnet_onnx_plugin.packages import import_package
 
 #: Vocoders that read sines of the fundamental frequency.
@@ -44,8 +45,13 @@ class _Encoder(TTSModule):
         self.frame_rate = (generator.sample_rate, generator.hop_length)
         self.unused_draws = unused_draws(self.text_encoder)
         self.condition = GlobalCondition(generator)
-        names = ("label", "midi", "duration_syb", "slur")
-        self.inputs = {name: Tensor("int64", ("symbols",)) for name in names}
+        self.ids = {
+            "label": self.text_encoder.emb_phone.num_embeddings,
+            "midi": self.text_encoder.emb_pitch.num_embeddings,
+            "duration_syb": 2**31,  # a number, and no id
+            "slur": self.text_encoder.emb_slur.num_embeddings,
+        }
+        self.inputs = {name: Tensor("int64", ("symbols",)) for name in self.ids}
         self.inputs.update(self.condition.inputs)
         width = generator.hidden_channels
         self.outputs: dict[str, Tensor] = {
@@ -194,19 +200,30 @@ def wrap(svs: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.gan_svs.vits.VITS``."""
     generator = svs.generator
     encoder = _Encoder(generator)
-    modules = {
+    modules: dict[str, TTSModule] = {
         "encoder": encoder,
         "decoder": _Decoder(generator, encoder),
         "posterior": _Posterior(generator, encoder.condition),
         "vocoder": _vocoder(generator, encoder.condition.size),
     }
     search = Durations(
+        model="VISinger",
         rounding="ceil",
         teacher_forcing=("singing", "pitch"),
         options=("noise_scale", "noise_scale_dur"),
     )
+    # ESPnet hands on no features of a postfrontend, which the posterior was trained on.
+    aux_channels = generator.posterior_encoder.input_conv.in_channels
+    if aux_channels != generator.aux_channels:
+        del modules["posterior"]
+        search = dataclasses.replace(search, teacher_forcing=())
     return TTSModules(
-        modules, search, vocoder_reads="feats", excitation=_excitation(generator)
+        modules,
+        search,
+        vocoder_reads="feats",
+        excitation=_excitation(generator),
+        f0_reader=getattr(generator, "dec_harm", None),
+        score=ScoreReads(encoder.ids),
     )
 
 

@@ -23,6 +23,9 @@ _ACTIVATIONS = {
     "crelu": lambda x: torch.clamp(x, min=0, max=1),
 }
 
+#: Types of which ESPnet computes a reference, and does not use it.
+_WITHOUT_REFERENCE = ("lcmv", "lcmp", "wlcmp", "gev", "gev_ban")
+
 
 class MaskEstimator(GraphModule):
     """``espnet2.enh.layers.mask_estimator.MaskEstimator``, each channel by itself.
@@ -121,12 +124,13 @@ def wrap(separator: torch.nn.Module, ends: Ends) -> EnhModules:
     if stft is None or ends.synthesis is None:
         raise PluginError("separator wpe_beamformer needs encoder and decoder stft")
     wpe, beamformer = separator.wpe, separator.beamformer
+    kind = beamformer.beamformer_type
 
     def floor(part: torch.nn.Module) -> float | None:
         return part.flooring_thres if part.mask_flooring else None
 
     modules = {"masks": MaskEstimator(beamformer.mask, floor(beamformer))}
-    if beamformer.ref is not None:
+    if beamformer.ref is not None and kind not in _WITHOUT_REFERENCE:
         modules["reference"] = AttentionReference(beamformer.ref)
     frames = 1
     if wpe is not None:
@@ -135,7 +139,7 @@ def wrap(separator: torch.nn.Module, ends: Ends) -> EnhModules:
             modules["dereverberation_masks"] = MaskEstimator(
                 wpe.mask_est, floor(wpe), wpe.normalization
             )
-    if beamformer.beamformer_type.startswith("wpd"):
+    if kind.startswith("wpd"):
         frames = max(frames, beamformer.bdelay + beamformer.btaps + 1)
     edge = 0 if stft.center else stft.n_fft
     return EnhModules(

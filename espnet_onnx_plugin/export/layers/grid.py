@@ -8,6 +8,7 @@ writes as unfolding and as a transposed convolution is slices and matrix product
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 
 import torch
 from torch.nn.functional import layer_norm, linear, pad, prelu

@@ -67,8 +67,10 @@ def pitch_settings(
         normalize: ESPnet's ``GlobalMVN`` of one number, or None.
     """
     names = ("fs", "hop_length", "f0min", "f0max", "use_continuous_f0", "use_log_f0")
-    settings = {name: getattr(extract, name) for name in (*names, "reduction_factor")}
-    return Pitch(**settings, **_statistics(normalize))
+    settings = {name: getattr(extract, name) for name in names}
+    # ``Dio`` has none where no pitch is averaged.
+    factor = extract.reduction_factor or 1
+    return Pitch(**settings, reduction_factor=factor, **_statistics(normalize))
 
 
 def _statistics(normalize: torch.nn.Module | None) -> dict[str, float | None]:

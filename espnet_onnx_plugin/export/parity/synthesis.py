@@ -75,7 +75,11 @@ def check_synthesis(
             continue
         compared[forced] += 1
         ours.noise = Noise(number, mkl=ours.search.mkl)
+        ours.given_f0 = _f0_of(reference)
         made = ours(**inputs, decode_conf=conf)
+        ours.given_f0 = None
+        if ours.f0 is not None:
+            made["f0"] = ours.f0
         for name, figure in compare_outputs(made, reference, what).items():
             figures[name] = max(figures.get(name, 0.0), figure)
     for forced, count in compared.items():
@@ -86,6 +90,11 @@ def check_synthesis(
                 f"{how}: {skipped[-1]}; train the model for longer"
             )
     return Parity(figures, skipped)
+
+
+def _f0_of(reference: Mapping[str, torch.Tensor]) -> np.ndarray | None:
+    """The fundamental frequency that ESPnet made a waveform of, if it is known."""
+    return reference["f0"].numpy() if "f0" in reference else None
 
 
 def compare_outputs(

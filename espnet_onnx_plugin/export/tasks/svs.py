@@ -22,7 +22,9 @@ from espnet_onnx_plugin.runtime.synthesis.inputs import Arguments
 #: Models that are left out, and why.
 _REFUSED = {
     "singing_tacotron": "ESPnet makes no waveform of its features, for it gives no "
-    "features with an attention to a vocoder"
+    "features with an attention to a vocoder",
+    "joint_score2wav": "ESPnet's releases cannot build it either, for their task gives "
+    "every model generator_params, which it does not take",
 }
 
 
@@ -65,6 +67,18 @@ class SVSExporter(SynthesisExporter):
         """Whether ESPnet's model is that of discrete tokens."""
         return getattr(self.args, "model_type", "svs") == "discrete_svs"
 
+    def check_options(self) -> Mapping[str, Any]:
+        """How many tokens a frame has."""
+        layers = getattr(self.model, "discrete_token_layers", 1)
+        return dict(discrete_token_layers=layers)
+
+    def waveform(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Give features, or tokens and F0, to ESPnet's vocoder."""
+        if not self.discrete:
+            return super().waveform(outputs)
+        layers = self.model.discrete_token_layers
+        return self.vocoder(outputs["feat_gen"].view(-1, layers), outputs["pitch"])
+
     @property
     def denormalized_by(self) -> torch.nn.Module | None:
         """ESPnet's ``GlobalMVN``; discrete tokens are never denormalized."""
@@ -83,11 +97,12 @@ class SVSExporter(SynthesisExporter):
         extract = model.pitch_extract
         unread = model.energy_extract is not None and "energy" not in known
         # Without durations, which ESPnet does not hand on, nothing is averaged.
-        if unread or getattr(extract, "use_token_averaged_f0", False):
+        averaged = getattr(extract, "use_token_averaged_f0", False)
+        reads_pitch = "pitch" in search.teacher_forcing
+        if unread or averaged or (reads_pitch and extract is None):
+            self.modules.pop("posterior", None)
             return {}, dataclasses.replace(search, teacher_forcing=())
-        if "pitch" in search.teacher_forcing:
-            if extract is None:
-                return {}, dataclasses.replace(search, teacher_forcing=())
+        if reads_pitch:
             pitch = pitch_settings(extract, model.pitch_normalize)
             return {}, dataclasses.replace(search, pitch=pitch)
         return {}, search

@@ -25,6 +25,7 @@ from espnet_onnx_plugin.export.layers.draws import (
 from espnet_onnx_plugin.export.layers.vocoder import context, find_vocoder
 from espnet_onnx_plugin.export.parity.synthesis import check_synthesis
 from espnet_onnx_plugin.export.parity.tolerance import Parity
+from espnet_onnx_plugin.export.patches import first_inputs
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.export.tasks.tts_text import refuse_text, write_tts_text
 from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
@@ -41,7 +42,6 @@ class SynthesisExporter(ABC):
 
     Attributes:
         role: of its architectures, which is the name of ESPnet's module too.
-        check_options: decoding options of the parity check.
 
     Args:
         checkpoints: the files of the model.
@@ -51,7 +51,6 @@ class SynthesisExporter(ABC):
     """
 
     role: ClassVar[str]
-    check_options: ClassVar[Mapping[str, Any]] = {}
     #: Whether ESPnet makes waveforms of features without a vocoder's file.
     griffin_lim: ClassVar[bool] = False
 
@@ -60,7 +59,9 @@ class SynthesisExporter(ABC):
         self.refuse(config)
         for role in (self.role, "feats_extract"):
             if config.get(role) is not None:
-                find(role, config[role]).needs()
+                arch = find(role, config[role])
+                arch.needs()
+                arch.check(config.get(f"{role}_conf") or {})
         refuse_text(config)
         if config.get("pitch_extract") == "dio":
             import_package("pyworld", "pitch_extract 'dio'", "pyworld")
@@ -111,6 +112,10 @@ class SynthesisExporter(ABC):
     def teacher_forcing(self) -> tuple[dict[str, TTSModule], Features]:
         """Graphs that only teacher forcing needs, and the search with all it needs."""
         return {}, self.wrapped.search
+
+    def check_options(self) -> Mapping[str, Any]:
+        """Decoding options of the parity check."""
+        return {}
 
     @property
     def denormalized_by(self) -> torch.nn.Module | None:
@@ -193,6 +198,7 @@ class SynthesisExporter(ABC):
             reads=tuple(name for name, needed in reads.items() if needed),
             speakers=voice.spks,
             languages=voice.langs,
+            excitation=self.wrapped.excitation,
         )
 
     @property
@@ -238,7 +244,7 @@ class SynthesisExporter(ABC):
             bundle,
             provider=device.provider,
             threads=device.threads,
-            **self.check_options,
+            **self.check_options(),
         )
         return check_synthesis(ours, self.infer, teacher)
 
@@ -249,6 +255,10 @@ class SynthesisExporter(ABC):
     def batch(self, inputs: Arguments) -> Mapping[str, np.ndarray]:
         """Arguments of ESPnet's model, of those of our class."""
         return inputs
+
+    def waveform(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Give the model's outputs to ESPnet's vocoder."""
+        return self.vocoder(outputs[self._reads])
 
     def made_up_voice(self, samples: int, seed: int) -> np.ndarray:
         """A voice that goes up and down, (samples,)."""
@@ -266,9 +276,12 @@ class SynthesisExporter(ABC):
         torch.manual_seed(seed)
         given = self.batch(inputs).items()
         batch = {name: torch.from_numpy(value) for name, value in given}
-        outputs = self.model.inference(**batch, **options)
+        with first_inputs(self.wrapped.f0_reader) as seen:
+            outputs = self.model.inference(**batch, **options)
+        for f0 in seen:
+            outputs["f0"] = f0.reshape(-1)
         if isinstance(self.vocoder, torch.nn.Module):
-            outputs["wav"] = self.vocoder(outputs[self._reads])
+            outputs["wav"] = self.waveform(outputs)
         if "wav" in outputs:
             outputs["wav"] = outputs["wav"].reshape(-1)
         return outputs

@@ -22,8 +22,11 @@ class TTSExporter(SynthesisExporter):
     """
 
     role = "tts"
-    check_options = dict(maxlenratio=2.5)
     griffin_lim = True
+
+    def check_options(self) -> Mapping[str, Any]:
+        """Few frames: a model with random weights need not end."""
+        return dict(maxlenratio=2.5)
 
     def espnet_task(self, config: Mapping[str, Any]) -> type:
         """ESPnet's task."""

@@ -11,12 +11,11 @@ from espnet_onnx_plugin.bundle.enhancement import Beamforming, Wpe
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import Session, run
-from espnet_onnx_plugin.runtime.enhancement.spatial import (
+from espnet_onnx_plugin.runtime.enhancement.dereverberation import (
     LEAST_POWER,
-    Filters,
-    Reference,
     dereverberated,
 )
+from espnet_onnx_plugin.runtime.enhancement.spatial import Filters, Reference
 
 
 class BeamformingSeparation:

@@ -1,9 +1,8 @@
-"""Spatial filters of spectra: dereverberation and beamforming, as ESPnet computes them.
+"""Spatial filters of spectra: beamforming, as ESPnet computes it.
 
 Spectra are (bins, channels, frames), in double precision as in ESPnet, and every
-frequency is computed at once. The formulas are those of
-``espnet2.enh.layers.{wpe,dnn_wpe,beamformer,beamformer_th,dnn_beamformer}``, which name
-the papers.
+frequency is computed at once. The formulas are those of ESPnet's modules
+``espnet2.enh.layers.{beamformer,beamformer_th,dnn_beamformer}``, which name the papers.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle.enhancement import Beamforming, Wpe
-
-#: Least power that frames are weighed by.
-LEAST_POWER = 1e-6
+from espnet_onnx_plugin.bundle.enhancement import Beamforming
+from espnet_onnx_plugin.runtime.enhancement.dereverberation import (
+    LEAST_POWER,
+    delayed,
+)
 
 #: Added to what is divided by.
 _EPS = 1e-8
@@ -39,38 +39,6 @@ _WITHOUT_NOISE = (
 def _adjoint(matrix: np.ndarray) -> np.ndarray:
     """The conjugate transpose of matrices (..., rows, columns)."""
     return matrix.conj().swapaxes(-1, -2)
-
-
-def delayed(spectrum: np.ndarray, delays: Sequence[int]) -> np.ndarray:
-    """Each frame with earlier ones (bins, delays * channels, frames).
-
-    Frames before the first are zero.
-    """
-    bins, channels, frames = spectrum.shape
-    stacked = np.zeros((bins, len(delays), channels, frames), spectrum.dtype)
-    for i, delay in enumerate(delays):
-        stacked[:, i, :, delay:] = spectrum[..., : max(frames - delay, 0)]
-    return stacked.reshape(bins, -1, frames)
-
-
-def dereverberated(spectrum: np.ndarray, power: np.ndarray, wpe: Wpe) -> np.ndarray:
-    """Weighted prediction error: take away what the past predicts.
-
-    Args:
-        spectrum: (bins, channels, frames).
-        power: of the speech (bins, frames).
-        wpe: what a frame is predicted from.
-
-    Returns:
-        (bins, channels, frames).
-    """
-    past = delayed(spectrum, range(wpe.delay, wpe.delay + wpe.taps))
-    first = wpe.delay + wpe.taps - 1  # the first frame whose past is whole
-    seen, target = past[..., first:], spectrum[..., first:]
-    weighted = seen / np.maximum(power, 1e-10)[:, None, first:]
-    matrix = weighted.conj() @ seen.swapaxes(1, 2) + 1e-10 * np.eye(past.shape[1])
-    filters = np.linalg.solve(matrix, weighted.conj() @ target.swapaxes(1, 2))
-    return spectrum - filters.swapaxes(1, 2) @ past
 
 
 @dataclass(frozen=True)
@@ -188,21 +156,13 @@ def _eigenvector(given: _Statistics, settings: Beamforming) -> np.ndarray:
     return vector * np.exp(-1j * np.exp(angle))[:, None]
 
 
-#: By the type without ``_souden``, then those with it.
+#: By the type; all with ``_souden`` are :func:`_normalized`.
 _FILTERS: Mapping[str, Callable[[_Statistics, Beamforming], np.ndarray]] = {
     **dict.fromkeys(("mvdr", "mpdr", "wmpdr", "wpd", "mvdr_tfs"), _distortionless),
     **dict.fromkeys(("mwf", "wmwf", "sdw_mwf"), _mwf),
     **dict.fromkeys(("gev", "gev_ban"), _eigenvector),
     "r1mwf": _rank1,
 }
-
-
-def _filter_of(
-    settings: Beamforming,
-) -> Callable[[_Statistics, Beamforming], np.ndarray]:
-    if settings.type.endswith("_souden"):
-        return _normalized
-    return _FILTERS[settings.type]
 
 
 def _normalization(vector: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -320,7 +280,7 @@ class Filters:
         return np.stack([self._quietest(of_speaker, seen) for of_speaker in given])
 
     def _quietest(self, given: Sequence[_Statistics], seen: np.ndarray) -> np.ndarray:
-        compute = _filter_of(self._settings)
+        compute = _FILTERS.get(self._settings.type, _normalized)
         made = []
         for one in given:
             weights = compute(one, self._settings)

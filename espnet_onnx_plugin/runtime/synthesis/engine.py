@@ -54,9 +54,9 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         symbols: how many tokens the newest text had, with the one that ends it.
         f0: fundamental frequency of the newest song in Hz (frames,), where the vocoder
             reads it, as the model makes it.
-        given_f0: the one that the vocoder reads in its place, for comparisons: minutes
-            into a song phases are rounded so coarsely (see :mod:`.excitation`) that
-            models which differ by roundings make waveforms which do not.
+        given_f0: the one that the vocoder reads in its place, where it is as long. It
+            is for comparisons: seconds into a song phases are rounded so coarsely (see
+            :mod:`.excitation`) that roundings of F0 are heard in the waveform.
     """
 
     options_class: type[TtsOptions] = TtsOptions
@@ -272,6 +272,7 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         reads = self.synthesis.vocoder_reads
         if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
             reads = "feat_gen"
-        self.f0 = made.f0
-        f0 = made.f0 if self.given_f0 is None else self.given_f0
+        self.f0 = f0 = made.f0
+        if f0 is not None and self.given_f0 is not None:
+            f0 = self.given_f0 if len(self.given_f0) == len(f0) else f0
         return VocoderInputs(getattr(made, reads), made.condition, f0)

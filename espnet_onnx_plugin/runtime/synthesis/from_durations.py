@@ -83,7 +83,7 @@ class FromDurations:
             hidden = {**encoded, **of_speech}
         decoded = self._decode(hidden, lengths, options, noise)
         path = None
-        if self._search.rounding == "ceil":
+        if "alignment" in self._graphs:  # of VITS, which gives how text is aligned
             path = path_of(lengths.symbol_of_frame, len(lengths.frames))
         # ESPnet gives none of a model that makes the waveform itself.
         given = () if "feats" in decoded else ("pitch", "energy")
@@ -98,9 +98,8 @@ class FromDurations:
     @property
     def _forces_durations(self) -> bool:
         """Whether teacher forcing has to do with durations."""
-        return "alignment" in self._graphs or "durations" in (
-            self._search.teacher_forcing
-        )
+        by_role = any(role in self._graphs for role in ("alignment", "posterior"))
+        return by_role or "durations" in self._search.teacher_forcing
 
     def _encode(
         self, inputs: ModelInputs, options: TtsOptions, noise: Noise

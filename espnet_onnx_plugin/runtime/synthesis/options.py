@@ -101,7 +101,7 @@ class SvsOptions(TtsOptions):
     """Options of ``svs_inference``, of which the command has fewer than the class.
 
     Attributes:
-        discrete_token_layers, mix_type: of models of discrete tokens.
+        discrete_token_layers, mix_type: of what a vocoder of discrete tokens reads.
     """
 
     maxlenratio: float = 10.0
