@@ -58,8 +58,24 @@ class Direct:
     kind: ClassVar[str] = "direct"
 
 
+@dataclass(frozen=True)
+class Segmental:
+    """Segments one after another, each with a memory of those before.
+
+    The graph ``encoder`` makes features of a mixture and the first memory, the graph
+    ``separator`` runs over a segment, ``decoder`` reads what it made of all of them.
+
+    Attributes:
+        frames: of a segment; zeros fill the last.
+    """
+
+    kind: ClassVar[str] = "segmental"
+
+    frames: int
+
+
 #: Each has a module of its name in runtime.enhancement.
-Method = Direct
+Method = Direct | Segmental
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +87,10 @@ class Enhancement:
         channels: how many the mixture must have; None: any number.
         ref_channel: the channel that the model's outputs stand for.
         min_length: the fewest samples that the model can take.
+        averages: whether the model takes the mean of all channels where the option
+            ``ref_channel`` names none.
+        modes: how many ways of processing the model has, the second of which takes
+            reverberation away; None: categories are nothing to it.
         max_bins: the most frequencies that the model can take, where the transform
             follows the rate of the input and there is a limit.
         method: what lies between analysis and synthesis.
@@ -91,6 +111,8 @@ class Enhancement:
     ref_channel: int
     min_length: int
     method: Method
+    averages: bool = False
+    modes: int | None = None
     max_bins: int | None = None
     analysis: Stft | None = None
     synthesis: Stft | None = None

@@ -158,7 +158,8 @@ class EnhModules:
         method: how the runtime runs them.
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
-        max_bins: see :class:`~espnet_onnx_plugin.bundle.Enhancement`.
+        averages, modes, max_bins: see
+            :class:`~espnet_onnx_plugin.bundle.Enhancement`.
     """
 
     modules: Mapping[str, GraphModule]
@@ -166,6 +167,8 @@ class EnhModules:
     channels: int | None = 1
     method: Method = Direct()
     min_length: int = 1
+    averages: bool = False
+    modes: int | None = None
     max_bins: int | None = None
 
 

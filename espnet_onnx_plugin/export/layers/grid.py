@@ -8,6 +8,7 @@ writes as unfolding and as a transposed convolution is slices and matrix product
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 
 import torch
 from torch.nn.functional import layer_norm, linear, pad, prelu
@@ -61,9 +62,7 @@ class Path(torch.nn.Module):
         Args:
             x: (steps * hop, others, channels).
         """
-        normed = layer_norm(
-            x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps
-        )
+        normed = layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
         if self.hop > 1:
             normed = normed.unflatten(0, (-1, self.hop)).transpose(1, 2).flatten(2)
         last = self.pieces - 1
@@ -75,9 +74,7 @@ class Path(torch.nn.Module):
         for i, piece in enumerate(given):
             total = total + pad(piece, (0, 0, 0, 0, i, last - i))
         if last:  # the first of them have no bias yet
-            total = total + pad(
-                self.bias.expand(last, 1, -1), (0, 0, 0, 0, 0, steps)
-            )
+            total = total + pad(self.bias.expand(last, 1, -1), (0, 0, 0, 0, 0, steps))
         if self.hop > 1:
             total = total.unflatten(2, (self.hop, -1)).transpose(1, 2).flatten(0, 1)
         return x + total

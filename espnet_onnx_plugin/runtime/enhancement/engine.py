@@ -9,13 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Direct
+from espnet_onnx_plugin.bundle.enhancement import Direct, Segmental
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
+from espnet_onnx_plugin.runtime.enhancement.resample import resample
+from espnet_onnx_plugin.runtime.enhancement.segmental import SegmentalSeparation
 from espnet_onnx_plugin.runtime.enhancement.segments import in_segments
 
 
@@ -24,8 +26,10 @@ class Separation(Protocol):
 
     Inputs by name: ``speech`` (samples[, channels]) or ``spectrum`` (frames,
     [channels,] bins, 2) with real and imaginary parts, in float32; ``ref_channel``
-    (); whatever else the task gives. Outputs are (outputs, samples), or complex parts
-    (outputs, frames, bins, 2) where the model has a synthesis.
+    (), and ``channel_weights`` (channels,), by which channels are joined; ``mode`` (),
+    which way of processing; whatever else the task gives. Outputs are (outputs,
+    samples), or complex parts (outputs, frames, bins, 2) where the model has a
+    synthesis.
     """
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
@@ -34,6 +38,7 @@ class Separation(Protocol):
 #: What runs each method.
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
+    Segmental: SegmentalSeparation,
 }
 
 
@@ -117,7 +122,11 @@ class Separator(OpenedModel[EnhOptions]):
         """
         analysis = self.enhancement.analysis
         if analysis is None or analysis.default_fs is None:
-            return self.enhancement.min_length
+            inside, shortest = (
+                self.enhancement.forward_rate,
+                self.enhancement.min_length,
+            )
+            return shortest if inside is None else (shortest - 1) * fs // inside + 1
         analysis, most = stft.at_rate(analysis, fs), self.enhancement.max_bins
         if analysis.hop_length < 1 or (most is not None and analysis.bins > most):
             raise PluginError(
@@ -125,6 +134,31 @@ class Separator(OpenedModel[EnhOptions]):
                 "resample the mixture"
             )
         return analysis.shortest
+
+    def mode(self, category: int | None) -> np.ndarray:
+        """Which way a mixture is processed, ().
+
+        Args:
+            category: number of its kind, or None.
+
+        Raises:
+            PluginError: if the model does not know it, or has no way of that kind.
+        """
+        known, modes = self.enhancement.categories, self.enhancement.modes
+        if category is None or not known:
+            return np.array(0, np.int64)
+        if not 0 <= category < len(known):
+            raise PluginError(
+                f"category {category} is none of the model's {len(known)}, which begin "
+                "with 0"
+            )
+        number = int(known[category].endswith("_reverb"))
+        if modes is not None and number >= modes:
+            raise PluginError(
+                f"category {known[category]}: the model has no memory for mixtures "
+                "whose reverberation is taken away"
+            )
+        return np.array(number, np.int64)
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
@@ -136,6 +170,14 @@ class Separator(OpenedModel[EnhOptions]):
             fs: samples a second.
             others: what else the method reads.
         """
+        samples, inside = len(mix), self.enhancement.forward_rate
+        if inside is not None:
+            if mix.ndim == 2 and mix.shape[1] > 1:
+                raise PluginError(
+                    "a model that always works at one rate (always_forward_in_48k) "
+                    "takes one channel: ESPnet would resample along the channels"
+                )
+            mix = resample(mix.T, fs, inside).T
         deviation = self._deviation(mix)
         if deviation is not None:
             mix = mix / deviation
@@ -150,9 +192,20 @@ class Separator(OpenedModel[EnhOptions]):
             made = separate(mix)
         if deviation is not None:
             made = made * deviation[self.ref_channel if len(deviation) > 1 else 0]
+        if inside is not None:
+            made = resample(made, inside, fs)[:, :samples]
         if self.options.normalize_output_wav:
             made = made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
         return made
+
+    def _channel_weights(self, mix: np.ndarray) -> np.ndarray:
+        """One of the reference channel and zeros of the others, or equal ones."""
+        channels = 1 if mix.ndim == 1 else mix.shape[1]
+        if channels == 1:
+            return np.ones(1, np.float32)
+        if self.enhancement.averages and self.options.ref_channel is None:
+            return np.full(channels, 1 / channels, np.float32)
+        return np.eye(channels, dtype=np.float32)[self.ref_channel]
 
     def _reference(self, mix: np.ndarray) -> np.ndarray:
         # ESPnet takes sample ref_channel of every channel where there are several
@@ -172,6 +225,7 @@ class Separator(OpenedModel[EnhOptions]):
         """Outputs (outputs, samples) of a mixture or a segment of one."""
         inputs: dict[str, Any] = {"speech": mix, **others}
         inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
+        inputs["channel_weights"] = self._channel_weights(mix)
         analysis, synthesis = self.enhancement.analysis, self.enhancement.synthesis
         if analysis is not None:
             spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
