@@ -170,8 +170,24 @@ class SoftKMeans:
     threshold: float
 
 
+@dataclass(frozen=True)
+class Segmental:
+    """Segments one after another, each with a memory of those before.
+
+    The graph ``encoder`` makes features of a mixture and the first memory, the graph
+    ``separator`` runs over a segment, ``decoder`` reads what it made of all of them.
+
+    Attributes:
+        frames: of a segment; zeros fill the last.
+    """
+
+    kind: ClassVar[str] = "segmental"
+
+    frames: int
+
+
 #: Modules of runtime.enhancement run each.
-Method = Direct | Beamforming | KMeans | SoftKMeans
+Method = Direct | Beamforming | KMeans | SoftKMeans | Segmental
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +225,10 @@ class Enhancement:
         ref_channel: the channel that the model's outputs stand for; -1: the model
             weighs the channels itself.
         min_length: the fewest samples that the model can take.
+        averages: whether the model takes the mean of all channels where the option
+            ``ref_channel`` names none.
+        modes: how many ways of processing the model has, the second of which takes
+            reverberation away; None: categories are nothing to it.
         max_bins: the most frequencies that the model can take, where the transform
             follows the rate of the input and there is a limit.
         method: what lies between analysis and synthesis.
@@ -230,6 +250,8 @@ class Enhancement:
     ref_channel: int
     min_length: int
     method: Method
+    averages: bool = False
+    modes: int | None = None
     max_bins: int | None = None
     analysis: Stft | None = None
     synthesis: Stft | None = None

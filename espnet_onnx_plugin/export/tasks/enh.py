@@ -57,12 +57,17 @@ class EnhExporter:
             variance = "channel"
         elif getattr(model, "normalize_variance", False):
             variance = "all"
-        forward_rate = 48000 if getattr(model, "always_forward_in_48k", False) else None
+        forward_rate = None
+        if getattr(model, "always_forward_in_48k", False):
+            # ESPnet leaves the rate to separators that follow it.
+            forward_rate = None if self.args.separator in _FOLLOW_RATE else 48000
         return Enhancement(
             outputs=model.num_spk,
             channels=wrapped.channels,
             ref_channel=model.ref_channel,
             min_length=max(wrapped.ends.min_length, wrapped.min_length),
+            averages=wrapped.averages,
+            modes=wrapped.modes,
             max_bins=wrapped.max_bins,
             method=wrapped.method,
             analysis=wrapped.ends.analysis,

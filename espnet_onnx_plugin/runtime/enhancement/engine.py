@@ -14,6 +14,7 @@ from espnet_onnx_plugin.bundle.enhancement import (
     Beamforming,
     Direct,
     KMeans,
+    Segmental,
     SoftKMeans,
 )
 from espnet_onnx_plugin.errors import PluginError
@@ -24,6 +25,8 @@ from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparat
 from espnet_onnx_plugin.runtime.enhancement.clustering import ClusteredSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
+from espnet_onnx_plugin.runtime.enhancement.resample import resample
+from espnet_onnx_plugin.runtime.enhancement.segmental import SegmentalSeparation
 from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
 from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
 
@@ -33,8 +36,10 @@ class Separation(Protocol):
 
     Inputs by name: ``speech`` (samples[, channels]) or ``spectrum`` (frames,
     [channels,] bins, 2) with real and imaginary parts, in float32; ``ref_channel``
-    (); whatever else the task gives. Outputs are (outputs, samples), or complex parts
-    (outputs, frames, bins, 2) where the model has a synthesis.
+    (), and ``channel_weights`` (channels,), by which channels are joined; ``mode`` (),
+    which way of processing; whatever else the task gives. Outputs are (outputs,
+    samples), or complex parts (outputs, frames, bins, 2) where the model has a
+    synthesis.
     """
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
@@ -49,6 +54,7 @@ _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Beamforming: BeamformingSeparation,
     KMeans: ClusteredSeparation,
     SoftKMeans: ClusteredSeparation,
+    Segmental: SegmentalSeparation,
 }
 
 
@@ -158,7 +164,11 @@ class Separator(OpenedModel[EnhOptions]):
         """
         analysis = self.enhancement.analysis
         if analysis is None or analysis.default_fs is None:
-            return self.enhancement.min_length
+            inside, shortest = (
+                self.enhancement.forward_rate,
+                self.enhancement.min_length,
+            )
+            return shortest if inside is None else (shortest - 1) * fs // inside + 1
         analysis, most = stft.at_rate(analysis, fs), self.enhancement.max_bins
         if analysis.hop_length < 1 or (most is not None and analysis.bins > most):
             raise PluginError(
@@ -166,6 +176,31 @@ class Separator(OpenedModel[EnhOptions]):
                 "resample the mixture"
             )
         return analysis.shortest
+
+    def mode(self, category: int | None) -> np.ndarray:
+        """Which way a mixture is processed, ().
+
+        Args:
+            category: number of its kind, or None.
+
+        Raises:
+            PluginError: if the model does not know it, or has no way of that kind.
+        """
+        known, modes = self.enhancement.categories, self.enhancement.modes
+        if category is None or not known:
+            return np.array(0, np.int64)
+        if not 0 <= category < len(known):
+            raise PluginError(
+                f"category {category} is none of the model's {len(known)}, which begin "
+                "with 0"
+            )
+        number = int(known[category].endswith("_reverb"))
+        if modes is not None and number >= modes:
+            raise PluginError(
+                f"category {known[category]}: the model has no memory for mixtures "
+                "whose reverberation is taken away"
+            )
+        return np.array(number, np.int64)
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
@@ -178,10 +213,20 @@ class Separator(OpenedModel[EnhOptions]):
             others: what else the method reads.
         """
         self.seconds = {"separator": 0.0}
+        samples, inside = len(mix), self.enhancement.forward_rate
+        if inside is not None:
+            if mix.ndim == 2 and mix.shape[1] > 1:
+                raise PluginError(
+                    "a model that always works at one rate (always_forward_in_48k) "
+                    "takes one channel: ESPnet would resample along the channels"
+                )
+            mix = resample(mix.T, fs, inside).T
         separate = functools.partial(self._separate, fs=fs, others=others)
         if self.options.segments is not None:
             separate = functools.partial(self._in_segments, separate, fs)
         made = self._levelled(separate, mix)
+        if inside is not None:
+            made = resample(made, inside, fs)[:, :samples]
         if self.options.normalize_output_wav:
             made = to_peak(made)
         return made
@@ -233,6 +278,15 @@ class Separator(OpenedModel[EnhOptions]):
         channel = self.ref_channel if len(deviation) > 1 else 0
         return separate(mix / deviation) * deviation[channel]
 
+    def _channel_weights(self, mix: np.ndarray) -> np.ndarray:
+        """One of the reference channel and zeros of the others, or equal ones."""
+        channels = 1 if mix.ndim == 1 else mix.shape[1]
+        if channels == 1:
+            return np.ones(1, np.float32)
+        if self.enhancement.averages and self.options.ref_channel is None:
+            return np.full(channels, 1 / channels, np.float32)
+        return np.eye(channels, dtype=np.float32)[self.ref_channel]
+
     def _reference(self, mix: np.ndarray) -> np.ndarray:
         # ESPnet takes sample ref_channel of every channel where there are several
         # (enh_inference.py: speech_seg[:, self.ref_channel] is of axis 1, samples).
@@ -251,6 +305,7 @@ class Separator(OpenedModel[EnhOptions]):
         """Outputs (outputs, samples) of a mixture or a segment of one."""
         inputs: dict[str, Any] = {"speech": mix, **others}
         inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
+        inputs["channel_weights"] = self._channel_weights(mix)
         analysis, synthesis = self.enhancement.analysis, self.enhancement.synthesis
         if analysis is not None:
             spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
