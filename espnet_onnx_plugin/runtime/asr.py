@@ -14,7 +14,7 @@ from espnet_onnx_plugin.bundle.search import LabelSynchronous, Transducer
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.enhancement.engine import Enhancer
+from espnet_onnx_plugin.runtime.enhancement.enhancer import Enhancer
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.options import AsrOptions
 from espnet_onnx_plugin.runtime.recognition.prompts import whisper_primer

@@ -24,7 +24,7 @@ from espnet_onnx_plugin.export.tasks.asr import ASRExporter
 from espnet_onnx_plugin.export.tasks.enh import EnhGraphs
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
-from espnet_onnx_plugin.runtime.enhancement.engine import Enhancer
+from espnet_onnx_plugin.runtime.enhancement.enhancer import Enhancer
 from espnet_onnx_plugin.runtime.io.data import Source, usable
 
 
