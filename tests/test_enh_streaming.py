@@ -167,7 +167,10 @@ def test_models_that_take_mixtures_whole(models, tmp_path):
     assert bundle.manifest.enhancement.stream is None
     with pytest.raises(PluginError, match="takes mixtures whole: a stream takes"):
         SeparateSpeechStreaming(bundle)
-    for conf in (dict(channel=12, kernel_size=4, stride=8), dict(n_fft=64, hop_length=16, onesided=False)):
+    for conf in (
+        dict(channel=12, kernel_size=4, stride=8),
+        dict(n_fft=64, hop_length=16, onesided=False),
+    ):
         ends = "conv" if "channel" in conf else "stft"
         choices = dict(encoder=ends, decoder=ends)
         choices |= dict(encoder_conf=conf, decoder_conf=conf)
