@@ -1,4 +1,4 @@
-"""``separator: dptnet``: attention and recurrent layers, in segments and across them."""
+"""``separator: dptnet``: attention and recurrence, in segments and across them."""
 
 from __future__ import annotations
 
