@@ -76,10 +76,7 @@ class Enhancing(Inference):
             The waveform (samples,) of each speaker, and figures for ``timing.jsonl``
             besides the time that it took.
         """
-        category = {}
-        if mixture.category is not None:
-            category["utt2category"] = [mixture.category]
-        return [w[0] for w in model(mixture.speech_mix[None], fs, **category)], {}
+        return [wave[0] for wave in model(fs=fs, **mixture.arguments())], {}
 
     def run(self, args: argparse.Namespace) -> None:
         """Enhance every mixture and write the results."""

@@ -59,6 +59,80 @@ class Direct:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wpe:
+    """Dereverberation by weighted prediction errors, as ``DNN_WPE`` of ESPnet.
+
+    The graph ``dereverberation_masks``, where there is one, says how much of a mixture
+    is to be kept.
+
+    Attributes:
+        taps, delay: frames that a frame is predicted from, and how far back they end.
+        iterations: how often, each time by the powers of what came out.
+    """
+
+    taps: int
+    delay: int
+    iterations: int
+
+
+#: Beamformers by ESPnet's name; ``souden`` is the solution of M. Souden et al.
+BeamformerType = Literal[
+    "mvdr",
+    "mvdr_souden",
+    "mpdr",
+    "mpdr_souden",
+    "wmpdr",
+    "wmpdr_souden",
+    "wpd",
+    "wpd_souden",
+    "mwf",
+    "wmwf",
+    "sdw_mwf",
+    "r1mwf",
+    "lcmv",
+    "lcmp",
+    "wlcmp",
+    "gev",
+    "gev_ban",
+    "mvdr_tfs",
+    "mvdr_tfs_souden",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beamforming:
+    """A spatial filter for each speaker, as ``DNN_Beamformer`` of ESPnet.
+
+    The graph ``masks`` says what is speech of each and, last, what is noise; the graph
+    ``reference`` weighs the channels where none is chosen. The filters are computed of
+    spectra and masks outside the graphs. A mixture of one channel is dereverberated
+    only.
+
+    Attributes:
+        type: which filter.
+        noise_mask: whether there is a mask of noise.
+        wpe: how the mixture is dereverberated before, or None.
+        iterations: of the power method, for relative transfer functions.
+        taps, delay: frames that WPD predicts from, and how far back they end.
+        loading: share of its trace that is added to the diagonal of a matrix before it
+            is inverted; None: nothing is.
+        torchaudio: whether ESPnet takes torchaudio's functions, which load more of the
+            matrices.
+    """
+
+    kind: ClassVar[str] = "beamforming"
+
+    type: BeamformerType
+    noise_mask: bool
+    wpe: Wpe | None = None
+    iterations: int = 2
+    taps: int = 5
+    delay: int = 3
+    loading: float | None = 1e-7
+    torchaudio: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class KMeans:
     """Bins of a spectrum are clustered by what a graph makes of each.
 
@@ -96,8 +170,49 @@ class SoftKMeans:
     threshold: float
 
 
+@dataclass(frozen=True)
+class Segmental:
+    """Segments one after another, each with a memory of those before.
+
+    The graph ``encoder`` makes features of a mixture and the first memory, the graph
+    ``separator`` runs over a segment, ``decoder`` reads what it made of all of them.
+
+    Attributes:
+        frames: of a segment; zeros fill the last.
+    """
+
+    kind: ClassVar[str] = "segmental"
+
+    frames: int
+
+
 #: Modules of runtime.enhancement run each.
-Method = Direct | KMeans | SoftKMeans
+Method = Direct | Beamforming | KMeans | SoftKMeans | Segmental
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameStream:
+    """Settings of a separator that works through a stream frame by frame.
+
+    Its graph, ``separator_step``, takes any number of frames at once. Waveforms of
+    frames are added up where they overlap.
+
+    Attributes:
+        frame_size, hop_length: samples of a frame, and from one to the next.
+        padding: samples that are reflected at either end of a mixture.
+        segment: frames at whose multiples, counted from the start, a run of the graph
+            has to end; None: nowhere.
+        silence: frames of zeros that ESPnet's streaming stands behind at the start; a
+            mixture that is separated whole has none before it.
+        exact: whether a stream gets what the whole mixture gets.
+    """
+
+    frame_size: int
+    hop_length: int
+    padding: int = 0
+    segment: int | None = None
+    silence: int = 0
+    exact: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +222,15 @@ class Enhancement:
     Attributes:
         outputs: how many: speakers, or 1.
         channels: how many the mixture must have; None: any number.
-        ref_channel: the channel that the model's outputs stand for.
+        ref_channel: the channel that the model's outputs stand for; -1: the model
+            weighs the channels itself.
         min_length: the fewest samples that the model can take.
+        averages: whether the model takes the mean of all channels where the option
+            ``ref_channel`` names none.
+        modes: how many ways of processing the model has, the second of which takes
+            reverberation away; None: categories are nothing to it.
+        max_bins: the most frequencies that the model can take, where the transform
+            follows the rate of the input and there is a limit.
         method: what lies between analysis and synthesis.
         analysis: makes the ``spectrum`` that the graphs read; None: they read the
             waveform, ``speech``.
@@ -120,6 +242,7 @@ class Enhancement:
         forward_rate: sampling rate that every mixture is brought to, and back after.
         single_channel: whether ESPnet's preprocessor takes the first channel alone.
         volume_normalize: peak that it scales mixtures to, or None.
+        stream: how it works through a stream; None: it takes mixtures whole.
     """
 
     outputs: int
@@ -127,6 +250,9 @@ class Enhancement:
     ref_channel: int
     min_length: int
     method: Method
+    averages: bool = False
+    modes: int | None = None
+    max_bins: int | None = None
     analysis: Stft | None = None
     synthesis: Stft | None = None
     variance: Literal["all", "channel"] | None = None
@@ -134,3 +260,4 @@ class Enhancement:
     forward_rate: int | None = None
     single_channel: bool = False
     volume_normalize: float | None = None
+    stream: FrameStream | None = None

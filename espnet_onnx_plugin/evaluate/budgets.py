@@ -63,7 +63,29 @@ class SpeechBudget(Budget):
         "speech, in absolute percent",
     )
 
-    title = "The budget of task tts, against fp32"
+    title = "The budget of tasks tts and svs, against fp32"
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise PluginError(f"{name} {value} must be 0 or more")
+
+
+@dataclass(frozen=True)
+class SeparationBudget(Budget):
+    """Limits for enhanced speech, against clean speech where there is some."""
+
+    max_si_snr_decrease: float = option(
+        0.1, "how much the mean ratio to the clean speech may fall, in dB"
+    )
+    max_stoi_decrease: float = option(
+        0.005, "how much the mean intelligibility by it (STOI) may fall"
+    )
+    min_agreement: float = option(
+        20.0, "mean ratio in dB to the speech of fp32, where there is no clean speech"
+    )
+
+    title = "The budget of task enh, in scale-invariant signal-to-noise ratios"
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -72,4 +94,4 @@ class SpeechBudget(Budget):
 
 
 #: The budget of every kind of task.
-BUDGETS: Sequence[type[Budget]] = (TokenBudget, SpeechBudget)
+BUDGETS: Sequence[type[Budget]] = (TokenBudget, SpeechBudget, SeparationBudget)

@@ -14,7 +14,7 @@ import torch
 from torch_complex.tensor import ComplexTensor
 
 from espnet_onnx_plugin.bundle import Stft, Tensor
-from espnet_onnx_plugin.bundle.enhancement import Direct, Method
+from espnet_onnx_plugin.bundle.enhancement import Direct, FrameStream, Method
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.graph import GraphModule
 
@@ -159,6 +159,9 @@ class EnhModules:
         method: how the runtime runs them.
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
+        stream: how they work through a stream; None: they cannot.
+        averages, modes, max_bins: see
+            :class:`~espnet_onnx_plugin.bundle.Enhancement`.
     """
 
     modules: Mapping[str, GraphModule]
@@ -166,6 +169,23 @@ class EnhModules:
     channels: int | None = 1
     method: Method = Direct()
     min_length: int = 1
+    stream: FrameStream | None = None
+    averages: bool = False
+    modes: int | None = None
+    max_bins: int | None = None
+
+
+def spectral(ends: Ends) -> Ends:
+    """The ends of a separator of spectra, as they come.
+
+    Raises:
+        PluginError: if they are not transforms.
+    """
+    if ends.analysis is None or ends.synthesis is None:
+        raise PluginError(
+            "this separator reads spectra: encoder and decoder have to be 'stft'"
+        )
+    return ends
 
 
 def direct(separator: torch.nn.Module, ends: Ends) -> EnhModules:

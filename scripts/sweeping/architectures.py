@@ -19,6 +19,9 @@ TASKS = {
     "s2t1": "s2t",
     "lm1": "lm",
     "tts1": "tts",  # and what gan_tts trains, which decodes as tts
+    "enh1": "enh",
+    "tse1": "enh_tse",
+    "enh_asr1": "enh_asr",
 }
 
 #: Choices that change how a model is trained or its text is read, not the model.
@@ -123,8 +126,54 @@ TTS_SIZES = {
     "stochastic_duration_predictor_dds_conv_layers": 2,
 }
 
+#: Of separators; transforms keep their sizes, which the separators' must fit.
+SEPARATOR_SIZES = {
+    "layer": 2,
+    "layers": 1,
+    "unit": 8,
+    "adim": 8,
+    "aheads": 2,
+    "linear_units": 12,
+    "bottleneck_dim": 6,
+    "hidden_dim": 8,
+    "skip_dim": 6,
+    "adapt_enroll_dim": 6,
+    "emb_D": 4,
+    "n_layers": 1,
+    "lstm_hidden_units": 6,
+    "emb_dim": 8,
+    "attn_n_head": 2,
+    "attn_approx_qk_dim": 65,
+    "num_channels": 8,
+    "num_layers": 2,
+    "hidden_size": 8,
+    "enc_dim": 8,
+    "feature_dim": 8,
+    "enc_channels": 8,
+    "bottleneck_size": 8,
+    "num_blocks": 2,
+    "num_spatial_blocks": 1,
+    "att_heads": 2,
+    "ch_att_dim": 8,
+    "memory_size": 4,
+    **{f"{net}{name}": 6 for net in "bw" for name in ("units", "projs")},
+    **{f"{net}layers": 1 for net in "bw"},
+    "badim": 6,
+}
+
 #: Sizes by role, where they are not those of :data:`SIZES`.
-SIZES_OF = {"lm": LM_SIZES, "tts": TTS_SIZES}
+SIZES_OF = {
+    "lm": LM_SIZES,
+    "tts": TTS_SIZES,
+    "separator": SEPARATOR_SIZES,
+    "enh_separator": SEPARATOR_SIZES,
+    "extractor": SEPARATOR_SIZES,
+    "enh_encoder": {"channel": 8},
+    "enh_decoder": {"channel": 8},
+}
+
+#: Likewise, in the tasks whose encoders and decoders are transforms.
+ENHANCEMENT = ("enh", "enh_tse")
 
 #: Where models that consist of others list the classes that those are chosen from.
 _PARTS = {
@@ -148,6 +197,12 @@ TRAINING = re.compile(
     # prenets' dropout acts in synthesis too; every configuration has the default.)
     r"|discriminator|_loss|^lambda_|^loss_type|_pos_weight|guided_attn|weight_norm"
     r"|^init_|stop_gradient|segment_size|cache_generator_outputs|pred_mos|mos_pred"
+)
+
+#: Of enhancement, where masks are part of the model.
+ENH_TRAINING = re.compile(
+    r"drop|^(loss|mask)_type$|stft_consistency|collect_stats|bypass_enh_prob"
+    r"|calc_enh_loss|use_checkpoint|flexible_numspk"
 )
 
 #: Loss weights: what counts is whether one is 0, 1, or in between.
@@ -185,6 +240,8 @@ def training_configs(egs2: Path) -> Iterator[tuple[Path, _Config]]:
         if directory.parent.name not in TASKS:
             continue
         for path in sorted(directory.rglob("*.y*ml")):
+            if "inference" in path.parts:  # changes of a trained model's settings
+                continue
             try:
                 content = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (OSError, yaml.YAMLError):  # dangling links, broken files
@@ -194,7 +251,7 @@ def training_configs(egs2: Path) -> Iterator[tuple[Path, _Config]]:
 
 
 #: One of these is in every training configuration, and in no decoding configuration.
-_MODEL = {"encoder", "decoder", "lm", "lm_conf", "tts"}
+_MODEL = {"encoder", "decoder", "lm", "lm_conf", "tts", "enh_encoder"}
 
 
 def _body(content: _Config) -> Any:
@@ -203,7 +260,10 @@ def _body(content: _Config) -> Any:
 
 
 #: The choices that an architecture is named after.
-_NAMING = ("encoder", "decoder", "lm", "tts")
+_NAMING = (
+    *("encoder", "decoder", "lm", "tts", "enh_separator", "asr_encoder", "asr_decoder"),
+    *("separator", "extractor", "diffusion_model"),
+)
 
 
 def architecture(task: str, content: _Config) -> tuple[str, _Config]:
@@ -224,16 +284,21 @@ def architecture(task: str, content: _Config) -> tuple[str, _Config]:
         loose.discard(choices.name)
         name = content.get(choices.name, choices.default)
         name = None if str(name).lower() == "none" else name
-        if name != choices.default or choices.name in _NAMING:
+        if name != choices.default or (choices.name in _NAMING and name is not None):
             config[choices.name] = name
         if name is not None:
             conf = content.get(f"{choices.name}_conf") or {}
             sizes = SIZES_OF.get(choices.name, SIZES)
-            conf = reduced(conf, _class(choices, name), sizes)
+            if task in ENHANCEMENT and choices.name in ("encoder", "decoder"):
+                sizes = SIZES_OF["enh_encoder"]
+            of_enh = task in ENHANCEMENT or choices.name.startswith("enh_")
+            training = ENH_TRAINING if of_enh else TRAINING
+            conf = reduced(conf, _class(choices, name), sizes, training)
             if conf:
                 config[f"{choices.name}_conf"] = conf
     for name in sorted(loose):
-        conf = reduced(content.get(f"{name}_conf") or {}, None, SIZES)
+        training = ENH_TRAINING if task in ENHANCEMENT else TRAINING
+        conf = reduced(content.get(f"{name}_conf") or {}, None, SIZES, training)
         if conf:
             config[f"{name}_conf"] = conf
     if content.get("input_size") not in (None, "none"):
@@ -260,7 +325,10 @@ def _class(choices: Any, name: str) -> type | None:
 
 
 def reduced(
-    conf: Mapping[str, Any], cls: type | None, sizes: Mapping[str, Any]
+    conf: Mapping[str, Any],
+    cls: type | None,
+    sizes: Mapping[str, Any],
+    training: re.Pattern[str] = TRAINING,
 ) -> _Config:
     """Settings less defaults and what matters in training only, at tiny size.
 
@@ -269,6 +337,7 @@ def reduced(
         cls: what they are given to, if it is known.
         sizes: parameters to set, where ``cls`` or ``conf`` has them; one that says that
             there is no such part is left as it is.
+        training: names of parameters that matter in training only.
     """
     parameters = inspect.signature(cls.__init__).parameters if cls else {}
     defaults = {name: parameter.default for name, parameter in parameters.items()}
@@ -288,7 +357,7 @@ def reduced(
         default = defaults.get(name, inspect.Parameter.empty)
         if name in WEIGHTS:
             value, default = _coarse(value), _coarse(default)
-        if TRAINING.search(name) or value == default:
+        if training.search(name) or value == default:
             continue
         if name in sizes and (not _absent(value) or _absent(default)):
             continue
@@ -302,10 +371,11 @@ def reduced(
             value = value[1 : 1 + result["num_blocks"]]
         elif isinstance(value, list):
             value = [
-                reduced(v, None, sizes) if isinstance(v, dict) else v for v in value
+                reduced(v, None, sizes, training) if isinstance(v, dict) else v
+                for v in value
             ]
         elif isinstance(value, dict):
-            value = reduced(value, _part(name, conf, cls), sizes)
+            value = reduced(value, _part(name, conf, cls), sizes, training)
         result[name] = value
     return result
 

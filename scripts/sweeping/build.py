@@ -20,14 +20,17 @@ from espnet_onnx_plugin.export.registry import find
 
 #: ESPnet's task by what the list calls it: module of espnet2.tasks, class.
 _TASK_CLASSES = {
-    "asr": "ASRTask",
-    "asr_transducer": "ASRTransducerTask",
-    "st": "STTask",
-    "slu": "SLUTask",
-    "s2t": "S2TTask",
-    "s2t_ctc": "S2TTask",
-    "lm": "LMTask",
-    "tts": "TTSTask",
+    "asr": ("asr", "ASRTask"),
+    "asr_transducer": ("asr_transducer", "ASRTransducerTask"),
+    "st": ("st", "STTask"),
+    "slu": ("slu", "SLUTask"),
+    "s2t": ("s2t", "S2TTask"),
+    "s2t_ctc": ("s2t_ctc", "S2TTask"),
+    "lm": ("lm", "LMTask"),
+    "tts": ("tts", "TTSTask"),
+    "enh": ("enh", "EnhancementTask"),
+    "enh_tse": ("enh_tse", "TargetSpeakerExtractionTask"),
+    "enh_asr": ("enh_s2t", "EnhS2TTask"),
 }
 
 _LETTERS = [*"abcdefghijklmnopqrstuvwx", "<space>"]
@@ -89,8 +92,8 @@ _DISCRIMINATOR = dict(
 
 def find_task(task: str) -> type:
     """ESPnet's class of a task."""
-    module = importlib.import_module(f"espnet2.tasks.{task}")
-    return getattr(module, _TASK_CLASSES[task])
+    module, name = _TASK_CLASSES[task]
+    return getattr(importlib.import_module(f"espnet2.tasks.{module}"), name)
 
 
 def training_config(architecture: dict[str, Any]) -> dict[str, Any]:
@@ -100,11 +103,16 @@ def training_config(architecture: dict[str, Any]) -> dict[str, Any]:
     blanks = [f"<blank{duration}>" for duration in reversed(durations)]
     tokens = [*blanks, *TOKENS.get(task, TOKENS["default"])]
     cls = find_task(task)
-    full = {**cls.get_default_config(), "init": None, "specaug": None}
+    full = {**cls.get_default_config(), "init": None}
+    if "specaug" in full:
+        full.update(specaug=None)
     # ESPnet's defaults of a choice's settings are those of its default choice.
     full.update({f"{choices.name}_conf": {} for choices in cls.class_choices_list})
     # ESPnet writes into the settings that it builds from.
-    full.update(copy.deepcopy(config), token_list=tokens, token_type="char")
+    full.update(copy.deepcopy(config))
+    if task in ("enh", "enh_tse"):
+        return full
+    full.update(token_list=tokens, token_type="char")
     if task.startswith("s2t"):
         full.update(preprocessor_conf=S2T_PREPROCESSOR)
     if task == "st":

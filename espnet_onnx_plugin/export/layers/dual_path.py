@@ -38,7 +38,7 @@ def split(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def merge(segments: torch.Tensor, frames: int | torch.SymInt) -> torch.Tensor:
-    """Sum (frames, dim) of segments (size, segments, dim) of :func:`split`.
+    """Sum (frames, dim) of segments (size, segments, dim), inverse to :func:`split`.
 
     As ``espnet2.enh.layers.dprnn.merge_feature``.
     """

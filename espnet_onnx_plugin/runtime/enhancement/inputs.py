@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Enhancement
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.io.lists import read_scp
 
@@ -23,6 +23,10 @@ TYPES: Mapping[str, Sequence[str]] = {
 }
 
 
+#: Lengths of made-up mixtures in samples, besides the shortest that a model takes.
+LENGTHS = (3001, 9000, 16384)
+
+
 @dataclass(frozen=True)
 class Mixture:
     """A mixture and what is known of it.
@@ -30,12 +34,21 @@ class Mixture:
     Attributes:
         speech_mix: (samples[, channels]).
         fs: its sampling rate where the data say it, else None.
-        category: number of its kind, ESPnet's ``utt2category``, or None.
+        rate: that of its file, where that says it.
+        category: number of its kind, or None.
     """
 
     speech_mix: np.ndarray
     fs: int | None = None
+    rate: int | None = None
     category: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ESPnet's class besides ``fs``: the mixture as a batch of one."""
+        given: dict[str, Any] = {"speech_mix": self.speech_mix[None]}
+        if self.category is not None:
+            given["utt2category"] = [self.category]
+        return given
 
 
 class Mixtures:
@@ -97,17 +110,13 @@ class Mixtures:
         if key not in self.entries:
             raise PluginError(f"there is no speech_mix in {self.source.path}")
         audio = self.source.read(key, self.entries[key])
-        mix = prepared(audio, described)
-        return Mixture(
-            mix,
-            _rate(given.get("fs")),
-            _category(given.get("category"), mix, described),
-        )
+        mix = prepared(audio.array, described)
+        category = _category(given.get("category"), mix, described)
+        return Mixture(mix, _rate(given.get("fs")), audio.rate, category)
 
 
-def prepared(audio: Audio, described: Enhancement) -> np.ndarray:
+def prepared(mix: np.ndarray, described: Enhancement) -> np.ndarray:
     """A mixture as ``espnet2.train.preprocessor.EnhPreprocessor`` hands it on."""
-    mix = audio.array
     if described.single_channel and mix.ndim == 2:
         mix = mix[:, 0]
     if described.volume_normalize is not None:
@@ -142,6 +151,24 @@ def _category(value: str | None, mix: np.ndarray, described: Enhancement) -> int
             f"category '{value}' is none of the model's: {', '.join(known)}"
         )
     return known.index(value)
+
+
+def made_up(described: Enhancement) -> Iterator[tuple[str, Mixture]]:
+    """Mixtures that the model takes, of several lengths, and words for them.
+
+    Noise whose loudness comes and goes, a little later from channel to channel.
+    """
+    channels = described.channels or max(3, described.ref_channel + 1)
+    for number, length in enumerate((max(described.min_length, 2), *LENGTHS)):
+        random = np.random.default_rng(number)
+        source = random.standard_normal(length + channels)
+        loudness = 0.1 + np.sin(np.arange(length) / 700) ** 2
+        rows = [source[i : i + length] for i in range(channels)]
+        mix = np.stack(rows, axis=-1) * loudness[:, None]
+        mix = 0.1 * (mix + 0.1 * random.standard_normal(mix.shape))
+        if described.channels == 1:
+            mix = mix[:, 0]
+        yield f"a mixture of {length} samples", Mixture(mix.astype(np.float32))
 
 
 def in_order(keys: Sequence[str], mixtures: Mixtures) -> Iterator[str]:
