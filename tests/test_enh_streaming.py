@@ -26,6 +26,13 @@ from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
 STREAMED = [
     ("tcn", "causal_spectrum"),
     ("tcn", "causal"),
+    ("skim", "causal"),
+    ("rnn", "one_direction"),
+    ("rnn", "lstm"),
+    ("skim", "output"),
+    ("skim", "cell"),
+    ("skim", "handed_on_as_they_come"),
+    ("skim", "one_block"),
     ("tcn", "causal_global"),
     ("tcn", "causal_global_spectrum"),
 ]
