@@ -36,7 +36,7 @@ from espnet_onnx_plugin.bin._parser import ArgumentParser
 from espnet_onnx_plugin.bin.enh_inference import frequency
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.enhancement.engine import enhancement_of
+from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of
 from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
 from espnet_onnx_plugin.runtime.io.audio import READERS, find_audio
 from espnet_onnx_plugin.tasks import open_model

@@ -174,8 +174,9 @@ class SoftKMeans:
 class Segmental:
     """Segments one after another, each with a memory of those before.
 
-    The graph ``encoder`` makes features of a mixture and the first memory, the graph
-    ``separator`` runs over a segment, ``decoder`` reads what it made of all of them.
+    The graph ``separator_encoder`` makes features of a mixture and the first memory,
+    ``separator`` runs over a segment, and ``separator_decoder`` reads what that made of
+    all of them.
 
     Attributes:
         frames: of a segment; zeros fill the last.
