@@ -208,6 +208,59 @@ def save_tts(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     return save(model, config, root, "model.pth")
 
 
+def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:
+    """A model with a tiny configuration of role svs, see :func:`save_tts`."""
+    from unittest import mock
+
+    import nltk
+
+    from espnet_onnx_plugin.export.registry import find
+
+    with mock.patch.object(nltk, "download"):
+        from espnet2.tasks.gan_svs import GANSVSTask, svs_choices
+        from espnet2.tasks.svs import SVSTask
+    root.mkdir(parents=True, exist_ok=True)
+    mel = dict(fs=RATE, n_fft=64, hop_length=8, n_mels=10, fmin=80, fmax=3800)
+    random = np.random.default_rng(0)
+    stats = dict(count=100.0, sum=random.standard_normal(10) * 100)
+    np.savez(root / "stats.npz", **stats, sum_square=100 * (4 + random.random(10)))
+    task = GANSVSTask if arch in svs_choices.classes else SVSTask
+    framewise = arch == "naive_rnn"
+    config = dict(task.get_default_config())
+    config.update(
+        token_list=TOKENS,
+        token_type="phn",
+        cleaner=None,
+        g2p=None,
+        fs=RATE,
+        svs=arch,
+        svs_conf=find("svs", arch).tiny[name],
+        feats_extract="fbank",
+        feats_extract_conf=mel,
+        normalize_conf=dict(stats_file=str(root / "stats.npz")),
+        score_feats_extract=f"{'frame' if framewise else 'syllable'}_score_feats",
+        score_feats_extract_conf=dict(fs=RATE, n_fft=64, win_length=64, hop_length=8),
+    )
+    if config["svs_conf"].get("use_discrete_token"):
+        config.update(model_type="discrete_svs", nclusters=12)
+        config.update(discrete_token_layers=2 if name == "layers" else 1)
+    if arch in ("toksing", "vits"):
+        pitch = dict(fs=RATE, n_fft=64, hop_length=8, use_token_averaged_f0=False)
+        pitch.update(use_log_f0=arch == "toksing")
+        config.update(pitch_extract="dio", pitch_extract_conf=pitch)
+    config.update(choices)
+    model = build(task, config)
+    for layer, module in model.named_modules():
+        if layer.endswith("duration_predictor.linear"):
+            module.bias.data += 1.5  # or most last no time
+        if layer.endswith("duration_predictor.proj"):  # in seconds, or most last many
+            module.weight.data *= 0.01
+            module.bias.data.fill_(0.005)
+        if layer.endswith("f0_decoder.proj"):  # or most is not voiced
+            module.bias.data += 1
+    return save(model, config, root, "model.pth")
+
+
 #: Small encoders and decoders of enhancement, by what ESPnet calls both.
 ENDS = {
     "conv": dict(channel=12, kernel_size=8, stride=4),

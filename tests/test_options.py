@@ -220,8 +220,8 @@ def separation(monkeypatch):
         (
             "enh",
             ["--data_path_and_name_and_type", "x,text,text"],
-            "--data_path_and_name_and_type is for models of task tts; give mixtures "
-            "as --mixture_scp",
+            "--data_path_and_name_and_type is for models of tasks tts and svs; give "
+            "mixtures as --mixture_scp",
         ),
         ("asr", ["--mixture_scp", "x"], "--mixture_scp is for models that separate"),
         ("tts", ["--mixture_scp", "x"], "--mixture_scp is for models that separate"),

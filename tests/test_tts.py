@@ -55,7 +55,7 @@ from espnet_onnx_plugin.runtime.synthesis.teacher_forcing import (
     pitch_of_frames,
 )
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
-from espnet_onnx_plugin.runtime.synthesis.vocoder import Vocoder
+from espnet_onnx_plugin.runtime.synthesis.vocoder import Vocoder, VocoderInputs
 from espnet_onnx_plugin.runtime.tts import Text2Speech
 
 
@@ -550,7 +550,10 @@ def vocoder(tmp_path_factory):
     return give
 
 
-@pytest.mark.parametrize("arch, name", configurations("vocoder"))
+@pytest.mark.parametrize(
+    "arch, name",
+    [case for case in configurations("vocoder") if "symbol" not in case.values[0]],
+)
 def test_a_vocoder_is_espnets_also_in_pieces(arch, name, vocoder):
     generator, pqmf, ours = vocoder(arch, name)
     feats = np.random.default_rng(4).standard_normal((73, 10)).astype(np.float32)
@@ -559,10 +562,11 @@ def test_a_vocoder_is_espnets_also_in_pieces(arch, name, vocoder):
         reference = generator.inference(torch.from_numpy(feats))
         if pqmf is not None:
             reference = pqmf.synthesis(reference.T[None])
-    whole = ours(feats, Noise(0))
+    given = VocoderInputs(feats)
+    whole = ours(given, Noise(0))
     assert difference(whole, reference.reshape(-1).numpy()) <= TOLERANCE
     for chunk in (1, 3, 50, 1000):
-        pieces = list(ours.stream(feats, Noise(0), None, chunk))
+        pieces = list(ours.stream(given, Noise(0), chunk))
         assert difference(np.concatenate(pieces), whole) <= 1e-6
         one = arch == "style_melgan_generator"  # its statistics are of the utterance
         assert len(pieces) == (1 if one else math.ceil(len(feats) / chunk))

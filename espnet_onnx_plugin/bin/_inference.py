@@ -52,6 +52,8 @@ UNSUPPORTED: Mapping[str, tuple[str | bool | None, str]] = {
     "vocoder_config": (None, _VOCODER),
     "vocoder_file": (None, _VOCODER),
     "vocoder_tag": (None, _VOCODER),
+    "vocoder_checkpoint": (None, _VOCODER),
+    "use_singomd": (False, "vocoders of several resolutions are not supported"),
 }
 
 #: Options of ESPnet's commands that say how torch loads data; they change nothing here.

@@ -5,17 +5,19 @@ tokenizer's files. It is complete and is never changed in place:
 :func:`~espnet_onnx_plugin.bundle.store.new_bundle` writes aside and renames.
 """
 
-from espnet_onnx_plugin.bundle.enhancement import Enhancement, Stft
+from espnet_onnx_plugin.bundle.enhancement import Enhancement, FrameStream, Stft
 from espnet_onnx_plugin.bundle.manifest import (
     FORMAT_VERSION,
     Axis,
     BlockStream,
     ChunkStream,
+    Excitation,
     File,
     Framing,
     Graph,
     Manifest,
     Precision,
+    ScoreInputs,
     Speech,
     State,
     Synthesis,
@@ -45,11 +47,14 @@ __all__ = [
     "Bundle",
     "ChunkStream",
     "Enhancement",
+    "Excitation",
     "File",
+    "FrameStream",
     "Framing",
     "Graph",
     "Manifest",
     "Precision",
+    "ScoreInputs",
     "Speech",
     "State",
     "Stft",

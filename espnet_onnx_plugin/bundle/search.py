@@ -195,7 +195,7 @@ class Energy:
 
 @dataclass(frozen=True, kw_only=True)
 class _Features:
-    """Base of the ways from text to features.
+    """Base of the ways from text, or a score, to features.
 
     Attributes:
         model: ESPnet's class, where something of its follows the release.
@@ -224,12 +224,14 @@ class Durations(_Features):
     Attributes:
         rounding: of durations that a speed changes.
         pitch, energy: of teacher forcing, where it reads them.
+        token_layers: discrete tokens of a frame, of a model that makes such.
     """
 
     kind: ClassVar[str] = "durations"
     rounding: Literal["round", "ceil"]
     pitch: Pitch | None = None
     energy: Energy | None = None
+    token_layers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,5 +250,12 @@ class Frames(_Features):
     limits_steps: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Framewise(_Features):
+    """Synthesis by a model that reads a row of inputs for every frame it makes."""
+
+    kind: ClassVar[str] = "framewise"
+
+
 Search = LabelSynchronous | Prompted | PromptedCTC | MaskCTC | Transducer
-Features = Durations | Frames
+Features = Durations | Frames | Framewise

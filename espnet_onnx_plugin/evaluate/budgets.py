@@ -63,7 +63,7 @@ class SpeechBudget(Budget):
         "speech, in absolute percent",
     )
 
-    title = "The budget of task tts, against fp32"
+    title = "The budget of tasks tts and svs, against fp32"
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -86,8 +86,8 @@ class TextOptions(DataOptions):
 
     data_path_and_name_and_type: Sequence[DataFile] | None = option(
         None,
-        "of task tts, in the place of --calibration_scp: texts and what belongs to "
-        "them, as ESPnet's tts_inference takes them",
+        "of tasks tts and svs, in the place of --calibration_scp: texts or songs and "
+        "what belongs to them, as ESPnet's tts_inference and svs_inference take them",
     )
     calibration_texts: Count = option(10, "how many of these, spread over the file")
     asr_model_dir: Path | None = None
@@ -96,7 +96,8 @@ class TextOptions(DataOptions):
     instead = "texts as --data_path_and_name_and_type"
     misplaced = {
         "data_path_and_name_and_type": (
-            "--data_path_and_name_and_type is for models of task tts; give {instead}"
+            "--data_path_and_name_and_type is for models of tasks tts and svs; give "
+            "{instead}"
         )
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,18 @@ from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
 from espnet_onnx_plugin.evaluate.synthesized import SpeechQuality, measure_or_lost
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.progress import progress
-from espnet_onnx_plugin.runtime.synthesis.inputs import Texts, named, utterances
-from espnet_onnx_plugin.runtime.tts import Text2Speech
-from espnet_onnx_plugin.tasks import Task
+from espnet_onnx_plugin.runtime.synthesis.described import synthesis_of
+from espnet_onnx_plugin.runtime.synthesis.engine import Synthesizer
+from espnet_onnx_plugin.runtime.synthesis.inputs import Arguments, Texts, named
+from espnet_onnx_plugin.tasks import Task, door_of
 
 logger = logging.getLogger(__name__)
 
 #: Most frames for each token of a made-up text, which a model need not ever end.
 MAXLENRATIO = 3.0
+
+#: Outputs that are compared, where there are such; the first is what is heard.
+_HEARD = ("wav", "feat_gen")
 
 #: Outputs of an utterance, by name.
 Outputs = Mapping[str, np.ndarray]
@@ -74,7 +78,8 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
             if data.asr_model_dir is not None:
                 raise PluginError(f"--asr_model_dir needs texts: {cls.option}")
             return cls(options=options)
-        return cls(Texts(files, data.calibration_texts), options, data.asr_model_dir)
+        source = task.door.load().data(files, data.calibration_texts)
+        return cls(source, options, data.asr_model_dir)
 
     def as_dict(self) -> dict[str, Any] | None:
         """For the manifest: what decides the measures."""
@@ -97,18 +102,22 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
         graphs = GraphPairs(reference, other, device)
         options = self.check_options()
         watched = replace(device, watch=graphs.watch)
-        left: Text2Speech = open_on(watched, reference, **options)
-        right: Text2Speech = open_on(device, other, **options)
+        left: Synthesizer = open_on(watched, reference, **options)
+        right: Synthesizer = open_on(device, other, **options)
         count = identical = 0
-        for key, inputs in utterances(reference, self.source):
+        for key, inputs in _utterances(reference, self.source):
             logger.info("comparing on %s", key)
             graphs.calls.clear()
             with named(key):
-                expected, made = left(**inputs), right(**inputs)
-            names = [name for name in ("wav", "feat_gen") if name in expected]
+                expected = left(**inputs)
+                right.given_f0 = left.f0
+                made = right(**inputs)
+            pairs = [(made[n], expected[n]) for n in _HEARD if n in expected]
+            if left.f0 is not None:
+                pairs.append((right.f0, left.f0))
             count += 1
             identical += all(
-                difference(made[n], expected[n]) <= WAVEFORM_TOLERANCE for n in names
+                difference(ours, theirs) <= WAVEFORM_TOLERANCE for ours, theirs in pairs
             )
         left_out = not_among(reference, graphs.differences)
         return Comparison(count, self.kind, identical, graphs.differences, left_out)
@@ -120,7 +129,7 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
             PluginError: if an ASR model is to score what it cannot be held to.
         """
         options = {**(self.options or {}), **self.check_options()}
-        inputs = dict(utterances(model, self.source))
+        inputs = dict(_utterances(model, self.source))
         scorer = None
         if self.asr_model_dir is not None:
             scorer = AsrScorer(self.asr_model_dir, device)
@@ -134,11 +143,10 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
         device = replace(device, emulate=True)
         recorder = InputRecorder(model)
         watched = replace(device, watch=recorder.record)
-        text2speech: Text2Speech = open_on(watched, model, **options)
+        synthesizer: Synthesizer = open_on(watched, model, **options)
         # Once: the texts' phonemes are not what is timed.
-        for entry in inputs.values():
-            entry["text"] = text2speech.ids(entry["text"])
-        made = _synthesize(text2speech, inputs, recorder)
+        inputs = {key: synthesizer.prepare(entry) for key, entry in inputs.items()}
+        made = _synthesize(synthesizer, inputs, recorder)
         baseline = SynthesisBaseline(
             model=model,
             device=device,
@@ -151,6 +159,21 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
             made=made,
         )
         return replace(baseline, cer=baseline.character_error_rate(made))
+
+
+def _utterances(
+    bundle: Bundle, source: Texts | None
+) -> Iterator[tuple[str, Arguments]]:
+    """Utterances of a check, with ids: those of the data, or made-up ones."""
+    data = door_of(bundle).load().data
+    if source is None:
+        yield from data.made_up(bundle)
+        return
+    opened = source.read(data.audio in synthesis_of(bundle.manifest).reads)
+    for key in opened.keys:
+        with named(key):
+            inputs = opened.of(key)
+        yield key, inputs
 
 
 @dataclass(frozen=True)
@@ -221,7 +244,7 @@ class SynthesisBaseline(Baseline[SpeechBudget]):
 
 
 def _synthesize(
-    text2speech: Text2Speech,
+    synthesizer: Synthesizer,
     inputs: Mapping[str, Mapping[str, Any]],
     recorder: InputRecorder | None = None,
 ) -> dict[str, Outputs]:
@@ -230,8 +253,8 @@ def _synthesize(
     start = time.monotonic()
     for key in progress(inputs, len(inputs)):
         with named(key):
-            outputs = text2speech(**inputs[key])
-        names = [name for name in ("wav", "feat_gen") if name in outputs]
+            outputs = synthesizer(**inputs[key])
+        names = [name for name in _HEARD if name in outputs]
         made[key] = {name: outputs[name] for name in names[:1]}
         if recorder is not None:
             recorder.next_utterance()
@@ -239,7 +262,7 @@ def _synthesize(
     return made
 
 
-def _seconds(text2speech: Text2Speech, inputs: Mapping[str, Any]) -> dict[str, float]:
+def _seconds(synthesizer: Synthesizer, inputs: Mapping[str, Any]) -> dict[str, float]:
     """Seconds of one utterance, by part."""
-    text2speech(**inputs)
-    return text2speech.seconds
+    synthesizer(**inputs)
+    return synthesizer.seconds

@@ -180,6 +180,24 @@ _operators = functools.cache(_registration.ONNXRegistry.from_torchlib)
 
 
 @contextlib.contextmanager
+def first_inputs(module: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """Collect the first input of each call of a module, for the time of the block.
+
+    Args:
+        module: whose calls; None: none.
+    """
+    seen: list[torch.Tensor] = []
+    if module is None:
+        yield seen
+        return
+    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
 def nothing_rectified() -> Iterator[None]:
     """Pass everything through torch's rectifiers.
 

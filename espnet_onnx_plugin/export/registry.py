@@ -28,16 +28,18 @@ class Arch:
         wrap: turns ESPnet's module into an exportable one. Parts of the encoder graph
             (frontend to encoder) map ``(x, lengths)`` to ``(x, lengths)``; decoders
             and language models become a :class:`~.steps.StepModule`, or a
-            :class:`~.sequences.SequenceModule`; a ``tts``, with its normalization,
-            becomes :class:`~.tts_module.TTSModules`; a ``separator``, with its ends,
-            :class:`~.enh_module.EnhModules`. It raises :class:`PluginError` for a
-            setting that is not supported.
+            :class:`~.sequences.SequenceModule`; a ``tts`` or ``svs``, with its
+            normalization, becomes :class:`~.tts_module.TTSModules`; a ``separator``,
+            with its ends, :class:`~.enh_module.EnhModules`. It raises
+            :class:`PluginError` for a setting that is not supported.
         tiny: named small ``*_conf`` dictionaries that together touch every branch; of
             a separator also with what stands around it, ``ends``: ``conv``, where
             nothing is said, ``stft`` or ``same``.
         limits: settings that ESPnet accepts and ``wrap`` refuses, for the README.
         needs: imports the optional package that ESPnet builds it with; raises
             :class:`PluginError` that names it where it is missing.
+        check: of the settings, before it is built: raises :class:`PluginError` with the
+            reason where ESPnet itself cannot build or use a model with them.
         features: of an encoder that reads waveforms, what makes the features that the
             wrapped one reads; it becomes the frontend's graph.
     """
@@ -48,6 +50,7 @@ class Arch:
     tiny: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     limits: str = ""
     needs: Callable[[], None] = lambda: None
+    check: Callable[[Mapping[str, Any]], None] = lambda conf: None
     features: Callable[[torch.nn.Module], torch.nn.Module] | None = None
 
 

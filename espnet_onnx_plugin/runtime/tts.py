@@ -27,11 +27,6 @@ class Text2Speech(Synthesizer):
 
     task = "tts"
 
-    @property
-    def use_speech(self) -> bool:
-        """Whether speech has to be given."""
-        return self.options.use_teacher_forcing or "speech" in self.synthesis.reads
-
     def ids(self, text: str | Given) -> np.ndarray:
         """Token ids (tokens,) of a text, or of such.
 
@@ -40,6 +35,23 @@ class Text2Speech(Synthesizer):
         """
         ids = self.converter.text2ids(text) if isinstance(text, str) else text
         return token_ids(ids, len(self.converter.token_list))
+
+    def require_packages(self, kinds: Mapping[str, str]) -> None:
+        """Load what makes phonemes; a package that is missing is the fault of no text.
+
+        Args, raises: as of the base class.
+        """
+        if kinds["text"] == "text":
+            self.converter.text2ids("")
+
+    def prepare(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs of an utterance, with token ids.
+
+        Args, raises: as of the base class.
+        """
+        if not self.options.use_teacher_forcing:  # ESPnet gives its model none then
+            inputs.pop("durations", None)
+        return {**inputs, "text": self.ids(inputs["text"])}
 
     def __call__(
         self,
@@ -95,7 +107,7 @@ class Text2Speech(Synthesizer):
         for name, value in given.items():
             if name in needed and value is None:
                 raise RuntimeError(f"Missing required argument: '{name}'")
-        tensors = {"text": self.ids(text)}
+        tensors: dict[str, Any] = {"text": self.ids(text)}
         for name in ("spembs", "sids", "lids"):
             if name in needed:
                 tensors[name] = condition(self.bundle.manifest, name, given[name])

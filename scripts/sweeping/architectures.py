@@ -284,7 +284,7 @@ def architecture(task: str, content: _Config) -> tuple[str, _Config]:
         loose.discard(choices.name)
         name = content.get(choices.name, choices.default)
         name = None if str(name).lower() == "none" else name
-        if name != choices.default or choices.name in _NAMING:
+        if name != choices.default or (choices.name in _NAMING and name is not None):
             config[choices.name] = name
         if name is not None:
             conf = content.get(f"{choices.name}_conf") or {}

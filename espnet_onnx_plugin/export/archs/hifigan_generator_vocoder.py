@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from espnet_onnx_plugin.export.layers.conditions import with_time
 from espnet_onnx_plugin.export.layers.vocoder import Vocoder
 from espnet_onnx_plugin.export.registry import Arch, register
 
@@ -14,7 +15,7 @@ class HiFiGAN(Vocoder):
     def generate(self, c: torch.Tensor, *condition: torch.Tensor) -> torch.Tensor:
         if not condition:
             return self.generator(c)
-        return self.generator(c, g=condition[0][None, :, None])
+        return self.generator(c, g=with_time(condition))
 
 
 register(

@@ -16,7 +16,7 @@ class ParallelWaveGAN(Vocoder):
     parallel_wavegan's, which pads its features outside of the network.
     """
 
-    def noise(self) -> dict[str, Tensor]:
+    def source(self) -> dict[str, Tensor]:
         return {"noise": Tensor("float32", ("frames", self.factor))}
 
     def generate(self, c: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ class StyleMelGAN(Vocoder):
         """Two blocks, of which the second is not full."""
         return {"blocks": 2, "frames": 2 * self.block - 1}
 
-    def noise(self) -> dict[str, Tensor]:
+    def source(self) -> dict[str, Tensor]:
         return {"noise": Tensor("float32", (self.generator.in_channels, "blocks"))}
 
     def generate(self, c: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,9 @@ from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
+from espnet_onnx_plugin.export.layers.conditions import GlobalCondition, with_time
 from espnet_onnx_plugin.export.layers.draws import unused_draws
+from espnet_onnx_plugin.export.layers.posterior import Posterior
 from espnet_onnx_plugin.export.layers.vocoder import fold_weight_norm
 from espnet_onnx_plugin.export.padding import padded_to
 from espnet_onnx_plugin.export.patches import replaced
@@ -86,39 +88,20 @@ class _Encoder(TTSModule):
         super().__init__()
         self.generator = generator
         self.unused_draws = unused_draws(generator.text_encoder)
-        self.inputs = {"text": Tensor("int64", ("tokens",))}
-        if generator.spks is not None:
-            self.inputs["sids"] = Tensor("int64", (1,))
-        if generator.spk_embed_dim is not None:
-            self.inputs["spembs"] = Tensor("float32", (generator.spk_embed_dim,))
-        if generator.langs is not None:
-            self.inputs["lids"] = Tensor("int64", (1,))
-        self.conditions = list(self.inputs)[1:]
-        self.inputs["noise_dur"] = Tensor("float32", (2, "tokens"))
-        self.inputs["noise_scale_dur"] = Tensor("float32", ())
+        self.condition = GlobalCondition(generator)
+        self.inputs = {
+            "text": Tensor("int64", ("tokens",)),
+            **self.condition.inputs,
+            "noise_dur": Tensor("float32", (2, "tokens")),
+            "noise_scale_dur": Tensor("float32", ()),
+        }
         width = generator.text_encoder.attention_dim
         self.outputs: dict[str, Tensor] = {
             "mean": Tensor("float32", ("symbols", width)),
             "log_scale": Tensor("float32", ("symbols", width)),
             "duration": Tensor("float32", ("symbols",)),
+            **self.condition.outputs,
         }
-        if self.conditions:
-            size = generator.duration_predictor.global_conv.in_channels
-            self.outputs["condition"] = Tensor("float32", (size,))
-
-    def condition(self, *values: torch.Tensor) -> torch.Tensor | None:
-        """(1, size), what the model knows of speaker and language, or None."""
-        given, g = dict(zip(self.conditions, values)), None
-        if "sids" in given:
-            g = self.generator.global_emb(given["sids"])
-        if "spembs" in given:
-            spembs = F.normalize(given["spembs"][None])
-            spembs = self.generator.spemb_proj(spembs)
-            g = spembs if g is None else g + spembs
-        if "lids" in given:
-            lids = self.generator.lang_emb(given["lids"])
-            g = lids if g is None else g + lids
-        return g
 
     def _log_duration(self, x, g, noise) -> torch.Tensor:
         """``StochasticDurationPredictor.forward`` in its inverse direction."""
@@ -174,7 +157,7 @@ class _Decoder(TTSModule):
     def forward(self, mean, log_scale, index, noise, scale, *condition):
         """The inputs, in their order -> (frames, dim)."""
         z = mean[index] + noise * torch.exp(log_scale[index]) * scale
-        g = condition[0][None, :, None] if condition else None
+        g = with_time(condition)
         z = self.flow(z.T[None], torch.ones(1, 1, 1), g=g, inverse=True)
         return z[0].T
 
@@ -187,17 +170,11 @@ class _Alignment(TTSModule):
 
     def __init__(self, generator: torch.nn.Module, encoder: _Encoder):
         super().__init__()
-        fold_weight_norm(generator.posterior_encoder)
-        self.posterior, self.flow = generator.posterior_encoder, generator.flow
+        self.posterior, self.flow = Posterior(generator), generator.flow
         outputs = dict(encoder.outputs)
         del outputs["duration"]
         _, width = outputs["mean"].axes
-        size = self.posterior.input_conv.in_channels
-        self.inputs = {
-            "feats": Tensor("float32", ("frames", size)),
-            "noise": Tensor("float32", (width, "frames")),
-            **outputs,
-        }
+        self.inputs = {**self.posterior.inputs, **outputs}
         self.outputs = {
             "latents": Tensor("float32", ("frames", width)),
             "likelihood": Tensor("float32", ("frames", "symbols")),
@@ -205,13 +182,8 @@ class _Alignment(TTSModule):
 
     def forward(self, feats, noise, mean, log_scale, *condition):
         """The inputs, in their order -> (frames, dim), logarithms (frames, symbols)."""
-        g = condition[0][None, :, None] if condition else None
-        mask = torch.ones(1, 1, 1)
-        x = self.posterior.input_conv(feats.T[None])
-        x = self.posterior.proj(self.posterior.encoder(x, mask, g=g))
-        posterior_mean, posterior_scale = x.chunk(2, dim=1)
-        latents = posterior_mean + noise * posterior_scale.exp()
-        z = self.flow(latents, mask, g=g)[0].T
+        latents = self.posterior(feats, noise, *condition)
+        z = self.flow(latents, torch.ones(1, 1, 1), g=with_time(condition))[0].T
         precision = torch.exp(-2 * log_scale)
         of_symbol = -0.5 * math.log(2 * math.pi) - log_scale
         of_symbol = of_symbol - 0.5 * mean.square() * precision
@@ -229,12 +201,7 @@ def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     encoder = _Encoder(generator)
     decoder = _Decoder(generator, encoder)
     _, width = encoder.outputs["mean"].axes
-    condition = encoder.outputs.get("condition")
-    vocoder = HiFiGAN(
-        generator.decoder,
-        width,
-        condition=None if condition is None else condition.axes[0],
-    )
+    vocoder = HiFiGAN(generator.decoder, width, condition=encoder.condition.size)
     search = Durations(
         rounding="ceil",
         teacher_forcing=("speech",),

@@ -1,8 +1,9 @@
-"""Style, speaker and language, which text-to-speech models are conditioned on."""
+"""Style, speaker and language, which models are conditioned on."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.export.layers.recurrent import RecurrentLayer
@@ -75,3 +76,57 @@ class Conditions(torch.nn.Module):
         if "spembs" in given:
             hs = self.tts._integrate_with_spk_embed(hs, given["spembs"][None])
         return hs
+
+
+class GlobalCondition(torch.nn.Module):
+    """Speaker and language in one vector, which VITS' generators are conditioned on.
+
+    Args:
+        generator: with ``global_emb``, ``spemb_proj`` and ``lang_emb``, as it has them.
+
+    Attributes:
+        inputs: what it reads; none where a model speaks with one voice.
+        size: of the vector; None where there is none.
+    """
+
+    def __init__(self, generator: torch.nn.Module):
+        super().__init__()
+        self.inputs: dict[str, Tensor] = {}
+        self.size: int | None = None
+        if generator.spks is not None:
+            self.inputs["sids"] = Tensor("int64", (1,))
+            self.speaker = generator.global_emb
+            self.size = self.speaker.embedding_dim
+        if generator.spk_embed_dim is not None:
+            self.inputs["spembs"] = Tensor("float32", (generator.spk_embed_dim,))
+            self.embedded = generator.spemb_proj
+            self.size = self.embedded.out_features
+        if generator.langs is not None:
+            self.inputs["lids"] = Tensor("int64", (1,))
+            self.language = generator.lang_emb
+            self.size = self.language.embedding_dim
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """The vector by name; nothing where there is none."""
+        if self.size is None:
+            return {}
+        return {"condition": Tensor("float32", (self.size,))}
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor | None:
+        """Inputs in their order -> (1, size), or None."""
+        given, g = dict(zip(self.inputs, values)), None
+        if "sids" in given:
+            g = self.speaker(given["sids"])
+        if "spembs" in given:
+            spembs = self.embedded(F.normalize(given["spembs"][None]))
+            g = spembs if g is None else g + spembs
+        if "lids" in given:
+            lids = self.language(given["lids"])
+            g = lids if g is None else g + lids
+        return g
+
+
+def with_time(condition: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
+    """The vector (size,) that a graph may read -> (1, size, 1), or None."""
+    return condition[0][None, :, None] if condition else None

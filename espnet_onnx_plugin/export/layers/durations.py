@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -14,6 +14,50 @@ from espnet_onnx_plugin.export.layers.generated_features import (
     with_postnet,
 )
 from espnet_onnx_plugin.export.tts_module import TTSModule
+
+
+class ScoreEncoder(TTSModule):
+    """Notes to hidden states and durations, for models that sing.
+
+    Args:
+        svs: ESPnet's model.
+        names: of its inputs, see :class:`~espnet_onnx_plugin.bundle.ScoreInputs`.
+    """
+
+    def __init__(self, svs: torch.nn.Module, names: Sequence[str]):
+        super().__init__()
+        self.inputs = {name: Tensor("int64", ("symbols",)) for name in names}
+        self.count = len(names)
+        self.conditions = Conditions(svs, svs.odim)
+        self.inputs.update(self.conditions.inputs)
+        self.duration_predictor = svs.duration_predictor
+        width = svs.duration_predictor.conv[0][0].in_channels
+        self.outputs = {
+            "hidden": Tensor("float32", ("symbols", width)),
+            "duration": Tensor("int64", ("symbols",)),
+        }
+
+    def hidden(self, *ids: torch.Tensor) -> torch.Tensor:
+        """(1, symbols) each -> (1, symbols, dim), before the singer is added."""
+        raise NotImplementedError
+
+    def forward(self, *values: torch.Tensor):
+        """Ids (symbols,) and conditions -> (symbols, dim), (symbols,)."""
+        ids = [value[None] for value in values[: self.count]]
+        hs = self.conditions(self.hidden(*ids), *values[self.count :])
+        return hs[0], predicted_durations(self.duration_predictor, hs)[0]
+
+
+def predicted_durations(
+    predictor: torch.nn.Module, hs: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ESPnet's ``DurationPredictor``: (1, symbols, dim) -> frames, and their logarithm.
+
+    Both are (symbols,).
+    """
+    log_duration = predictor(hs, None)[0]
+    duration = torch.round(log_duration.exp() - predictor.offset).clamp(min=0)
+    return duration.long(), log_duration
 
 
 class DurationEncoder(TTSModule):
@@ -53,14 +97,12 @@ class DurationEncoder(TTSModule):
             text = torch.cat((text, torch.full((1,), self.eos, dtype=torch.int64)))
         hs, _ = self.tts.encoder(text[None], None)
         hs = self.conditions(hs, *conditions)
-        predictor = self.tts.duration_predictor
-        log_duration = predictor(hs, None)[0]
-        duration = torch.round(log_duration.exp() - predictor.offset).clamp(min=0)
+        durations = predicted_durations(self.tts.duration_predictor, hs)
         variances = [
             getattr(self.tts, f"{name}_predictor")(hs, None)[0]
             for name in self.variances
         ]
-        return (hs[0], duration.long(), log_duration, *variances)
+        return (hs[0], *durations, *variances)
 
 
 class DurationDecoder(TTSModule):
@@ -71,12 +113,15 @@ class DurationDecoder(TTSModule):
         encoder: its encoder.
     """
 
-    def __init__(self, tts: torch.nn.Module, encoder: DurationEncoder):
+    def __init__(self, tts: torch.nn.Module, encoder: DurationEncoder | ScoreEncoder):
         super().__init__()
         # Not all of the model: what others have in common is one graph in the tests.
         self.decoder = tts.decoder
         self.embeds = torch.nn.ModuleDict(
-            {name: getattr(tts, f"{name}_embed") for name in encoder.variances}
+            {
+                name: getattr(tts, f"{name}_embed")
+                for name in getattr(encoder, "variances", ())
+            }
         )
         self.unused_draws = unused_draws(tts.decoder)
         self.inputs: Mapping[str, Tensor] = {
@@ -106,7 +151,7 @@ class FeatureDecoder(DurationDecoder):
     def __init__(
         self,
         tts: torch.nn.Module,
-        encoder: DurationEncoder,
+        encoder: DurationEncoder | ScoreEncoder,
         normalize: torch.nn.Module | None,
     ):
         super().__init__(tts, encoder)

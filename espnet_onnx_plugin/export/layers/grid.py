@@ -68,7 +68,7 @@ class Path(torch.nn.Module):
         last = self.pieces - 1
         steps = normed.size(0) - last
         read = [normed.narrow(0, i, steps) for i in range(self.pieces)]
-        y = self.rnn.along_first(torch.cat(read, dim=2) if last else normed)
+        y, *_ = self.rnn.sequences(torch.cat(read, dim=2) if last else normed)
         given = [linear(y, weight) for weight in self.give[:last]]
         total = pad(linear(y, self.give[last], self.bias), (0, 0, 0, 0, last, 0))
         for i, piece in enumerate(given):

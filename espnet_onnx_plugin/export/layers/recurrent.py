@@ -63,31 +63,67 @@ class RecurrentLayer(torch.nn.Module):
         Returns:
             (batch, time, directions * hidden), zeros behind the end of each.
         """
-        y = self._run(x.transpose(0, 1), lengths.to(torch.int32))
+        y, *_ = self._run(x.transpose(0, 1), lengths.to(torch.int32))
         return y.permute(2, 0, 1, 3).flatten(2)
 
-    def along_first(self, x: torch.Tensor) -> torch.Tensor:
-        """Run over sequences of one length, in the layout that ONNX has for them.
+    def sequences(
+        self, x: torch.Tensor, states: Sequence[torch.Tensor] = ()
+    ) -> tuple[torch.Tensor, ...]:
+        """Run over sequences of one length, which lie as the operator wants them.
 
         Args:
-            x: (time, batch, input).
+            x: (time, sequences, input).
+            states: before the first step, each (directions, sequences, hidden): h, and
+                c of an LSTM; none: zeros.
 
         Returns:
-            (time, batch, directions * hidden).
+            (time, sequences, directions * hidden), and the states after the last step.
         """
-        return self._run(x, None).transpose(1, 2).flatten(2)
+        y, *states = self._run(x, None, states)
+        return y.transpose(1, 2).flatten(2), *states
 
-    def _run(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        """(time, batch, input) -> (time, directions, batch, hidden)."""
+    def _run(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None,
+        states: Sequence[torch.Tensor] = (),
+    ) -> Sequence[torch.Tensor]:
+        """The operator: outputs (time, directions, sequences, hidden), and states."""
         directions, _, hidden = self.recurrent_weight.shape
         weights = [self.weight, self.recurrent_weight, self.bias]
-        return torch.onnx.ops.symbolic(
+        after = (directions, x.size(1), hidden)
+        shapes = [(x.size(0), *after), after, after]
+        if self.operator != "LSTM":
+            shapes.pop()
+        return torch.onnx.ops.symbolic_multi_out(
             self.operator,
-            [x, *weights] if lengths is None else [x, *weights, lengths],
+            [x, *weights, lengths, *states],
             attrs=self.attributes,
-            dtype=x.dtype,
-            shape=(x.size(0), directions, x.size(1), hidden),
+            dtypes=[x.dtype] * len(shapes),
+            shapes=shapes,
         )
+
+
+class RecurrentStack(torch.nn.Module):
+    """All layers of ``torch.nn.LSTM`` or ``GRU``, over one sequence.
+
+    Args:
+        rnn: with ``batch_first``.
+    """
+
+    def __init__(self, rnn: torch.nn.RNNBase):
+        super().__init__()
+        layers = range(rnn.num_layers)
+        self.layers = torch.nn.ModuleList(
+            RecurrentLayer(rnn, layer) for layer in layers
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, time, input) -> (1, time, directions * hidden)."""
+        length = torch.full((1,), x.size(1), dtype=torch.int64)
+        for layer in self.layers:
+            x = layer(x, length)
+        return x
 
 
 # The cells: ``from_x`` and ``from_h`` are the linear layers of the input and of the

@@ -49,21 +49,28 @@ def teacher_forcing(
         return {}, replace(search, teacher_forcing=())
     return {"energy": EnergyAnalysis(energy)}, replace(
         search,
-        pitch=Pitch(
-            **{
-                name: getattr(pitch, name)
-                for name in (
-                    *("fs", "hop_length", "f0min", "f0max"),
-                    *("use_continuous_f0", "use_log_f0", "reduction_factor"),
-                )
-            },
-            **_statistics(model.pitch_normalize),
-        ),
+        pitch=pitch_settings(pitch, model.pitch_normalize),
         energy=Energy(
             reduction_factor=energy.reduction_factor,
             **_statistics(model.energy_normalize),
         ),
     )
+
+
+def pitch_settings(
+    extract: torch.nn.Module, normalize: torch.nn.Module | None
+) -> Pitch:
+    """How a model's pitch is made.
+
+    Args:
+        extract: ESPnet's ``Dio``.
+        normalize: ESPnet's ``GlobalMVN`` of one number, or None.
+    """
+    names = ("fs", "hop_length", "f0min", "f0max", "use_continuous_f0", "use_log_f0")
+    settings = {name: getattr(extract, name) for name in names}
+    # ``Dio`` has none where no pitch is averaged.
+    factor = extract.reduction_factor or 1
+    return Pitch(**settings, reduction_factor=factor, **_statistics(normalize))
 
 
 def _statistics(normalize: torch.nn.Module | None) -> dict[str, float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -35,13 +35,16 @@ class Vocoder(TTSModule):
         dim: size of a frame of the features.
         pqmf: what joins the bands; default: the generator's own, if it has one.
         condition: size of the vector that the whole utterance is conditioned on.
+        factor: samples for each frame; default: the generator's own, or measured.
 
     Attributes:
         factor: samples for each frame.
         block: frames of a block of noise, where the noise has blocks.
+        tokens: how many ids there are, where the features are such.
     """
 
     block = 1
+    tokens: int | None = None
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Vocoder(TTSModule):
         dim: int,
         pqmf: torch.nn.Module | None = None,
         condition: int | None = None,
+        factor: int | None = None,
     ):
         super().__init__()
         fold_weight_norm(generator)
@@ -56,21 +60,23 @@ class Vocoder(TTSModule):
         self.pqmf = getattr(generator, "pqmf", None) if pqmf is None else pqmf
         # parallel_wavegan keeps the statistics of its features in the generator.
         self.normalizes = hasattr(generator, "mean")
-        if hasattr(generator, "upsample_factor"):
-            self.factor = int(generator.upsample_factor)
+        if factor is None:
+            factor = getattr(generator, "upsample_factor", None)
+        if factor is not None:
+            self.factor = int(factor)
         else:  # some of parallel_wavegan's, which read features alone
             with torch.no_grad():
                 self.factor = len(self(torch.zeros(64, dim))) // 64
         self.inputs: dict[str, Tensor] = {
             "feats": Tensor("float32", ("frames", dim)),
-            **self.noise(),
+            **self.source(),
         }
         if condition is not None:
             self.inputs["condition"] = Tensor("float32", (condition,))
         self.outputs = {"wav": Tensor("float32", ("samples",))}
 
-    def noise(self) -> dict[str, Tensor]:
-        """Noise that it reads."""
+    def source(self) -> dict[str, Tensor]:
+        """Noise or sines that it reads besides the features, by name."""
         return {}
 
     def generate(self, c: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
@@ -85,6 +91,11 @@ class Vocoder(TTSModule):
         if self.pqmf is not None:
             wav = self.pqmf.synthesis(wav)
         return wav[0].T.reshape(-1)
+
+
+def by_frame(tensor: Tensor) -> bool:
+    """Whether a vocoder's input has a row for each frame."""
+    return tensor.axes[:1] == ("frames",)
 
 
 @contextlib.contextmanager
@@ -113,24 +124,27 @@ def context(vocoder: Vocoder, longest: int = 512) -> tuple[int, int] | None:
         How many before and after; None if it sees every frame there is.
     """
     generator = torch.Generator().manual_seed(0)
+
+    def draw(shape: Sequence[int], tensor: Tensor) -> torch.Tensor:
+        if tensor.dtype == "int64":
+            return torch.randint(vocoder.tokens, tuple(shape), generator=generator)
+        return torch.randn(tuple(shape), generator=generator).double()
+
     frames = 64
     with _in_double(vocoder), nothing_rectified():
         while frames <= longest:
             sizes = {"frames": frames, "blocks": math.ceil(frames / vocoder.block)}
-            inputs = {}
-            for name, tensor in vocoder.inputs.items():
-                shape = [sizes.get(axis, axis) for axis in tensor.axes]
-                inputs[name] = torch.randn(shape, generator=generator).double()
+            inputs = {
+                name: draw([sizes.get(axis, axis) for axis in tensor.axes], tensor)
+                for name, tensor in vocoder.inputs.items()
+            }
             whole = vocoder(*inputs.values())
             middle, before, after = frames // 2, 0, 0
-            for _ in range(3):
-                change = torch.randn(inputs["feats"].size(1), generator=generator)
-                feats = inputs["feats"].clone()
-                feats[middle] += change.double()
-                changed = (vocoder(*{**inputs, "feats": feats}.values()) != whole).view(
-                    frames, -1
-                )
-                touched = changed.any(dim=1).nonzero()
+            for name in 3 * [n for n, t in vocoder.inputs.items() if by_frame(t)]:
+                values = inputs[name].clone()
+                values[middle] = draw(values[middle].shape, vocoder.inputs[name])
+                changed = vocoder(*{**inputs, name: values}.values()) != whole
+                touched = changed.view(frames, -1).any(dim=1).nonzero()
                 if len(touched):
                     before = max(before, int(touched[-1]) - middle)
                     after = max(after, middle - int(touched[0]))

@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE, difference
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, Parity, require
-from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.synthesis.inputs import made_up
+from espnet_onnx_plugin.runtime.synthesis.engine import Synthesizer
+from espnet_onnx_plugin.runtime.synthesis.inputs import Arguments
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
-from espnet_onnx_plugin.runtime.tts import Text2Speech
 
 #: How torch's layers say that they are given fewer frames than they need, or none: a
 #: made-up text may be short for a vocoder.
@@ -27,26 +25,21 @@ _TOO_SHORT = re.compile(
     r"|Input and output sizes should be greater than 0, but got"
 )
 
-#: What is said, the speaker and so on, by name.
-Inputs = Mapping[str, np.ndarray]
-
 #: ESPnet's inference: inputs, options and a seed to outputs by name.
-Infer = Callable[[Inputs, Mapping[str, object], int], Mapping[str, torch.Tensor]]
+Infer = Callable[[Arguments, Mapping[str, object], int], Mapping[str, torch.Tensor]]
 
 
 def check_synthesis(
-    bundle: Bundle,
-    device: Device,
+    ours: Synthesizer,
     infer: Infer,
-    teacher: Callable[[Inputs], Inputs] | None,
+    teacher: Callable[[Arguments], Arguments] | None,
 ) -> Parity:
     """Compare what the bundle makes with what ESPnet makes, of made-up texts.
 
     A text is skipped that ESPnet itself makes too few frames of for its vocoder.
 
     Args:
-        bundle: the graphs.
-        device: what they run on.
+        ours: the bundle, opened.
         infer: ESPnet's inference.
         teacher: gives made-up speech of a text for teacher forcing; None where ESPnet
             has none.
@@ -58,10 +51,9 @@ def check_synthesis(
         PluginError: if one is above the tolerance, ESPnet cannot speak, or every text
             was skipped, with or without teacher forcing.
     """
-    ours = Text2Speech(bundle, device.provider, device.threads, maxlenratio=2.5)
     figures: dict[str, float] = {}
     skipped: list[str] = []
-    texts = list(made_up(bundle))
+    texts = list(ours.data.made_up(ours.bundle))
     calls = [(what, inputs, False) for what, inputs in texts]
     if teacher is not None:
         calls += [
@@ -82,8 +74,12 @@ def check_synthesis(
             skipped.append(f"{what}: ESPnet cannot speak it: {reason}")
             continue
         compared[forced] += 1
-        ours.noise = Noise(number, mkl=bundle.manifest.search.mkl)
+        ours.noise = Noise(number, mkl=ours.search.mkl)
+        ours.given_f0 = _f0_of(reference)
         made = ours(**inputs, decode_conf=conf)
+        ours.given_f0 = None
+        if ours.f0 is not None:
+            made["f0"] = ours.f0
         for name, figure in compare_outputs(made, reference, what).items():
             figures[name] = max(figures.get(name, 0.0), figure)
     for forced, count in compared.items():
@@ -94,6 +90,11 @@ def check_synthesis(
                 f"{how}: {skipped[-1]}; train the model for longer"
             )
     return Parity(figures, skipped)
+
+
+def _f0_of(reference: Mapping[str, torch.Tensor]) -> np.ndarray | None:
+    """The fundamental frequency that ESPnet made a waveform of, if it is known."""
+    return reference["f0"].numpy() if "f0" in reference else None
 
 
 def compare_outputs(
@@ -114,6 +115,8 @@ def compare_outputs(
     """
     figures = {}
     for name, value in reference.items():
+        if value is None:
+            continue
         expected = value.numpy().astype(np.float32)
         if name not in made:
             raise PluginError(f"parity check failed: there is no {name} on {what}")

@@ -9,11 +9,12 @@ from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
 from espnet_onnx_plugin.export.graph import GraphSpec
-from espnet_onnx_plugin.export.parity.enhancement import check_enhancement
+from espnet_onnx_plugin.export.parity.enhancement import check_enhancement, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
+from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
 from espnet_onnx_plugin.runtime.io.data import Source
 
 #: Separators whose transform ESPnet's ``SeparateSpeech`` gives the sampling rate of the
@@ -74,6 +75,7 @@ class EnhExporter:
             variance=variance,
             categories=tuple((getattr(model, "categories", None) or {}).values()),
             forward_rate=forward_rate,
+            stream=wrapped.stream,
             **self._preprocessing(),
         )
 
@@ -113,7 +115,12 @@ class EnhExporter:
             PluginError: if a difference is above the tolerance.
         """
         ours = SeparateSpeech(bundle, device.provider, device.threads)
-        return check_enhancement(ours.enhancement, ours, self.espnet())
+        parity = check_enhancement(ours.enhancement, ours, self.espnet())
+        if ours.enhancement.stream is None:
+            return parity
+        streaming = SeparateSpeechStreaming(bundle, device.provider, device.threads)
+        figure = check_stream(ours, streaming, self.espnet_streaming())
+        return parity._replace(figures={**parity.figures, "stream": figure})
 
     def espnet(self, **options: Any) -> Any:
         """ESPnet's ``SeparateSpeech`` of the model, which is loaded already.
@@ -141,6 +148,24 @@ class EnhExporter:
             sfi_processing=self.args.separator in _FOLLOW_RATE,
             segmenting=None not in segments,
             show_progressbar=False,
+            device="cpu",
+            dtype="float32",
+        )
+        return theirs
+
+    def espnet_streaming(self) -> Any:
+        """ESPnet's ``SeparateSpeechStreaming`` of the model."""
+        from espnet2.bin.enh_inference_streaming import (
+            SeparateSpeechStreaming as Theirs,
+        )
+
+        theirs = Theirs.__new__(Theirs)
+        vars(theirs).update(
+            enh_model=self.model,
+            enh_train_args=self.args,
+            num_spk=self.model.num_spk,
+            ref_channel=self.model.ref_channel,
+            streaming_states=None,
             device="cpu",
             dtype="float32",
         )

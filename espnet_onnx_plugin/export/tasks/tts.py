@@ -2,231 +2,56 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from espnet_onnx_plugin.bundle import Bundle, Manifest, Speech, Synthesis, Text
-from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.checkpoint_file import loading_as_allowed, read_generator
-from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
-from espnet_onnx_plugin.export.graph import GraphSpec
-from espnet_onnx_plugin.export.layers.draws import (
-    OF_LOADER,
-    drawn_since,
-    dropouts_are_of_mkl,
-)
+from espnet_onnx_plugin.bundle.search import Features
 from espnet_onnx_plugin.export.layers.variances import teacher_forcing
-from espnet_onnx_plugin.export.layers.vocoder import context, find_vocoder
-from espnet_onnx_plugin.export.parity.synthesis import Inputs, check_synthesis
-from espnet_onnx_plugin.export.parity.tolerance import Parity
-from espnet_onnx_plugin.export.registry import find
-from espnet_onnx_plugin.export.tasks.tts_text import refuse_text, write_tts_text
-from espnet_onnx_plugin.export.tts_module import TTSModule, TTSModules
-from espnet_onnx_plugin.export.weights import refuse_no_numbers
-from espnet_onnx_plugin.packages import import_package
-from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.io.data import Source
-
-#: Keys of a training configuration that choose an architecture.
-_ROLES = ("tts", "feats_extract")
+from espnet_onnx_plugin.export.tasks.synthesis import SynthesisExporter
+from espnet_onnx_plugin.export.tts_module import TTSModule
+from espnet_onnx_plugin.runtime.synthesis.inputs import Arguments
 
 
-class TTSExporter:
+class TTSExporter(SynthesisExporter):
     """The modules of a trained text-to-speech model and of its vocoder.
 
-    Args:
-        checkpoints: the files of the model.
-
-    Raises:
-        PluginError: if something in them is not supported or cannot be read.
+    Args, raises: as of the base class.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
+    role = "tts"
+    griffin_lim = True
+
+    def check_options(self) -> Mapping[str, Any]:
+        """Few frames: a model with random weights need not end."""
+        return dict(maxlenratio=2.5)
+
+    def espnet_task(self, config: Mapping[str, Any]) -> type:
+        """ESPnet's task."""
         from espnet2.tasks.tts import TTSTask
 
-        config = read_config(checkpoints.train_config)
-        for role in _ROLES:
-            if config.get(role) is not None:
-                find(role, config[role]).needs()
-        refuse_text(config)
-        if config.get("pitch_extract") == "dio":
-            import_package("pyworld", "pitch_extract 'dio'", "pyworld")
-        # ESPnet's job seeds, builds the model and the vocoder, and then loads the data:
-        # all of that draws, whatever the seed, and what is drawn next is noise.
-        torch.manual_seed(0)
-        self.model, self.args = build(
-            TTSTask, checkpoints.train_config, checkpoints.model_file
-        )
-        self.tts = self.model.tts
-        self.vocoder = self._build_vocoder(TTSTask, checkpoints)
-        self.drawn = drawn_since(0) + OF_LOADER
-        self.wrapped: TTSModules = find("tts", self.args.tts).wrap(
-            self.tts, self.model.normalize
-        )
-        self.modules: dict[str, TTSModule] = dict(self.wrapped.modules)
-        if isinstance(self.vocoder, torch.nn.Module):
-            wrap = find_vocoder(self.vocoder.vocoder)
-            self.modules["vocoder"] = wrap(self.vocoder.vocoder, self.tts.odim)
-        forced, self.search = teacher_forcing(self.model, self.wrapped.search)
-        self.modules.update(forced)
-        if self.model.feats_extract is not None:
-            analysis = find("feats_extract", self.args.feats_extract).wrap
-            self.modules = {
-                "frontend": analysis(self.model.feats_extract, self.model.normalize),
-                **self.modules,
-            }
-        for module in self.modules.values():
-            module.eval()
+        return TTSTask
 
-    def _build_vocoder(self, task: type, checkpoints: Checkpoints) -> Any:
-        """ESPnet's vocoder of features, or None."""
-        if not self.tts.require_vocoder:
-            if checkpoints.vocoder_file is not None:
-                raise PluginError(
-                    f"--vocoder_file {checkpoints.vocoder_file} has no use: tts "
-                    f"'{self.args.tts}' makes waveforms itself"
-                )
-            return None
-        files = (checkpoints.vocoder_config, checkpoints.vocoder_file)
-        if files[1] is not None and files[1].suffix == ".pkl":
-            read_generator(files[1])
-        try:
-            with loading_as_allowed():  # parallel_wavegan loads it once more
-                vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
-        except ModuleNotFoundError as e:
-            raise PluginError(
-                f"--vocoder_file {files[1]} needs the package {e.name}: pip install "
-                f"{e.name}"
-            )
-        except Exception as e:  # of yaml, pickle and whatever the modules raise
-            reason = " ".join(str(e).split())[:300] or type(e).__name__
-            raise PluginError(f"--vocoder_file {files[1]} cannot be used: {reason}")
-        if isinstance(vocoder, torch.nn.Module):
-            refuse_no_numbers(vocoder, files[1])
-            vocoder.eval()
-        return vocoder
-
-    @property
-    def speech(self) -> Speech | None:
-        """Speech that the model can read: for its style, or as a teacher."""
-        if "frontend" not in self.modules:
-            return None
-        analyses = [
-            self.modules[r] for r in ("frontend", "energy") if r in self.modules
-        ]
-        shortest = max(analysis.shortest() for analysis in analyses)
-        return Speech("waveform", self._rate or 0, 0, shortest)
-
-    @property
-    def _rate(self) -> int | None:
-        for module in (self.vocoder, self.tts):
-            if getattr(module, "fs", None) is not None:
-                return int(module.fs)
-        return None
-
-    def describe_synthesis(self) -> Synthesis:
-        """Speech that the model makes, and inputs that it reads besides text."""
-        tts, vocoder = self.tts, self.modules.get("vocoder")
-        reads = {
-            "speech": getattr(tts, "use_gst", False),
-            "spembs": tts.spk_embed_dim is not None,
-            "sids": tts.spks is not None,
-            "lids": tts.langs is not None,
-        }
-        griffin_lim = None
-        if vocoder is None and self.vocoder is not None:
-            griffin_lim = {k: v for k, v in self.vocoder.params.items()}
-        return Synthesis(
-            sampling_rate=self._rate,
-            frame_shift=(
-                vocoder.factor if vocoder else (griffin_lim or {}).get("n_shift")
-            ),
-            vocoder_reads=self._reads,
-            vocoder_context=None if vocoder is None else context(vocoder),
-            griffin_lim=griffin_lim,
-            reads=tuple(name for name, needed in reads.items() if needed),
-            speakers=tts.spks,
-            languages=tts.langs,
-        )
-
-    @property
-    def _reads(self) -> str:
-        reads = self.wrapped.vocoder_reads
-        missing = reads == "feat_gen_denorm" and self.model.normalize is None
-        return "feat_gen" if missing else reads
-
-    def write_texts(self, work: Path) -> dict[str, Text]:
-        """Write tokens and what the text front end needs."""
-        return {"text": write_tts_text(self.args, work)}
-
-    def graph_specs(self) -> dict[str, GraphSpec]:
-        """Every graph, by role."""
-        return {role: module.graph_spec() for role, module in self.modules.items()}
-
-    def describe(self) -> dict[str, object]:
-        """Fields of the manifest besides graphs and texts."""
-        search = dataclasses.replace(
-            self.search,
-            drawn=self.drawn,
-            mkl=dropouts_are_of_mkl(),
-            unused_draws={role: m.unused_draws for role, m in self.modules.items()},
-            block=getattr(self.modules.get("vocoder"), "block", 1),
-        )
-        synthesis = self.describe_synthesis()
-        return dict(speech=self.speech, search=search, synthesis=synthesis)
-
-    def measured(self, bundle: Bundle, device: Device) -> Manifest:
-        """The manifest: there is nothing to measure that the check does not."""
-        return bundle.manifest
-
-    def check_parity(
-        self, bundle: Bundle, device: Device, source: Source | None = None
-    ) -> Parity:
-        """Compare what the bundle makes with what ESPnet makes, of made-up texts.
-
-        Raises:
-            PluginError: if a difference is above the tolerance.
-        """
-        teacher = self.teacher if self.search.teacher_forcing else None
-        return check_synthesis(bundle, device, self.infer, teacher)
+    def teacher_forcing(self) -> tuple[dict[str, TTSModule], Features]:
+        """Energy as a graph, and pitch."""
+        return teacher_forcing(self.model, self.wrapped.search)
 
     @torch.no_grad()
-    def teacher(self, inputs: Inputs) -> dict[str, np.ndarray]:
+    def teacher(self, inputs: Arguments) -> Arguments:
         """Made-up speech of a text, and its durations where they are read."""
         random = np.random.default_rng(len(inputs["text"]))
         symbols = len(inputs["text"]) + 1
         if "frontend" not in self.modules:
-            shape = (6 * symbols, self.tts.odim)
+            shape = (6 * symbols, self.voice.odim)
             return {"speech": random.standard_normal(shape).astype(np.float32)}
         shift = self.modules["frontend"].stft.hop_length
-        time = np.arange(self.speech.min_length + 6 * symbols * shift)
-        time = time / (self._rate or 16000)
-        phase = 2 * np.pi * (150 * time + np.sin(20 * time))  # a voice that goes up
-        voice = sum(np.sin(k * phase) / k for k in range(1, 6))
-        speech = 0.1 * voice + 0.01 * random.standard_normal(len(time))
-        made = {"speech": speech.astype(np.float32)}
+        samples = self.speech.min_length + 6 * symbols * shift
+        made = {"speech": self.made_up_voice(samples, symbols)}
         if "durations" in self.search.teacher_forcing:
             frames = len(self.modules["frontend"](torch.from_numpy(made["speech"])))
             factor = getattr(self.model.pitch_extract, "reduction_factor", 1)
             shares = np.full(symbols, 1 / symbols)
             made["durations"] = random.multinomial(frames // factor, shares)
         return made
-
-    @torch.no_grad()
-    def infer(
-        self, inputs: Inputs, options: Mapping[str, object], seed: int
-    ) -> dict[str, torch.Tensor]:
-        """Outputs of ESPnet's inference; a waveform where a network makes one."""
-        torch.manual_seed(seed)
-        batch = {name: torch.from_numpy(value) for name, value in inputs.items()}
-        outputs = self.model.inference(**batch, **options)
-        if isinstance(self.vocoder, torch.nn.Module):
-            outputs["wav"] = self.vocoder(outputs[self._reads])
-        if "wav" in outputs:
-            outputs["wav"] = outputs["wav"].reshape(-1)
-        return outputs

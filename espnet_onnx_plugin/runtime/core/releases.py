@@ -40,6 +40,8 @@ class Conventions:
         fastspeech2_gives_zeros: whether FastSpeech2 gives the durations that it
             predicted where all are 0, not the ones that it speaks with
             (espnet2/tts/fastspeech2/fastspeech2.py).
+        visinger_takes_durations: whether VISinger sings the durations of a label that
+            is given, not those that it predicts (espnet2/gan_svs/vits/generator.py).
     """
 
     s2t_times_span_window: bool
@@ -51,6 +53,7 @@ class Conventions:
     steps_detect_end: bool
     last_end_overwrites: bool
     fastspeech2_gives_zeros: bool
+    visinger_takes_durations: bool
 
 
 def conventions(espnet: str) -> Conventions:
@@ -71,4 +74,5 @@ def conventions(espnet: str) -> Conventions:
         steps_detect_end=since_202611,
         last_end_overwrites=not since_202611,
         fastspeech2_gives_zeros=since_202611,
+        visinger_takes_durations=since_202611,
     )

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Direct, Segmental
+from espnet_onnx_plugin.bundle.enhancement import (
+    Beamforming,
+    Direct,
+    KMeans,
+    Segmental,
+    SoftKMeans,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
+from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
+from espnet_onnx_plugin.runtime.enhancement.clustering import ClusteredSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 from espnet_onnx_plugin.runtime.enhancement.resample import resample
 from espnet_onnx_plugin.runtime.enhancement.segmental import SegmentalSeparation
-from espnet_onnx_plugin.runtime.enhancement.segments import in_segments
+from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
+from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
 
 
 class Separation(Protocol):
@@ -35,10 +45,16 @@ class Separation(Protocol):
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
 
 
+#: Makes outputs (outputs, samples) of a mixture (samples[, channels]).
+Separate = Callable[[np.ndarray], np.ndarray]
+
 #: What runs each method.
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
     Segmental: SegmentalSeparation,
+    Beamforming: BeamformingSeparation,
+    KMeans: ClusteredSeparation,
+    SoftKMeans: ClusteredSeparation,
 }
 
 
@@ -55,6 +71,37 @@ def enhancement_of(manifest: Manifest) -> Enhancement:
     return manifest.enhancement
 
 
+def read_by(described: Enhancement, mix: np.ndarray) -> np.ndarray:
+    """A mixture, or a part of one, as a model reads it, in float32.
+
+    Args:
+        described: the model.
+        mix: (samples,) or (samples, channels).
+
+    Raises:
+        PluginError: if the model cannot take it.
+    """
+    mix = np.asarray(mix, np.float32)
+    if mix.ndim not in (1, 2) or not mix.size:
+        raise PluginError(f"a mixture of shape {mix.shape} has no samples")
+    if not np.isfinite(mix).all():
+        raise PluginError("the mixture has samples that are not numbers")
+    wanted = described.channels
+    channels = 1 if mix.ndim == 1 else mix.shape[1]
+    if wanted is not None and channels != wanted:
+        raise PluginError(
+            f"the mixture has {channels} channel(s), the model takes {wanted}"
+        )
+    if wanted == 1 and mix.ndim == 2:
+        return mix[:, 0]
+    return mix[:, None] if wanted != 1 and mix.ndim == 1 else mix
+
+
+def to_peak(made: np.ndarray) -> np.ndarray:
+    """Outputs (outputs, samples), each brought to a peak of 0.9, as ESPnet does."""
+    return made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
+
+
 class Separator(OpenedModel[EnhOptions]):
     """A bundle's model. A task's class makes it a drop-in for ESPnet's.
 
@@ -64,6 +111,7 @@ class Separator(OpenedModel[EnhOptions]):
     Attributes:
         num_spk: how many waveforms it makes of a mixture.
         ref_channel: the channel that they stand for.
+        seconds: of the newest call, by part: separator, which is what the method does.
     """
 
     options_class: type[EnhOptions] = EnhOptions
@@ -77,6 +125,7 @@ class Separator(OpenedModel[EnhOptions]):
             self.ref_channel = self.options.ref_channel
         method = _METHODS[type(self.enhancement.method)]
         self._separation = method(self.bundle, self.device)
+        self.seconds = {"separator": 0.0}
 
     def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
@@ -88,25 +137,18 @@ class Separator(OpenedModel[EnhOptions]):
         Raises:
             PluginError: if the model cannot take it.
         """
-        mix = np.asarray(mix, np.float32)
-        if mix.ndim not in (1, 2) or not mix.size:
-            raise PluginError(f"a mixture of shape {mix.shape} has no samples")
-        if not np.isfinite(mix).all():
-            raise PluginError("the mixture has samples that are not numbers")
-        wanted = self.enhancement.channels
+        return self._long_enough(self._read(mix), fs)
+
+    def _read(self, mix: np.ndarray) -> np.ndarray:
+        mix = read_by(self.enhancement, mix)
         channels = 1 if mix.ndim == 1 else mix.shape[1]
-        if wanted is not None and channels != wanted:
-            raise PluginError(
-                f"the mixture has {channels} channel(s), the model takes {wanted}"
-            )
-        if wanted == 1 and mix.ndim == 2:
-            mix = mix[:, 0]
-        if wanted != 1 and mix.ndim == 1:
-            mix = mix[:, None]
         if channels > 1 and not -channels <= self.ref_channel < channels:
             raise PluginError(
                 f"ref_channel {self.ref_channel} is not one of the {channels} channels"
             )
+        return mix
+
+    def _long_enough(self, mix: np.ndarray, fs: int) -> np.ndarray:
         if len(mix) < self._shortest(fs):
             raise PluginError(
                 f"a mixture of {len(mix)} samples is too short, the model needs "
@@ -122,10 +164,8 @@ class Separator(OpenedModel[EnhOptions]):
         """
         analysis = self.enhancement.analysis
         if analysis is None or analysis.default_fs is None:
-            inside, shortest = (
-                self.enhancement.forward_rate,
-                self.enhancement.min_length,
-            )
+            shortest = self.enhancement.min_length
+            inside = self.enhancement.forward_rate
             return shortest if inside is None else (shortest - 1) * fs // inside + 1
         analysis, most = stft.at_rate(analysis, fs), self.enhancement.max_bins
         if analysis.hop_length < 1 or (most is not None and analysis.bins > most):
@@ -170,6 +210,7 @@ class Separator(OpenedModel[EnhOptions]):
             fs: samples a second.
             others: what else the method reads.
         """
+        self.seconds = {"separator": 0.0}
         samples, inside = len(mix), self.enhancement.forward_rate
         if inside is not None:
             if mix.ndim == 2 and mix.shape[1] > 1:
@@ -178,24 +219,14 @@ class Separator(OpenedModel[EnhOptions]):
                     "takes one channel: ESPnet would resample along the channels"
                 )
             mix = resample(mix.T, fs, inside).T
-        deviation = self._deviation(mix)
-        if deviation is not None:
-            mix = mix / deviation
         separate = functools.partial(self._separate, fs=fs, others=others)
-        segments = self.options.segments
-        if segments is not None and len(mix) > segments[0] * fs:
-            scale = self.options.normalize_segment_scale
-            made = in_segments(
-                separate, mix, fs, segments, self._reference if scale else None
-            )
-        else:
-            made = separate(mix)
-        if deviation is not None:
-            made = made * deviation[self.ref_channel if len(deviation) > 1 else 0]
+        if self.options.segments is not None:
+            separate = functools.partial(self._in_segments, separate, fs)
+        made = self._levelled(separate, mix)
         if inside is not None:
             made = resample(made, inside, fs)[:, :samples]
         if self.options.normalize_output_wav:
-            made = made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
+            made = to_peak(made)
         return made
 
     def _channel_weights(self, mix: np.ndarray) -> np.ndarray:
@@ -206,6 +237,58 @@ class Separator(OpenedModel[EnhOptions]):
         if self.enhancement.averages and self.options.ref_channel is None:
             return np.full(channels, 1 / channels, np.float32)
         return np.eye(channels, dtype=np.float32)[self.ref_channel]
+
+    def stream(self, fs: int = 8000, scale: float = 1.0) -> MixtureStream:
+        """Begin a stream that is separated segment by segment, as they come.
+
+        It gets what the whole mixture gets with these segments, unless the model wants
+        mixtures of variance 1: each segment is brought to that by itself.
+
+        Args:
+            fs: samples a second.
+            scale: factor of the outputs.
+
+        Raises:
+            PluginError: if there are no segments.
+        """
+        if self.options.segments is None:
+            raise PluginError(
+                "the model takes mixtures whole: to separate a stream, set "
+                "segment_size and hop_size"
+            )
+        if self.enhancement.forward_rate is not None:
+            raise PluginError(
+                "a model that always works at one rate (always_forward_in_48k) takes "
+                "mixtures whole, not streams"
+            )
+        separate = functools.partial(self._separate, fs=fs, others={})
+
+        def segment(mix: np.ndarray) -> np.ndarray:
+            return self._levelled(separate, self._long_enough(mix, fs))
+
+        begin = functools.partial(self._stitching, segment, fs)
+        return MixtureStream(
+            begin, self._read, self.num_spk, fs, scale, begin().latency
+        )
+
+    def _stitching(self, separate: Separate, fs: int) -> Stitching:
+        assert self.options.segments is not None
+        scale = self.options.normalize_segment_scale
+        reference = self._reference if scale else None
+        return Stitching(separate, fs, self.options.segments, reference)
+
+    def _in_segments(self, separate: Separate, fs: int, mix: np.ndarray) -> np.ndarray:
+        stitching = self._stitching(separate, fs)
+        known, rest = stitching.add(mix), stitching.end()
+        return rest if known is None else np.concatenate((known, rest), axis=1)
+
+    def _levelled(self, separate: Separate, mix: np.ndarray) -> np.ndarray:
+        """Separate with the variance that the model wants, and take it back."""
+        deviation = self._deviation(mix)
+        if deviation is None:
+            return separate(mix)
+        channel = self.ref_channel if len(deviation) > 1 else 0
+        return separate(mix / deviation) * deviation[channel]
 
     def _reference(self, mix: np.ndarray) -> np.ndarray:
         # ESPnet takes sample ref_channel of every channel where there are several
@@ -223,14 +306,16 @@ class Separator(OpenedModel[EnhOptions]):
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         """Outputs (outputs, samples) of a mixture or a segment of one."""
-        inputs: dict[str, Any] = {"speech": mix, **others}
+        inputs: dict[str, Any] = {"speech": mix, "mode": np.array(0), **others}
         inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
         inputs["channel_weights"] = self._channel_weights(mix)
         analysis, synthesis = self.enhancement.analysis, self.enhancement.synthesis
         if analysis is not None:
             spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
             inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
+        start = time.perf_counter()
         made = self._separation(inputs)
+        self.seconds["separator"] += time.perf_counter() - start
         if synthesis is None:
             return made
         spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]

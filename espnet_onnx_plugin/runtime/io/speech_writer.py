@@ -34,7 +34,7 @@ FAILED = "failed"
 
 
 class SpeechWriter:
-    """Writes ``wav/KEY.wav`` and what else ESPnet's ``tts_inference`` writes.
+    """Writes ``wav/KEY.wav`` and what else ESPnet's commands write.
 
     A directory is made when there is something to put into it. Use
     :func:`speech_writer`, which makes them appear only when they are whole.
@@ -42,10 +42,12 @@ class SpeechWriter:
     Args:
         work: where it writes.
         final: where that will be.
+        lists_waves: whether to write ``wav/wav.scp``.
     """
 
-    def __init__(self, work: Path, final: Path):
+    def __init__(self, work: Path, final: Path, lists_waves: bool):
         self._work, self._final = work, final
+        self._lists_waves = lists_waves
         self._files: dict[str, TextIO] = {}
 
     def _line(self, name: str, line: str) -> None:
@@ -89,6 +91,9 @@ class SpeechWriter:
             path = self._work / "wav" / f"{key}.wav"
             path.parent.mkdir(exist_ok=True)
             soundfile.write(path, made["wav"], rate, "PCM_16")
+            if self._lists_waves:
+                listed = self._final.absolute() / "wav" / path.name
+                self._line("wav/wav.scp", f"{key} {listed}")
 
     def _plot(
         self, name: str, key: str, plot: Callable[..., Any], values: np.ndarray
@@ -148,13 +153,14 @@ def _plot_stop(figure_class: type, key: str, prob: np.ndarray) -> Any:
 
 @contextlib.contextmanager
 def speech_writer(
-    output_dir: str | Path, keys: Iterable[str]
+    output_dir: str | Path, keys: Iterable[str], lists_waves: bool = False
 ) -> Iterator[SpeechWriter]:
     """A writer whose files lie in ``output_dir`` once the block has ended well.
 
     Args:
         output_dir: where they will lie.
         keys: the ids of the utterances that will be written.
+        lists_waves: whether to write ``wav/wav.scp``.
 
     Raises:
         PluginError: if an id cannot be the name of a file.
@@ -166,7 +172,7 @@ def speech_writer(
                 "utterance; nothing was spoken"
             )
     with written_aside(output_dir, lambda n: n in (*_DIRECTORIES, FAILED)) as work:
-        writer = SpeechWriter(work, Path(output_dir))
+        writer = SpeechWriter(work, Path(output_dir), lists_waves)
         try:
             yield writer
         finally:

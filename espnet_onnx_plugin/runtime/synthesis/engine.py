@@ -6,11 +6,11 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle.search import Frames
+from espnet_onnx_plugin.bundle.search import Frames, Framewise
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.core.session import run
@@ -21,11 +21,13 @@ from espnet_onnx_plugin.runtime.synthesis.features import (
     Synthesized,
 )
 from espnet_onnx_plugin.runtime.synthesis.frame_by_frame import FrameByFrame
+from espnet_onnx_plugin.runtime.synthesis.frames_of_inputs import FramesOfInputs
 from espnet_onnx_plugin.runtime.synthesis.from_durations import FromDurations
+from espnet_onnx_plugin.runtime.synthesis.inputs import Texts
 from espnet_onnx_plugin.runtime.synthesis.model_inputs import ModelInputs
 from espnet_onnx_plugin.runtime.synthesis.options import TtsOptions
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
-from espnet_onnx_plugin.runtime.synthesis.vocoder import open_vocoder
+from espnet_onnx_plugin.runtime.synthesis.vocoder import VocoderInputs, open_vocoder
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 
 
@@ -46,12 +48,19 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         model_dir, provider, threads, session, options: see :class:`.OpenedModel`.
 
     Attributes:
+        data: what reads a recipe's files for it, and makes up others.
         noise: what is drawn from, for one utterance after the other.
         seconds: of the newest call, by part: acoustic, vocoder.
         symbols: how many tokens the newest text had, with the one that ends it.
+        f0: fundamental frequency of the newest song in Hz (frames,), where the vocoder
+            reads it, as the model makes it.
+        given_f0: the one that the vocoder reads in its place, where it is as long. It
+            is for comparisons: seconds into a song phases are rounded so coarsely (see
+            :mod:`.excitation`) that roundings of F0 are heard in the waveform.
     """
 
     options_class: type[TtsOptions] = TtsOptions
+    data: ClassVar[type[Texts]] = Texts
 
     def _open(self) -> None:
         bundle, device = self.bundle, self.device
@@ -66,10 +75,14 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         self.noise = self._seeded(self.options.seed)
         self.seconds: dict[str, float] = {}
         self.symbols = 0
+        self.f0: np.ndarray | None = None
+        self.given_f0: np.ndarray | None = None
 
     def _open_features(self) -> FeatureModel:
         if isinstance(self.search, Frames):
             return FrameByFrame(self._graphs, self.search)
+        if isinstance(self.search, Framewise):
+            return FramesOfInputs(self._graphs)
         return FromDurations(self._graphs, self.search, self.bundle.manifest.espnet)
 
     def _seeded(self, seed: int) -> Noise:
@@ -84,6 +97,11 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
     def fs(self) -> int | None:
         """Sampling rate of the waveforms, or None where there are none."""
         return self.synthesis.sampling_rate
+
+    @property
+    def use_speech(self) -> bool:
+        """Whether speech has to be given."""
+        return self.options.use_teacher_forcing or "speech" in self.synthesis.reads
 
     @property
     def use_sids(self) -> bool:
@@ -143,6 +161,27 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
             )
         return run(self._graphs["frontend"], {"speech": speech})["feats"]
 
+    def require_packages(self, kinds: Mapping[str, str]) -> None:
+        """Load what all utterances need.
+
+        Args:
+            kinds: types of the inputs in a recipe's files, by name.
+
+        Raises:
+            PluginError: if a package is missing.
+        """
+
+    @abstractmethod
+    def prepare(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs of an utterance after ESPnet's preprocessor.
+
+        Args:
+            inputs: by name, of a recipe's files.
+
+        Raises:
+            PluginError: if there is something wrong with them.
+        """
+
     @abstractmethod
     def _request(self, *args: Any, **kwargs: Any) -> Request:
         """Check what is given for an utterance; every task has its own inputs.
@@ -162,11 +201,10 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         """
         start = time.perf_counter()
         made = self._acoustic(*args, **kwargs)
-        outputs = made.outputs()
+        outputs = self._outputs(made)
         middle = time.perf_counter()
         if self.vocoder is not None:
-            feats = self._for_vocoder(made)
-            outputs["wav"] = self.vocoder(feats, self.noise, made.condition)
+            outputs["wav"] = self.vocoder(self._for_vocoder(made), self.noise)
         end = time.perf_counter()
         self.seconds = {"acoustic": middle - start, "vocoder": end - middle}
         return outputs
@@ -191,8 +229,7 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         if self.vocoder is None:
             raise PluginError(f"{self.bundle.path} makes features, not waveforms")
         made = self._acoustic(*args, **kwargs)
-        feats = self._for_vocoder(made)
-        yield from self.vocoder.stream(feats, self.noise, made.condition, chunk)
+        yield from self.vocoder.stream(self._for_vocoder(made), self.noise, chunk)
 
     def audio_seconds(self, made: Mapping[str, np.ndarray]) -> float:
         """Duration of what was made; of features, that of their waveform."""
@@ -218,17 +255,24 @@ class Synthesizer(OpenedModel[TtsOptions], ABC):
         self.noise = noise
         return seconds
 
+    def _outputs(self, made: Synthesized) -> dict[str, Any]:
+        """ESPnet's outputs by name, before the vocoder's turn."""
+        return made.outputs()
+
     def _acoustic(self, *args: Any, **kwargs: Any) -> Synthesized:
         """Features of one utterance, before the vocoder's turn."""
         inputs, options = self._request(*args, **kwargs)
-        self.symbols = len(inputs.text) + 1
+        self.symbols = len(inputs) + 1
         if options.always_fix_seed:
             self.noise = self._seeded(options.seed)
         return self._features.features(inputs, options, self.noise)
 
-    def _for_vocoder(self, made: Synthesized) -> np.ndarray:
-        """The features that become the waveform, (frames, dim)."""
+    def _for_vocoder(self, made: Synthesized) -> VocoderInputs:
+        """Inputs of the vocoder."""
         reads = self.synthesis.vocoder_reads
         if reads == "feat_gen_denorm" and self.options.prefer_normalized_feats:
             reads = "feat_gen"
-        return getattr(made, reads)
+        self.f0 = f0 = made.f0
+        if f0 is not None and self.given_f0 is not None:
+            f0 = self.given_f0 if len(self.given_f0) == len(f0) else f0
+        return VocoderInputs(getattr(made, reads), made.condition, f0)

@@ -1,4 +1,4 @@
-"""From text to features: what both ways have in common."""
+"""From text or a score to features: what all ways have in common."""
 
 from __future__ import annotations
 
@@ -45,27 +45,32 @@ class Synthesized:
         feat_gen_denorm: the same, in the domain of the features of speech.
         feats: (frames, dim), hidden ones of a model that was trained with its vocoder.
         condition: (dim,), what the vocoder reads for the whole utterance.
+        f0: fundamental frequency in Hz (frames,), where the vocoder reads it.
         att_w: attention or alignment, (frames, symbols), or (layers, heads, frames,
             symbols).
         duration: of each symbol (symbols,), where there is no ``att_w``; its logarithm
             in teacher forcing.
-        pitch, energy: of each symbol (symbols, 1), as the model predicts them.
+        pitch, energy: of each symbol (symbols, 1), as the model predicts them; pitch of
+            a model that sings (frames,).
         prob: probability of the end (frames,).
+        logits: of discrete tokens, (1, frames, tokens).
     """
 
     feat_gen: np.ndarray | None = None
     feat_gen_denorm: np.ndarray | None = None
     feats: np.ndarray | None = None
     condition: np.ndarray | None = None
+    f0: np.ndarray | None = None
     att_w: np.ndarray | None = None
     duration: np.ndarray | None = None
     pitch: np.ndarray | None = None
     energy: np.ndarray | None = None
     prob: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
     def outputs(self) -> dict[str, np.ndarray]:
         """ESPnet's outputs by its names, with the measures of the attention."""
-        ours = ("feats", "condition")
+        ours = ("feats", "condition", "f0")
         made = {
             name: value
             for name, value in vars(self).items()

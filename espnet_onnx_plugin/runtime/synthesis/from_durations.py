@@ -1,7 +1,10 @@
-"""Features from durations: FastSpeech, FastSpeech 2, ProDiff, JETS and VITS."""
+"""Features from durations: FastSpeech, FastSpeech 2, ProDiff, JETS and VITS, and models
+that sing.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,6 +21,7 @@ from espnet_onnx_plugin.runtime.synthesis.teacher_forcing import (
     align,
     checked_durations,
     path_of,
+    pitch_of_song,
     variances_of_speech,
 )
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
@@ -65,10 +69,12 @@ class FromDurations:
         """Make the features of one utterance."""
         encoded = self._encode(inputs, options, noise)
         hidden: Mapping[str, np.ndarray] = encoded
-        if not options.use_teacher_forcing:
+        if not options.use_teacher_forcing or not self._forces_durations:
             lengths = self._predicted(encoded["duration"], inputs.durations, options)
         elif "alignment" in self._graphs:
             return self._aligned(encoded, inputs.tensors["feats"], noise)
+        elif "posterior" in self._graphs:
+            return self._posterior(encoded, inputs.tensors, noise)
         else:
             frames = checked_durations(inputs.durations, len(encoded["duration"]))
             lengths = Lengths(frames, encoded["log_duration"])  # as ESPnet gives them
@@ -78,18 +84,33 @@ class FromDurations:
             hidden = {**encoded, **of_speech}
         decoded = self._decode(hidden, lengths, options, noise)
         path = None
-        if self._search.rounding == "ceil":
+        if "alignment" in self._graphs:  # of VITS, which gives how text is aligned
             path = path_of(lengths.symbol_of_frame, len(lengths.frames))
         # ESPnet gives none of a model that makes the waveform itself.
-        variances: Mapping[str, np.ndarray] = {} if "feats" in decoded else encoded
-        return Synthesized(
-            **decoded,
+        given = () if "feats" in decoded else ("pitch", "energy")
+        variances = {name: encoded[name] for name in given if name in encoded}
+        made = Synthesized(
+            **{**variances, **decoded},
             condition=encoded.get("condition"),
             att_w=path,
             duration=lengths.output,
-            pitch=variances.get("pitch"),
-            energy=variances.get("energy"),
         )
+        return self._taught(made, inputs) if options.use_teacher_forcing else made
+
+    def _taught(self, made: Synthesized, inputs: ModelInputs) -> Synthesized:
+        """Tokens and F0 of the singing in the place of those that were made."""
+        tokens, pitch = inputs.discrete_token, self._search.pitch
+        if tokens is None or pitch is None or inputs.speech is None:
+            return made
+        frames = len(tokens) // (self._search.token_layers or 1)
+        f0 = pitch_of_song(inputs.speech, frames, pitch)
+        return dataclasses.replace(made, feat_gen=tokens[:, None], pitch=f0)
+
+    @property
+    def _forces_durations(self) -> bool:
+        """Whether teacher forcing has to do with durations."""
+        by_role = any(role in self._graphs for role in ("alignment", "posterior"))
+        return by_role or "durations" in self._search.teacher_forcing
 
     def _encode(
         self, inputs: ModelInputs, options: TtsOptions, noise: Noise
@@ -98,7 +119,7 @@ class FromDurations:
         noise.skip(self._search.unused_draws["encoder"])
         tensors = dict(inputs.tensors)
         if "noise_dur" in self._encoder.graph.inputs:
-            shape = (2, len(inputs.text))
+            shape = (2, len(inputs))
             # ESPnet draws nothing for durations that it does not predict.
             predicted = inputs.durations is None and not options.use_teacher_forcing
             drawn = noise.normal(1, *shape)[0] if predicted else np.zeros(shape)
@@ -157,22 +178,50 @@ class FromDurations:
                 noise.normal(1, 1, int(dim), frames)[0, 0] for _ in range(int(draws))
             ]
             return {"noise": np.stack(drawn)}
-        # ESPnet draws it like a transposed tensor.
-        return {
-            "noise": noise.normal(frames, int(tensor.axes[1]), blocked=False),
-            "noise_scale": np.array(options.noise_scale, np.float32),
-        }
+        scale = np.array(options.noise_scale, np.float32)
+        first, second = tensor.axes
+        if second == "frames":
+            values = noise.normal(1, int(first), frames)[0]
+        else:  # ESPnet draws it like a transposed tensor
+            values = noise.normal(frames, int(second), blocked=False)
+        return {"noise": values, "noise_scale": scale}
 
     def _aligned(
         self, encoded: Mapping[str, np.ndarray], feats: np.ndarray, noise: Noise
     ) -> Synthesized:
         """Hidden frames of speech, which VITS's vocoder reads in teacher forcing."""
-        session = self._graphs["alignment"]
-        width, _ = session.graph.inputs["noise"].axes
-        drawn = noise.normal(1, int(width), len(feats))[0]
-        aligned = align(run(session, {**encoded, "feats": feats, "noise": drawn}))
+        aligned = align(self._latents("alignment", encoded, feats, noise))
         return Synthesized(
             feats=aligned.latents,
             condition=encoded.get("condition"),
             att_w=aligned.path,
         )
+
+    def _posterior(
+        self,
+        encoded: Mapping[str, np.ndarray],
+        singing: Mapping[str, np.ndarray],
+        noise: Noise,
+    ) -> Synthesized:
+        """Hidden frames and F0 of singing, which VISinger's vocoder reads in teacher
+        forcing.
+        """
+        feats, f0 = singing["feats"], None
+        made = self._latents("posterior", encoded, feats, noise)
+        if self._search.pitch is not None:
+            f0 = pitch_of_song(singing["speech"], len(feats), self._search.pitch)
+        condition = encoded.get("condition")
+        return Synthesized(feats=made["latents"], condition=condition, f0=f0)
+
+    def _latents(
+        self,
+        role: str,
+        encoded: Mapping[str, np.ndarray],
+        feats: np.ndarray,
+        noise: Noise,
+    ) -> dict[str, np.ndarray]:
+        """Outputs of the graph that makes latents of features."""
+        session = self._graphs[role]
+        width, _ = session.graph.inputs["noise"].axes
+        drawn = noise.normal(1, int(width), len(feats))[0]
+        return run(session, {**encoded, "feats": feats, "noise": drawn})

@@ -1,9 +1,9 @@
-"""Inputs of one utterance, checked against what the model can read."""
+"""Inputs of one utterance or song, checked against what the model can read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,30 +20,39 @@ class ModelInputs:
     """Inputs of one utterance; None: the model does not need it.
 
     Attributes:
-        text: token ids (tokens,).
+        text: token ids (tokens,); None where a score takes its place.
+        score: inputs that are made of a score, by name, each (phones,) or (frames,).
         sids, lids: ids of speaker and language (1,).
         spembs: the speaker's embedding (dim,).
         speech: (samples,), for the style or for teacher forcing.
         feats: its features (frames, dim), normalized.
+        discrete_token: of the singing (frames * layers,), for teacher forcing.
         durations: frames of each symbol, as they were given.
     """
 
-    text: np.ndarray
+    text: np.ndarray | None = None
+    score: Mapping[str, np.ndarray] = field(default_factory=dict)
     sids: np.ndarray | None = None
     lids: np.ndarray | None = None
     spembs: np.ndarray | None = None
     speech: np.ndarray | None = None
     feats: np.ndarray | None = None
+    discrete_token: np.ndarray | None = None
     durations: Given = None
 
     @property
     def tensors(self) -> Mapping[str, np.ndarray]:
         """Inputs that graphs read, by name."""
-        return {
+        others = {
             name: value
             for name, value in vars(self).items()
-            if value is not None and name != "durations"
+            if value is not None and name not in ("durations", "score")
         }
+        return {**self.score, **others}
+
+    def __len__(self) -> int:
+        """How many tokens the text has, or rows what is made of the score."""
+        return len(next(iter(self.score.values())) if self.text is None else self.text)
 
 
 def whole_numbers(name: str, value: Given) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""ESPnet's decoding options of text-to-speech."""
+"""ESPnet's decoding options of models that speak or sing."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from espnet_onnx_plugin.bundle.typed import check_types, option
 from espnet_onnx_plugin.errors import PluginError
+
+OptionsT = TypeVar("OptionsT", bound="TtsOptions")
 
 #: Options that ESPnet's models call by another name.
 _IN_MODELS = {"speed_control_alpha": "alpha"}
@@ -65,7 +67,7 @@ class TtsOptions:
                 f"{self.minlenratio} not above it"
             )
 
-    def changed(self, conf: Mapping[str, Any] | None) -> TtsOptions:
+    def changed(self: OptionsT, conf: Mapping[str, Any] | None) -> OptionsT:
         """These with others for a call, by the names of the command or the models.
 
         Raises:
@@ -79,16 +81,49 @@ class TtsOptions:
         except TypeError as e:
             raise PluginError(f"decode_conf: {e}")
 
-    def for_model(self, given: Collection[str]) -> TtsOptions:
+    def for_model(self: OptionsT, given: Collection[str]) -> OptionsT:
         """These with ESPnet's defaults of the ones that it does not give the model.
 
         Args:
             given: those of :data:`_OF_MODELS` that it does.
         """
-        defaults = {n: getattr(TtsOptions, n) for n in _OF_MODELS if n not in given}
-        return dataclasses.replace(self, **defaults)
+        usual = {n: getattr(type(self), n) for n in _OF_MODELS if n not in given}
+        return dataclasses.replace(self, **usual)
 
     def as_espnet(self, given: Collection[str]) -> dict[str, Any]:
         """Arguments of ESPnet's model, by its names for them."""
         named = {_IN_MODELS.get(name, name): getattr(self, name) for name in given}
         return dict(use_teacher_forcing=self.use_teacher_forcing, **named)
+
+
+@dataclasses.dataclass(frozen=True)
+class SvsOptions(TtsOptions):
+    """Options of ``svs_inference``, of which the command has fewer than the class.
+
+    Attributes:
+        discrete_token_layers, mix_type: of what a vocoder of discrete tokens reads.
+    """
+
+    maxlenratio: float = 10.0
+    minlenratio: float = 0.0
+    threshold: float = 0.5
+    use_att_constraint: bool = False
+    use_dynamic_filter: bool = False
+    backward_window: int = 2
+    forward_window: int = 4
+    speed_control_alpha: float = 1.0
+    always_fix_seed: bool = False
+    use_teacher_forcing: bool = option(
+        False, "what of the song is known is that of given singing"
+    )
+    discrete_token_layers: int = option(1, "tokens of a frame")
+    mix_type: str = option("frame", "order of several tokens: frame or sequence")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.discrete_token_layers < 1:
+            raise PluginError(
+                f"discrete_token_layers {self.discrete_token_layers} must be 1 or more"
+            )
+        if self.mix_type not in ("frame", "sequence"):
+            raise PluginError(f"mix_type '{self.mix_type}' must be frame or sequence")

@@ -166,6 +166,11 @@ def pitch_of_frames(speech: np.ndarray, settings: Pitch) -> np.ndarray:
     return f0.astype(np.float32)
 
 
+def pitch_of_song(speech: np.ndarray, frames: int, settings: Pitch) -> np.ndarray:
+    """Pitch of each frame (frames,), normalized; see :func:`pitch_of_frames`."""
+    return _normalized(_as_long(pitch_of_frames(speech, settings), frames), settings)
+
+
 def _of_symbols(
     values: np.ndarray,
     frames: int,
@@ -175,7 +180,7 @@ def _of_symbols(
 ) -> np.ndarray:
     """Means of each symbol's frames, normalized, (symbols, 1)."""
     factor = settings.reduction_factor
-    values = np.pad(values, (0, max(frames - len(values), 0)))[:frames]
+    values = _as_long(values, frames)
     ends = (durations * factor).cumsum()
     if not 0 <= frames - ends[-1] < factor:
         raise PluginError(
@@ -187,8 +192,17 @@ def _of_symbols(
         own = own[own > 0] if above_zero else own
         if len(own):
             means[symbol] = own.mean()
+    return _normalized(means, settings)[:, None]
+
+
+def _as_long(values: np.ndarray, frames: int) -> np.ndarray:
+    """(frames,), with zeros for those that are missing."""
+    return np.pad(values, (0, max(frames - len(values), 0)))[:frames]
+
+
+def _normalized(values: np.ndarray, settings: Pitch | Energy) -> np.ndarray:
     if settings.shift is not None:
-        means = means - np.float32(settings.shift)
+        values = values - np.float32(settings.shift)
     if settings.scale is not None:
-        means = means / np.float32(settings.scale)
-    return means[:, None]
+        values = values / np.float32(settings.scale)
+    return values

@@ -13,12 +13,28 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import Session, run
 from espnet_onnx_plugin.runtime.synthesis.described import features_of, synthesis_of
+from espnet_onnx_plugin.runtime.synthesis.excitation import excite
 from espnet_onnx_plugin.runtime.synthesis.griffin_lim import GriffinLim
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 #: Frames of which a waveform is made at once. A longer one would need more memory (of
 #: HiFi-GAN 0.4 MiB a frame) and would be no faster.
 LONGEST = 384
+
+
+@dataclasses.dataclass(frozen=True)
+class VocoderInputs:
+    """A waveform to be; None: the vocoder does not read it.
+
+    Attributes:
+        feats: (frames, dim), or discrete tokens.
+        condition: vector for the whole utterance (dim,).
+        f0: fundamental frequency in Hz (frames,).
+    """
+
+    feats: np.ndarray
+    condition: np.ndarray | None = None
+    f0: np.ndarray | None = None
 
 
 class Vocoder:
@@ -41,54 +57,55 @@ class Vocoder:
             )
         self._factor = synthesis.frame_shift
         self._context = synthesis.vocoder_context
+        self._excitation = synthesis.excitation
         self._block = features_of(bundle.manifest).block or 1
 
-    def __call__(
-        self, feats: np.ndarray, noise: Noise, condition: np.ndarray | None = None
-    ) -> np.ndarray:
+    def __call__(self, inputs: VocoderInputs, noise: Noise) -> np.ndarray:
         """Make a waveform.
 
         Args:
-            feats: (frames, dim).
+            inputs: of the utterance.
             noise: what is drawn.
-            condition: vector for the whole utterance, where the graph reads one.
 
         Returns:
             (samples,), float32.
         """
-        return np.concatenate(list(self.stream(feats, noise, condition, LONGEST)))
+        return np.concatenate(list(self.stream(inputs, noise, LONGEST)))
 
     def stream(
-        self,
-        feats: np.ndarray,
-        noise: Noise,
-        condition: np.ndarray | None,
-        chunk: int,
+        self, inputs: VocoderInputs, noise: Noise, chunk: int
     ) -> Iterator[np.ndarray]:
         """Make a waveform in pieces; each graph run sees its frames and their context.
 
         Args:
-            feats, noise, condition: as of :meth:`__call__`.
+            inputs, noise: as of :meth:`__call__`.
             chunk: frames of a piece.
         """
-        by_frame = {"feats": feats, **self._drawn(len(feats), noise)}
-        whole = {} if condition is None else {"condition": condition}
+        frames = len(inputs.feats)
+        by_frame = {"feats": inputs.feats, **self._source(inputs, noise)}
+        whole = {} if inputs.condition is None else {"condition": inputs.condition}
         if self._context is None:
             yield run(self._session, {**by_frame, **whole})["wav"]
             return
         before, after = self._context
-        for first in range(0, len(feats), chunk):
-            last = min(first + chunk, len(feats))
-            begin, end = max(first - before, 0), min(last + after, len(feats))
+        for first in range(0, frames, chunk):
+            last = min(first + chunk, frames)
+            begin, end = max(first - before, 0), min(last + after, frames)
             part = {name: value[begin:end] for name, value in by_frame.items()}
             wav = run(self._session, {**part, **whole})["wav"]
             yield wav[(first - begin) * self._factor : (last - begin) * self._factor]
 
-    def _drawn(self, frames: int, noise: Noise) -> dict[str, np.ndarray]:
-        """The noise that the graph reads."""
+    def _source(self, inputs: VocoderInputs, noise: Noise) -> dict[str, np.ndarray]:
+        """Noise or sines that the graph reads."""
+        if self._excitation is not None and inputs.f0 is not None:
+            sines = excite(inputs.f0, self._excitation, self._factor, noise)
+            return {"excitation": sines}
+        if "f0" in self._session.graph.inputs and inputs.f0 is not None:
+            return {"f0": inputs.f0}
         tensor = self._session.graph.inputs.get("noise")
         if tensor is None:
             return {}
+        frames = len(inputs.feats)
         sizes = {"frames": frames, "blocks": math.ceil(frames / self._block)}
         shape = [sizes[a] if isinstance(a, str) else a for a in tensor.axes]
         return {"noise": noise.normal(*shape)}
@@ -104,21 +121,15 @@ class GriffinLimVocoder:
     def __init__(self, griffin_lim: GriffinLim):
         self._griffin_lim = griffin_lim
 
-    def __call__(
-        self, feats: np.ndarray, noise: Noise, condition: np.ndarray | None = None
-    ) -> np.ndarray:
+    def __call__(self, inputs: VocoderInputs, noise: Noise) -> np.ndarray:
         """(frames, dim) -> (samples,), float32."""
-        return self._griffin_lim(feats, noise.seed)
+        return self._griffin_lim(inputs.feats, noise.seed)
 
     def stream(
-        self,
-        feats: np.ndarray,
-        noise: Noise,
-        condition: np.ndarray | None,
-        chunk: int,
+        self, inputs: VocoderInputs, noise: Noise, chunk: int
     ) -> Iterator[np.ndarray]:
         """The whole as one piece: every sample depends on every frame."""
-        yield self(feats, noise)
+        yield self(inputs, noise)
 
 
 def open_vocoder(bundle: Bundle, device: Device) -> Vocoder | GriffinLimVocoder | None:

@@ -80,7 +80,8 @@ class TokenConverter:
         return self._ids[token]
 
     @functools.cached_property
-    def _clean(self) -> Cleaner:
+    def clean(self) -> Cleaner:
+        """What is applied to a text before it becomes tokens."""
         return make_cleaner(self._text.cleaner)
 
     @functools.cached_property
@@ -102,7 +103,7 @@ class TokenConverter:
             PluginError: if the model has no tokenizer for it, or a package or data that
                 its cleaner or its phonemes need are missing.
         """
-        text = self._clean(text)
+        text = self.clean(text)
         if self.hub is not None:
             return self.hub.tokens2ids(self.hub.text2tokens(text))
         if self._sentencepiece is not None:
@@ -119,6 +120,10 @@ class TokenConverter:
                 f"the model's token_type '{self._type}' cannot turn text into tokens; "
                 "give token ids"
             )
+        return self.tokens2ids(tokens)
+
+    def tokens2ids(self, tokens: Iterable[str]) -> list[int]:
+        """Ids of tokens of the token list; others become ``<unk>``."""
         return [self._ids.get(token, self._ids[UNKNOWN]) for token in tokens]
 
     def tokens2text(self, tokens: list[str]) -> str | None:
