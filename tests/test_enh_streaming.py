@@ -119,7 +119,7 @@ def test_streams_get_what_whole_mixtures_get(models, case):
 
 
 def test_outputs_come_as_soon_as_they_are_known(models):
-    """A stream is never behind by more than its latency, and keeps no more than that."""
+    """A stream is never behind by more than its latency, nor keeps more."""
     model = SeparateSpeechStreaming(models("tcn", "causal_spectrum")[0])
     stream, mix, given = model.stream(), noise(4000), 0
     for i in range(0, 4000, 10):

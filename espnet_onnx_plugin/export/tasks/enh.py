@@ -165,6 +165,7 @@ class EnhGraphs:
         )
         return theirs
 
+
 class EnhExporter(EnhGraphs):
     """A trained enhancement model.
 

@@ -1,4 +1,4 @@
-"""The task of ``enh_asr.sh``: enhancement or separation, and recognition of the speech."""
+"""The task of ``enh_asr.sh``: separation, and recognition of what comes out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from espnet_onnx_plugin.runtime.io.data import Source, usable
 
 
 def options_of(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Training options of a part of the model, as ``EnhS2TTask.build_model`` finds them.
+    """Training options of a part, as ``EnhS2TTask.build_model`` finds them.
 
     Args:
         part: ``enh`` or ``asr``: its option ``encoder`` is ``asr_encoder``, and those
@@ -37,8 +37,13 @@ def options_of(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
         options: of the whole.
     """
     prefix = f"{part}_"
-    own = {k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)}
-    return {**options, **{k: options.get(k) if v is None else v for k, v in own.items()}}
+    own = {
+        k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)
+    }
+    return {
+        **options,
+        **{k: options.get(k) if v is None else v for k, v in own.items()},
+    }
 
 
 class EnhASRExporter(ASRExporter):
@@ -73,7 +78,8 @@ class EnhASRExporter(ASRExporter):
         """The part that recognizes speech; the other one becomes an attribute."""
         model, args = super().build(checkpoints)
         enh, asr = (
-            argparse.Namespace(**options_of(part, vars(args))) for part in ("enh", "asr")
+            argparse.Namespace(**options_of(part, vars(args)))
+            for part in ("enh", "asr")
         )
         self.enhancement = EnhGraphs(model.enh_model, enh, joint=True)
         return model.s2t_model, asr

@@ -101,7 +101,7 @@ class OpenedModel(ABC, Generic[OptionsT]):
         self.device = Device(provider, threads, **session)
         task, taker = self.task, type(self).__name__
         if self.joint_task is not None:
-            joint = getattr(self._options, "enh_s2t_task")
+            joint = vars(self._options)["enh_s2t_task"]
             task = self.joint_task if joint else task
             taker = f"{taker} with enh_s2t_task {joint}"
         self.bundle = open_bundle(model_dir, self.device, task, taker)
