@@ -24,6 +24,7 @@ ROLES = (
     "transducer_decoder",
     "lm",
     "tts",
+    "svs",
     "vocoder",
     "feats_extract",
 )
