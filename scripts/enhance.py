@@ -109,9 +109,7 @@ class Samples:
 def open_stream(bundle: Bundle, args: argparse.Namespace, fs: int) -> MixtureStream:
     """A stream of the bundle's model, by frames where it can."""
     if enhancement_of(bundle.manifest).stream is not None:
-        model = open_model(
-            bundle, "enh_inference_streaming", threads=args.num_threads
-        )
+        model = open_model(bundle, "enh_inference_streaming", threads=args.num_threads)
     else:
         segments = dict(segment_size=args.segment_size, hop_size=args.hop_size)
         model = open_model(bundle, threads=args.num_threads, **segments)
@@ -123,7 +121,9 @@ def from_stdin(fs: int | None) -> tuple[int, Iterator[np.ndarray]]:
     file = sys.stdin.buffer
     if fs is not None:
         size = 2 * max(1, round(LIVE_PIECE * fs))
-        return fs, (_floats(content, 1) for content in iter(lambda: file.read(size), b""))
+        return fs, (
+            _floats(content, 1) for content in iter(lambda: file.read(size), b"")
+        )
     try:
         header = wave.open(file)
     except (wave.Error, EOFError) as e:
@@ -267,9 +267,7 @@ def enhance(args: argparse.Namespace) -> None:
         streams[fs].reset()
         out.parent.mkdir(parents=True, exist_ok=True)
         size = max(1, round(PIECE * fs))
-        pieces = (
-            audio.array[i : i + size] for i in range(0, len(audio.array), size)
-        )
+        pieces = (audio.array[i : i + size] for i in range(0, len(audio.array), size))
         with to_files(made, fs) as write:
             follow(streams[fs], str(path), pieces, args.scale, write)
 

@@ -1,4 +1,4 @@
-"""The task of ``enh_asr.sh``: enhancement or separation, then recognition."""
+"""The task of ``enh_asr.sh``: separation, and recognition of what comes out."""
 
 from __future__ import annotations
 

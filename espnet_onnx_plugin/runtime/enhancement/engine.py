@@ -46,7 +46,7 @@ class Separator(OpenedModel[EnhOptions]):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of the newest call, by part: separator is what the method does."""
+        """Seconds of the newest call by part: separator, which is the method's."""
         return {"separator": self._enhancer.seconds}
 
     def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
