@@ -115,7 +115,7 @@ def check_stream(
         worst = max(worst, require(STEP, "frames", figure))
     if not settings.exact:
         return worst
-    mix = _noise(mix.size + 2 * settings.silence * settings.hop_length)
+    mix = _noise(mix.size + (100 + 2 * settings.silence) * settings.hop_length)
     deviation = 1.0 if described.variance is None else float(np.std(mix, ddof=1))
     stream = streaming.stream(deviation=deviation)
     ends = np.cumsum([1, settings.frame_size, 3 * settings.hop_length, len(mix) // 3])
