@@ -45,6 +45,7 @@ class Task:
         by_model: other tasks whose models the driver trains too, by ``model`` in their
             ``config.yaml``.
         gives: what is made of an utterance.
+        audio: name of the audio that it is made of; empty where it is made of a text.
         reads: texts that some models read beside the audio.
         packed: what ESPnet begins the names of a packed model's files with.
         evaluator: class that compares their bundles, with its module of
@@ -62,6 +63,7 @@ class Task:
     others: tuple[Door, ...] = ()
     by_model: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     gives: Literal["tokens", "speech"] = "tokens"
+    audio: str = "speech"
     reads: tuple[str, ...] = ()
     packed: str = ""
     evaluator: str = "recognition.RecognitionEvaluator"
@@ -132,6 +134,7 @@ _ROWS = (
         Door("tts_inference", "tts", "Text2Speech"),
         exporter="tts.TTSExporter",
         gives="speech",
+        audio="",
         evaluator="synthesis.SynthesisEvaluator",
         vocoder=True,
     ),
@@ -140,6 +143,7 @@ _ROWS = (
         Door("svs_inference", "svs", "SingingGenerate"),
         exporter="svs.SVSExporter",
         gives="speech",
+        audio="",
         evaluator="synthesis.SynthesisEvaluator",
         vocoder=True,
     ),
@@ -147,7 +151,11 @@ _ROWS = (
         "enh",
         Door("enh_inference", "enh", "SeparateSpeech"),
         exporter="enh.EnhExporter",
+        others=(
+            Door("enh_inference_streaming", "enh_streaming", "SeparateSpeechStreaming"),
+        ),
         gives="speech",
+        audio="speech_mix",
         evaluator="separation.SeparationEvaluator",
     ),
 )

@@ -27,15 +27,22 @@ from benchmarking.benchmark_report import (
     describe_distance,
     write_report,
 )
-from benchmarking.config import Config, RandomModel, read_config, synthesizes
+from benchmarking.config import (
+    Config,
+    RandomModel,
+    read_config,
+    separates,
+    synthesizes,
+)
 from benchmarking.measurement import (
     REFERENCE,
     BaseSetting,
+    Decode,
     Distance,
     Measurement,
     Outcome,
+    SeparationSetting,
     StreamSetting,
-    Synthesis,
 )
 
 import espnet_onnx_plugin
@@ -134,6 +141,7 @@ class Benchmark:
         else:
             self._checkpoints = config.model
         self._speech = synthesizes(self._checkpoints.task)
+        self._separates = separates(self._checkpoints.task)
         self._mkl = self._speech and models.dropouts_are_of_mkl()
         variants = {v for setting in config.settings for v in setting.variants}
         self._bundles = models.make_bundles(
@@ -175,6 +183,8 @@ class Benchmark:
     def _inputs(self, setting: BaseSetting) -> models.Inputs:
         bundle, directory = self._bundles["fp32"], self._output_dir / "inputs"
         seconds, data = setting.audio_seconds, self._config.data
+        if isinstance(setting, SeparationSetting):
+            return models.make_mixture(setting, directory)
         if self._speech:
             if seconds is not None:
                 return models.make_text(seconds, bundle, directory)
@@ -192,14 +202,18 @@ class Benchmark:
 
         On a GPU there is nothing to compare: PyTorch draws other noise there.
         """
-        if not self._speech or name == REFERENCE or REFERENCE not in setting.variants:
+        if name == REFERENCE or REFERENCE not in setting.variants:
             return None
-        if self._config.provider != "cpu":
+        if self._config.provider != "cpu" and not self._separates:
+            return None
+        if not self._speech and not self._separates:
             return None
         reference, other = (
             [waves / f"{system}_{number}.npy" for number in range(utterances)]
             for system in (REFERENCE, name)
         )
+        if self._separates:
+            return waveforms.distance_of_separated(reference, other)
         rate = self._bundles["fp32"].manifest.synthesis.sampling_rate
         return waveforms.distance(reference, other, rate)
 
@@ -241,6 +255,8 @@ class Benchmark:
         if isinstance(setting, StreamSetting):
             spec["streams"] = setting.streams
             spec["sim_chunk_length"] = setting.sim_chunk_length
+        if isinstance(setting, SeparationSetting):
+            return {**spec, "fs": setting.fs, "waves": str(waves)}
         return {**spec, "mkl": self._mkl, "waves": str(waves)} if self._speech else spec
 
     def _size(self, name: str) -> int:
@@ -277,7 +293,8 @@ def check_results(outcomes: Sequence[Outcome]) -> None:
         if m.system in EXACT and is_different(outcome, m)
     ]
     if wrong:
-        results = "waveforms" if outcomes[0].setting.RUN is Synthesis else "hypotheses"
+        run = outcomes[0].setting.RUN
+        results = "hypotheses" if issubclass(run, Decode) else "waveforms"
         raise PluginError(
             f"other {results} than PyTorch's: {', '.join(wrong)}: check the bundles "
             "(bin.verify), the figures are of no use"

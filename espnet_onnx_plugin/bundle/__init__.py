@@ -5,7 +5,7 @@ tokenizer's files. It is complete and is never changed in place:
 :func:`~espnet_onnx_plugin.bundle.store.new_bundle` writes aside and renames.
 """
 
-from espnet_onnx_plugin.bundle.enhancement import Enhancement, Stft
+from espnet_onnx_plugin.bundle.enhancement import Enhancement, FrameStream, Stft
 from espnet_onnx_plugin.bundle.manifest import (
     FORMAT_VERSION,
     Axis,
@@ -49,6 +49,7 @@ __all__ = [
     "Enhancement",
     "Excitation",
     "File",
+    "FrameStream",
     "Framing",
     "Graph",
     "Manifest",

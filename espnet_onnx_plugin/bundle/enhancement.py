@@ -58,8 +58,145 @@ class Direct:
     kind: ClassVar[str] = "direct"
 
 
-#: Each has a module of its name in runtime.enhancement.
-Method = Direct
+@dataclass(frozen=True, kw_only=True)
+class Wpe:
+    """Dereverberation by weighted prediction errors, as ``DNN_WPE`` of ESPnet.
+
+    The graph ``dereverberation_masks``, where there is one, says how much of a mixture
+    is to be kept.
+
+    Attributes:
+        taps, delay: frames that a frame is predicted from, and how far back they end.
+        iterations: how often, each time by the powers of what came out.
+    """
+
+    taps: int
+    delay: int
+    iterations: int
+
+
+#: Beamformers by ESPnet's name; ``souden`` is the solution of M. Souden et al.
+BeamformerType = Literal[
+    "mvdr",
+    "mvdr_souden",
+    "mpdr",
+    "mpdr_souden",
+    "wmpdr",
+    "wmpdr_souden",
+    "wpd",
+    "wpd_souden",
+    "mwf",
+    "wmwf",
+    "sdw_mwf",
+    "r1mwf",
+    "lcmv",
+    "lcmp",
+    "wlcmp",
+    "gev",
+    "gev_ban",
+    "mvdr_tfs",
+    "mvdr_tfs_souden",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beamforming:
+    """A spatial filter for each speaker, as ``DNN_Beamformer`` of ESPnet.
+
+    The graph ``masks`` says what is speech of each and, last, what is noise; the graph
+    ``reference`` weighs the channels where none is chosen. The filters are computed of
+    spectra and masks outside the graphs. A mixture of one channel is dereverberated
+    only.
+
+    Attributes:
+        type: which filter.
+        noise_mask: whether there is a mask of noise.
+        wpe: how the mixture is dereverberated before, or None.
+        iterations: of the power method, for relative transfer functions.
+        taps, delay: frames that WPD predicts from, and how far back they end.
+        loading: share of its trace that is added to the diagonal of a matrix before it
+            is inverted; None: nothing is.
+        torchaudio: whether ESPnet takes torchaudio's functions, which load more of the
+            matrices.
+    """
+
+    kind: ClassVar[str] = "beamforming"
+
+    type: BeamformerType
+    noise_mask: bool
+    wpe: Wpe | None = None
+    iterations: int = 2
+    taps: int = 5
+    delay: int = 3
+    loading: float | None = 1e-7
+    torchaudio: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeans:
+    """Bins of a spectrum are clustered by what a graph makes of each.
+
+    ``embedding`` gives the embeddings of all bins, k-means the clusters, and
+    ``separator`` makes the outputs of the mixture and of masks.
+
+    Attributes:
+        clusters: how many.
+        masks: whether a bin belongs to one cluster, or to each by how alike its
+            embedding and the cluster's centre, an attractor, are.
+    """
+
+    kind: ClassVar[str] = "k_means"
+
+    clusters: int
+    masks: Literal["clusters", "attractors"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftKMeans:
+    """As :class:`KMeans`, but a bin belongs to each cluster by a weight.
+
+    Attributes:
+        clusters: how many.
+        alpha: how hard the borders of clusters are.
+        max_iteration: so many times the centres move, and twice more, at most.
+        threshold: squared distance by which centres move when they have settled.
+    """
+
+    kind: ClassVar[str] = "soft_k_means"
+
+    clusters: int
+    alpha: float
+    max_iteration: int
+    threshold: float
+
+
+#: Modules of runtime.enhancement run each.
+Method = Direct | Beamforming | KMeans | SoftKMeans
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameStream:
+    """Settings of a separator that works through a stream frame by frame.
+
+    Its graph, ``separator_step``, takes any number of frames at once. Waveforms of
+    frames are added up where they overlap.
+
+    Attributes:
+        frame_size, hop_length: samples of a frame, and from one to the next.
+        padding: samples that are reflected at either end of a mixture.
+        segment: frames at whose multiples, counted from the start, a run of the graph
+            has to end; None: nowhere.
+        silence: frames of zeros that ESPnet's streaming stands behind at the start; a
+            mixture that is separated whole has none before it.
+        exact: whether a stream gets what the whole mixture gets.
+    """
+
+    frame_size: int
+    hop_length: int
+    padding: int = 0
+    segment: int | None = None
+    silence: int = 0
+    exact: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +206,11 @@ class Enhancement:
     Attributes:
         outputs: how many: speakers, or 1.
         channels: how many the mixture must have; None: any number.
-        ref_channel: the channel that the model's outputs stand for.
+        ref_channel: the channel that the model's outputs stand for; -1: the model
+            weighs the channels itself.
         min_length: the fewest samples that the model can take.
+        max_bins: the most frequencies that the model can take, where the transform
+            follows the rate of the input and there is a limit.
         method: what lies between analysis and synthesis.
         analysis: makes the ``spectrum`` that the graphs read; None: they read the
             waveform, ``speech``.
@@ -82,6 +222,7 @@ class Enhancement:
         forward_rate: sampling rate that every mixture is brought to, and back after.
         single_channel: whether ESPnet's preprocessor takes the first channel alone.
         volume_normalize: peak that it scales mixtures to, or None.
+        stream: how it works through a stream; None: it takes mixtures whole.
     """
 
     outputs: int
@@ -89,6 +230,7 @@ class Enhancement:
     ref_channel: int
     min_length: int
     method: Method
+    max_bins: int | None = None
     analysis: Stft | None = None
     synthesis: Stft | None = None
     variance: Literal["all", "channel"] | None = None
@@ -96,3 +238,4 @@ class Enhancement:
     forward_rate: int | None = None
     single_channel: bool = False
     volume_normalize: float | None = None
+    stream: FrameStream | None = None

@@ -14,7 +14,7 @@ import torch
 from torch_complex.tensor import ComplexTensor
 
 from espnet_onnx_plugin.bundle import Stft, Tensor
-from espnet_onnx_plugin.bundle.enhancement import Direct, Method
+from espnet_onnx_plugin.bundle.enhancement import Direct, FrameStream, Method
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.graph import GraphModule
 
@@ -132,6 +132,8 @@ class EnhModule(GraphModule):
         channels: how many it takes; 1: no axis of channels, None: any number.
     """
 
+    sizes = dict(samples=2111, frames=53, channels=3)
+
     def __init__(
         self, separator: torch.nn.Module, ends: Ends, channels: int | None = 1
     ):
@@ -139,7 +141,6 @@ class EnhModule(GraphModule):
         self.separator, self.ends = separator, ends
         self.inputs = ends.inputs(channels)
         self.outputs = ends.outputs(separator.num_spk)
-        self.sizes = dict(samples=2111, frames=53, channels=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         features, lengths = self.ends.features(x)
@@ -158,6 +159,8 @@ class EnhModules:
         method: how the runtime runs them.
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
+        stream: how they work through a stream; None: they cannot.
+        max_bins: see :class:`~espnet_onnx_plugin.bundle.Enhancement`.
     """
 
     modules: Mapping[str, GraphModule]
@@ -165,6 +168,21 @@ class EnhModules:
     channels: int | None = 1
     method: Method = Direct()
     min_length: int = 1
+    stream: FrameStream | None = None
+    max_bins: int | None = None
+
+
+def spectral(ends: Ends) -> Ends:
+    """The ends of a separator of spectra, as they come.
+
+    Raises:
+        PluginError: if they are not transforms.
+    """
+    if ends.analysis is None or ends.synthesis is None:
+        raise PluginError(
+            "this separator reads spectra: encoder and decoder have to be 'stft'"
+        )
+    return ends
 
 
 def direct(separator: torch.nn.Module, ends: Ends) -> EnhModules:

@@ -42,5 +42,5 @@ class SeparateSpeech(Separator):
                 f"speech_mix of shape {speech_mix.shape} has to be (utterances, "
                 "samples) or (utterances, samples, channels)"
             )
-        made = [self._waveforms(self.check(mix), fs, {}) for mix in speech_mix]
+        made = [self._waveforms(self.check(mix, fs), fs, {}) for mix in speech_mix]
         return list(np.stack(made, axis=1))

@@ -11,11 +11,13 @@ from benchmarking.measurement import (
     Distance,
     Measurement,
     Outcome,
+    Separation,
     StreamDecode,
     Synthesis,
 )
 
 from espnet_onnx_plugin.evaluate.error_rate import count_errors
+from espnet_onnx_plugin.report.figures import csv_table
 from espnet_onnx_plugin.report.plots import (
     Point,
     plot_errors,
@@ -26,7 +28,6 @@ from espnet_onnx_plugin.report.results import TIE
 from espnet_onnx_plugin.report.tables import (
     MIB,
     MISSING,
-    csv_table,
     markdown_escape,
     markdown_table,
     write_atomically,
@@ -58,6 +59,20 @@ NOTES_OF = {
         "Difference: the largest of a sample from PyTorch's, relative to the largest "
         "of PyTorch's samples; MCD: mel-cepstral distortion from PyTorch's.",
     ),
+    Separation: (
+        "Difference: the largest of a sample from PyTorch's, relative to the largest "
+        "of PyTorch's samples; SI-SNR: scale-invariant signal-to-noise ratio, where "
+        "PyTorch's waveform is the signal.",
+    ),
+}
+
+#: Inputs and results of a run that decodes nothing.
+WORDS_OF = {Synthesis: ("text", "waveform"), Separation: ("mixture", "waveform")}
+
+#: Headers of the distance of waveforms.
+DISTANCES_OF = {
+    Synthesis: ["difference", "MCD dB"],
+    Separation: ["difference", "SI-SNR dB"],
 }
 
 #: Quantiles of the delays.
@@ -88,8 +103,7 @@ def write_report(
     for name in plots:
         lines += ["", f"![{name}]({name})"]
     kind = outcomes[0].setting.RUN
-    speech = kind is Synthesis
-    words = ("text", "waveform") if speech else ("audio", "hypothesis")
+    words = WORDS_OF.get(kind, ("audio", "hypothesis"))
     notes = [note.format(inputs=words[0], result=words[1]) for note in NOTES]
     notes += NOTES_OF[kind]
     lines += ["", *(f"- {markdown_escape(note)}" for note in notes)]
@@ -126,26 +140,34 @@ def describe_agreement(agreement: Agreement | None) -> str:
 
 def describe_distance(distance: Distance | None) -> str:
     """Return what is printed of waveforms, e.g. ``difference 1.2e-06, MCD 0.00 dB``."""
-    return "difference {}, MCD {} dB".format(*_distance_cells(distance))
+    measure = "MCD" if distance is None or distance.si_snr is None else "SI-SNR"
+    far, near = _distance_cells(distance)
+    return f"difference {far}, {measure} {near} dB"
 
 
 def _distance_cells(distance: Distance | None) -> list[str]:
-    figures = (None, None) if distance is None else vars(distance).values()
+    """Cells of the difference, and of the one measure that there is besides."""
+    if distance is None:
+        return [MISSING, MISSING]
+    measure = distance.mcd if distance.si_snr is None else distance.si_snr
     return [
         MISSING if figure is None else format(figure, form)
-        for figure, form in zip(figures, (".1e", ".2f"), strict=True)
+        for figure, form in zip((distance.difference, measure), (".1e", ".2f"))
     ]
 
 
 def _speed(outcomes: Sequence[Outcome]) -> list[str]:
     with_errors = any(outcome.references is not None for outcome in outcomes)
-    speech = outcomes[0].setting.RUN is Synthesis
-    streams = outcomes[0].setting.RUN is StreamDecode
+    kind = outcomes[0].setting.RUN
+    streams = kind is StreamDecode
+    # Of each kind, the parts that are worth a column.
+    parts = {Synthesis: ("first_audio", "vocoder"), Separation: ()}
+    parts = parts.get(kind, ("encoder",))
     headers = ["setting", "system", "median s", "spread s", "speed-up", "RTF"]
     headers += ["delay s", "95 % s", "last word s"] if streams else []
-    headers += ["first audio s", "vocoder s"] if speech else ["encoder s"]
+    headers += [f"{part.replace('_', ' ')} s" for part in parts]
     headers += ["peak memory MiB", "start s", "model MiB"]
-    headers += ["difference", "MCD dB"] if speech else ["hypotheses"]
+    headers += DISTANCES_OF.get(kind, ["hypotheses"])
     rows = []
     for outcome in outcomes:
         base = outcome.reference
@@ -160,13 +182,12 @@ def _speed(outcomes: Sequence[Outcome]) -> list[str]:
                 f"{m.rtf:.3f}",
                 *([f"{m.delay(q):.3f}" for q in DELAYS] if streams else []),
                 *([_times(m, other, "last_delay")] if streams else []),
-                *([_times(m, other, "first_audio")] if speech else []),
-                _times(m, other, "vocoder" if speech else "encoder"),
+                *(_times(m, other, part) for part in parts),
                 f"{m.peak_memory_mb:.0f}" + _share(m, other, "peak_memory_mb"),
                 f"{m.start:.2f}" + _share(m, other, "start"),
                 f"{m.model_bytes / MIB:.1f}" + _share(m, other, "model_bytes"),
             ]
-            if speech:
+            if kind in DISTANCES_OF:
                 row += _distance_cells(m.distance)
             else:
                 row.append(describe_agreement(outcome.agreement(m)))
@@ -263,10 +284,12 @@ def _csv_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
                 "peak_memory_mb": f"{m.peak_memory_mb:.1f}",
                 "model_bytes": m.model_bytes,
                 **(
-                    _csv_of_synthesis(m)
-                    if setting.RUN is Synthesis
-                    else _csv_of_decode(outcome, m)
+                    _csv_of_decode(outcome, m)
+                    if issubclass(setting.RUN, Decode)
+                    else {}
                 ),
+                **(_csv_of_synthesis(m) if setting.RUN is Synthesis else {}),
+                **(_csv_of_distance(m) if setting.RUN in DISTANCES_OF else {}),
                 **(_csv_of_streams(m) if setting.RUN is StreamDecode else {}),
             }
 
@@ -291,11 +314,17 @@ def _csv_of_streams(m: Measurement) -> dict[str, object]:
 
 
 def _csv_of_synthesis(m: Measurement) -> dict[str, object]:
-    figures = vars(m.distance) if m.distance else dict.fromkeys(("difference", "mcd"))
     return {
         "first_audio_median_seconds": f"{m.first_audio:.6f}",
         "vocoder_median_seconds": f"{m.vocoder:.6f}",
-        **{k: None if v is None else f"{v:.3e}" for k, v in figures.items()},
+    }
+
+
+def _csv_of_distance(m: Measurement) -> dict[str, object]:
+    return {
+        name: None if value is None else f"{value:.3e}"
+        for name in ("difference", "mcd", "si_snr")
+        for value in [getattr(m.distance, name, None)]
     }
 
 

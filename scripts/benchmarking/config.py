@@ -12,6 +12,7 @@ from benchmarking.measurement import (
     BUNDLES,
     REFERENCE,
     BaseSetting,
+    SeparationSetting,
     Setting,
     SpeechSetting,
     StreamSetting,
@@ -21,8 +22,8 @@ from espnet_onnx_plugin.bundle.typed import check_keys, parse
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.tasks import find
 
-# Those whose search is ESPnet's beam search, and text to speech.
-TASKS = ("asr", "st", "slu", "s2t", "tts")
+# Those whose search is ESPnet's beam search, text to speech, and enhancement.
+TASKS = ("asr", "st", "slu", "s2t", "tts", "enh")
 
 #: Mean length of a token in the speech of random models of task tts.
 FRAMES_PER_TOKEN = 6
@@ -34,9 +35,14 @@ def check_task(task: str) -> None:
         raise PluginError(f"task '{task}' is none of {', '.join(TASKS)}")
 
 
+def separates(task: str) -> bool:
+    """Return whether a task's models make waveforms of mixtures."""
+    return task == "enh"
+
+
 def synthesizes(task: str) -> bool:
-    """Return whether a task's models make speech."""
-    return find(task).gives == "speech"
+    """Return whether a task's models make speech of text."""
+    return not find(task).audio
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class RandomModel:
         seed: Of the weights.
         sharpness: Factor of the output layers of decoder and CTC, whose choices are all
             alike where weights are random.
+        channels: Of the mixtures of task enh.
     """
 
     train_config: Mapping[str, Any]
@@ -62,6 +69,7 @@ class RandomModel:
     tokens: int = 5000
     seed: int = 0
     sharpness: float = 1.0
+    channels: int = 1
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -117,7 +125,7 @@ class TrainedModel:
 
     def espnet_options(self, with_lm: bool) -> dict[str, str]:
         """Return the files by the option of ESPnet's Speech2Text or Text2Speech."""
-        if synthesizes(self.task):
+        if find(self.task).gives == "speech":
             return {name: str(path) for name, path in self.files.items()}
         options = {
             f"{self.task}_train_config": str(self.train_config),
@@ -195,6 +203,7 @@ def read_config(path: Path) -> Config:
     if "data" in content:
         data = parse(TestData, content["data"], f"{path}: data")
     cls = SpeechSetting if synthesizes(model.task) else Setting
+    cls = SeparationSetting if separates(model.task) else cls
     if content.get("use_streaming", False):
         if model.task != "asr":
             raise PluginError(f"{path}: use_streaming is for task asr")

@@ -109,6 +109,13 @@ class Synthesis(Run):
 
 
 @dataclass(frozen=True)
+class Separation(Run):
+    """From mixture to waveforms."""
+
+    PARTS = ("separator", "rest")
+
+
+@dataclass(frozen=True)
 class BaseSetting:
     """One row group of the tables.
 
@@ -272,8 +279,32 @@ class SpeechSetting(BaseSetting):
         return super()._names or ["1 thread"]
 
 
+@dataclass(frozen=True)
+class SeparationSetting(BaseSetting):
+    """One of enhancement or separation.
+
+    Attributes:
+        fs: Samples a second.
+        channels: Of the mixture.
+    """
+
+    RUN = Separation
+    OPTIONS = ()
+
+    fs: int = 8000
+    channels: int = 1
+
+    @property
+    def _names(self) -> list[str]:
+        several = [f"{self.channels} channels"] if self.channels > 1 else []
+        return [*several, *super()._names] or ["1 thread"]
+
+
 #: Settings by what an outcome calls their kind.
-KINDS = {cls.__name__: cls for cls in (Setting, StreamSetting, SpeechSetting)}
+KINDS = {
+    cls.__name__: cls
+    for cls in (Setting, StreamSetting, SpeechSetting, SeparationSetting)
+}
 
 
 @dataclass(frozen=True)
@@ -301,11 +332,14 @@ class Distance:
         difference: The largest, relative to the reference's scale; None where they are
             not of the same length.
         mcd: Mel-cepstral distortion in dB, the mean over the utterances; None where it
-            is not defined.
+            is not defined, or nothing is spoken.
+        si_snr: Scale-invariant signal-to-noise ratio in dB, the mean over the
+            waveforms; None where something is spoken.
     """
 
     difference: float | None
-    mcd: float | None
+    mcd: float | None = None
+    si_snr: float | None = None
 
 
 @dataclass(frozen=True)

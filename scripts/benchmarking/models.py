@@ -18,8 +18,10 @@ from benchmarking.config import (
     RandomModel,
     TestData,
     TrainedModel,
+    separates,
     synthesizes,
 )
+from benchmarking.measurement import SeparationSetting
 
 from espnet_onnx_plugin import runtime
 from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle
@@ -49,6 +51,9 @@ NO_SPEECH_BUDGET = (
     *("--max_mcd", "1e9", "--max_log_f0_rmse", "1e9"),
     "--inference_args=--minlenratio 3",  # or they end at once
 )
+
+
+NO_SEPARATION_BUDGET = ("--min_agreement", "0")
 
 
 @dataclass(frozen=True)
@@ -141,12 +146,8 @@ def make_random_model(
         directory / "model.yaml",
         directory / "model.pth",
         task=model.task,
-        calibration_scp=(
-            f"{directory / CALIBRATION_TEXTS},text,text_int"
-            if synthesis
-            else f"{directory / 'noise.scp'},npy"
-        ),
-        quantize_options=NO_SPEECH_BUDGET if synthesis else NO_BUDGET,
+        calibration_scp=_calibration(model.task, directory),
+        quantize_options=_no_budget(model.task),
     )
     if model.vocoder_config is not None:
         vocoder = directory / "vocoder.pkl"
@@ -162,18 +163,33 @@ def make_random_model(
         if synthesis:
             _make_calibration_texts(directory, model.tokens)
         else:
-            _make_calibration_noise(directory)
+            _make_calibration_noise(directory, model.channels)
         write_atomically(done, spec)
     return files
 
 
-def _make_calibration_noise(directory: Path) -> None:
+def _calibration(task: str, directory: Path) -> str:
+    """What :func:`make_random_model` has written, as bin.optimize takes it."""
+    if synthesizes(task):
+        return f"{directory / CALIBRATION_TEXTS},text,text_int"
+    name = "speech_mix," if separates(task) else ""
+    return f"{directory / 'noise.scp'},{name}npy"
+
+
+def _no_budget(task: str) -> tuple[str, ...]:
+    if separates(task):
+        return NO_SEPARATION_BUDGET
+    return NO_SPEECH_BUDGET if synthesizes(task) else NO_BUDGET
+
+
+def _make_calibration_noise(directory: Path, channels: int) -> None:
     """Write other noise than that which is decoded, for the ranges of convolutions."""
+    shape = (CALIBRATION_SAMPLES, *[channels] * (channels > 1))
     random = np.random.default_rng(1)
     with open(directory / "noise.scp", "w", encoding="utf-8") as scp:
         for number in range(CALIBRATION_UTTERANCES):
             path = directory / f"noise_{number}.npy"
-            noise = 0.1 * random.standard_normal(CALIBRATION_SAMPLES)
+            noise = 0.1 * random.standard_normal(shape)
             np.save(path, noise.astype(np.float32))
             scp.write(f"noise_{number} {path}\n")
 
@@ -247,6 +263,18 @@ def make_noise(
     path = directory / name
     np.save(path, noise.astype(np.float32))
     return Inputs([path], streams * speech.seconds(length))
+
+
+def make_mixture(setting: SeparationSetting, directory: Path) -> Inputs:
+    """Write noise of a length, whose channels are alike."""
+    length = round(setting.audio_seconds * setting.fs)
+    random = np.random.default_rng(0)
+    noise = 0.1 * random.standard_normal((length, setting.channels))
+    noise += 0.1 * random.standard_normal((length, 1))
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"mixture_{setting.channels}_{length}.npy"
+    np.save(path, noise.astype(np.float32).squeeze())
+    return Inputs([path], setting.audio_seconds)
 
 
 def choose_data(data: TestData, speech: Speech, directory: Path) -> Inputs:

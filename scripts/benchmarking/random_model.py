@@ -79,6 +79,8 @@ def write_models(args: argparse.Namespace) -> None:
     task, seed = spec["task"], spec["seed"]
     tokens = vocabulary(task, spec["tokens"])
     common = dict(token_list=tokens, token_type="word", init=None)
+    if task == "enh":
+        common = dict(init=None)
     # The language of the speech has a vocabulary of the same size.
     src = dict(src_token_list=tokens, src_token_type="word") if task == "st" else {}
     for name, of, sizes, more, sharpness in (
@@ -87,7 +89,8 @@ def write_models(args: argparse.Namespace) -> None:
     ):
         if sizes is not None:
             module = importlib.import_module(f"espnet2.tasks.{of}")
-            cls = getattr(module, f"{of.upper()}Task")
+            name_of_class = "EnhancementTask" if of == "enh" else f"{of.upper()}Task"
+            cls = getattr(module, name_of_class)
             output = args.output_dir / name
             model = write_model(cls, sizes, {**common, **more}, seed, output, sharpness)
     if spec["vocoder_config"] is not None:

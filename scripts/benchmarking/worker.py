@@ -5,7 +5,8 @@ Run as ``python -m benchmarking.worker SPEC``. SPEC is a JSON: ``system``; ``tas
 search; ``threads``; ``inputs``, numpy files. It may also hold ``provider`` and
 ``session``, where it runs, and ``modules`` that are imported before the first number
 comes, at which the system is opened. Answers are JSON lines on standard output.
-For task tts also: ``mkl``, how dropouts are drawn; ``waves``, where waveforms go. For
+For task tts also: ``mkl``, how dropouts are drawn; ``waves``, where waveforms go, as
+for task enh, which has ``fs`` too. For
 streams also: ``streams``, how many are in a file; ``sim_chunk_length``, their parts'.
 For batches also: ``batches``, ``search`` or ``greedy``; the files hold several arrays.
 """
@@ -19,8 +20,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from benchmarking import recognition, streaming, synthesis
-from benchmarking.config import synthesizes
+from benchmarking import recognition, separation, streaming, synthesis
+from benchmarking.config import separates, synthesizes
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
@@ -33,6 +34,7 @@ def main() -> None:
     os.dup2(2, 1)
     spec = json.loads(sys.argv[1])
     kind = synthesis if synthesizes(spec["task"]) else recognition
+    kind = separation if separates(spec["task"]) else kind
     kind = streaming if "streams" in spec else kind
     if "batches" in spec:  # not imported where starts are timed
         kind = importlib.import_module("benchmarking.batches")

@@ -41,7 +41,7 @@ class _Layer(torch.nn.Module):
         return torch.tanh(x) if self.activation else x, lengths
 
 
-def _layers(stack: torch.nn.Module) -> torch.nn.ModuleList:
+def recurrent_layers(stack: torch.nn.Module) -> torch.nn.ModuleList:
     """The layers of ESPnet's ``RNNP`` (projects each layer) or ``RNN`` (the last)."""
     if hasattr(stack, "nbrnn"):
         last = stack.nbrnn.num_layers - 1
@@ -66,7 +66,7 @@ class RNNEncoder(torch.nn.Module):
     def __init__(self, encoder: torch.nn.Module):
         super().__init__()
         self.output_size = encoder.output_size
-        self.layers = _layers(encoder.enc[-1])
+        self.layers = recurrent_layers(encoder.enc[-1])
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor

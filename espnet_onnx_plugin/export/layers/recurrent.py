@@ -15,20 +15,20 @@ from espnet_onnx_plugin.bundle import State
 
 #: Gates in the order of ONNX's operators, by their place in torch's weights (LSTM:
 #: i, f, g, o; GRU: r, z, n).
-_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
 class RecurrentLayer(torch.nn.Module):
-    """One layer of ``torch.nn.LSTM`` or ``GRU``, in one or both directions.
+    """One layer of ``torch.nn.LSTM``, ``GRU`` or ``RNN``, in one or both directions.
 
     Args:
-        rnn: with ``batch_first``.
+        rnn: with ``batch_first``; an ``RNN`` with tanh, as ONNX's.
         layer: which of its layers.
     """
 
     def __init__(self, rnn: torch.nn.RNNBase, layer: int = 0):
         super().__init__()
-        self.operator = rnn.mode
+        self.operator = rnn.mode.removesuffix("_TANH")
         self.attributes = dict(
             hidden_size=rnn.hidden_size,
             direction="bidirectional" if rnn.bidirectional else "forward",
@@ -60,16 +60,45 @@ class RecurrentLayer(torch.nn.Module):
         Returns:
             (batch, time, directions * hidden), zeros behind the end of each.
         """
+        y, *_ = self._run(x.transpose(0, 1), lengths.to(torch.int32))
+        return y.permute(2, 0, 1, 3).flatten(2)
+
+    def sequences(
+        self, x: torch.Tensor, states: Sequence[torch.Tensor] = ()
+    ) -> tuple[torch.Tensor, ...]:
+        """Run over sequences of one length, which lie as the operator wants them.
+
+        Args:
+            x: (time, sequences, input).
+            states: before the first step, each (directions, sequences, hidden): h, and
+                c of an LSTM; none: zeros.
+
+        Returns:
+            (time, sequences, directions * hidden), and the states after the last step.
+        """
+        y, *states = self._run(x, None, states)
+        return y.transpose(1, 2).flatten(2), *states
+
+    def _run(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None,
+        states: Sequence[torch.Tensor] = (),
+    ) -> Sequence[torch.Tensor]:
+        """The operator: outputs (time, directions, sequences, hidden), and states."""
         directions, _, hidden = self.recurrent_weight.shape
         weights = [self.weight, self.recurrent_weight, self.bias]
-        y = torch.onnx.ops.symbolic(
+        after = (directions, x.size(1), hidden)
+        shapes = [(x.size(0), *after), after, after]
+        if self.operator != "LSTM":
+            shapes.pop()
+        return torch.onnx.ops.symbolic_multi_out(
             self.operator,
-            [x.transpose(0, 1), *weights, lengths.to(torch.int32)],
+            [x, *weights, lengths, *states],
             attrs=self.attributes,
-            dtype=x.dtype,
-            shape=(x.size(1), directions, x.size(0), hidden),
+            dtypes=[x.dtype] * len(shapes),
+            shapes=shapes,
         )
-        return y.permute(2, 0, 1, 3).flatten(2)
 
 
 class RecurrentStack(torch.nn.Module):

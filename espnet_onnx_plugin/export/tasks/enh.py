@@ -9,15 +9,17 @@ from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
 from espnet_onnx_plugin.export.graph import GraphSpec
-from espnet_onnx_plugin.export.parity.enhancement import check_enhancement
+from espnet_onnx_plugin.export.parity.enhancement import check_enhancement, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
+from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
 from espnet_onnx_plugin.runtime.io.data import Source
 
-#: Separators whose transform ESPnet gives the sampling rate of the input.
-_FOLLOW_RATE = ("bsrnn", "uses", "uses2", "tfgridnetv3")
+#: Separators whose transform ESPnet's ``SeparateSpeech`` gives the sampling rate of the
+#: input: uses2 is not among them.
+_FOLLOW_RATE = ("bsrnn", "uses", "tfgridnetv3")
 
 
 class EnhExporter:
@@ -61,12 +63,14 @@ class EnhExporter:
             channels=wrapped.channels,
             ref_channel=model.ref_channel,
             min_length=max(wrapped.ends.min_length, wrapped.min_length),
+            max_bins=wrapped.max_bins,
             method=wrapped.method,
             analysis=wrapped.ends.analysis,
             synthesis=wrapped.ends.synthesis,
             variance=variance,
             categories=tuple((getattr(model, "categories", None) or {}).values()),
             forward_rate=forward_rate,
+            stream=wrapped.stream,
             **self._preprocessing(),
         )
 
@@ -106,7 +110,12 @@ class EnhExporter:
             PluginError: if a difference is above the tolerance.
         """
         ours = SeparateSpeech(bundle, device.provider, device.threads)
-        return check_enhancement(ours.enhancement, ours, self.espnet())
+        parity = check_enhancement(ours.enhancement, ours, self.espnet())
+        if ours.enhancement.stream is None:
+            return parity
+        streaming = SeparateSpeechStreaming(bundle, device.provider, device.threads)
+        figure = check_stream(ours, streaming, self.espnet_streaming())
+        return parity._replace(figures={**parity.figures, "stream": figure})
 
     def espnet(self, **options: Any) -> Any:
         """ESPnet's ``SeparateSpeech`` of the model, which is loaded already.
@@ -134,6 +143,24 @@ class EnhExporter:
             sfi_processing=self.args.separator in _FOLLOW_RATE,
             segmenting=None not in segments,
             show_progressbar=False,
+            device="cpu",
+            dtype="float32",
+        )
+        return theirs
+
+    def espnet_streaming(self) -> Any:
+        """ESPnet's ``SeparateSpeechStreaming`` of the model."""
+        from espnet2.bin.enh_inference_streaming import (
+            SeparateSpeechStreaming as Theirs,
+        )
+
+        theirs = Theirs.__new__(Theirs)
+        vars(theirs).update(
+            enh_model=self.model,
+            enh_train_args=self.args,
+            num_spk=self.model.num_spk,
+            ref_channel=self.model.ref_channel,
+            streaming_states=None,
             device="cpu",
             dtype="float32",
         )

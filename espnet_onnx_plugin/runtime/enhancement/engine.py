@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Direct
+from espnet_onnx_plugin.bundle.enhancement import (
+    Beamforming,
+    Direct,
+    KMeans,
+    SoftKMeans,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
+from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
+from espnet_onnx_plugin.runtime.enhancement.clustering import ClusteredSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
-from espnet_onnx_plugin.runtime.enhancement.segments import in_segments
+from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
+from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
 
 
 class Separation(Protocol):
@@ -31,9 +40,15 @@ class Separation(Protocol):
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
 
 
+#: Makes outputs (outputs, samples) of a mixture (samples[, channels]).
+Separate = Callable[[np.ndarray], np.ndarray]
+
 #: What runs each method.
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
+    Beamforming: BeamformingSeparation,
+    KMeans: ClusteredSeparation,
+    SoftKMeans: ClusteredSeparation,
 }
 
 
@@ -50,6 +65,37 @@ def enhancement_of(manifest: Manifest) -> Enhancement:
     return manifest.enhancement
 
 
+def read_by(described: Enhancement, mix: np.ndarray) -> np.ndarray:
+    """A mixture, or a part of one, as a model reads it, in float32.
+
+    Args:
+        described: the model.
+        mix: (samples,) or (samples, channels).
+
+    Raises:
+        PluginError: if the model cannot take it.
+    """
+    mix = np.asarray(mix, np.float32)
+    if mix.ndim not in (1, 2) or not mix.size:
+        raise PluginError(f"a mixture of shape {mix.shape} has no samples")
+    if not np.isfinite(mix).all():
+        raise PluginError("the mixture has samples that are not numbers")
+    wanted = described.channels
+    channels = 1 if mix.ndim == 1 else mix.shape[1]
+    if wanted is not None and channels != wanted:
+        raise PluginError(
+            f"the mixture has {channels} channel(s), the model takes {wanted}"
+        )
+    if wanted == 1 and mix.ndim == 2:
+        return mix[:, 0]
+    return mix[:, None] if wanted != 1 and mix.ndim == 1 else mix
+
+
+def to_peak(made: np.ndarray) -> np.ndarray:
+    """Outputs (outputs, samples), each brought to a peak of 0.9, as ESPnet does."""
+    return made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
+
+
 class Separator(OpenedModel[EnhOptions]):
     """A bundle's model. A task's class makes it a drop-in for ESPnet's.
 
@@ -59,6 +105,7 @@ class Separator(OpenedModel[EnhOptions]):
     Attributes:
         num_spk: how many waveforms it makes of a mixture.
         ref_channel: the channel that they stand for.
+        seconds: of the newest call, by part: separator, which is what the method does.
     """
 
     options_class: type[EnhOptions] = EnhOptions
@@ -72,38 +119,53 @@ class Separator(OpenedModel[EnhOptions]):
             self.ref_channel = self.options.ref_channel
         method = _METHODS[type(self.enhancement.method)]
         self._separation = method(self.bundle, self.device)
+        self.seconds = {"separator": 0.0}
 
-    def check(self, mix: np.ndarray) -> np.ndarray:
+    def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
+
+        Args:
+            mix: (samples[, channels]).
+            fs: samples a second.
 
         Raises:
             PluginError: if the model cannot take it.
         """
-        mix = np.asarray(mix, np.float32)
-        if mix.ndim not in (1, 2) or not mix.size:
-            raise PluginError(f"a mixture of shape {mix.shape} has no samples")
-        if not np.isfinite(mix).all():
-            raise PluginError("the mixture has samples that are not numbers")
-        wanted = self.enhancement.channels
+        return self._long_enough(self._read(mix), fs)
+
+    def _read(self, mix: np.ndarray) -> np.ndarray:
+        mix = read_by(self.enhancement, mix)
         channels = 1 if mix.ndim == 1 else mix.shape[1]
-        if wanted is not None and channels != wanted:
-            raise PluginError(
-                f"the mixture has {channels} channel(s), the model takes {wanted}"
-            )
-        if wanted == 1 and mix.ndim == 2:
-            mix = mix[:, 0]
-        if wanted != 1 and mix.ndim == 1:
-            mix = mix[:, None]
-        if channels > 1 and not 0 <= self.ref_channel < channels:
+        if channels > 1 and not -channels <= self.ref_channel < channels:
             raise PluginError(
                 f"ref_channel {self.ref_channel} is not one of the {channels} channels"
             )
-        if len(mix) < self.enhancement.min_length:
+        return mix
+
+    def _long_enough(self, mix: np.ndarray, fs: int) -> np.ndarray:
+        if len(mix) < self._shortest(fs):
             raise PluginError(
                 f"a mixture of {len(mix)} samples is too short, the model needs "
-                f"{self.enhancement.min_length}"
+                f"{self._shortest(fs)}"
             )
         return mix
+
+    def _shortest(self, fs: int) -> int:
+        """The fewest samples that the model can take.
+
+        Raises:
+            PluginError: if it cannot take this rate.
+        """
+        analysis = self.enhancement.analysis
+        if analysis is None or analysis.default_fs is None:
+            return self.enhancement.min_length
+        analysis, most = stft.at_rate(analysis, fs), self.enhancement.max_bins
+        if analysis.hop_length < 1 or (most is not None and analysis.bins > most):
+            raise PluginError(
+                f"{fs} samples a second are not a rate that the model can take: "
+                "resample the mixture"
+            )
+        return analysis.shortest
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
@@ -115,23 +177,61 @@ class Separator(OpenedModel[EnhOptions]):
             fs: samples a second.
             others: what else the method reads.
         """
-        deviation = self._deviation(mix)
-        if deviation is not None:
-            mix = mix / deviation
+        self.seconds = {"separator": 0.0}
         separate = functools.partial(self._separate, fs=fs, others=others)
-        segments = self.options.segments
-        if segments is not None and len(mix) > segments[0] * fs:
-            scale = self.options.normalize_segment_scale
-            made = in_segments(
-                separate, mix, fs, segments, self._reference if scale else None
-            )
-        else:
-            made = separate(mix)
-        if deviation is not None:
-            made = made * deviation[self.ref_channel if len(deviation) > 1 else 0]
+        if self.options.segments is not None:
+            separate = functools.partial(self._in_segments, separate, fs)
+        made = self._levelled(separate, mix)
         if self.options.normalize_output_wav:
-            made = made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
+            made = to_peak(made)
         return made
+
+    def stream(self, fs: int = 8000, scale: float = 1.0) -> MixtureStream:
+        """Begin a stream that is separated segment by segment, as they come.
+
+        It gets what the whole mixture gets with these segments, unless the model wants
+        mixtures of variance 1: each segment is brought to that by itself.
+
+        Args:
+            fs: samples a second.
+            scale: factor of the outputs.
+
+        Raises:
+            PluginError: if there are no segments.
+        """
+        if self.options.segments is None:
+            raise PluginError(
+                "the model takes mixtures whole: to separate a stream, set "
+                "segment_size and hop_size"
+            )
+        separate = functools.partial(self._separate, fs=fs, others={})
+
+        def segment(mix: np.ndarray) -> np.ndarray:
+            return self._levelled(separate, self._long_enough(mix, fs))
+
+        begin = functools.partial(self._stitching, segment, fs)
+        return MixtureStream(
+            begin, self._read, self.num_spk, fs, scale, begin().latency
+        )
+
+    def _stitching(self, separate: Separate, fs: int) -> Stitching:
+        assert self.options.segments is not None
+        scale = self.options.normalize_segment_scale
+        reference = self._reference if scale else None
+        return Stitching(separate, fs, self.options.segments, reference)
+
+    def _in_segments(self, separate: Separate, fs: int, mix: np.ndarray) -> np.ndarray:
+        stitching = self._stitching(separate, fs)
+        known, rest = stitching.add(mix), stitching.end()
+        return rest if known is None else np.concatenate((known, rest), axis=1)
+
+    def _levelled(self, separate: Separate, mix: np.ndarray) -> np.ndarray:
+        """Separate with the variance that the model wants, and take it back."""
+        deviation = self._deviation(mix)
+        if deviation is None:
+            return separate(mix)
+        channel = self.ref_channel if len(deviation) > 1 else 0
+        return separate(mix / deviation) * deviation[channel]
 
     def _reference(self, mix: np.ndarray) -> np.ndarray:
         # ESPnet takes sample ref_channel of every channel where there are several
@@ -155,7 +255,9 @@ class Separator(OpenedModel[EnhOptions]):
         if analysis is not None:
             spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
             inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
+        start = time.perf_counter()
         made = self._separation(inputs)
+        self.seconds["separator"] += time.perf_counter() - start
         if synthesis is None:
             return made
         spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]

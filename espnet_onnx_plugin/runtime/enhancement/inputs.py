@@ -158,7 +158,7 @@ def made_up(described: Enhancement) -> Iterator[tuple[str, Mixture]]:
 
     Noise whose loudness comes and goes, a little later from channel to channel.
     """
-    channels = described.channels or 3
+    channels = described.channels or max(3, described.ref_channel + 1)
     for number, length in enumerate((max(described.min_length, 2), *LENGTHS)):
         random = np.random.default_rng(number)
         source = random.standard_normal(length + channels)

@@ -49,3 +49,12 @@ class EnhOptions:
         if self.segment_size is None or self.hop_size is None:
             return None
         return self.segment_size, self.hop_size
+
+
+@dataclass(frozen=True)
+class EnhStreamingOptions:
+    """Options of ``enh_inference_streaming``, as :class:`EnhOptions`."""
+
+    ref_channel: int | None = option(
+        None, "channel that the outputs stand for; without effect on one channel"
+    )

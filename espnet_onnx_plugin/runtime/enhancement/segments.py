@@ -12,56 +12,106 @@ from collections.abc import Callable
 
 import numpy as np
 
+from espnet_onnx_plugin.errors import PluginError
 
-def in_segments(
-    separate: Callable[[np.ndarray], np.ndarray],
-    mix: np.ndarray,
-    fs: int,
-    segments: tuple[float, float],
-    reference: Callable[[np.ndarray], np.ndarray] | None,
-) -> np.ndarray:
-    """Separate a mixture segment by segment.
+
+class Stitching:
+    """A mixture that is separated segment by segment, see :class:`~.stream.Progress`.
+
+    One that is not longer than a segment is separated as it is.
 
     Args:
         separate: makes outputs (speakers, samples) of (samples[, channels]).
-        mix: (samples[, channels]), longer than a segment.
         fs: samples a second.
         segments: seconds of one, and from one to the next.
         reference: picks of a segment (samples[, channels]) what its outputs have the
             energy of; None: they keep theirs.
 
-    Returns:
-        (speakers, samples).
+    Attributes:
+        latency: samples that have to come from one on before its outputs are known.
     """
-    size, hop = segments
-    overlap = int(np.round(fs * (size - hop)))
-    count = int(np.ceil((len(mix) - overlap) / (hop * fs)))
-    length = int(size * fs)
-    stitched = np.zeros((0, 0), mix.dtype)
-    for i in range(count):
-        begin = int(i * hop * fs)
-        piece = mix[begin : begin + length]
-        there = len(piece)
-        padding = [(0, length - there), *[(0, 0)] * (mix.ndim - 1)]
+
+    def __init__(
+        self,
+        separate: Callable[[np.ndarray], np.ndarray],
+        fs: int,
+        segments: tuple[float, float],
+        reference: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
+        size, hop = segments
+        self._separate, self._reference = separate, reference
+        self._length, self._hop = int(size * fs), hop * fs
+        self.latency = self._length
+        self._overlap = int(np.round(fs * (size - hop)))
+        if not self._overlap:
+            raise PluginError(
+                f"segments of {size} s every {hop} s have nothing in common by which "
+                "they could be put together; use a smaller hop_size"
+            )
+        self._number = self._begin = 0  # of the next segment, and its first sample
+        self._waiting: list[np.ndarray] = []  # from there on
+        self._size = 0  # of what waits
+        self._common: np.ndarray | None = None  # outputs that the next one may change
+
+    def add(self, samples: np.ndarray) -> np.ndarray | None:
+        """Separate on.
+
+        Args:
+            samples: (samples[, channels]).
+
+        Returns:
+            (speakers, samples), what no later segment changes, or None.
+        """
+        self._waiting.append(samples)
+        self._size += len(samples)
+        made = []
+        while self._size > self._length and self._exists(self._number + 1):
+            made.append(self._segment())
+        return np.concatenate(made, axis=1) if made else None
+
+    def end(self) -> np.ndarray:
+        """Separate what is left.
+
+        Returns:
+            (speakers, samples), the rest of the outputs.
+        """
+        if self._common is None and self._size <= self._length:
+            return self._separate(np.concatenate(self._waiting))
+        made = []
+        while self._exists(self._number):
+            made.append(self._segment())
+        assert self._common is not None
+        return np.concatenate((*made, self._common), axis=1)
+
+    def _exists(self, number: int) -> bool:
+        """Whether a mixture of what has come has this segment."""
+        return number < (self._begin + self._size - self._overlap) / self._hop
+
+    def _segment(self) -> np.ndarray:
+        """Separate the next segment and give what the one after it does not change."""
+        waiting = np.concatenate(self._waiting)
+        piece = waiting[: self._length]
+        there, overlap = len(piece), self._overlap
+        padding = [(0, self._length - there), *[(0, 0)] * (piece.ndim - 1)]
         piece = np.pad(piece, padding)
-        made = separate(piece)
-        if reference is not None:
-            energy = np.sqrt(np.mean(reference(piece)[:there] ** 2))
+        made = self._separate(piece)
+        if self._reference is not None:
+            energy = np.sqrt(np.mean(self._reference(piece)[:there] ** 2))
             ours = np.sqrt(np.mean(made.sum(axis=0)[:there] ** 2))
             made = made * (energy / ours)
-        if i == 0:
-            stitched = made[:, :there]
-            continue
-        # Python's [-0:] is everything, as ESPnet's: without an overlap its segments
-        # cannot be put together either.
-        common = stitched[:, -overlap:]
-        made = made[best_order(common, made[:, :overlap])]
-        made[:, there:] = 0
-        joint = (common + made[:, :overlap]) / 2
-        stitched = np.concatenate(
-            (stitched[:, :-overlap], joint, made[:, overlap:there]), axis=1
-        )
-    return stitched
+        if self._common is None:
+            made = made[:, :there]
+        else:
+            made = made[best_order(self._common, made[:, :overlap])]
+            made[:, there:] = 0
+            joint = (self._common + made[:, :overlap]) / 2
+            made = np.concatenate((joint, made[:, overlap:there]), axis=1)
+        self._number += 1
+        begin = int(self._number * self._hop)
+        waiting = waiting[begin - self._begin :].copy()
+        self._waiting, self._size, self._begin = [waiting], len(waiting), begin
+        made, self._common = np.split(made, [made.shape[1] - overlap], axis=1)
+        return made
 
 
 def best_order(reference: np.ndarray, made: np.ndarray) -> list[int]:

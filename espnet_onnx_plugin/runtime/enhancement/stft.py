@@ -56,11 +56,16 @@ def transform(wave: np.ndarray, stft: Stft) -> np.ndarray:
         pad = [(0, 0)] * (wave.ndim - 1) + [(stft.n_fft // 2,) * 2]
         wave = np.pad(wave, pad, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(wave, stft.n_fft, axis=-1)
-    frames = frames[..., :: stft.hop_length, :] * window_of(stft).astype(wave.dtype)
+    return spectrum_of(np.moveaxis(frames[..., :: stft.hop_length, :], -2, 0), stft)
+
+
+def spectrum_of(frames: np.ndarray, stft: Stft) -> np.ndarray:
+    """Spectrum (..., bins) of frames (..., n_fft)."""
+    frames = frames * window_of(stft).astype(frames.dtype)
     spectrum = np.fft.rfft(frames) if stft.onesided else np.fft.fft(frames)
     if stft.normalized:
-        spectrum = spectrum / np.sqrt(wave.dtype.type(stft.n_fft))
-    return _compressed(np.moveaxis(spectrum, -2, 0), stft)
+        spectrum = spectrum / np.sqrt(frames.dtype.type(stft.n_fft))
+    return _compressed(spectrum, stft)
 
 
 def inverse(spectrum: np.ndarray, stft: Stft, samples: int) -> np.ndarray:
@@ -69,27 +74,36 @@ def inverse(spectrum: np.ndarray, stft: Stft, samples: int) -> np.ndarray:
     As ``espnet2.enh.decoder.stft_decoder``, which is torch's least squares inverse.
     What no frame covers is zero.
     """
-    spectrum = _expanded(spectrum, stft)
-    real = np.zeros(0, spectrum.dtype).real.dtype
-    if stft.normalized:
-        spectrum = spectrum * np.sqrt(real.type(stft.n_fft))
-    if stft.onesided:
-        frames = np.fft.irfft(spectrum, stft.n_fft)
-    else:
-        frames = np.fft.ifft(spectrum).real
-    window = window_of(stft).astype(real)
-    wave = _overlapped(frames * window, stft.hop_length)
+    frames = frames_of(spectrum, stft)
+    wave = overlapped(frames, stft.hop_length)
+    window = window_of(stft).astype(frames.dtype)
     weight = np.broadcast_to(window**2, (frames.shape[-2], stft.n_fft))
-    weight = _overlapped(weight, stft.hop_length)
+    weight = overlapped(weight, stft.hop_length)
     begin = stft.n_fft // 2 if stft.center else 0
     wave = wave[..., begin : begin + samples]
     weight = weight[begin : begin + samples]
-    wave = np.divide(wave, weight, out=np.zeros_like(wave), where=weight > 1e-11)
+    wave = divided(wave, weight)
     missing = samples - wave.shape[-1]
     return np.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(0, missing)])
 
 
-def _overlapped(frames: np.ndarray, hop: int) -> np.ndarray:
+def frames_of(spectrum: np.ndarray, stft: Stft) -> np.ndarray:
+    """Frames (..., n_fft) of a spectrum (..., bins), windowed once more."""
+    spectrum = _expanded(spectrum, stft)
+    real = np.zeros(0, spectrum.dtype).real.dtype
+    if stft.normalized:
+        spectrum = spectrum * np.sqrt(real.type(stft.n_fft))
+    # Of both halves torch takes the first.
+    frames = np.fft.irfft(spectrum[..., : stft.n_fft // 2 + 1], stft.n_fft)
+    return frames * window_of(stft).astype(real)
+
+
+def divided(wave: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """A sum of windowed frames by that of the squared windows; 0 where these are 0."""
+    return np.divide(wave, weight, out=np.zeros_like(wave), where=weight > 1e-11)
+
+
+def overlapped(frames: np.ndarray, hop: int) -> np.ndarray:
     """Sum of frames (..., frames, size), each ``hop`` behind the one before."""
     *others, count, size = frames.shape
     pieces = -(-size // hop)
