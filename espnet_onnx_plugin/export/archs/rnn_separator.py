@@ -19,7 +19,7 @@ class RNNSeparator(MaskSeparator):
         self.rnn, self.linear = Stack(separator.rnn), separator.linear
 
     def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """See the base class."""
+        """Masks of features (frames, dim), see :class:`.MaskSeparator`."""
         x = self.rnn(x)
         return [linear(x) for linear in self.linear]
 

@@ -82,7 +82,7 @@ class SkiMSeparator(MaskSeparator):
         self.activation, self.convolution = skim.output_fc
 
     def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """See the base class."""
+        """Masks of features (frames, dim), see :class:`.MaskSeparator`."""
         frames = x.size(0)
         y = self._merged(self._blocks(self._segmented(x)), frames)
         y = pointwise(self.convolution, self.activation(y))
