@@ -54,6 +54,8 @@ class Task:
             language, task, times.
         scores_speech: whether a model can recognize speech that another one made.
         vocoder: whether a model may come with a vocoder.
+        overwritten: parts of the training configuration whose settings an inference
+            configuration may replace when ESPnet builds the model.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Task:
     special_tokens: bool = False
     scores_speech: bool = False
     vocoder: bool = False
+    overwritten: tuple[str, ...] = ()
 
     @property
     def doors(self) -> tuple[Door, ...]:
@@ -157,6 +160,7 @@ _ROWS = (
         gives="speech",
         audio="speech_mix",
         evaluator="separation.SeparationEvaluator",
+        overwritten=("encoder", "separator", "decoder"),
     ),
 )
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
-from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
+from espnet_onnx_plugin.bundle.enhancement import Diffusion
+from espnet_onnx_plugin.export.checkpoints import (
+    Checkpoints,
+    build,
+    overwritten,
+    read_config,
+)
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
 from espnet_onnx_plugin.export.graph import GraphSpec
+from espnet_onnx_plugin.export.layers.draws import OF_LOADER, drawn_since
 from espnet_onnx_plugin.export.parity.enhancement import check_enhancement, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import find
@@ -16,6 +26,7 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
 from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.tasks import find as find_task
 
 #: Separators whose transform ESPnet's ``SeparateSpeech`` gives the sampling rate of the
 #: input: uses2 is not among them.
@@ -33,19 +44,38 @@ class EnhExporter:
     """
 
     def __init__(self, checkpoints: Checkpoints):
+        parts = find_task("enh").overwritten
+        other = checkpoints.inference_enh_config
+        with overwritten(checkpoints.train_config, other, parts) as train_config:
+            self._build(train_config, checkpoints.model_file)
+
+    def _build(self, train_config: Path, model_file: Path) -> None:
         from espnet2.tasks.enh import EnhancementTask
 
-        arch = find("separator", read_config(checkpoints.train_config)["separator"])
-        arch.needs()
-        self.model, self.args = build(
-            EnhancementTask, checkpoints.train_config, checkpoints.model_file
+        config = read_config(train_config)
+        diffusion = config.get("diffusion_model")
+        arch = (
+            find("diffusion", diffusion)
+            if diffusion is not None
+            else find("separator", config["separator"])
         )
+        arch.needs()
+        # ESPnet's job seeds, builds the model, and then loads the data: all of that
+        # draws, whatever the seed, and what a diffusion model draws next is noise.
+        torch.manual_seed(0)
+        self.model, self.args = build(EnhancementTask, train_config, model_file)
+        drawn = drawn_since(0) + OF_LOADER
+        self._follows_rate = diffusion is None and self.args.separator in _FOLLOW_RATE
         ends = Ends(
             None if self.args.encoder == "same" else self.model.encoder,
             None if self.args.decoder == "same" else self.model.decoder,
-            self.args.separator in _FOLLOW_RATE,
+            self._follows_rate,
         )
-        self.wrapped: EnhModules = arch.wrap(self.model.separator, ends)
+        part = self.model if diffusion is not None else self.model.separator
+        self.wrapped: EnhModules = arch.wrap(part, ends)
+        if isinstance(self.wrapped.method, Diffusion):
+            method = replace(self.wrapped.method, drawn=drawn)
+            self.wrapped = replace(self.wrapped, method=method)
         for module in self.wrapped.modules.values():
             module.eval()
 
@@ -60,7 +90,7 @@ class EnhExporter:
         forward_rate = None
         if getattr(model, "always_forward_in_48k", False):
             # ESPnet leaves the rate to separators that follow it.
-            forward_rate = None if self.args.separator in _FOLLOW_RATE else 48000
+            forward_rate = None if self._follows_rate else 48000
         return Enhancement(
             outputs=model.num_spk,
             channels=wrapped.channels,
@@ -115,6 +145,7 @@ class EnhExporter:
             PluginError: if a difference is above the tolerance.
         """
         ours = SeparateSpeech(bundle, device.provider, device.threads)
+        torch.manual_seed(ours.options.seed)
         parity = check_enhancement(ours.enhancement, ours, self.espnet())
         if ours.enhancement.stream is None:
             return parity
@@ -145,7 +176,7 @@ class EnhExporter:
             enh_model=self.model,
             enh_train_args=self.args,
             num_spk=self.model.num_spk,
-            sfi_processing=self.args.separator in _FOLLOW_RATE,
+            sfi_processing=self._follows_rate,
             segmenting=None not in segments,
             show_progressbar=False,
             device="cpu",

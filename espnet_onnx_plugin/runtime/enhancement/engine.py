@@ -12,6 +12,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
 from espnet_onnx_plugin.bundle.enhancement import (
     Beamforming,
+    Diffusion,
     Direct,
     KMeans,
     Segmental,
@@ -23,12 +24,14 @@ from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement import stft
 from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
 from espnet_onnx_plugin.runtime.enhancement.clustering import ClusteredSeparation
+from espnet_onnx_plugin.runtime.enhancement.diffusion import DiffusionSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 from espnet_onnx_plugin.runtime.enhancement.resample import resample
 from espnet_onnx_plugin.runtime.enhancement.segmental import SegmentalSeparation
 from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
 from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 
 class Separation(Protocol):
@@ -52,6 +55,7 @@ Separate = Callable[[np.ndarray], np.ndarray]
 _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     Direct: DirectSeparation,
     Segmental: SegmentalSeparation,
+    Diffusion: DiffusionSeparation,
     Beamforming: BeamformingSeparation,
     KMeans: ClusteredSeparation,
     SoftKMeans: ClusteredSeparation,
@@ -125,7 +129,15 @@ class Separator(OpenedModel[EnhOptions]):
             self.ref_channel = self.options.ref_channel
         method = _METHODS[type(self.enhancement.method)]
         self._separation = method(self.bundle, self.device)
+        if isinstance(self._separation, DiffusionSeparation):
+            self._separation.noise = Noise(self.options.seed)
         self.seconds = {"separator": 0.0}
+
+    def begin_job(self) -> None:
+        """Draw on as ESPnet's command does, which seeds before it builds the model."""
+        if isinstance(self._separation, DiffusionSeparation):
+            self._separation.noise = Noise(self.options.seed)
+            self._separation.noise.skip(self._separation.method.drawn)
 
     def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
