@@ -6,7 +6,6 @@ import torch
 from conftest import build, configurations, diffusion_config, save
 from test_enh import espnet_class
 
-from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle

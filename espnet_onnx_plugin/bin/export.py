@@ -57,7 +57,7 @@ def get_parser() -> ArgumentParser:
     group.add_argument(
         "--inference_enh_config",
         type=path_or_none,
-        help="settings that replace some of the model's, ESPnet's --inference_config of "
+        help="settings that replace some of the model's: --inference_config of ESPnet's "
         "enh_inference",
     )
     parser.add_argument(
@@ -85,7 +85,9 @@ def export(args: argparse.Namespace) -> None:
     more = {name: getattr(args, name) for name in others}
     if args.inference_enh_config and not TASKS[args.task].overwritten:
         known = " or ".join(task.name for task in TASKS.values() if task.overwritten)
-        raise PluginError(f"--inference_enh_config is for task {known}, not {args.task}")
+        raise PluginError(
+            f"--inference_enh_config is for task {known}, not {args.task}"
+        )
     vocoder = [name for name in ("vocoder_tag", *vocoder_files) if getattr(args, name)]
     if vocoder and not TASKS[args.task].vocoder:
         known = " or ".join(task.name for task in TASKS.values() if task.vocoder)

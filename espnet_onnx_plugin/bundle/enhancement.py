@@ -58,22 +58,6 @@ class Direct:
     kind: ClassVar[str] = "direct"
 
 
-@dataclass(frozen=True)
-class Segmental:
-    """Segments one after another, each with a memory of those before.
-
-    The graph ``encoder`` makes features of a mixture and the first memory, the graph
-    ``separator`` runs over a segment, ``decoder`` reads what it made of all of them.
-
-    Attributes:
-        frames: of a segment; zeros fill the last.
-    """
-
-    kind: ClassVar[str] = "segmental"
-
-    frames: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Wpe:
     """Dereverberation by weighted prediction errors, as ``DNN_WPE`` of ESPnet.
@@ -186,12 +170,29 @@ class SoftKMeans:
     threshold: float
 
 
+@dataclass(frozen=True)
+class Segmental:
+    """Segments one after another, each with a memory of those before.
+
+    The graph ``separator_encoder`` makes features of a mixture and the first memory,
+    ``separator`` runs over a segment, and ``separator_decoder`` reads what that made of
+    all of them.
+
+    Attributes:
+        frames: of a segment; zeros fill the last.
+    """
+
+    kind: ClassVar[str] = "segmental"
+
+    frames: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Diffusion:
     """Reverse diffusion of a spectrum, as ESPnet's sgmse samples it.
 
-    The graph ``separator`` is the score. The process is ``OUVESDE``, with a corrector of
-    annealed Langevin dynamics before each step of the predictor.
+    The graph ``separator`` is the score. The process is ``OUVESDE``, with a corrector
+    of annealed Langevin dynamics before each step of the predictor.
 
     Attributes:
         theta, sigma_min, sigma_max: stiffness of the process, and how much noise there
@@ -218,7 +219,7 @@ class Diffusion:
 
 
 #: Modules of runtime.enhancement run each.
-Method = Direct | Segmental | Beamforming | KMeans | SoftKMeans | Diffusion
+Method = Direct | Beamforming | KMeans | SoftKMeans | Segmental | Diffusion
 
 
 @dataclass(frozen=True, kw_only=True)

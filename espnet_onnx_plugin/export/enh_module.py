@@ -169,9 +169,9 @@ class EnhModules:
     channels: int | None = 1
     method: Method = Direct()
     min_length: int = 1
+    stream: FrameStream | None = None
     averages: bool = False
     modes: int | None = None
-    stream: FrameStream | None = None
     max_bins: int | None = None
 
 

@@ -19,6 +19,7 @@ class SeparateSpeech(Separator):
     """
 
     task = "enh"
+    joint_task = "enh_asr"
 
     def __call__(
         self, speech_mix: np.ndarray, fs: int = 8000, **kwargs: Any

@@ -57,7 +57,7 @@ class ImprovedTransformer(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(time, batch, channels), as it comes."""
         x = self.norms[0](self._attended(x) + x)
-        return self.norms[1](self.feed_forward(self.rnn.along_first(x)) + x)
+        return self.norms[1](self.feed_forward(self.rnn.sequences(x)[0]) + x)
 
     def _attended(self, x: torch.Tensor) -> torch.Tensor:
         attention, heads = self.attention, self.attention.num_heads

@@ -22,7 +22,7 @@ class RecurrentLayer(torch.nn.Module):
     """One layer of ``torch.nn.LSTM``, ``GRU`` or ``RNN``, in one or both directions.
 
     Args:
-        rnn: with ``batch_first``.
+        rnn: with ``batch_first``; an ``RNN`` with tanh, as ONNX's.
         layer: which of its layers.
     """
 

@@ -304,9 +304,9 @@ def segmental(separator: torch.nn.Module, ends: Ends, several: bool) -> EnhModul
     net = separator.uses
     return EnhModules(
         {
-            "encoder": Encoder(separator, spectral(ends)),
+            "separator_encoder": Encoder(separator, spectral(ends)),
             "separator": Segment(separator, ends, several),
-            "decoder": Decoder(separator, ends),
+            "separator_decoder": Decoder(separator, ends),
         },
         ends,
         channels=None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,79 +12,74 @@ import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
 from espnet_onnx_plugin.bundle.enhancement import Diffusion
-from espnet_onnx_plugin.export.checkpoints import (
-    Checkpoints,
-    build,
-    overwritten,
-    read_config,
-)
+from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
+from espnet_onnx_plugin.export.enh_stream import without_stream
 from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.layers.draws import OF_LOADER, drawn_since
 from espnet_onnx_plugin.export.parity.enhancement import check_enhancement, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
-from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.registry import Arch, find
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
 from espnet_onnx_plugin.runtime.io.data import Source
-from espnet_onnx_plugin.tasks import find as find_task
 
 #: Separators whose transform ESPnet's ``SeparateSpeech`` gives the sampling rate of the
 #: input: uses2 is not among them.
 _FOLLOW_RATE = ("bsrnn", "uses", "tfgridnetv3")
 
 
-class EnhExporter:
-    """The graphs of a trained enhancement model.
-
-    Args:
-        checkpoints: the files of the model.
+def _arch(config: Mapping[str, Any]) -> Arch:
+    """The architecture of a training configuration.
 
     Raises:
-        PluginError: if something in them is not supported or cannot be read.
+        PluginError: if it is not supported.
+    """
+    if config.get("diffusion_model") is not None:
+        return find("diffusion", config["diffusion_model"])
+    return find("separator", config["separator"])
+
+
+class EnhGraphs:
+    """The graphs of ESPnet's ``ESPnetEnhancementModel``, alone or within another.
+
+    Args:
+        model: ESPnet's.
+        args: its training arguments.
+        joint: whether it is the first part of a model that recognizes speech.
+
+    Raises:
+        PluginError: if something in it is not supported.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
-        parts = find_task("enh").overwritten
-        other = checkpoints.inference_enh_config
-        with overwritten(checkpoints.train_config, other, parts) as train_config:
-            self._build(train_config, checkpoints.model_file)
+    #: How many numbers ESPnet's job draws before the first mixture.
+    drawn = 0
 
-    def _build(self, train_config: Path, model_file: Path) -> None:
-        from espnet2.tasks.enh import EnhancementTask
-
-        config = read_config(train_config)
-        diffusion = config.get("diffusion_model")
-        arch = (
-            find("diffusion", diffusion)
-            if diffusion is not None
-            else find("separator", config["separator"])
-        )
-        arch.needs()
-        # ESPnet's job seeds, builds the model, and then loads the data: all of that
-        # draws, whatever the seed, and what a diffusion model draws next is noise.
-        torch.manual_seed(0)
-        self.model, self.args = build(EnhancementTask, train_config, model_file)
-        drawn = drawn_since(0) + OF_LOADER
-        self._follows_rate = diffusion is None and self.args.separator in _FOLLOW_RATE
+    def __init__(
+        self, model: torch.nn.Module, args: argparse.Namespace, joint: bool = False
+    ):
+        self.model, self.args, self.joint = model, args, joint
+        arch = _arch(vars(args))
+        whole = arch.role == "diffusion"
+        self._follows_rate = not whole and args.separator in _FOLLOW_RATE
         ends = Ends(
             None if self.args.encoder == "same" else self.model.encoder,
             None if self.args.decoder == "same" else self.model.decoder,
             self._follows_rate,
         )
-        part = self.model if diffusion is not None else self.model.separator
-        self.wrapped: EnhModules = arch.wrap(part, ends)
-        if isinstance(self.wrapped.method, Diffusion):
-            method = replace(self.wrapped.method, drawn=drawn)
-            self.wrapped = replace(self.wrapped, method=method)
+        self.wrapped: EnhModules = arch.wrap(model if whole else model.separator, ends)
+        if joint:
+            self.wrapped = without_stream(self.wrapped)
         for module in self.wrapped.modules.values():
             module.eval()
 
     def describe_enhancement(self) -> Enhancement:
         """Everything that the runtime has to know besides the graphs."""
         model, wrapped = self.model, self.wrapped
-        variance = None
+        method, variance = wrapped.method, None
+        if isinstance(method, Diffusion):
+            method = replace(method, drawn=self.drawn)
         if getattr(model, "normalize_variance_per_ch", False):
             variance = "channel"
         elif getattr(model, "normalize_variance", False):
@@ -99,7 +96,7 @@ class EnhExporter:
             averages=wrapped.averages,
             modes=wrapped.modes,
             max_bins=wrapped.max_bins,
-            method=wrapped.method,
+            method=method,
             analysis=wrapped.ends.analysis,
             synthesis=wrapped.ends.synthesis,
             variance=variance,
@@ -120,21 +117,9 @@ class EnhExporter:
             volume_normalize=None if volume is None else float(volume.split("_")[0]),
         )
 
-    def write_texts(self, work: Path) -> dict[str, Text | None]:
-        """There are none."""
-        return {"text": None}
-
     def graph_specs(self) -> dict[str, GraphSpec]:
         """Every graph, by role."""
         return {role: m.graph_spec() for role, m in self.wrapped.modules.items()}
-
-    def describe(self) -> dict[str, object]:
-        """Fields of the manifest besides graphs and texts."""
-        return dict(speech=None, search=None, enhancement=self.describe_enhancement())
-
-    def measured(self, bundle: Bundle, device: Device) -> Manifest:
-        """The manifest: there is nothing to measure that the check does not."""
-        return bundle.manifest
 
     def check_parity(
         self, bundle: Bundle, device: Device, source: Source | None = None
@@ -144,7 +129,8 @@ class EnhExporter:
         Raises:
             PluginError: if a difference is above the tolerance.
         """
-        ours = SeparateSpeech(bundle, device.provider, device.threads)
+        options = dict(enh_s2t_task=self.joint)
+        ours = SeparateSpeech(bundle, device.provider, device.threads, **options)
         torch.manual_seed(ours.options.seed)
         parity = check_enhancement(ours.enhancement, ours, self.espnet())
         if ours.enhancement.stream is None:
@@ -201,3 +187,38 @@ class EnhExporter:
             dtype="float32",
         )
         return theirs
+
+
+class EnhExporter(EnhGraphs):
+    """A trained enhancement model.
+
+    Args:
+        checkpoints: the files of the model.
+
+    Raises:
+        PluginError: if something in them is not supported or cannot be read.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        from espnet2.tasks.enh import EnhancementTask
+
+        config = checkpoints.train_config
+        _arch(read_config(config)).needs()
+        # ESPnet's job seeds, builds the model, and then loads the data: all of that
+        # draws, whatever the seed, and what a diffusion model draws next is noise.
+        torch.manual_seed(0)
+        model, args = build(EnhancementTask, config, checkpoints.model_file)
+        self.drawn = drawn_since(0) + OF_LOADER
+        super().__init__(model, args)
+
+    def write_texts(self, work: Path) -> dict[str, Text | None]:
+        """There are none."""
+        return {"text": None}
+
+    def describe(self) -> dict[str, object]:
+        """Fields of the manifest besides graphs and texts."""
+        return dict(speech=None, search=None, enhancement=self.describe_enhancement())
+
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
+        """The manifest: there is nothing to measure that the check does not."""
+        return bundle.manifest

@@ -23,9 +23,7 @@ from espnet_onnx_plugin.runtime.synthesis.inputs import Arguments
 #: Models that are left out, and why.
 _REFUSED = {
     "singing_tacotron": "ESPnet makes no waveform of its features, for it gives no "
-    "features with an attention to a vocoder",
-    "joint_score2wav": "ESPnet's releases cannot build it either, for their task gives "
-    "every model generator_params, which it does not take",
+    "features with an attention to a vocoder"
 }
 
 

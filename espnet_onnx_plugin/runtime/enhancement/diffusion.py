@@ -26,27 +26,35 @@ class DiffusionSeparation:
     Args:
         bundle: where it lies.
         device: where it runs.
-
-    Attributes:
-        noise: what is drawn from, for one mixture after the other.
     """
 
     def __init__(self, bundle: Bundle, device: Device):
         described = bundle.manifest.enhancement
         assert described is not None and isinstance(described.method, Diffusion)
-        self.method = described.method
-        self.noise = Noise(0)
+        self._method = described.method
         self._score = Session(bundle, "separator", device)
-        ratio = self.method.sigma_max / self.method.sigma_min
+        ratio = self._method.sigma_max / self._method.sigma_min
         self._log_ratio = math.log(ratio)
+        self.begin(0)
+
+    def begin(self, seed: int, job: bool = False) -> None:
+        """Draw from now on as after a seed, for one mixture after the other.
+
+        Args:
+            seed: as torch's.
+            job: whether numbers are left out that ESPnet's job draws before.
+        """
+        self._noise = Noise(seed)
+        if job:
+            self._noise.skip(self._method.drawn)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Outputs of one mixture, see :class:`~.engine.Separation`."""
-        method, mixture = self.method, inputs["spectrum"]
+        method, mixture = self._method, inputs["spectrum"]
         if method.normalize:
             peak = np.hypot(mixture[..., 0], mixture[..., 1]).max()
             mixture = mixture / (peak * np.float32(1.1) + np.float32(1e-5))
-        sample = mixture + self._draw(mixture) * self._deviation(1.0)
+        sample: np.ndarray = mixture + self._draw(mixture) * self._deviation(1.0)
         mean = sample
         for time in np.linspace(1, method.end, method.steps):
             for _ in range(method.corrector_steps):
@@ -84,11 +92,11 @@ class DiffusionSeparation:
         the order of memory; with a single frame, or frequency, they are not.
         """
         blocked = 1 in like.shape[:2]
-        return self.noise.normal(*like.shape, blocked=blocked) * np.float32(0.5**0.5)
+        return self._noise.normal(*like.shape, blocked=blocked) * np.float32(0.5**0.5)
 
     def _deviation(self, time: float) -> np.float32:
         """Standard deviation of the process at a time: ``OUVESDE._std``."""
-        method, log_ratio = self.method, self._log_ratio
+        method, log_ratio = self._method, self._log_ratio
         rate = method.theta + log_ratio
         variance = method.sigma_min**2 * math.exp(-2 * method.theta * time)
         variance *= math.expm1(2 * rate * time) * log_ratio / rate
@@ -96,5 +104,5 @@ class DiffusionSeparation:
 
     def _growth(self, time: float) -> float:
         """Standard deviation of what one step adds: ``OUVESDE.discretize``."""
-        sigma = self.method.sigma_min * math.exp(self._log_ratio * time)
-        return sigma * math.sqrt(2 * self._log_ratio / self.method.steps)
+        sigma = self._method.sigma_min * math.exp(self._log_ratio * time)
+        return sigma * math.sqrt(2 * self._log_ratio / self._method.steps)

@@ -24,13 +24,13 @@ class SegmentalSeparation:
         described = bundle.manifest.enhancement
         assert described is not None and isinstance(described.method, Segmental)
         self._frames = described.method.frames
-        roles = ("encoder", "separator", "decoder")
+        roles = ("separator_encoder", "separator", "separator_decoder")
         self._encoder, self._separator, self._decoder = (
             Session(bundle, role, device) for role in roles
         )
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Outputs of one mixture, see :class:`~.engine.Separation`."""
+        """Outputs of one mixture, see :class:`~.enhancer.Separation`."""
         encoded = run(self._encoder, inputs)
         features, memory = encoded["features"], encoded["memory"]
         frames = len(features)
