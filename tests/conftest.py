@@ -299,6 +299,34 @@ def enh_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
     return config
 
 
+def diffusion_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
+    """Training configuration of task enh, with a tiny diffusion model of the registry.
+
+    Args:
+        arch: of role diffusion, as ESPnet calls it.
+        name: of the tiny configuration.
+        choices: other keys.
+    """
+    from espnet_onnx_plugin.export.registry import find
+
+    conf = dict(find("diffusion", arch).tiny[name])
+    transform = dict(
+        n_fft=conf.pop("n_fft"), hop_length=24, spec_transform_type="exponent"
+    )
+    conf["sde_conf"] = dict(sigma_min=0.05, sigma_max=0.5, N=1000)
+    return enh_config(
+        "tcn",
+        "global",
+        encoder="stft",
+        encoder_conf=transform,
+        decoder="stft",
+        decoder_conf=transform,
+        diffusion_model=arch,
+        diffusion_model_conf=conf,
+        **choices,
+    )
+
+
 def save_enh(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:
     """A model of :func:`enh_config` with random weights, see :func:`save`."""
     from espnet2.tasks.enh import EnhancementTask
