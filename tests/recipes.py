@@ -85,6 +85,11 @@ VARIABLES = dict(
     vocoder_file=none; teacher_dumpdir=; skip_scoring=false; spk_embed_tag=embed
     use_spk_embed=false; use_sid=false; use_lid=false
     """,
+    svs=f"""{GENERAL}
+    svs_exp=exp/svs; inference_model=m.pth; train_set=train; dumpdir=dump
+    svs_task=svs; vocoder_file=none; teacher_dumpdir=; skip_versa=true
+    use_xvector=false; use_sid=false; use_lid=false
+    """,
 )
 
 
