@@ -23,6 +23,7 @@ class Speech2Understand(asr.Speech2Text):
 
     task = "slu"
     options_class = SluOptions
+    joint_task = None  # slu_inference has no option for joint models
 
     def _open(self) -> None:
         super()._open()
