@@ -431,12 +431,12 @@ def test_teacher_forcing_that_espnet_cannot_do_is_refused(tmp_path):
         espnet(files, **FORCED)(**as_espnets(inputs(bundle, singing=singing())))
 
 
-def write_songs(directory, count=2):
+def write_songs(directory, count=2, length=5):
     """Songs as a recipe's files; the options that name them."""
     directory.mkdir()
     lines = {name: [] for name in ("text", "label", "score.scp", "sids", "wav.scp")}
     for number in range(count):
-        key, made = f"song{number}", song(5 + number, seed=number)
+        key, made = f"song{number}", song(length + number, seed=number)
         path = directory / f"{key}.json"
         notes = [list(note) for note in made["score"].notes]
         content = dict(tempo=120, item_list=["st", "et"], note=notes)
@@ -543,7 +543,7 @@ def test_a_vocoder_of_parallel_wavegan_is_espnets_and_quantized(
     models = pytest.importorskip(
         "parallel_wavegan.models", reason=reason, exc_type=ImportError
     )
-    files, _ = exported("naive_rnn/add")
+    files, _ = exported("xiaoice/transformer")
     generator = models.HiFiGANGenerator(**VOCODER["generator_params"])
     randomize(torch.nn.ModuleList([generator]))
     weights = dict(model=dict(generator=generator.state_dict()))
@@ -571,6 +571,7 @@ def test_a_vocoder_of_parallel_wavegan_is_espnets_and_quantized(
     with mock.patch.object(nltk, "download"):
         from espnet2.bin import svs_inference as command
     cmd = write_songs(tmp_path / "data")
+    cmd.append(f"--data_path_and_name_and_type={tmp_path}/data/sids,sids,text_int")
     command.main(
         [
             *("--output_dir", str(tmp_path / "espnet"), *cmd),
@@ -587,11 +588,13 @@ def test_a_vocoder_of_parallel_wavegan_is_espnets_and_quantized(
     # Whether it is says a machine.
     monkeypatch.setattr(lowering, "is_faster", lambda *_: True)
     made = ["--model_dir", str(bundle.path), "--output_dir"]
-    quantize.main([*made, str(tmp_path / "int8"), *cmd[:-1], "--max_mcd", "30"])
+    cmd = write_songs(tmp_path / "long", length=30)  # a few windows of the measures
+    cmd.append(f"--data_path_and_name_and_type={tmp_path}/long/sids,sids,text_int")
+    quantize.main([*made, str(tmp_path / "int8"), *cmd, "--max_mcd", "30"])
     figures = read_bundle(tmp_path / "int8").manifest.checks["quantize"]
-    assert 0 < figures["mcd"] < 30
+    assert 0 < figures["mcd"] < 30, figures
     strict = ["--max_mcd", "0", "--max_log_f0_rmse", "0"]
-    quantize.main([*made, str(tmp_path / "strict"), *cmd[:-1], *strict])
+    quantize.main([*made, str(tmp_path / "strict"), *cmd, *strict])
     figures = read_bundle(tmp_path / "strict").manifest.checks["quantize"]
     assert figures["mcd"] == 0 and figures["kept"]["fp32"]
 
