@@ -20,11 +20,13 @@ class Door:
     Attributes:
         command: module of espnet_onnx_plugin.bin, and of espnet2.bin.
         module, name: of espnet_onnx_plugin.runtime, and of the class.
+        options: without which it takes no bundle of the task.
     """
 
     command: str
     module: str
     name: str = "Speech2Text"
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def load(self) -> type:
         """The class."""
@@ -54,6 +56,8 @@ class Task:
             language, task, times.
         scores_speech: whether a model can recognize speech that another one made.
         vocoder: whether a model may come with a vocoder.
+        overwritten: parts of the training configuration whose settings an inference
+            configuration may replace when ESPnet builds the model.
     """
 
     name: str
@@ -70,12 +74,16 @@ class Task:
     special_tokens: bool = False
     scores_speech: bool = False
     vocoder: bool = False
+    overwritten: tuple[str, ...] = ()
 
     @property
     def doors(self) -> tuple[Door, ...]:
         """Every door of the task."""
         return (self.door, *self.by_kind.values(), *self.others)
 
+
+#: Enhancement and recognition in one model.
+_JOINT: Mapping[str, Any] = MappingProxyType({"enh_s2t_task": True})
 
 _ROWS = (
     Task(
@@ -157,6 +165,15 @@ _ROWS = (
         gives="speech",
         audio="speech_mix",
         evaluator="separation.SeparationEvaluator",
+        overwritten=("encoder", "separator", "decoder"),
+    ),
+    Task(
+        "enh_asr",
+        Door("asr_inference", "asr", options=_JOINT),
+        exporter="enh_asr.EnhASRExporter",
+        others=(Door("enh_inference", "enh", "SeparateSpeech", options=_JOINT),),
+        packed="enh_s2t_",
+        overwritten=("enh_encoder", "enh_separator", "enh_decoder"),
     ),
 )
 
@@ -188,7 +205,8 @@ def door_of(bundle: Bundle) -> Door:
 
 
 def _called(command: str) -> tuple[Task, Door]:
-    doors = {door.command: (row, door) for row in _ROWS for door in row.doors}
+    # The first row that has a command; others need options with it.
+    doors = {door.command: (row, door) for row in _ROWS[::-1] for door in row.doors}
     if command not in doors:
         raise PluginError(f"'{command}' is not one of {', '.join(doors)}")
     return doors[command]
@@ -214,5 +232,9 @@ def open_model(bundle: Bundle, command: str | None = None, **options: Any) -> An
     Args:
         command: whose class decodes; default: that of :func:`door_of`.
     """
-    door = door_of(bundle) if command is None else door_called(command)
-    return door.load()(bundle, **options)
+    if command is None:
+        door = door_of(bundle)
+    else:
+        own = (door for door in task_of(bundle).doors if door.command == command)
+        door = next(own, door_called(command))
+    return door.load()(bundle, **{**options, **door.options})

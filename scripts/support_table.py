@@ -25,6 +25,9 @@ ROLES = (
     "lm",
     "tts",
     "svs",
+    "separator",
+    "extractor",
+    "diffusion",
     "vocoder",
     "feats_extract",
 )

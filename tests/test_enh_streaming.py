@@ -15,10 +15,12 @@ import typeguard
 from conftest import a_few
 from test_enh import exported, recipe_data
 
-from espnet_onnx_plugin.bin import enh_inference_streaming
+from espnet_onnx_plugin.bin import enh_inference_streaming, optimize, quantize
+from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.parity.enhancement import separate_frames
+from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
 
@@ -26,6 +28,13 @@ from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
 STREAMED = [
     ("tcn", "causal_spectrum"),
     ("tcn", "causal"),
+    ("skim", "causal"),
+    ("rnn", "one_direction"),
+    ("rnn", "lstm"),
+    ("skim", "output"),
+    ("skim", "cell"),
+    ("skim", "handed_on_as_they_come"),
+    ("skim", "one_block"),
     ("tcn", "causal_global"),
     ("tcn", "causal_global_spectrum"),
 ]
@@ -112,7 +121,7 @@ def test_streams_get_what_whole_mixtures_get(models, case):
 
 
 def test_outputs_come_as_soon_as_they_are_known(models):
-    """A stream is never behind by more than its latency, and keeps no more than that."""
+    """A stream is never behind by more than its latency, nor keeps more."""
     model = SeparateSpeechStreaming(models("tcn", "causal_spectrum")[0])
     stream, mix, given = model.stream(), noise(4000), 0
     for i in range(0, 4000, 10):
@@ -247,6 +256,22 @@ def test_command(models, tmp_path):
         assert json.loads(line)["algorithmic_latency_seconds"] == 8 / 8000
 
 
+@pytest.mark.parametrize("case", a_few(STREAMED[1:4]), ids=str)
+def test_smaller_bundles(models, case, tmp_path, monkeypatch):
+    """The graph for streams is fused and quantized as well, and gives much the same."""
+    monkeypatch.setattr(lowering, "is_faster", lambda *_: True)
+    bundle, _ = models(*case)
+    mix = noise(1, 2000)
+    expected = np.stack(SeparateSpeechStreaming(bundle).simulate(mix))
+    for command, tolerance in ((optimize, 1e-4), (quantize, 0.2)):
+        out = tmp_path / command.__name__
+        command.main(["--model_dir", f"{bundle.path}", "--output_dir", f"{out}"])
+        made = np.stack(SeparateSpeechStreaming(out).simulate(mix))
+        assert difference(made, expected) <= tolerance
+    figures = read_bundle(tmp_path / optimize.__name__).manifest.checks["optimize"]
+    assert "separator_step" in figures["differences"]
+
+
 def run_enhance(monkeypatch, *args, stdin: bytes = b"") -> bytes:
     """Standard output of scripts/enhance.py."""
     out = io.BytesIO()
@@ -293,7 +318,7 @@ def test_audio_is_enhanced_as_it_comes(models, tmp_path, monkeypatch):
 
 
 def test_peaks_are_told(models, tmp_path, monkeypatch, caplog):
-    """What was cut off, and the scale at which it would not have been."""
+    """Samples that were cut off, and the scale at which it would not have been."""
     bundle, _ = models("tcn", "causal_spectrum")
     soundfile.write(tmp_path / "a.wav", noise(2000), 8000)
     args = ["--model_dir", bundle.path, "--output", tmp_path / "b.wav"]

@@ -160,7 +160,8 @@ class EnhModules:
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
         stream: how they work through a stream; None: they cannot.
-        max_bins: see :class:`~espnet_onnx_plugin.bundle.Enhancement`.
+        averages, modes, max_bins: see
+            :class:`~espnet_onnx_plugin.bundle.Enhancement`.
     """
 
     modules: Mapping[str, GraphModule]
@@ -169,6 +170,8 @@ class EnhModules:
     method: Method = Direct()
     min_length: int = 1
     stream: FrameStream | None = None
+    averages: bool = False
+    modes: int | None = None
     max_bins: int | None = None
 
 

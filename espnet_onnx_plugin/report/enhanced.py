@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,7 +102,6 @@ class EnhancedSet:
             errors=errors,
             scorers=frozenset({"sclite"} if errors else ()),
             differences=differences,
-            speakers=len(self.speakers[name]),
             enhanced=Enhanced(read_scores(system.directory(self.name)), agreement),
             timing=summarize(timings[name]),
             speed_up=faster,
@@ -137,39 +136,39 @@ class EnhancedSet:
         directory.parent.mkdir(parents=True, exist_ok=True)
         [first, *_] = self.speakers.values()
         keys = choose_keys(dict.fromkeys(first[0], 0), UTTERANCES)
-        shown: dict[str, dict[str, Path]] = {}
-        captions: dict[str, dict[str, str]] = {}
-        for speaker, label, key in _sections(keys, len(first)):
-            sounds = {MIXTURE: "wav.scp", CLEAN: f"spk{speaker + 1}.scp"}
-            for name, scp in sounds.items():
-                if (path := _sound(self.data / scp, key)) is not None:
-                    shown.setdefault(name, {})[label] = path
-            for system, speakers in self.speakers.items():
-                shown.setdefault(system, {})[label] = speakers[speaker][key]
-            for system, ratios in self.ratios.items():
-                caption = f"SNR to {self._base} {ratios[speaker][key]:.1f} dB"
-                captions.setdefault(system, {})[label] = caption
-        texts = {label: "" for _, label, _ in _sections(keys, len(first))}
+        sections = {
+            f"{key}, speaker {n + 1}" if len(first) > 1 else key: (n, key)
+            for key in keys
+            for n in range(len(first))
+        }
+        mixtures = [read_sounds(self.data / "wav.scp")] * len(first)
+        clean = [read_sounds(self.data / f"spk{n + 1}.scp") for n in range(len(first))]
+        shown = {
+            name: {title: speakers[n][key] for title, (n, key) in sections.items()}
+            for name, speakers in {
+                MIXTURE: mixtures,
+                CLEAN: clean,
+                **self.speakers,
+            }.items()
+            if all(key in speakers[n] for n, key in sections.values())
+        }
+        captions = {
+            name: {
+                title: f"SNR to {self.systems[0].name} {ratios[n][key]:.1f} dB"
+                for title, (n, key) in sections.items()
+            }
+            for name, ratios in self.ratios.items()
+        }
+        texts = dict.fromkeys(sections, "")
         page = write_page(directory, self.name, texts, shown, captions, len(texts))
         return page.relative_to(output_dir).as_posix()
 
-    @property
-    def _base(self) -> str:
-        return self.reference.name if self.reference else ""
 
-
-def _sections(keys: Sequence[str], speakers: int) -> Iterator[tuple[int, str, str]]:
-    """Yield speaker, heading and utterance of each part of a page."""
-    for key in keys:
-        for speaker in range(speakers):
-            yield speaker, f"{key}, speaker {speaker + 1}" if speakers > 1 else key, key
-
-
-def _sound(scp: Path, key: str) -> Path | None:
-    """Return an utterance's file, None where it is not a file of sound."""
+def read_sounds(scp: Path) -> Speaker:
+    """Return the files of a list that are files of sound."""
     table = read_scp(scp) if scp.is_file() else {}
-    path = Path(table.get(key, ""))
-    return path if path.suffix in SUFFIXES and path.is_file() else None
+    paths = {key: Path(value) for key, value in table.items()}
+    return {k: p for k, p in paths.items() if p.suffix in SUFFIXES and p.is_file()}
 
 
 def read_scores(directory: Path) -> dict[str, float]:

@@ -28,7 +28,7 @@ class ClusteredSeparation:
         self._separator = Session(bundle, "separator", device)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Outputs of one mixture, see :class:`~.engine.Separation`.
+        """Outputs of one mixture, see :class:`~.enhancer.Separation`.
 
         Raises:
             PluginError: if no clusters are found.
