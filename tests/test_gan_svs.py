@@ -219,7 +219,8 @@ def test_a_model_and_its_vocoder_sing_as_in_espnet(arch, name, exported):
         made, reference = sing(ours, theirs, given, seed)
         reference["wav"] = reference["wav"].reshape(-1)  # it has an axis more
         agree(made, reference)
-        assert len(made["wav"]) == 8 * len(made["feat_gen"])
+        shift = bundle.manifest.synthesis.frame_shift
+        assert len(made["wav"]) == shift * len(made["feat_gen"])
     with pytest.raises(PluginError, match="give label too"):
         ours(**of_text(given))
 
@@ -287,7 +288,7 @@ def test_the_command_sings_as_espnets(vits, tmp_path):
     )
     ours = ["--output_dir", str(tmp_path / "ours"), "--model_dir", str(bundle.path)]
     svs_inference.main([*ours, *options])
-    assert {"wav/song0.wav", "wav/song1.wav"} <= agree_on_files(tmp_path, "vits")
+    assert {"wav/song0.wav", "wav/song1.wav"} <= agree_on_files(tmp_path)
 
 
 def test_a_model_is_optimized(vits, tmp_path, capsys):
@@ -350,7 +351,7 @@ def test_three_minutes_are_espnets(name, tmp_path, request):
 
 @pytest.mark.parametrize(
     "choices",
-    [dict(pitch_extract=None), dict(energy_extract="energy")],
+    a_few([dict(pitch_extract=None), dict(energy_extract="energy")]),
     ids=lambda choices: next(iter(choices)),
 )
 def test_teacher_forcing_that_espnet_cannot_do_is_refused(choices, tmp_path):
