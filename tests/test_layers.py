@@ -33,7 +33,7 @@ ROOMS = {
     "text": {"io"},
     "search": {"core", "text"},
     "recognition": {"core", "io", "text", "search"},
-    "enhancement": {"core", "io"},
+    "enhancement": {"core", "io", "synthesis"},
     "synthesis": {"core", "io", "text"},
 }
 
