@@ -33,6 +33,7 @@ ROOMS = {
     "text": {"io"},
     "search": {"core", "text"},
     "recognition": {"core", "io", "text", "search"},
+    "enhancement": {"core", "io", "synthesis"},
     "synthesis": {"core", "io", "text"},
 }
 
