@@ -1,5 +1,7 @@
 """Diffusion models against ESPnet's own inference, with the same seed."""
 
+import functools
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -40,11 +42,23 @@ def exported(arch, name, root, diffusion=(), **choices):
     return export_bundle("enh", checkpoints, root / "fp32"), files
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Bundles and files of tiny configurations, each made once."""
+
+    @functools.cache
+    def model(arch, name):
+        conf = dict(normalize=name != "dcunet")
+        root = tmp_path_factory.mktemp(name)
+        return exported(arch, name, root, model_conf=conf)
+
+    return model
+
+
 @pytest.mark.parametrize("arch, name", configurations("diffusion"))
-def test_diffusion(arch, name, tmp_path):
+def test_diffusion(arch, name, models):
     """A seed gives ESPnet's waveforms, one mixture after the other."""
-    normalize = dict(normalize=name != "dcunet")
-    bundle, files = exported(arch, name, tmp_path, model_conf=normalize)
+    bundle, files = models(arch, name)
     assert set(bundle.manifest.checks["parity"]) == {"waveforms", "score"}
     assert "parity_skipped" not in bundle.manifest.checks
     ours, theirs = SeparateSpeech(bundle, seed=3), espnet_class(files)
@@ -56,11 +70,11 @@ def test_diffusion(arch, name, tmp_path):
         assert difference(made, expected) <= 1e-3
 
 
-def test_command(tmp_path):
+def test_command(models, tmp_path):
     """A job draws on behind what the construction of the model has drawn."""
     from espnet2.bin import enh_inference as theirs
 
-    bundle, files = exported("sgmse", "ncsnpp", tmp_path)
+    bundle, files = models("sgmse", "ncsnpp")
     data = recipe_data(tmp_path / "data")
     options = [*data, "--fs", "8k", "--seed", "5"]
     enh_inference.main(

@@ -186,9 +186,9 @@ def _noise(samples: int) -> np.ndarray:
 
 def _at_rates(described: Enhancement) -> Iterator[tuple[str, Mixture, int]]:
     """Made-up mixtures, at several rates where the transform follows them."""
-    slow = isinstance(described.method, Diffusion)  # 60 runs of a large network each
+    slow = isinstance(described.method, Diffusion)  # 60 runs of its network for each
     for number, (what, mixture) in enumerate(made_up(described)):
-        if not slow or number in (0, 2):
+        if not slow or number < 2:
             yield what, mixture, RATE
     analysis = described.analysis
     if analysis is None or analysis.default_fs is None:
