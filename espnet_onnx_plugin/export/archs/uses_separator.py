@@ -46,6 +46,7 @@ register(
             "spatial": dict(
                 _SMALL,
                 num_spatial_blocks=2,
+                segment_size=1100,  # what a random model remembers grows without end
                 norm_type="BN",
                 bidirectional=False,
                 rnn_type="rnn",
