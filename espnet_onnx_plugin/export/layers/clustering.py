@@ -39,12 +39,12 @@ class Embedding(GraphModule):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Embeddings of the graph's input."""
         features, _ = self.ends.features(x)
-        y = self.nonlinear(self.linear(self.rnn(magnitude(features)[0])))
+        y = self.nonlinear(self.linear(self.rnn(magnitude(features)[0])[0]))
         return y.unflatten(1, (self.bins, self.size))
 
 
 class Masking(GraphModule):
-    """What masks leave of a mixture.
+    """Outputs of a mixture and of masks of its bins.
 
     Args:
         num_spk: how many outputs there are.
