@@ -63,7 +63,7 @@ def test_diffusion(arch, name, models):
     assert "parity_skipped" not in bundle.manifest.checks
     ours, theirs = SeparateSpeech(bundle, seed=3), espnet_class(files)
     torch.manual_seed(3)
-    for samples in (1203, 2407):
+    for samples in (803, 1203):
         mix = 0.1 * np.random.default_rng(samples).standard_normal((1, samples))
         mix = mix.astype(np.float32)
         [made], [expected] = ours(mix), theirs(mix)
@@ -76,13 +76,14 @@ def test_command(models, tmp_path):
 
     bundle, files = models("sgmse", "ncsnpp")
     data = recipe_data(tmp_path / "data")
-    options = [*data, "--fs", "8k", "--seed", "5"]
+    (tmp_path / "keys").write_text("utt0\nutt1\n")
+    options = [*data, "--fs", "8k", "--seed", "5", "--key_file", f"{tmp_path}/keys"]
     enh_inference.main(
         ["--model_dir", f"{bundle.path}", "--output_dir", f"{tmp_path}/ours", *options]
     )
     model = ["--train_config", f"{files['config']}", "--model_file", f"{files['file']}"]
     theirs.main([*model, "--output_dir", f"{tmp_path}/theirs", *options])
-    for number in range(3):
+    for number in range(2):
         name = f"wavs/1/utt{number}.wav"
         made, _ = soundfile.read(tmp_path / "ours" / name)
         expected, _ = soundfile.read(tmp_path / "theirs" / name)
