@@ -314,17 +314,10 @@ def diffusion_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
         n_fft=conf.pop("n_fft"), hop_length=24, spec_transform_type="exponent"
     )
     conf["sde_conf"] = dict(sigma_min=0.05, sigma_max=0.5, N=1000)
-    return enh_config(
-        "tcn",
-        "global",
-        encoder="stft",
-        encoder_conf=transform,
-        decoder="stft",
-        decoder_conf=transform,
-        diffusion_model=arch,
-        diffusion_model_conf=conf,
-        **choices,
-    )
+    ends = dict(encoder="stft", encoder_conf=transform)
+    ends.update(decoder="stft", decoder_conf=transform)
+    model = dict(diffusion_model=arch, diffusion_model_conf=conf)
+    return enh_config("tcn", "global", **{**ends, **model, **choices})
 
 
 def save_enh(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:

@@ -278,8 +278,10 @@ register(
         name="bsrnn",
         wrap=wrap,
         tiny={
-            "group": dict(_SMALL, num_layers=2),
-            "causal": dict(_SMALL, num_spk=2, norm_type="cLN", causal=True),
+            "group": dict(_SMALL),
+            "causal": dict(
+                _SMALL, num_layers=2, num_spk=2, norm_type="cLN", causal=True
+            ),
             "frequencies": dict(_SMALL, norm_type="cfLN", predict_noise=True),
             "batch": dict(
                 _SMALL,

@@ -94,10 +94,11 @@ register(
         wrap=wrap,
         tiny={
             "ncsnpp": _with(**_NET),
+            # ESPnet cannot run the others: transposed filters and "nearest" fail in it.
             "plain": _with(
                 **_NET,
-                fir=False,
                 resblock_type="ddpm",
+                resamp_with_conv=False,
                 progressive="none",
                 progressive_input="none",
                 scale_by_sigma=False,
@@ -107,15 +108,14 @@ register(
                 nonlinearity="elu",
             ),
             "residual": _with(
+                **_NET, progressive_input="residual", nonlinearity="lrelu"
+            ),
+            "naive": _with(
                 **_NET,
                 fir=False,
-                resamp_with_conv=True,
-                progressive="residual",
-                progressive_input="residual",
-                nonlinearity="lrelu",
-            ),
-            "concatenated": _with(
-                **_NET, progressive_combine="cat", nonlinearity="relu", fir=False
+                progressive="none",
+                progressive_combine="cat",
+                nonlinearity="relu",
             ),
             "dcunet": _with("dcunet", 33, **_DCUNET),
             "dcunet-complex": _with(

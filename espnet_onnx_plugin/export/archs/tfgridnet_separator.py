@@ -44,7 +44,7 @@ register(
         name="tfgridnet",
         wrap=wrap,
         tiny={
-            "single": dict(_SMALL, n_layers=2),
+            "single": dict(_SMALL),
             "channels": dict(
                 _SMALL,
                 n_imics=3,
@@ -54,7 +54,9 @@ register(
                 activation="elu",
                 window=None,
             ),
-            "uneven": dict(_SMALL, emb_ks=3, emb_hs=2, use_builtin_complex=True),
+            "uneven": dict(
+                _SMALL, n_layers=2, emb_ks=3, emb_hs=2, use_builtin_complex=True
+            ),
         },
     )
 )

@@ -30,8 +30,8 @@ register(
         name="tfgridnetv3",
         wrap=wrap,
         tiny={
-            "linear": dict(_SMALL, n_layers=2, emb_ks=2, emb_hs=2),
-            "deconvolution": dict(_SMALL, emb_ks=4, emb_hs=1),
+            "linear": dict(_SMALL, emb_ks=2, emb_hs=2),
+            "deconvolution": dict(_SMALL, n_layers=2, emb_ks=4, emb_hs=1),
             "uneven": dict(_SMALL, emb_ks=3, emb_hs=2, n_srcs=3),
         },
     )

@@ -46,10 +46,16 @@ register(
             "spatial": dict(
                 _SMALL,
                 num_spatial_blocks=2,
-                norm_type="BN",
                 bidirectional=False,
                 rnn_type="rnn",
                 activation="elu",
+            ),
+            "batch": dict(  # what a deeper random model remembers grows without end
+                _SMALL,
+                num_blocks=1,
+                num_spatial_blocks=0,
+                segment_size=200,
+                norm_type="BN",
             ),
             "group": dict(_SMALL, num_spatial_blocks=0, norm_type="GN"),
         },

@@ -135,6 +135,11 @@ class DcunetScore(ScoreNetwork):
                 f"that are 1 more than a multiple of {frequencies}, not {bins}"
             )
         self.fix = net.fix_length_mode
+        if self.fix is None:
+            raise PluginError(
+                "dcunet_fix_length 'none' takes mixtures of a few lengths alone: train "
+                "with 'pad' or 'trim'"
+            )
         self._paddings: dict[int, list[int]] = {}
         with torch.no_grad(), self._recorded():
             frames = 4 * self.stride + 1

@@ -12,12 +12,17 @@ import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
 from espnet_onnx_plugin.bundle.enhancement import Diffusion
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
 from espnet_onnx_plugin.export.enh_stream import without_stream
 from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.layers.draws import OF_LOADER, drawn_since
-from espnet_onnx_plugin.export.parity.enhancement import check_enhancement, check_stream
+from espnet_onnx_plugin.export.parity.enhancement import (
+    check_enhancement,
+    check_score,
+    check_stream,
+)
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.registry import Arch, find
 from espnet_onnx_plugin.runtime.core.device import Device
@@ -132,12 +137,16 @@ class EnhGraphs:
         options = dict(enh_s2t_task=self.joint)
         ours = SeparateSpeech(bundle, device.provider, device.threads, **options)
         torch.manual_seed(ours.options.seed)
-        parity = check_enhancement(ours.enhancement, ours, self.espnet())
-        if ours.enhancement.stream is None:
-            return parity
-        streaming = SeparateSpeechStreaming(bundle, device.provider, device.threads)
-        figure = check_stream(ours, streaming, self.espnet_streaming())
-        return parity._replace(figures={**parity.figures, "stream": figure})
+        figures, skipped = check_enhancement(ours.enhancement, ours, self.espnet())
+        figures = dict(figures)
+        if isinstance(self.wrapped.method, Diffusion):
+            figures["score"] = check_score(self.model.diffusion, bundle, device)
+        if ours.enhancement.stream is not None:
+            streaming = SeparateSpeechStreaming(bundle, device.provider, device.threads)
+            figures["stream"] = check_stream(ours, streaming, self.espnet_streaming())
+        if not figures:
+            raise PluginError(f"parity check failed: nothing is compared: {skipped[0]}")
+        return Parity(figures, skipped)
 
     def espnet(self, **options: Any) -> Any:
         """ESPnet's ``SeparateSpeech`` of the model, which is loaded already.
