@@ -271,8 +271,8 @@ class Enhancement:
         variance: what is brought to variance 1 before, and back after: all channels
             together, each by itself, or None.
         categories: kinds of mixtures by their number, ESPnet's ``utt2category``.
-        named_categories: likewise, for ESPnet's preprocessor, which finds the numbers of
-            what data name; a model without categories pays no regard to them.
+        named_categories: likewise, of ESPnet's preprocessor, which numbers the kinds
+            that data name; a model without categories pays no regard to them.
         forward_rate: sampling rate that every mixture is brought to, and back after.
         single_channel: whether ESPnet's preprocessor takes the first channel alone.
         volume_normalize: peak that it scales mixtures to, or None.
