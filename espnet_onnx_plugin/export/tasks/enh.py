@@ -101,9 +101,9 @@ class EnhGraphs:
             synthesis=wrapped.ends.synthesis,
             variance=variance,
             categories=tuple((getattr(model, "categories", None) or {}).values()),
+            named_categories=self._named_categories(),
             forward_rate=forward_rate,
             stream=wrapped.stream,
-            named_categories=self._named_categories(),
             **self._preprocessing(),
         )
 
