@@ -198,3 +198,27 @@ def test_preprocessor(tmp_path):
     raw = soundfile.read(tmp_path / "data" / "utt0.wav")[0]
     theirs = EnhPreprocessor(train=False, **conf)("utt0", {"speech_mix": raw})
     np.testing.assert_allclose(ours, theirs["speech_mix"])
+
+
+@pytest.mark.parametrize("of_model", [[], ["1ch_16k", "2ch_16k"]])
+def test_named_categories(tmp_path, of_model):
+    """The preprocessor knows their numbers, whether the model has categories or not."""
+    known = ["1ch_16k", "2ch_16k"]
+    choices = dict(preprocessor="enh", categories=known)
+    if of_model:
+        choices["model_conf"] = dict(categories=of_model)
+    bundle, _ = exported("tcn", "global", tmp_path, **choices)
+    path, name, kind = recipe_data(tmp_path / "data")[1].split(",")
+    categories = tmp_path / "utt2category"
+    mixtures = [(path, name, kind), (f"{categories}", "category", "text")]
+    described = bundle.manifest.enhancement
+    for given in ("1ch_16k", "16k"):
+        categories.write_text(f"utt0 {given}\n")
+        mixture = Mixtures(mixtures).of("utt0", described)
+        theirs = EnhPreprocessor(train=False, categories=known)
+        data = {"speech_mix": mixture.speech_mix, "category": given}
+        assert [mixture.category] == theirs("utt0", data)["utt2category"]
+        SeparateSpeech(bundle)(**mixture.arguments())
+    categories.write_text("utt0 8k\n")
+    with pytest.raises(PluginError, match="'1ch_8k' is none of those in training"):
+        Mixtures(mixtures).of("utt0", described)

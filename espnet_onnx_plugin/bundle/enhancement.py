@@ -271,6 +271,8 @@ class Enhancement:
         variance: what is brought to variance 1 before, and back after: all channels
             together, each by itself, or None.
         categories: kinds of mixtures by their number, ESPnet's ``utt2category``.
+        named_categories: likewise, of ESPnet's preprocessor, which numbers the kinds
+            that data name; a model without categories pays no regard to them.
         forward_rate: sampling rate that every mixture is brought to, and back after.
         single_channel: whether ESPnet's preprocessor takes the first channel alone.
         volume_normalize: peak that it scales mixtures to, or None.
@@ -289,6 +291,7 @@ class Enhancement:
     synthesis: Stft | None = None
     variance: Literal["all", "channel"] | None = None
     categories: tuple[str, ...] = ()
+    named_categories: tuple[str, ...] = ()
     forward_rate: int | None = None
     single_channel: bool = False
     volume_normalize: float | None = None

@@ -106,10 +106,23 @@ class EnhGraphs:
             synthesis=wrapped.ends.synthesis,
             variance=variance,
             categories=tuple((getattr(model, "categories", None) or {}).values()),
+            named_categories=self._named_categories(),
             forward_rate=forward_rate,
             stream=wrapped.stream,
             **self._preprocessing(),
         )
+
+    def _named_categories(self) -> tuple[str, ...]:
+        """Categories that ESPnet's preprocessor knows, by their number."""
+        conf = getattr(self.args, "preprocessor_conf", None) or {}
+        match getattr(self.args, "preprocessor", None):
+            case None:
+                known = None
+            case "dynamic_mixing":
+                known = conf.get("categories")
+            case _:
+                known = conf.get("categories", getattr(self.args, "categories", None))
+        return tuple(dict.fromkeys(known or ()))
 
     def _preprocessing(self) -> dict[str, Any]:
         """Fields of what ESPnet's preprocessor does to a mixture in inference."""

@@ -138,17 +138,17 @@ def _category(value: str | None, mix: np.ndarray, described: Enhancement) -> int
     """Number of a category, to whose name ESPnet adds the number of channels."""
     if value is None:
         return None
-    known = described.categories
+    known = described.named_categories
     if not known:
         raise PluginError(
-            "the model knows no categories, as ESPnet's preprocessor would of the "
-            "training options: leave utt2category out"
+            "the model was trained without a preprocessor that knows categories: leave "
+            "utt2category out"
         )
     if not re.fullmatch(r"\d+ch.*", value):
         value = f"{1 if mix.ndim == 1 else mix.shape[-1]}ch_{value}"
     if value not in known:
         raise PluginError(
-            f"category '{value}' is none of the model's: {', '.join(known)}"
+            f"category '{value}' is none of those in training: {', '.join(known)}"
         )
     return known.index(value)
 
