@@ -64,7 +64,7 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous | Transducer, Results
     """
 
     task = "asr"
-    joint_task = "enh_asr"
+    joint_task: str | None = "enh_asr"
     kind = (LabelSynchronous, Transducer)
     other_kind = (
         "is a Mask-CTC model, which has no beam search: use asr_inference_maskctc"
