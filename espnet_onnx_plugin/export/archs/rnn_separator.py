@@ -28,7 +28,7 @@ class RNNSeparator(MaskSeparator):
         self, x: torch.Tensor, states: Sequence[torch.Tensor]
     ) -> tuple[list[torch.Tensor], Sequence[torch.Tensor]]:
         """Masks and states, see :class:`.MaskStep`."""
-        x, after = self.rnn(x, states)
+        x, after = self.rnn.run(x, states)
         return [linear(x) for linear in self.linear], after
 
 

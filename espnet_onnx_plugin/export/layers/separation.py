@@ -65,10 +65,14 @@ class Stack(torch.nn.Module):
         )
         self.projection = rnn.l_last
 
-    def forward(
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run over one sequence (time, dim)."""
+        return self.run(x)[0]
+
+    def run(
         self, x: torch.Tensor, states: Sequence[torch.Tensor] = ()
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Run over one sequence.
+        """Run over one sequence from a state on.
 
         Args:
             x: (time, dim).
