@@ -35,6 +35,7 @@ STREAMED = [
     ("skim", "cell"),
     ("skim", "handed_on_as_they_come"),
     ("skim", "one_block"),
+    ("tcn", "causal_mapping"),
     ("tcn", "causal_global"),
     ("tcn", "causal_global_spectrum"),
 ]
