@@ -36,7 +36,7 @@ from espnet_onnx_plugin.bin._parser import ArgumentParser
 from espnet_onnx_plugin.bin.enh_inference import frequency
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.enhancement.engine import enhancement_of
+from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of
 from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
 from espnet_onnx_plugin.runtime.io.audio import READERS, find_audio
 from espnet_onnx_plugin.tasks import open_model
@@ -109,9 +109,7 @@ class Samples:
 def open_stream(bundle: Bundle, args: argparse.Namespace, fs: int) -> MixtureStream:
     """A stream of the bundle's model, by frames where it can."""
     if enhancement_of(bundle.manifest).stream is not None:
-        model = open_model(
-            bundle, "enh_inference_streaming", threads=args.num_threads
-        )
+        model = open_model(bundle, "enh_inference_streaming", threads=args.num_threads)
     else:
         segments = dict(segment_size=args.segment_size, hop_size=args.hop_size)
         model = open_model(bundle, threads=args.num_threads, **segments)
@@ -123,7 +121,9 @@ def from_stdin(fs: int | None) -> tuple[int, Iterator[np.ndarray]]:
     file = sys.stdin.buffer
     if fs is not None:
         size = 2 * max(1, round(LIVE_PIECE * fs))
-        return fs, (_floats(content, 1) for content in iter(lambda: file.read(size), b""))
+        return fs, (
+            _floats(content, 1) for content in iter(lambda: file.read(size), b"")
+        )
     try:
         header = wave.open(file)
     except (wave.Error, EOFError) as e:
@@ -267,9 +267,7 @@ def enhance(args: argparse.Namespace) -> None:
         streams[fs].reset()
         out.parent.mkdir(parents=True, exist_ok=True)
         size = max(1, round(PIECE * fs))
-        pieces = (
-            audio.array[i : i + size] for i in range(0, len(audio.array), size)
-        )
+        pieces = (audio.array[i : i + size] for i in range(0, len(audio.array), size))
         with to_files(made, fs) as write:
             follow(streams[fs], str(path), pieces, args.scale, write)
 

@@ -217,14 +217,14 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     from espnet_onnx_plugin.export.registry import find
 
     with mock.patch.object(nltk, "download"):
-        from espnet2.tasks.gan_svs import GANSVSTask, svs_choices
+        from espnet2.tasks.gan_svs import GANSVSTask
         from espnet2.tasks.svs import SVSTask
     root.mkdir(parents=True, exist_ok=True)
     mel = dict(fs=RATE, n_fft=64, hop_length=8, n_mels=10, fmin=80, fmax=3800)
     random = np.random.default_rng(0)
     stats = dict(count=100.0, sum=random.standard_normal(10) * 100)
     np.savez(root / "stats.npz", **stats, sum_square=100 * (4 + random.random(10)))
-    task = GANSVSTask if arch in svs_choices.classes else SVSTask
+    task = GANSVSTask if arch == "vits" else SVSTask
     framewise = arch == "naive_rnn"
     config = dict(task.get_default_config())
     config.update(
@@ -252,7 +252,7 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     model = build(task, config)
     for layer, module in model.named_modules():
         if layer.endswith("duration_predictor.linear"):
-            module.bias.data += 1  # or most last no time
+            module.bias.data += 1.5  # or most last no time
         if layer.endswith("duration_predictor.proj"):  # in seconds, or most last many
             module.weight.data *= 0.01
             module.bias.data.fill_(0.005)
@@ -299,12 +299,69 @@ def enh_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
     return config
 
 
+def diffusion_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
+    """Training configuration of task enh, with a tiny diffusion model of the registry.
+
+    Args:
+        arch: of role diffusion, as ESPnet calls it.
+        name: of the tiny configuration.
+        choices: other keys.
+    """
+    from espnet_onnx_plugin.export.registry import find
+
+    conf = dict(find("diffusion", arch).tiny[name])
+    transform = dict(
+        n_fft=conf.pop("n_fft"), hop_length=24, spec_transform_type="exponent"
+    )
+    conf["sde_conf"] = dict(sigma_min=0.05, sigma_max=0.5, N=1000)
+    return enh_config(
+        "tcn",
+        "global",
+        encoder="stft",
+        encoder_conf=transform,
+        decoder="stft",
+        decoder_conf=transform,
+        diffusion_model=arch,
+        diffusion_model_conf=conf,
+        **choices,
+    )
+
+
 def save_enh(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:
     """A model of :func:`enh_config` with random weights, see :func:`save`."""
     from espnet2.tasks.enh import EnhancementTask
 
     config = enh_config(arch, name, **choices)
     return save(build(EnhancementTask, config), config, root, "model.pth")
+
+
+def enh_asr_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
+    """Training configuration of task enh_s2t: enhancement, then recognition.
+
+    Args:
+        arch, name: of the separator, as of :func:`enh_config`.
+        choices: other keys.
+    """
+    from espnet2.tasks.enh_s2t import EnhS2TTask
+
+    config = dict(EnhS2TTask.get_default_config())
+    for prefix, part in (("enh_", enh_config(arch, name)), ("asr_", asr_config())):
+        for key, value in part.items():
+            key = key if f"{prefix}{key}" not in config else f"{prefix}{key}"
+            if key in config:
+                config[key] = value
+    config.update(model_conf=dict(calc_enh_loss=False), **choices)
+    return config
+
+
+def save_enh_asr(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:
+    """A model of :func:`enh_asr_config` with random weights, see :func:`save`."""
+    from espnet2.tasks.enh_s2t import EnhS2TTask
+
+    config = enh_asr_config(arch, name, **choices)
+    model = build(EnhS2TTask, config)
+    sharpen(model.s2t_model)
+    return save(model, config, root, "model.pth")
 
 
 def build_asr(config: dict[str, Any], seed: int = 0):

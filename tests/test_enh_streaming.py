@@ -122,7 +122,7 @@ def test_streams_get_what_whole_mixtures_get(models, case):
 
 
 def test_outputs_come_as_soon_as_they_are_known(models):
-    """A stream is never behind by more than its latency, and keeps no more than that."""
+    """A stream is never behind by more than its latency, nor keeps more."""
     model = SeparateSpeechStreaming(models("tcn", "causal_spectrum")[0])
     stream, mix, given = model.stream(), noise(4000), 0
     for i in range(0, 4000, 10):
@@ -177,7 +177,10 @@ def test_models_that_take_mixtures_whole(models, tmp_path):
     assert bundle.manifest.enhancement.stream is None
     with pytest.raises(PluginError, match="takes mixtures whole: a stream takes"):
         SeparateSpeechStreaming(bundle)
-    for conf in (dict(channel=12, kernel_size=4, stride=8), dict(n_fft=64, hop_length=16, onesided=False)):
+    for conf in (
+        dict(channel=12, kernel_size=4, stride=8),
+        dict(n_fft=64, hop_length=16, onesided=False),
+    ):
         ends = "conv" if "channel" in conf else "stft"
         choices = dict(encoder=ends, decoder=ends)
         choices |= dict(encoder_conf=conf, decoder_conf=conf)

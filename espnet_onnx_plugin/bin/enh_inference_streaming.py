@@ -26,7 +26,8 @@ class EnhancingStreams(Enhancing):
         self, model: SeparateSpeechStreaming, mixture: Mixture, fs: int
     ) -> tuple[Sequence[np.ndarray], dict[str, float]]:
         """Enhance one mixture, see the base class."""
-        from espnet_onnx_plugin.runtime.enhancement.engine import read_by, to_peak
+        from espnet_onnx_plugin.runtime.enhancement.engine import to_peak
+        from espnet_onnx_plugin.runtime.enhancement.enhancer import read_by
 
         mix = read_by(model.enhancement, mixture.speech_mix)
         waves = [to_peak(wave)[0] for wave in model.simulate(mix[None])]

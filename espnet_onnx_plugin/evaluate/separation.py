@@ -38,7 +38,7 @@ from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
-from espnet_onnx_plugin.runtime.enhancement.engine import enhancement_of
+from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of
 from espnet_onnx_plugin.runtime.enhancement.inputs import Mixtures, made_up
 from espnet_onnx_plugin.runtime.enhancement.segments import best_order, si_snr
 from espnet_onnx_plugin.runtime.io.data import Source

@@ -157,6 +157,12 @@ def streamed(whole: EnhModules, step: SeparatorStep) -> EnhModules:
     )
 
 
+def without_stream(whole: EnhModules) -> EnhModules:
+    """A model for whole mixtures alone."""
+    modules = {role: m for role, m in whole.modules.items() if role != STEP}
+    return dataclasses.replace(whole, modules=modules, stream=None)
+
+
 def _outputs(whole: EnhModules) -> int:
     """How many waveforms the model gives."""
     [tensor] = whole.modules["separator"].outputs.values()

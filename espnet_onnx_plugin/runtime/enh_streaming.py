@@ -9,7 +9,7 @@ import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
-from espnet_onnx_plugin.runtime.enhancement.engine import enhancement_of, read_by
+from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of, read_by
 from espnet_onnx_plugin.runtime.enhancement.frames import (
     FrameByFrame,
     FrameSeparation,

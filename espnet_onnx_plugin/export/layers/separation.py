@@ -142,3 +142,23 @@ class Norm(torch.nn.Module):
     def of_all(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize all sequences as if they were one."""
         return self(x.flatten(0, 1)[:, None]).view(x.shape)
+
+
+class AttentionMasks(MaskSeparator):
+    """Masks of ESPnet's transformer or conformer.
+
+    Nothing of one mixture is padding: no mask of attention stands in the graph.
+
+    Args:
+        separator: ESPnet's.
+        encoder: its encoder.
+    """
+
+    def __init__(self, separator: torch.nn.Module, encoder: torch.nn.Module):
+        super().__init__(separator)
+        self.encoder, self.linear = encoder, separator.linear
+
+    def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Masks of features (frames, dim), see :class:`.MaskSeparator`."""
+        x, _ = self.encoder(x[None], None)
+        return [linear(x[0]) for linear in self.linear]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
+from espnet_onnx_plugin.bundle.enhancement import Diffusion
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
+from espnet_onnx_plugin.export.enh_stream import without_stream
 from espnet_onnx_plugin.export.graph import GraphSpec
+from espnet_onnx_plugin.export.layers.draws import OF_LOADER, drawn_since
 from espnet_onnx_plugin.export.parity.enhancement import check_enhancement, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
-from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.registry import Arch, find
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
@@ -22,49 +30,73 @@ from espnet_onnx_plugin.runtime.io.data import Source
 _FOLLOW_RATE = ("bsrnn", "uses", "tfgridnetv3")
 
 
-class EnhExporter:
-    """The graphs of a trained enhancement model.
-
-    Args:
-        checkpoints: the files of the model.
+def _arch(config: Mapping[str, Any]) -> Arch:
+    """The architecture of a training configuration.
 
     Raises:
-        PluginError: if something in them is not supported or cannot be read.
+        PluginError: if it is not supported.
+    """
+    if config.get("diffusion_model") is not None:
+        return find("diffusion", config["diffusion_model"])
+    return find("separator", config["separator"])
+
+
+class EnhGraphs:
+    """The graphs of ESPnet's ``ESPnetEnhancementModel``, alone or within another.
+
+    Args:
+        model: ESPnet's.
+        args: its training arguments.
+        joint: whether it is the first part of a model that recognizes speech.
+
+    Raises:
+        PluginError: if something in it is not supported.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
-        from espnet2.tasks.enh import EnhancementTask
+    #: How many numbers ESPnet's job draws before the first mixture.
+    drawn = 0
 
-        arch = find("separator", read_config(checkpoints.train_config)["separator"])
-        arch.needs()
-        self.model, self.args = build(
-            EnhancementTask, checkpoints.train_config, checkpoints.model_file
-        )
+    def __init__(
+        self, model: torch.nn.Module, args: argparse.Namespace, joint: bool = False
+    ):
+        self.model, self.args, self.joint = model, args, joint
+        arch = _arch(vars(args))
+        whole = arch.role == "diffusion"
+        self._follows_rate = not whole and args.separator in _FOLLOW_RATE
         ends = Ends(
             None if self.args.encoder == "same" else self.model.encoder,
             None if self.args.decoder == "same" else self.model.decoder,
-            self.args.separator in _FOLLOW_RATE,
+            self._follows_rate,
         )
-        self.wrapped: EnhModules = arch.wrap(self.model.separator, ends)
+        self.wrapped: EnhModules = arch.wrap(model if whole else model.separator, ends)
+        if joint:
+            self.wrapped = without_stream(self.wrapped)
         for module in self.wrapped.modules.values():
             module.eval()
 
     def describe_enhancement(self) -> Enhancement:
         """Everything that the runtime has to know besides the graphs."""
         model, wrapped = self.model, self.wrapped
-        variance = None
+        method, variance = wrapped.method, None
+        if isinstance(method, Diffusion):
+            method = replace(method, drawn=self.drawn)
         if getattr(model, "normalize_variance_per_ch", False):
             variance = "channel"
         elif getattr(model, "normalize_variance", False):
             variance = "all"
-        forward_rate = 48000 if getattr(model, "always_forward_in_48k", False) else None
+        forward_rate = None
+        if getattr(model, "always_forward_in_48k", False):
+            # ESPnet leaves the rate to separators that follow it.
+            forward_rate = None if self._follows_rate else 48000
         return Enhancement(
             outputs=model.num_spk,
             channels=wrapped.channels,
             ref_channel=model.ref_channel,
             min_length=max(wrapped.ends.min_length, wrapped.min_length),
+            averages=wrapped.averages,
+            modes=wrapped.modes,
             max_bins=wrapped.max_bins,
-            method=wrapped.method,
+            method=method,
             analysis=wrapped.ends.analysis,
             synthesis=wrapped.ends.synthesis,
             variance=variance,
@@ -85,21 +117,9 @@ class EnhExporter:
             volume_normalize=None if volume is None else float(volume.split("_")[0]),
         )
 
-    def write_texts(self, work: Path) -> dict[str, Text | None]:
-        """There are none."""
-        return {"text": None}
-
     def graph_specs(self) -> dict[str, GraphSpec]:
         """Every graph, by role."""
         return {role: m.graph_spec() for role, m in self.wrapped.modules.items()}
-
-    def describe(self) -> dict[str, object]:
-        """Fields of the manifest besides graphs and texts."""
-        return dict(speech=None, search=None, enhancement=self.describe_enhancement())
-
-    def measured(self, bundle: Bundle, device: Device) -> Manifest:
-        """The manifest: there is nothing to measure that the check does not."""
-        return bundle.manifest
 
     def check_parity(
         self, bundle: Bundle, device: Device, source: Source | None = None
@@ -109,7 +129,9 @@ class EnhExporter:
         Raises:
             PluginError: if a difference is above the tolerance.
         """
-        ours = SeparateSpeech(bundle, device.provider, device.threads)
+        options = dict(enh_s2t_task=self.joint)
+        ours = SeparateSpeech(bundle, device.provider, device.threads, **options)
+        torch.manual_seed(ours.options.seed)
         parity = check_enhancement(ours.enhancement, ours, self.espnet())
         if ours.enhancement.stream is None:
             return parity
@@ -140,7 +162,7 @@ class EnhExporter:
             enh_model=self.model,
             enh_train_args=self.args,
             num_spk=self.model.num_spk,
-            sfi_processing=self.args.separator in _FOLLOW_RATE,
+            sfi_processing=self._follows_rate,
             segmenting=None not in segments,
             show_progressbar=False,
             device="cpu",
@@ -165,3 +187,38 @@ class EnhExporter:
             dtype="float32",
         )
         return theirs
+
+
+class EnhExporter(EnhGraphs):
+    """A trained enhancement model.
+
+    Args:
+        checkpoints: the files of the model.
+
+    Raises:
+        PluginError: if something in them is not supported or cannot be read.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        from espnet2.tasks.enh import EnhancementTask
+
+        config = checkpoints.train_config
+        _arch(read_config(config)).needs()
+        # ESPnet's job seeds, builds the model, and then loads the data: all of that
+        # draws, whatever the seed, and what a diffusion model draws next is noise.
+        torch.manual_seed(0)
+        model, args = build(EnhancementTask, config, checkpoints.model_file)
+        self.drawn = drawn_since(0) + OF_LOADER
+        super().__init__(model, args)
+
+    def write_texts(self, work: Path) -> dict[str, Text | None]:
+        """There are none."""
+        return {"text": None}
+
+    def describe(self) -> dict[str, object]:
+        """Fields of the manifest besides graphs and texts."""
+        return dict(speech=None, search=None, enhancement=self.describe_enhancement())
+
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
+        """The manifest: there is nothing to measure that the check does not."""
+        return bundle.manifest

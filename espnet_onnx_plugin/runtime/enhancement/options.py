@@ -33,6 +33,11 @@ class EnhOptions:
     ref_channel: int | None = option(
         None, "channel that the outputs stand for, in the place of the model's"
     )
+    seed: int = option(0, "of all that is drawn")
+
+    enh_s2t_task: bool = option(
+        False, "whether the model also recognizes the speech that it makes"
+    )
 
     def __post_init__(self) -> None:
         if self.segment_size is None or self.hop_size is None:

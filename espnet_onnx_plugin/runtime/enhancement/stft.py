@@ -37,9 +37,9 @@ def window_of(stft: Stft) -> np.ndarray:
     return np.pad(window, (left, stft.n_fft - stft.win_length - left))
 
 
-def at_rate(stft: Stft, fs: int) -> Stft:
-    """The transform at a sampling rate, where its sizes follow it."""
-    if stft.default_fs is None or fs == stft.default_fs:
+def at_rate(stft: Stft, fs: int | None) -> Stft:
+    """The transform at a sampling rate, where its sizes follow it; None: unknown."""
+    if stft.default_fs is None or fs is None or fs == stft.default_fs:
         return stft
     names = ("n_fft", "hop_length", "win_length")
     sizes = {name: getattr(stft, name) * fs // stft.default_fs for name in names}

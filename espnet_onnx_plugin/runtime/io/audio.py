@@ -13,7 +13,6 @@ import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 
-
 #: Files that a directory is searched for.
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
