@@ -66,7 +66,7 @@ def models(tmp_path_factory):
     made: dict = {}
 
     def model(arch, name, **choices):
-        key = (arch, name, *choices)
+        key = arch, name, str(choices)
         if key not in made:
             root = tmp_path_factory.mktemp(name)
             made[key] = exported(arch, name, root, **choices)
@@ -133,6 +133,7 @@ def test_outputs_come_as_soon_as_they_are_known(models):
     assert len(progress._last) == 33
 
 
+@pytest.mark.more
 def test_a_stream_that_is_scaled_and_brought_to_variance_1(models):
     """Neither the peak nor the deviation of a stream is known before its end."""
     variance = {"model_conf": {"normalize_variance": True}}
@@ -145,6 +146,20 @@ def test_a_stream_that_is_scaled_and_brought_to_variance_1(models):
     assert difference(2 * made, expected) <= 1e-4
     with pytest.raises(PluginError, match="deviation 0"):
         streaming.stream(deviation=0.0)
+
+
+@pytest.mark.more
+def test_a_stream_comes_at_the_rate_of_the_model(models):
+    """Models that always work at 48 kHz resample whole mixtures alone."""
+    always = {"model_conf": {"always_forward_in_48k": True}}
+    bundle, _ = models("tcn", "causal", **always)
+    for stream in (
+        SeparateSpeechStreaming(bundle).stream,
+        SeparateSpeech(bundle, segment_size=0.05, hop_size=0.03).stream,
+    ):
+        assert stream(fs=48000).feed(noise(3000)).size
+        with pytest.raises(PluginError, match="works at 48000 samples a second"):
+            stream(fs=16000)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ RUN_BY = {
         "tests/test_svs.py",
         "svs_inference.main(",
     ),
+    "scripts/enhance.py": ("tests/test_enh_streaming.py", "enhance.main"),
     "scripts/setup_env.sh export,optimize,report && . .venv/bin/activate": (
         ".ci/run",
         "step scripts/setup_env.sh export,optimize,report",

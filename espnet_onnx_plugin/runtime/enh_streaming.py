@@ -78,7 +78,7 @@ class SeparateSpeechStreaming(OpenedModel[EnhStreamingOptions]):
             raise PluginError(f"deviation {deviation} has to be above 0")
         begin = functools.partial(FrameByFrame, self._separation, deviation)
         check = functools.partial(read_by, self.enhancement)
-        return MixtureStream(begin, check, self.num_spk, fs, scale, self.latency)
+        return MixtureStream(begin, check, self.enhancement, fs, scale, self.latency)
 
     def frame(self, audio: np.ndarray) -> list[np.ndarray]:
         """Cut mixtures into frames, as ``streaming_frame`` of ESPnet's encoders.

@@ -139,11 +139,12 @@ def check_stream(
         return worst
     mix = _noise(mix.size + (100 + 2 * settings.silence) * settings.hop_length)
     deviation = 1.0 if described.variance is None else float(np.std(mix, ddof=1))
-    stream = streaming.stream(deviation=deviation)
+    fs = described.forward_rate or RATE
+    stream = streaming.stream(fs, deviation=deviation)
     ends = np.cumsum([1, settings.frame_size, 3 * settings.hop_length, len(mix) // 3])
     parts = [stream.feed(part) for part in np.split(mix, ends)]
     made = np.concatenate((*parts, stream.finish()), axis=1)
-    expected = np.concatenate(separate(mix[None], described.forward_rate or 8000))
+    expected = np.concatenate(separate(mix[None], fs))
     return max(worst, require(STEP, "a stream", difference(made, expected)))
 
 
