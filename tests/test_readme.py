@@ -39,6 +39,10 @@ RUN_BY = {
         "svs_inference.main(",
     ),
     "scripts/enhance.py": ("tests/test_enh_streaming.py", "enhance.main"),
+    "python -m espnet_onnx_plugin.bin.enh_inference": (
+        "tests/test_enh.py",
+        "enh_inference.main(",
+    ),
     "scripts/setup_env.sh export,optimize,report && . .venv/bin/activate": (
         ".ci/run",
         "step scripts/setup_env.sh export,optimize,report",

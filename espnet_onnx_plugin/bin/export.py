@@ -57,7 +57,7 @@ def get_parser() -> ArgumentParser:
     group.add_argument(
         "--inference_enh_config",
         type=path_or_none,
-        help="settings that replace some of the model's: --inference_config of ESPnet's "
+        help="settings in the place of the model's: --inference_config of ESPnet's "
         "enh_inference",
     )
     parser.add_argument(

@@ -83,7 +83,7 @@ def _resampled(
     down: int = 1,
     pad: tuple[int, int] = (0, 0),
 ) -> torch.Tensor:
-    """The same as ``upfirdn2d``, which computes what it throws away.
+    """Filter as ``upfirdn2d``, which computes what it throws away.
 
     Args:
         x: (batch, channels, height, width).
@@ -108,7 +108,7 @@ class NcsnppScore(ScoreNetwork):
     """NCSN++, whose frames are padded to a multiple of 64."""
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """See the base class."""
+        """Score, see the base class."""
         with contextlib.ExitStack() as stack:
             for owner, name, value in (
                 (self.net, "pad_spec", self._padded),
@@ -153,7 +153,7 @@ class DcunetScore(ScoreNetwork):
             yield
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """See the base class."""
+        """Score, see the base class."""
         frames = x.size(3)
         if self.fix == "pad":
             x = pad(x, (0, 0, 0, -(frames - 1) % self.stride))

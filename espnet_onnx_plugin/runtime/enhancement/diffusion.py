@@ -69,7 +69,7 @@ class DiffusionSeparation:
         return mean[None]
 
     def score(self, sample: np.ndarray, mixture: np.ndarray, time: float) -> np.ndarray:
-        """Which way the data lie of a sample.
+        """Direction in which the data lie of a sample.
 
         Args:
             sample, mixture: (frames, bins, 2).

@@ -67,7 +67,7 @@ class Separator(OpenedModel[EnhOptions]):
         return self._enhancer.check(mix, fs)
 
     def mode(self, category: int | None) -> np.ndarray:
-        """Which way a mixture is processed, ().
+        """Number of the way in which a mixture is processed, ().
 
         Args:
             category: number of its kind, or None.

@@ -149,7 +149,7 @@ class Enhancer:
         return mix
 
     def long_enough(self, mix: np.ndarray, fs: int | None) -> np.ndarray:
-        """What :meth:`read` gave, unless it is too short."""
+        """Pass on what :meth:`read` gave, unless it is too short."""
         shortest = self._shortest(fs)
         if len(mix) < shortest:
             raise PluginError(
