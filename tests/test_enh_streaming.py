@@ -79,23 +79,35 @@ def models(tmp_path_factory):
 def test_frames_are_those_of_espnet(models, case):
     """The class is a drop-in: frames, calls, merge and reset, of several utterances."""
     bundle, files = models(*case)
+    if bundle.manifest.enhancement.stream is None:
+        assert case == ("tcn", "causal_global_spectrum")
+        assert bundle.manifest.espnet == "202511"
+        return
     assert bundle.manifest.checks["parity"]["stream"] <= 1e-4
     ours, theirs = SeparateSpeechStreaming(bundle), espnet_class(files)
+    if bundle.manifest.checks.get("parity_skipped"):
+        assert (case[0], bundle.manifest.espnet) == ("tcn", "202511")
+        with pytest.raises(RuntimeError, match="imag is not implemented"):
+            separate_frames(theirs, torch.from_numpy(noise(1, 100)))
+        return
     for length in (1000, 731):  # the second after a reset
         mix = noise(2, length)
         frames = ours.frame(mix)
         expected = theirs.frame(torch.from_numpy(mix))
         np.testing.assert_array_equal(frames, np.stack([*expected]))
         made = separate_frames(ours, mix)
-        lengths = torch.full((2,), length)
+        lengths = torch.tensor([length])
         theirs_made = [theirs(frame) for frame in expected]
         theirs.reset()
         for speaker, chunks in enumerate(zip(*theirs_made, strict=True)):
-            merged = theirs.merge(chunks).numpy()
-            assert difference(made[speaker], merged) <= 1e-4
-            whole = ours.simulate(mix)[speaker]
             merged = theirs.merge(chunks, lengths).numpy()
-            assert difference(whole, merged) <= 1e-4
+            assert difference(made[speaker], merged) <= 1e-4
+            assert difference(ours.simulate(mix)[speaker], merged) <= 1e-4
+            if bundle.manifest.espnet == "202511":
+                continue  # fails without lengths
+            merged = theirs.merge(chunks).numpy()
+            chunks = [chunk.numpy() for chunk in chunks]
+            assert difference(ours.merge(chunks), merged) <= 1e-4
 
 
 @pytest.mark.parametrize("case", a_few(STREAMED, 2), ids=str)
@@ -103,6 +115,8 @@ def test_streams_get_what_whole_mixtures_get(models, case):
     """In pieces of one sample, of a few, and of all of them, again and again."""
     bundle, _ = models(*case)
     described = bundle.manifest.enhancement
+    if described.stream is None:
+        return  # see above
     model = SeparateSpeechStreaming(bundle)
     stream = model.stream(fs=8000)
     assert stream.latency == described.stream.frame_size / 8000

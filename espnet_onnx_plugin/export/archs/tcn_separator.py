@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,8 @@ class _Causal(torch.nn.Module):
     def __init__(self, separator: torch.nn.Module):
         super().__init__()
         tcn = separator.tcn
-        norm, self.bottleneck, _, *self.activation, self.output = tcn.network
+        norm, self.bottleneck, _, *activation, self.output = tcn.network
+        self.activation = torch.nn.Sequential(*activation)
         self.norm = Norm(norm)
         self.blocks = torch.nn.ModuleList(map(_Block, _blocks(separator)))
         self.num_spk, self.masking = separator.num_spk, separator.masking
@@ -69,19 +71,18 @@ class _Causal(torch.nn.Module):
     def step(
         self, x: torch.Tensor, states: Sequence[torch.Tensor]
     ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """See :class:`.Masks`."""
+        """Masks of the next frames; see :class:`.Masks`."""
         x = pointwise(self.bottleneck, self.norm(x[:, None]))
         after = []
         for block, history in zip(self.blocks, states):
             x, new = block(x, history)
             after.append(new)
-        for activation in self.activation:
-            x = activation(x)
-        masks = pointwise(self.output, x[:, 0]).unflatten(1, (self.outputs, -1))
+        x = self.activation(x[:, 0])
+        masks = pointwise(self.output, x).unflatten(1, (self.outputs, -1))
         return masks.unbind(1), after
 
     def masked(self, features: Any, masks: Sequence[torch.Tensor]) -> list[Any]:
-        """See :class:`.Masks`."""
+        """Features of each speaker; see :class:`.Masks`."""
         made = list(masks[: self.num_spk])
         if self.nonlinear != "linear":
             made = [getattr(torch, self.nonlinear)(mask) for mask in made]
@@ -139,7 +140,20 @@ def wrap(separator: torch.nn.Module, ends: Ends) -> EnhModules:
         states = {f"history_{i}": b.state for i, b in enumerate(causal.blocks)}
         silence = separator.tcn.receptive_field
         return streamed(whole, MaskStep(causal, states, silence=silence))
-    return streamed(whole, _Window(separator, ends.analysis is not None))
+    is_complex = ends.analysis is not None
+    if is_complex and not _streams_spectra(separator):
+        return whole
+    return streamed(whole, _Window(separator, is_complex))
+
+
+def _streams_spectra(separator: torch.nn.Module) -> bool:
+    """Whether ESPnet itself does: that of 202511 forgets the imaginary parts."""
+    size = separator.tcn.network[0].gamma.size(1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        frame = torch.zeros(1, 1, size, dtype=torch.complex64)
+        [made, *_], *_ = separator.forward_streaming(frame)
+    return made.is_complex()
 
 
 _SMALL = dict(layer=2, stack=2, bottleneck_dim=6, hidden_dim=10, kernel=3)

@@ -136,8 +136,9 @@ class EnhGraphs:
         if ours.enhancement.stream is None:
             return parity
         streaming = SeparateSpeechStreaming(bundle, device.provider, device.threads)
-        figure = check_stream(ours, streaming, self.espnet_streaming())
-        return parity._replace(figures={**parity.figures, "stream": figure})
+        streams = check_stream(ours, streaming, self.espnet_streaming())
+        figures = {**parity.figures, **streams.figures}
+        return Parity(figures, [*parity.skipped, *streams.skipped])
 
     def espnet(self, **options: Any) -> Any:
         """ESPnet's ``SeparateSpeech`` of the model, which is loaded already.
