@@ -35,6 +35,7 @@ STREAMED = [
     ("skim", "cell"),
     ("skim", "handed_on_as_they_come"),
     ("skim", "one_block"),
+    ("tcn", "causal_mapping"),
     ("tcn", "causal_global"),
     ("tcn", "causal_global_spectrum"),
 ]
@@ -65,7 +66,7 @@ def models(tmp_path_factory):
     made: dict = {}
 
     def model(arch, name, **choices):
-        key = (arch, name, *choices)
+        key = arch, name, str(choices)
         if key not in made:
             root = tmp_path_factory.mktemp(name)
             made[key] = exported(arch, name, root, **choices)
@@ -78,23 +79,35 @@ def models(tmp_path_factory):
 def test_frames_are_those_of_espnet(models, case):
     """The class is a drop-in: frames, calls, merge and reset, of several utterances."""
     bundle, files = models(*case)
+    if bundle.manifest.enhancement.stream is None:
+        assert case == ("tcn", "causal_global_spectrum")
+        assert bundle.manifest.espnet == "202511"
+        return
     assert bundle.manifest.checks["parity"]["stream"] <= 1e-4
     ours, theirs = SeparateSpeechStreaming(bundle), espnet_class(files)
+    if bundle.manifest.checks.get("parity_skipped"):
+        assert (case[0], bundle.manifest.espnet) == ("tcn", "202511")
+        with pytest.raises(RuntimeError, match="imag is not implemented"):
+            separate_frames(theirs, torch.from_numpy(noise(1, 100)))
+        return
     for length in (1000, 731):  # the second after a reset
         mix = noise(2, length)
         frames = ours.frame(mix)
         expected = theirs.frame(torch.from_numpy(mix))
         np.testing.assert_array_equal(frames, np.stack([*expected]))
         made = separate_frames(ours, mix)
-        lengths = torch.full((2,), length)
+        lengths = torch.tensor([length])
         theirs_made = [theirs(frame) for frame in expected]
         theirs.reset()
         for speaker, chunks in enumerate(zip(*theirs_made, strict=True)):
-            merged = theirs.merge(chunks).numpy()
-            assert difference(made[speaker], merged) <= 1e-4
-            whole = ours.simulate(mix)[speaker]
             merged = theirs.merge(chunks, lengths).numpy()
-            assert difference(whole, merged) <= 1e-4
+            assert difference(made[speaker], merged) <= 1e-4
+            assert difference(ours.simulate(mix)[speaker], merged) <= 1e-4
+            if bundle.manifest.espnet == "202511":
+                continue  # fails without lengths
+            merged = theirs.merge(chunks).numpy()
+            chunks = [chunk.numpy() for chunk in chunks]
+            assert difference(ours.merge(chunks), merged) <= 1e-4
 
 
 @pytest.mark.parametrize("case", a_few(STREAMED, 2), ids=str)
@@ -102,6 +115,8 @@ def test_streams_get_what_whole_mixtures_get(models, case):
     """In pieces of one sample, of a few, and of all of them, again and again."""
     bundle, _ = models(*case)
     described = bundle.manifest.enhancement
+    if described.stream is None:
+        return  # see above
     model = SeparateSpeechStreaming(bundle)
     stream = model.stream(fs=8000)
     assert stream.latency == described.stream.frame_size / 8000
@@ -132,6 +147,7 @@ def test_outputs_come_as_soon_as_they_are_known(models):
     assert len(progress._last) == 33
 
 
+@pytest.mark.more
 def test_a_stream_that_is_scaled_and_brought_to_variance_1(models):
     """Neither the peak nor the deviation of a stream is known before its end."""
     variance = {"model_conf": {"normalize_variance": True}}
@@ -144,6 +160,20 @@ def test_a_stream_that_is_scaled_and_brought_to_variance_1(models):
     assert difference(2 * made, expected) <= 1e-4
     with pytest.raises(PluginError, match="deviation 0"):
         streaming.stream(deviation=0.0)
+
+
+@pytest.mark.more
+def test_a_stream_comes_at_the_rate_of_the_model(models):
+    """Models that always work at 48 kHz resample whole mixtures alone."""
+    always = {"model_conf": {"always_forward_in_48k": True}}
+    bundle, _ = models("tcn", "causal", **always)
+    for stream in (
+        SeparateSpeechStreaming(bundle).stream,
+        SeparateSpeech(bundle, segment_size=0.05, hop_size=0.03).stream,
+    ):
+        assert stream(fs=48000).feed(noise(3000)).size
+        with pytest.raises(PluginError, match="works at 48000 samples a second"):
+            stream(fs=16000)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ RUN_BY = {
         "tests/test_svs.py",
         "svs_inference.main(",
     ),
+    "scripts/enhance.py": ("tests/test_enh_streaming.py", "enhance.main"),
     "python -m espnet_onnx_plugin.bin.enh_inference": (
         "tests/test_enh.py",
         "enh_inference.main(",

@@ -67,12 +67,12 @@ class Masks(Protocol):
 
 
 class MaskStep(SeparatorStep):
-    """A step of a :class:`.MaskSeparator`.
+    """A step of a separator of masks.
 
     Args:
         separator: a module.
         states: by name.
-        segment: see :class:`SeparatorStep`.
+        segment, silence: see :class:`SeparatorStep`.
     """
 
     def __init__(
@@ -80,9 +80,11 @@ class MaskStep(SeparatorStep):
         separator: Masks,
         states: Mapping[str, State],
         segment: int | None = None,
+        silence: int = 0,
     ):
         super().__init__()
-        self.separator, self.states, self.segment = separator, states, segment
+        self.separator, self.states = separator, states
+        self.segment, self.silence = segment, silence
 
     def forward(
         self, features: Any, states: Sequence[torch.Tensor]

@@ -78,7 +78,7 @@ class SeparateSpeechStreaming(OpenedModel[EnhStreamingOptions]):
             raise PluginError(f"deviation {deviation} has to be above 0")
         begin = functools.partial(FrameByFrame, self._separation, deviation)
         check = functools.partial(read_by, self.enhancement)
-        return MixtureStream(begin, check, self.num_spk, fs, scale, self.latency)
+        return MixtureStream(begin, check, self.enhancement, fs, scale, self.latency)
 
     def frame(self, audio: np.ndarray) -> list[np.ndarray]:
         """Cut mixtures into frames, as ``streaming_frame`` of ESPnet's encoders.
@@ -183,7 +183,9 @@ class SeparateSpeechStreaming(OpenedModel[EnhStreamingOptions]):
         adding = OverlapAdd(settings, len(frames), weight)
         made = np.concatenate((adding.add(frames), adding.rest()), axis=1)
         padding, samples = settings.padding, made.shape[1]
-        wanted = samples - 2 * padding if ilens is None else int(np.max(ilens))
+        wanted = (
+            samples - 2 * padding if ilens is None else int(np.asarray(ilens).max())
+        )
         made = made[:, padding : padding + wanted]
         if weight is None:  # of convolutions ESPnet's are as long as is asked for
             made = np.pad(made, [(0, 0), (0, wanted - made.shape[1])])

@@ -135,12 +135,13 @@ def separate_frames(model: Any, mix: Any) -> list[np.ndarray]:
     """
     frames = [model(frame) for frame in model.frame(mix)]
     model.reset()
-    return [np.asarray(model.merge(chunks)) for chunks in zip(*frames)]
+    lengths = torch.tensor([mix.shape[1]])
+    return [np.asarray(model.merge(chunks, lengths)) for chunks in zip(*frames)]
 
 
 def check_stream(
     separate: SeparateSpeech, streaming: SeparateSpeechStreaming, espnet: Any
-) -> float:
+) -> Parity:
     """Compare streams of a bundle with ESPnet's, and with whole mixtures.
 
     ESPnet's are compared for some frames, which take it long; where streams get what
@@ -150,33 +151,38 @@ def check_stream(
         separate, streaming: of the bundle.
         espnet: ESPnet's ``SeparateSpeechStreaming``.
 
-    Returns:
-        The largest relative difference.
-
     Raises:
-        PluginError: if it is above the tolerance.
+        PluginError: if a difference is above the tolerance.
     """
     described = separate.enhancement
     settings = described.stream
     assert settings is not None
     frames = 2 * (settings.segment or 0) + 21
     mix = _noise(settings.frame_size + frames * settings.hop_length + 1)
-    worst = 0.0
-    theirs = separate_frames(espnet, torch.from_numpy(mix)[None])
-    ours = separate_frames(streaming, mix[None])
-    for made, expected in zip(ours, theirs, strict=True):
-        figure = difference(made, np.where(np.isfinite(expected), expected, 0))
-        worst = max(worst, require(STEP, "frames", figure))
+    worst, skipped = 0.0, []
+    try:
+        theirs = separate_frames(espnet, torch.from_numpy(mix)[None])
+    except RuntimeError as e:  # the tcn of 202511, on spectra
+        if not settings.exact:
+            raise
+        reason = " ".join(str(e).split())[:200]
+        skipped.append(f"frames of a stream: ESPnet cannot separate them: {reason}")
+    else:
+        theirs = [np.where(np.isfinite(wave), wave, 0) for wave in theirs]
+        figure = furthest(separate_frames(streaming, mix[None]), theirs)
+        worst = require(STEP, "frames", figure)
     if not settings.exact:
-        return worst
+        return Parity({"stream": worst})
     mix = _noise(mix.size + (100 + 2 * settings.silence) * settings.hop_length)
     deviation = 1.0 if described.variance is None else float(np.std(mix, ddof=1))
-    stream = streaming.stream(deviation=deviation)
+    fs = described.forward_rate or RATE
+    stream = streaming.stream(fs, deviation=deviation)
     ends = np.cumsum([1, settings.frame_size, 3 * settings.hop_length, len(mix) // 3])
     parts = [stream.feed(part) for part in np.split(mix, ends)]
     made = np.concatenate((*parts, stream.finish()), axis=1)
-    expected = np.concatenate(separate(mix[None], described.forward_rate or 8000))
-    return max(worst, require(STEP, "a stream", difference(made, expected)))
+    expected = np.concatenate(separate(mix[None], fs))
+    figure = require(STEP, "a stream", difference(made, expected))
+    return Parity({"stream": max(worst, figure)}, skipped)
 
 
 def _noise(samples: int) -> np.ndarray:

@@ -151,12 +151,14 @@ class EnhGraphs:
         ours = SeparateSpeech(bundle, device.provider, device.threads, **options)
         torch.manual_seed(ours.options.seed)
         figures, skipped = check_enhancement(ours.enhancement, ours, self.espnet())
-        figures = dict(figures)
+        figures, skipped = dict(figures), list(skipped)
         if isinstance(self.wrapped.method, Diffusion):
             figures["score"] = check_score(self.model.diffusion, bundle, device)
         if ours.enhancement.stream is not None:
             streaming = SeparateSpeechStreaming(bundle, device.provider, device.threads)
-            figures["stream"] = check_stream(ours, streaming, self.espnet_streaming())
+            streams = check_stream(ours, streaming, self.espnet_streaming())
+            figures.update(streams.figures)
+            skipped += streams.skipped
         if not figures:
             raise PluginError(f"parity check failed: nothing is compared: {skipped[0]}")
         return Parity(figures, skipped)

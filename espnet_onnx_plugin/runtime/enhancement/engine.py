@@ -138,14 +138,15 @@ class Separator(OpenedModel[EnhOptions]):
                 "the model takes mixtures whole: to separate a stream, set "
                 "segment_size and hop_size"
             )
-        separate = functools.partial(self._enhancer, fs=fs, others={})
+        others = {"mode": self.mode(None)}
+        separate = functools.partial(self._enhancer, fs=fs, others=others)
 
         def segment(mix: np.ndarray) -> np.ndarray:
             return self._levelled(separate, self._enhancer.long_enough(mix, fs))
 
         begin = functools.partial(self._stitching, segment, fs)
         return MixtureStream(
-            begin, self._enhancer.read, self.num_spk, fs, scale, begin().latency
+            begin, self._enhancer.read, self.enhancement, fs, scale, begin().latency
         )
 
     def _stitching(self, separate: Separate, fs: int) -> Stitching:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle import Enhancement
 from espnet_onnx_plugin.errors import PluginError
 
 
@@ -38,10 +39,13 @@ class MixtureStream:
     Args:
         begin: begins the separation of a mixture.
         check: makes samples what the model reads.
-        outputs: how many waveforms the model gives.
+        described: the model.
         fs: samples a second.
         scale: factor of the outputs.
         latency: samples, see the attribute.
+
+    Raises:
+        PluginError: if the model cannot take the rate.
 
     Attributes:
         latency: seconds of the mixture that have to come from a sample on before that
@@ -54,15 +58,21 @@ class MixtureStream:
         self,
         begin: Callable[[], Progress],
         check: Callable[[np.ndarray], np.ndarray],
-        outputs: int,
+        described: Enhancement,
         fs: int,
         scale: float,
         latency: int,
     ):
         if fs < 1:
             raise PluginError(f"sampling rate {fs} has to be 1 or more")
+        rate = described.forward_rate
+        if rate not in (None, fs):
+            raise PluginError(
+                f"the model works at {rate} samples a second, the stream comes at "
+                f"{fs}: resample it"
+            )
         self._begin, self._check = begin, check
-        self._nothing = np.zeros((outputs, 0), np.float32)
+        self._nothing = np.zeros((described.outputs, 0), np.float32)
         self._fs, self._scale = fs, np.float32(scale)
         self.latency = latency / fs
         self.reset()
