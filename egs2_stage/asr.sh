@@ -43,8 +43,9 @@ fi
 onnx_run_espnet
 onnx_describe_model asr "${asr_exp}" "${inference_asr_model}"
 if [ "${onnx_num_ref}" -gt 1 ]; then
-    # shellcheck disable=SC2034 # the stages read it
     mapfile -t onnx_speakers < <(printf '_spk%s\n' $(seq "${onnx_num_ref}"))
+    # shellcheck disable=SC2034 # the stages read it
+    onnx_found=("${onnx_speakers[@]/#/text}")
 fi
 if "${onnx_streams}"; then
     onnx_use_streaming

@@ -65,6 +65,9 @@ onnx_need_commands() {
     done
 }
 
+# The last of ESPnet's own stages that are run; some templates score later.
+onnx_last_stage=13
+
 # onnx_run_espnet: ESPnet's own stages, up to its scoring
 onnx_run_espnet() {
     [ -z "${onnx_chunk_lengths}" ] || "${onnx_streams}" ||
@@ -76,8 +79,8 @@ onnx_run_espnet() {
     fi
     onnx_find_scorer
     if [ "${onnx_stage}" -le 13 ]; then
-        onnx_driver "${onnx_driver_args[@]}" \
-            --stop_stage "$((onnx_stop_stage < 13 ? onnx_stop_stage : 13))"
+        onnx_driver "${onnx_driver_args[@]}" --stop_stage \
+            "$((onnx_stop_stage < 14 ? onnx_stop_stage : onnx_last_stage))"
     fi
 }
 
@@ -86,9 +89,10 @@ onnx_describe_model() {
     onnx_task=$1
     onnx_inference=$1_inference
     onnx_exp=$2
-    onnx_score_stage=13
+    onnx_score_stages=(13 13)
+    onnx_tags=(inference_tag)
     onnx_logdir=logdir
-    onnx_found=text
+    onnx_found=(text)
     onnx_text=text
     onnx_speakers=("")
     onnx_inputs=()
@@ -103,7 +107,7 @@ onnx_describe_model() {
     onnx_report_args=()
     onnx_timing_args=()
     onnx_search_args=()
-    if [ -n "${inference_config}" ]; then
+    if [ -n "${inference_config:-}" ]; then
         onnx_search_args+=(--config "${inference_config}")
     fi
     # shellcheck disable=SC2206 # several options in one string, as ESPnet takes them

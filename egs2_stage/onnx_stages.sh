@@ -4,9 +4,11 @@
 #   onnx_task            name of the task, as in bin.export --task
 #   onnx_inference       name of the command that decodes, here and in ESPnet
 #   onnx_exp             directory of the trained model
-#   onnx_score_stage     number of ESPnet's scoring stage
+#   onnx_score_stages    numbers of the first and the last of ESPnet's scoring stages
+#   onnx_tags            its options that name the directories of a decode, which are its
+#                        variables too
 #   onnx_logdir          where it puts the logs of a decode, in the decode's directory
-#   onnx_found           file of a decode with a line for each utterance
+#   onnx_found           files of a decode with a line for each utterance
 #   onnx_text            file of a data directory with the text that is to be found
 #   onnx_speakers        what follows the name of each speaker's text and results, e.g.
 #                        _spk1; nothing where there is one speaker
@@ -47,8 +49,10 @@ from espnet_onnx_plugin.runtime.core.device import Device
 Device(sys.argv[1])' "${onnx_provider}" 2>&1) || onnx_die "${refused##*Error: }"
 }
 
-# onnx_find_scorer: finds a sclite for ESPnet's scoring, or ends
-onnx_find_scorer() {
+# onnx_find_scorer: finds what ESPnet's scoring needs, or ends
+onnx_find_scorer() { onnx_find_sclite; }
+
+onnx_find_sclite() {
     if command -v sclite > /dev/null; then
         return
     fi
@@ -267,10 +271,24 @@ onnx_describe_decode() {
     [[ $1 != *_chunk* ]] || onnx_cut_args+=(--sim_chunk_length "${1##*_chunk}")
 }
 
+# onnx_results TAG DSET: prints the directory of a test set's results, as ESPnet's
+# decoding stage names it
+onnx_results() {
+    echo "${onnx_exp}/$1/$2"
+}
+
+# onnx_all_results TAG: prints that directory as bin.report takes it, for any test set
+onnx_all_results() {
+    local dir
+    dir=$(onnx_results "$1" "{test_set}")
+    echo "${dir%"/{test_set}"}"
+}
+
 # onnx_decode DECODE DSET
 onnx_decode() {
-    local data=${data_feats}/$2 dir=${onnx_exp}/${inference_tag}_onnx_$1/$2
-    local logdir=${dir}/${onnx_logdir} count n f split_scps=()
+    local data=${data_feats}/$2 dir logdir count n f split_scps=()
+    dir=$(onnx_results "${inference_tag}_onnx_$1" "$2")
+    logdir=${dir}/${onnx_logdir}
     onnx_describe_decode "$1"
     onnx_find_inputs "${data}"
     # What an earlier run left, with more jobs or of streams, must not be counted with
@@ -297,7 +315,7 @@ onnx_decode() {
         onnx_show_failure "${logdir}/${onnx_inference}".*.log
     onnx_collect "${data}" "${dir}"
     # Nothing that is compared or scored line by line may be missing.
-    for f in "${onnx_speakers[@]/#/${onnx_found}}"; do
+    for f in "${onnx_found[@]}"; do
         cmp -s <(sort "${logdir}"/keys.scp) <(onnx_list_keys "${dir}/${f}" | sort) ||
             onnx_die "${dir}/${f} holds other utterances than ${onnx_keys}"
     done
@@ -325,14 +343,17 @@ onnx_merge() {
 
 # onnx_score DECODE: ESPnet's own scoring
 onnx_score() {
-    local tag=${inference_tag}_onnx_$1 args=()
+    local log_file tag args=()
+    log_file=$(onnx_results "${inference_tag}_onnx_$1" score.log)
+    for tag in "${onnx_tags[@]}"; do
+        args+=("--${tag}" "${!tag}_onnx_$1")
+    done
     # Not every driver has this option.
     [ -z "${skip_stages+set}" ] || args+=(--skip_stages "")
-    log "Scoring by ESPnet's stage ${onnx_score_stage}, log: '${onnx_exp}/${tag}/score.log'"
-    onnx_driver "${onnx_driver_args[@]}" --inference_tag "${tag}" "${args[@]}" \
-        --stage "${onnx_score_stage}" --stop_stage "${onnx_score_stage}" \
-        > "${onnx_exp}/${tag}"/score.log 2>&1 ||
-        onnx_show_failure "${onnx_exp}/${tag}"/score.log
+    log "Scoring by ESPnet's stage ${onnx_score_stages[0]}, log: '${log_file}'"
+    onnx_driver "${onnx_driver_args[@]}" "${args[@]}" \
+        --stage "${onnx_score_stages[0]}" --stop_stage "${onnx_score_stages[1]}" \
+        > "${log_file}" 2>&1 || onnx_show_failure "${log_file}"
 }
 
 # onnx_time SYSTEM DSET: times PyTorch, or a decode, on the sample of a test set, in one
@@ -340,7 +361,8 @@ onnx_score() {
 onnx_time() {
     local data=${data_feats}/$2 tag=${inference_tag} module=reference
     local keys=${onnx_dir}/timing/$2/keys.scp files=("${onnx_checkpoints[@]}") args=()
-    local reference=${onnx_exp}/${inference_tag}/$2/onnx_timing/setting dir setting
+    local reference dir setting
+    reference=$(onnx_results "${inference_tag}" "$2")/onnx_timing/setting
     if [ "$1" = PyTorch ]; then
         args=(
             --inference "${onnx_inference}"
@@ -360,7 +382,7 @@ onnx_time() {
         # The time to compare with must not be of another day than this one.
         [ ! -f "${reference}" ] || files+=("${reference}")
     fi
-    dir=${onnx_exp}/${tag}/$2/onnx_timing
+    dir=$(onnx_results "${tag}" "$2")/onnx_timing
     onnx_find_inputs "${data}"
     args+=(
         "${onnx_input_args[@]}"
@@ -377,12 +399,19 @@ onnx_time() {
     echo "${setting}" > "${dir}"/setting
 }
 
-onnx_decode_and_score() {
-    local dsets=${test_sets} variant decode dset system systems=() reference=() versions
-    log "Stage 16: Decode and score: ${onnx_variants}"
+# onnx_list_sets: prints the sets that ESPnet's decoding and scoring stages take
+onnx_list_sets() {
     if "${eval_valid_set:-false}"; then
-        dsets="org/${valid_set} ${test_sets}"
+        echo "org/${valid_set} ${test_sets}"
+    else
+        echo "${test_sets}"
     fi
+}
+
+onnx_decode_and_score() {
+    local dsets variant decode dset system systems=() reference=() versions
+    dsets=$(onnx_list_sets)
+    log "Stage 16: Decode and score: ${onnx_variants}"
     onnx_decode_args=(
         --provider "${onnx_provider}" --num_threads "${onnx_threads}"
         "${onnx_search_args[@]}" "${onnx_unused[@]}"
@@ -399,15 +428,16 @@ onnx_decode_and_score() {
         onnx_score "${decode}"
         onnx_describe_decode "${decode}"
         systems+=(
-            --system "${onnx_variant}" "${onnx_exp}/${inference_tag}_onnx_${decode}"
-            "${onnx_bundle}"
+            --system "${onnx_variant}"
+            "$(onnx_all_results "${inference_tag}_onnx_${decode}")" "${onnx_bundle}"
         )
     done
     reference=(
-        --reference PyTorch "${onnx_exp}/${inference_tag}" "${onnx_checkpoints[@]}"
+        --reference PyTorch "$(onnx_all_results "${inference_tag}")"
+        "${onnx_checkpoints[@]}"
     )
     for dset in ${dsets}; do
-        if [ ! -f "${onnx_exp}/${inference_tag}/${dset}/${onnx_found}${onnx_speakers[0]}" ]; then
+        if [ ! -f "$(onnx_results "${inference_tag}" "${dset}")/${onnx_found[0]}" ]; then
             log "Warning: no decoding of ${dset} by PyTorch to compare with: run ESPnet's" \
                 "own stages before this one"
             reference=()

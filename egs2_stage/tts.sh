@@ -86,7 +86,7 @@ inference_args=$(sed -E "s/${onnx_vocoder_option}//g" <<< "${inference_args}")
 onnx_run_espnet
 onnx_describe_model tts "${tts_exp}" "${inference_model}"
 onnx_logdir=log
-onnx_found=wav/wav.scp
+onnx_found=(wav/wav.scp)
 onnx_export_args+=("${onnx_vocoder_args[@]}")
 onnx_reference_args=("${onnx_export_args[@]}")
 onnx_quantize_args=(${onnx_asr_model_dir:+--asr_model_dir "${onnx_asr_model_dir}"})

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["PluginError", "Speech2Text", "Text2Speech"]
+__all__ = ["PluginError", "SingingGenerate", "Speech2Text", "Text2Speech"]
 
 if TYPE_CHECKING:
     from espnet_onnx_plugin.errors import PluginError
     from espnet_onnx_plugin.runtime.asr import Speech2Text
+    from espnet_onnx_plugin.runtime.svs import SingingGenerate
     from espnet_onnx_plugin.runtime.tts import Text2Speech
 
 
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from espnet_onnx_plugin.runtime.tts import Text2Speech
 
         return Text2Speech
+    if name == "SingingGenerate":
+        from espnet_onnx_plugin.runtime.svs import SingingGenerate
+
+        return SingingGenerate
     if name == "PluginError":
         from espnet_onnx_plugin.errors import PluginError
 

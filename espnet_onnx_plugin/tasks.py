@@ -20,11 +20,13 @@ class Door:
     Attributes:
         command: module of espnet_onnx_plugin.bin, and of espnet2.bin.
         module, name: of espnet_onnx_plugin.runtime, and of the class.
+        options: without which it takes no bundle of the task.
     """
 
     command: str
     module: str
     name: str = "Speech2Text"
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def load(self) -> type:
         """The class."""
@@ -45,6 +47,7 @@ class Task:
         by_model: other tasks whose models the driver trains too, by ``model`` in their
             ``config.yaml``.
         gives: what is made of an utterance.
+        audio: name of the audio that it is made of; empty where it is made of a text.
         reads: texts that some models read beside the audio.
         packed: what ESPnet begins the names of a packed model's files with.
         evaluator: class that compares their bundles, with its module of
@@ -62,6 +65,7 @@ class Task:
     others: tuple[Door, ...] = ()
     by_model: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     gives: Literal["tokens", "speech"] = "tokens"
+    audio: str = "speech"
     reads: tuple[str, ...] = ()
     packed: str = ""
     evaluator: str = "recognition.RecognitionEvaluator"
@@ -74,6 +78,9 @@ class Task:
         """Every door of the task."""
         return (self.door, *self.by_kind.values(), *self.others)
 
+
+#: Enhancement and recognition in one model.
+_JOINT: Mapping[str, Any] = MappingProxyType({"enh_s2t_task": True})
 
 _ROWS = (
     Task(
@@ -132,6 +139,7 @@ _ROWS = (
         Door("tts_inference", "tts", "Text2Speech"),
         exporter="tts.TTSExporter",
         gives="speech",
+        audio="",
         evaluator="synthesis.SynthesisEvaluator",
         vocoder=True,
     ),
@@ -140,6 +148,7 @@ _ROWS = (
         Door("svs_inference", "svs", "SingingGenerate"),
         exporter="svs.SVSExporter",
         gives="speech",
+        audio="",
         evaluator="synthesis.SynthesisEvaluator",
         vocoder=True,
     ),
@@ -151,7 +160,15 @@ _ROWS = (
             Door("enh_inference_streaming", "enh_streaming", "SeparateSpeechStreaming"),
         ),
         gives="speech",
+        audio="speech_mix",
         evaluator="separation.SeparationEvaluator",
+    ),
+    Task(
+        "enh_asr",
+        Door("asr_inference", "asr", options=_JOINT),
+        exporter="enh_asr.EnhASRExporter",
+        others=(Door("enh_inference", "enh", "SeparateSpeech", options=_JOINT),),
+        packed="enh_s2t_",
     ),
 )
 
@@ -183,7 +200,8 @@ def door_of(bundle: Bundle) -> Door:
 
 
 def _called(command: str) -> tuple[Task, Door]:
-    doors = {door.command: (row, door) for row in _ROWS for door in row.doors}
+    # The first row that has a command; others need options with it.
+    doors = {door.command: (row, door) for row in _ROWS[::-1] for door in row.doors}
     if command not in doors:
         raise PluginError(f"'{command}' is not one of {', '.join(doors)}")
     return doors[command]
@@ -209,5 +227,9 @@ def open_model(bundle: Bundle, command: str | None = None, **options: Any) -> An
     Args:
         command: whose class decodes; default: that of :func:`door_of`.
     """
-    door = door_of(bundle) if command is None else door_called(command)
-    return door.load()(bundle, **options)
+    if command is None:
+        door = door_of(bundle)
+    else:
+        own = (door for door in task_of(bundle).doors if door.command == command)
+        door = next(own, door_called(command))
+    return door.load()(bundle, **{**options, **door.options})

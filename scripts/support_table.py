@@ -24,6 +24,10 @@ ROLES = (
     "transducer_decoder",
     "lm",
     "tts",
+    "svs",
+    "separator",
+    "extractor",
+    "diffusion_model",
     "vocoder",
     "feats_extract",
 )

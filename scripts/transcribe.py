@@ -37,7 +37,7 @@ from espnet_onnx_plugin.bin._parser import (
 from espnet_onnx_plugin.bundle import Bundle, ChunkStream, Speech, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.packages import import_package
-from espnet_onnx_plugin.runtime.io.audio import READERS
+from espnet_onnx_plugin.runtime.io.audio import READERS, find_audio
 from espnet_onnx_plugin.runtime.io.speech import check_rate
 from espnet_onnx_plugin.runtime.recognition.endpoint import Endpointing
 from espnet_onnx_plugin.runtime.recognition.heard import Partial, Utterance
@@ -46,9 +46,6 @@ from espnet_onnx_plugin.tasks import open_model, task_of
 
 #: Seconds of audio that are recognized at a time.
 PIECE = 0.1
-
-#: Files that a directory is searched for.
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
 def get_parser() -> ArgumentParser:
@@ -128,24 +125,6 @@ def _text(result: Any) -> str:
     return " ".join(result.token) if result.text is None else result.text
 
 
-def find_files(inputs: Sequence[str]) -> list[Path]:
-    """The audio files that are named, and those in the directories that are.
-
-    Raises:
-        PluginError: if there is none.
-    """
-    files: list[Path] = []
-    for path in map(Path, inputs):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise PluginError(f"{path} holds no audio ({', '.join(SUFFIXES)})")
-            files += inside
-        else:
-            files.append(path)
-    return files
-
-
 def from_file(path: Path, speech: Speech) -> np.ndarray:
     """Samples of a file, at the model's rate."""
     audio = READERS["sound"](str(path))
@@ -205,7 +184,7 @@ def transcribe(args: argparse.Namespace) -> None:
         source = from_microphone(rate) if args.microphone else from_stdin(rate)
         follow(stream, "microphone" if args.microphone else "-", source, display)
         return
-    for path in find_files(args.inputs):
+    for path in find_audio(args.inputs):
         samples, size = from_file(path, model.speech), round(PIECE * rate)
         pieces = (samples[i : i + size] for i in range(0, len(samples), size))
         follow(stream, str(path), pieces, display)
@@ -232,7 +211,7 @@ def whole_files(
     model = open_model(bundle, **options)
     if bundle.manifest.speech is None or bundle.manifest.speakers is not None:
         raise PluginError(f"{bundle.path} does not recognize the speech of one speaker")
-    for path in find_files(inputs):
+    for path in find_audio(inputs):
         results = model(from_file(path, bundle.manifest.speech))
         results = results[0] if isinstance(results, tuple) else results
         text = results[0][0] if results else ""

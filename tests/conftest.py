@@ -252,7 +252,7 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     model = build(task, config)
     for layer, module in model.named_modules():
         if layer.endswith("duration_predictor.linear"):
-            module.bias.data += 1  # or most last no time
+            module.bias.data += 1.5  # or most last no time
         if layer.endswith("duration_predictor.proj"):  # in seconds, or most last many
             module.weight.data *= 0.01
             module.bias.data.fill_(0.005)
@@ -305,6 +305,35 @@ def save_enh(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
 
     config = enh_config(arch, name, **choices)
     return save(build(EnhancementTask, config), config, root, "model.pth")
+
+
+def enh_asr_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
+    """Training configuration of task enh_s2t: enhancement, then recognition.
+
+    Args:
+        arch, name: of the separator, as of :func:`enh_config`.
+        choices: other keys.
+    """
+    from espnet2.tasks.enh_s2t import EnhS2TTask
+
+    config = dict(EnhS2TTask.get_default_config())
+    for prefix, part in (("enh_", enh_config(arch, name)), ("asr_", asr_config())):
+        for key, value in part.items():
+            key = key if f"{prefix}{key}" not in config else f"{prefix}{key}"
+            if key in config:
+                config[key] = value
+    config.update(model_conf=dict(calc_enh_loss=False), **choices)
+    return config
+
+
+def save_enh_asr(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:
+    """A model of :func:`enh_asr_config` with random weights, see :func:`save`."""
+    from espnet2.tasks.enh_s2t import EnhS2TTask
+
+    config = enh_asr_config(arch, name, **choices)
+    model = build(EnhS2TTask, config)
+    sharpen(model.s2t_model)
+    return save(model, config, root, "model.pth")
 
 
 def build_asr(config: dict[str, Any], seed: int = 0):

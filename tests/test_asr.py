@@ -430,7 +430,8 @@ def test_other_bad_input_is_named(capsys, tiny, tmp_path):
     (tmp_path / "keys").write_text("utt77\n")
     assert "'utt77' is not in" in line("--key_file", tmp_path / "keys")
     assert "larger than the vocabulary" in line("--beam_size", 1000)
-    assert "--enh_s2t_task True is not supported" in line("--enh_s2t_task", "true")
+    joint = line("--enh_s2t_task", "true")
+    assert "task 'asr', Speech2Text with enh_s2t_task True takes enh_asr" in joint
     assert "ctc_weight" in line("--ctc_weight", 1.5)
     (tmp_path / "c.yaml").write_text("beam_sise: 3\n")
     assert "unknown option 'beam_sise'" in line("--config", tmp_path / "c.yaml", code=2)

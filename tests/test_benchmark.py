@@ -139,6 +139,29 @@ def test_smoke_of_speech(monkeypatch, tmp_path):
 
 
 @pytest.mark.more
+def test_smoke_of_enhancement(monkeypatch, tmp_path):
+    """Bundles and PyTorch make the same waveforms, and the tables say how near."""
+    module = load(monkeypatch)
+    config = ["--config", str(CONF / "smoke_enh.yaml")]
+    module.main([*config, "--output_dir", str(tmp_path)])
+    (outcome,) = outcomes(tmp_path)
+    pytorch, fp32, optimized, int8 = outcome.measurements
+    assert [m.audio_seconds for m in outcome.measurements] == [0.5] * 4
+    assert pytorch.distance is None
+    for m in (fp32, optimized):
+        assert m.distance.difference < 1e-3 and m.distance.si_snr > 60
+    assert int8.distance.si_snr > 10
+    wave = np.load(tmp_path / "log" / "0.5_s_1_thread" / "fp32_0.npy")
+    assert wave.shape == (2, 4000) and wave.std() > 0
+    for m in outcome.measurements:
+        for (separation,) in m.runs:
+            assert sum(separation.parts.values()) == pytest.approx(separation.seconds)
+            assert separation.parts["separator"] > 0
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| difference | SI-SNR dB |" in page
+
+
+@pytest.mark.more
 def test_smoke_of_streams(monkeypatch, tmp_path):
     """Bundle and PyTorch recognize the same, alone and together, parts late or not."""
     module = load(monkeypatch)

@@ -9,7 +9,6 @@ import pytest
 import soundfile
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report.listening import write_page
 
 RATE = 16000
@@ -50,13 +49,10 @@ def figures(page):
 
 
 def test_page(tmp_path, systems):
-    measures = {
-        "int8": {"a": Measures(1.234, 0.0567), 'b/"1"': Measures(2.0, None)},
-        "fp32 <&>": {"a": Measures(0.0, 0.0)},
-    }
+    said = {"int8": {"a": "MCD < 1 dB", 'b/"1"': "MCD —"}, "fp32 <&>": {"a": "same"}}
     directory = tmp_path / "results/listening"
     directory.parent.mkdir()
-    page = write_page(directory, "T & <U>", TEXTS, systems, measures, utterances=2)
+    page = write_page(directory, "T & <U>", TEXTS, systems, said, utterances=2)
     assert "<title>T &amp; &lt;U&gt;</title>" in page.read_text()
 
     # It is complete wherever it is copied to.
@@ -78,15 +74,19 @@ def test_page(tmp_path, systems):
             assert files[0].read_bytes() == systems[name][key].read_bytes()
             assert files[1].read_bytes().startswith(b"\x89PNG")
             used.update(files)
-        assert captions[2][1:] == [
-            {"a": "MCD 1.23 dB, log-F0 RMSE 0.057"}.get(
-                key, "MCD 2.00 dB, log-F0 RMSE —"
-            )
-        ]
-        assert len(captions[0]) == 1  # the reference has no measure
+        assert captions[2][1:] == [said["int8"][key]]
+        assert len(captions[0]) == 1  # nothing is said of the reference
     assert len(used) == 1 + 2 * 2 * len(SYSTEMS)
     assert set(page.parent.iterdir()) == used
     assert list(copy.iterdir()) == [page.parent]
+
+
+def test_sounds_without_text_and_with_several_channels(tmp_path, systems):
+    wave = np.stack([np.sin(np.arange(4000) / 9), np.zeros(4000)], axis=1)
+    soundfile.write(tmp_path / "two.wav", wave, RATE)
+    both = {**systems, "mixture": {"a": tmp_path / "two.wav"}}
+    page = write_page(tmp_path / "listening", "T", {"a": ""}, both)
+    assert "<p>" not in page.read_text() and page.read_text().count("<audio") == 4
 
 
 def test_a_page_is_replaced_whole_or_not_at_all(tmp_path, systems):

@@ -34,6 +34,10 @@ RUN_BY = {
         "tests/test_tts.py",
         "bin.tts_inference",
     ),
+    "python -m espnet_onnx_plugin.bin.svs_inference": (
+        "tests/test_svs.py",
+        "svs_inference.main(",
+    ),
     "scripts/setup_env.sh export,optimize,report && . .venv/bin/activate": (
         ".ci/run",
         "step scripts/setup_env.sh export,optimize,report",

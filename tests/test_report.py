@@ -12,12 +12,12 @@ from espnet_onnx_plugin.report import plots
 from espnet_onnx_plugin.report.bleu import read_bleu
 from espnet_onnx_plugin.report.counts import STAND_IN, read_result
 from espnet_onnx_plugin.report.decodes import compare
+from espnet_onnx_plugin.report.figures import to_csv
 from espnet_onnx_plugin.report.notes import notes
 from espnet_onnx_plugin.report.results import Result, System
 from espnet_onnx_plugin.report.tables import (
     latex_escape,
     markdown_escape,
-    to_csv,
     to_latex,
     to_markdown,
     write_atomically,

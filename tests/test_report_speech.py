@@ -20,8 +20,9 @@ from espnet_onnx_plugin.evaluate.asr_scoring import (
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report import speech
+from espnet_onnx_plugin.report.figures import to_csv
 from espnet_onnx_plugin.report.results import System
-from espnet_onnx_plugin.report.tables import to_csv, to_markdown
+from espnet_onnx_plugin.report.tables import to_markdown
 from espnet_onnx_plugin.report.timing import TIMING
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError

@@ -11,7 +11,7 @@ from recipes import ROOT, assert_refused, run
 
 
 @pytest.mark.skipif("ESPNET_ROOT" not in os.environ, reason="ESPNET_ROOT is not set")
-@pytest.mark.parametrize("name", ["asr", "st", "slu", "s2t", "tts"])
+@pytest.mark.parametrize("name", ["asr", "st", "slu", "s2t", "tts", "enh"])
 def test_espnets_own_driver(tmp_path, monkeypatch, name):
     templates = Path(os.environ["ESPNET_ROOT"]).resolve() / "egs2/TEMPLATE"
     recipe = tmp_path / "egs2/corpus" / f"{name}1"

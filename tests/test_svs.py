@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import RATE, configurations, save_svs
+from conftest import RATE, configurations, run_readme, save_svs
 from sweeping.build import randomize
 
 from espnet_onnx_plugin.bin import export, optimize, quantize, svs_inference
@@ -24,6 +24,7 @@ from espnet_onnx_plugin.export.layers.draws import dropouts_are_of_mkl
 from espnet_onnx_plugin.export.parity.synthesis import compare_outputs
 from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
 from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.svs import SingingGenerate, tokens_by_frame
 from espnet_onnx_plugin.runtime.synthesis.score import (
     SLUR,
@@ -91,15 +92,21 @@ def inputs(bundle, **others):
     return {"text": song(), **given, **others}
 
 
-def sing(ours, theirs, given, seed=0, **call):
+def as_espnets(given):
+    """Arguments of ESPnet's class, which takes tuples, and tokens as a tensor."""
+    text = {name: tuple(value) for name, value in given["text"].items()}
+    given = {**given, "text": text}
+    if "discrete_token" in given:
+        given["discrete_token"] = torch.from_numpy(given["discrete_token"])
+    return given
+
+
+def sing(ours, theirs, given, seed=0):
     """Outputs of both for a song, with the same draws; ESPnet's are tensors."""
     ours.noise = Noise(seed, mkl=dropouts_are_of_mkl())
-    made = ours(**given, **call)
+    made = ours(**given)
     torch.manual_seed(seed)
-    given = {**given, "text": {k: tuple(v) for k, v in given["text"].items()}}
-    if isinstance(given["text"].get("text"), tuple):
-        given["text"]["text"] = " ".join(given["text"]["text"])
-    return made, theirs(**given, **call)
+    return made, theirs(**as_espnets(given))
 
 
 def agree(made, reference):
@@ -149,12 +156,9 @@ def test_teacher_forcing_is_espnets(arch, name, exported):
     files, bundle = exported(f"{arch}/{name}")
     ours, theirs = SingingGenerate(bundle, **FORCED), espnet(files, **FORCED)
     given = inputs(bundle)
-    messages = set()
-    for model in (ours, theirs):
-        with pytest.raises(RuntimeError) as e:
-            sing(model, model, given)
-        messages.add(str(e.value))
-    assert messages == {"missing required argument: 'singing'"}
+    for model, arguments in ((ours, given), (theirs, as_espnets(given))):
+        with pytest.raises(RuntimeError, match="^missing required argument: 'singing"):
+            model(**arguments)
     given["singing"] = singing()
     made, reference = sing(ours, theirs, given)
     agree(made, reference)
@@ -354,9 +358,9 @@ def test_what_a_model_cannot_take_is_refused(exported):
     with pytest.raises(RuntimeError, match="Missing required argument: 'slur'"):
         ours(**{**numbers, "slur": None})
     del given["sids"]
-    for model in (ours, espnet(files)):
+    for model, arguments in ((ours, given), (espnet(files), as_espnets(given))):
         with pytest.raises(RuntimeError, match="Missing required argument: 'sids'"):
-            sing(model, model, given)
+            model(**arguments)
     naive = SingingGenerate(exported("naive_rnn/add")[1])
     none = dict(numbers, duration_phn=0 * numbers["duration_phn"])
     with pytest.raises(PluginError, match="duration_phn is 0 frames in all"):
@@ -416,7 +420,7 @@ def test_an_option_that_cannot_be_met_is_refused(options, message, exported):
 
 
 def test_teacher_forcing_that_espnet_cannot_do_is_refused(tmp_path):
-    energy = dict(fs=RATE, n_fft=64, hop_length=8)
+    energy = dict(fs=RATE, n_fft=64, hop_length=8, use_token_averaged_energy=False)
     choices = dict(energy_extract="energy", energy_extract_conf=energy)
     files = save_svs("naive_rnn", "add", tmp_path, **choices)
     checkpoints = Checkpoints(files["config"], files["file"])
@@ -424,8 +428,7 @@ def test_teacher_forcing_that_espnet_cannot_do_is_refused(tmp_path):
     with pytest.raises(PluginError, match="use_teacher_forcing: .* cannot be taught"):
         SingingGenerate(bundle, **FORCED)
     with pytest.raises(TypeError, match="energy"):
-        theirs = espnet(files, **FORCED)
-        sing(theirs, theirs, inputs(bundle, singing=singing()))
+        espnet(files, **FORCED)(**as_espnets(inputs(bundle, singing=singing())))
 
 
 def write_songs(directory, count=2):
@@ -456,7 +459,7 @@ def write_songs(directory, count=2):
     return [f"--data_path_and_name_and_type={directory}/{kind}" for kind in kinds]
 
 
-def agree_on_files(root, what):
+def agree_on_files(root):
     """Hold the files of our command against those of ESPnet's."""
 
     def tree(name):
@@ -502,7 +505,7 @@ def test_the_command_leaves_espnets_files(what, exported, tmp_path):
     ours = ["--output_dir", str(tmp_path / "ours"), "--model_dir", str(bundle.path)]
     none = ["--vocoder_checkpoint", "none", "--svs_task", "svs"]
     svs_inference.main([*ours, *cmd, *none])
-    names = agree_on_files(tmp_path, what)
+    names = agree_on_files(tmp_path)
     assert {"norm/feats.scp", "denorm/song0.npy", "speech_shape/speech_shape"} <= names
     lines = (tmp_path / "ours/timing.jsonl").read_text().splitlines()
     timings = [json.loads(line) for line in lines]
@@ -528,7 +531,9 @@ VOCODER = dict(
 
 
 @pytest.mark.espnet
-def test_a_vocoder_of_parallel_wavegan_is_espnets(exported, tmp_path, monkeypatch):
+def test_a_vocoder_of_parallel_wavegan_is_espnets_and_quantized(
+    exported, tmp_path, monkeypatch
+):
     import scipy.signal
     from scipy.signal import windows
 
@@ -576,8 +581,19 @@ def test_a_vocoder_of_parallel_wavegan_is_espnets(exported, tmp_path, monkeypatc
     )
     ours = ["--output_dir", str(tmp_path / "ours"), "--model_dir", str(bundle.path)]
     svs_inference.main([*ours, *cmd])
-    names = agree_on_files(tmp_path, "naive_rnn")
+    names = agree_on_files(tmp_path)
     assert {"wav/wav.scp", "wav/song0.wav"} <= names
+
+    # Whether it is says a machine.
+    monkeypatch.setattr(lowering, "is_faster", lambda *_: True)
+    made = ["--model_dir", str(bundle.path), "--output_dir"]
+    quantize.main([*made, str(tmp_path / "int8"), *cmd[:-1], "--max_mcd", "30"])
+    figures = read_bundle(tmp_path / "int8").manifest.checks["quantize"]
+    assert 0 < figures["mcd"] < 30
+    strict = ["--max_mcd", "0", "--max_log_f0_rmse", "0"]
+    quantize.main([*made, str(tmp_path / "strict"), *cmd[:-1], *strict])
+    figures = read_bundle(tmp_path / "strict").manifest.checks["quantize"]
+    assert figures["mcd"] == 0 and figures["kept"]["fp32"]
 
 
 def test_a_song_that_cannot_be_sung_leaves_the_others_alone(exported, tmp_path, capsys):
@@ -644,6 +660,12 @@ def test_scores_and_labels_of_files(tmp_path):
     for line in ("0.1 0.2", "x 0.2 a"):
         with pytest.raises(PluginError, match="^label .* is not start, end and phone"):
             read_label(line)
+
+
+def test_the_readmes_example(exported):
+    bundle = exported("naive_rnn/add")[1]
+    got = run_readme("SingingGenerate", {"BUNDLE": bundle.path})
+    assert got["made"]["feat_gen"].shape[1] == 10 and got["made"]["att_w"] is None
 
 
 def test_a_singer_is_optimized_and_quantized(exported, tmp_path, capsys, monkeypatch):

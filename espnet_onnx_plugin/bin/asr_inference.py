@@ -10,7 +10,6 @@ COMMAND = Inference(
         "dtype",
         "quantize_lm",
         "word_lm_train_config",
-        "enh_s2t_task",
         "quantize_asr_model",
         "partial_ar",
         "prompt_token_file",

@@ -134,7 +134,7 @@ class Enhancing(Inference):
 COMMAND = Enhancing(
     "enh_inference",
     EnhOptions,
-    unsupported=("dtype", "enh_s2t_task"),
+    unsupported=("dtype",),
     without_effect=("seed", *LOADING),
 )
 

@@ -58,15 +58,21 @@ def replaced(module: ModuleType, classes: Mapping[str, type]) -> Iterator[None]:
         vars(module).update(originals)
 
 
-def _heard_seconds(model: Any, audio: Audio) -> float:
-    """Length of the speech that a model is given, before ESPnet pads it."""
+def _heard_seconds(model: Any, audio: Audio, fs: int | None) -> float:
+    """Length of the speech that a model is given, before ESPnet pads it.
+
+    Args:
+        model: ESPnet's class.
+        audio: what it is given.
+        fs: sampling rate that the command was told.
+    """
     import humanfriendly
 
     [args] = [v for k, v in vars(model).items() if k.endswith("_train_args")]
-    if audio.array.ndim == 2 and args.input_size is not None:
+    if audio.array.ndim == 2 and getattr(args, "input_size", None) is not None:
         return len(audio.array) * FEATURE_FRAME_SECONDS
     conf = getattr(args, "frontend_conf", None) or {}
-    rate = audio.rate or humanfriendly.parse_size(str(conf.get("fs", 16000)))
+    rate = audio.rate or fs or humanfriendly.parse_size(str(conf.get("fs", 16000)))
     return len(audio.array) / rate
 
 
@@ -93,11 +99,11 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     module = importlib.import_module(f"espnet2.bin.{command}")
     decoder = door_called(command).name
     torch.set_num_threads(num_threads)
-    spoken = task_called(command).gives == "speech"
+    heard = task_called(command).audio
     data = options["data_path_and_name_and_type"]
     keys = read_keys(options["key_file"] or data[0][0])
-    if not spoken:
-        [source] = [Source(Path(p), kind) for p, name, kind in data if name == "speech"]
+    if heard:
+        [source] = [Source(Path(p), kind) for p, name, kind in data if name == heard]
         entries = source.entries()
     timings: list[dict] = []
     spent = 0.0  # on the parts of the utterance so far, where it is a stream
@@ -132,17 +138,18 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
             def _write(self, made, seconds):
                 """Write down what an utterance took."""
                 memory, key = peak_memory_mb(), keys[len(timings)]
-                if spoken:
-                    length = _spoken_seconds(self, made)
+                if heard:
+                    audio = source.read(key, entries[key])
+                    length = _heard_seconds(self, audio, options.get("fs"))
                 else:
-                    length = _heard_seconds(self, source.read(key, entries[key]))
+                    length = _spoken_seconds(self, made)
                 timing = {
                     "key": key,
                     "audio_seconds": length,
                     "total_seconds": seconds,
                     "peak_memory_mb": memory,
                 }
-                if spoken:
+                if not heard:
                     timing["first_audio_seconds"] = seconds
                 timings.append(timing)
 

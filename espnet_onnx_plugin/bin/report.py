@@ -24,7 +24,8 @@ def get_parser() -> ArgumentParser:
         required=True,
         metavar=("NAME", "DECODE_DIR [MODEL_PATH ...]"),
         help="a system: its name, its decode directory (with one directory for each "
-        "test set) and the files or directories of its model, whose sizes are added",
+        "test set, or with {test_set} for the name of one) and the files or "
+        "directories of its model, whose sizes are added",
     )
     parser.add_argument(
         "--reference",
@@ -60,6 +61,22 @@ def get_parser() -> ArgumentParser:
         default=20,
         help="how many utterances of each test set to measure, spread over it",
     )
+    group = parser.add_argument_group("Enhanced speech")
+    group.add_argument(
+        "--mixture_dir",
+        type=Path,
+        help="directory with one for each test set, of its mixtures (wav.scp) and "
+        "clean speech (spkN.scp); without it the systems do not enhance",
+    )
+    group.add_argument(
+        "--asr_dir",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "DIR"),
+        help="where ESPnet recognized the speech of a system, with a directory for "
+        "each test set",
+    )
     parser.add_argument(
         "--output_dir", type=Path, required=True, help="of RESULTS.* and plots"
     )
@@ -72,8 +89,10 @@ def report(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.evaluate.asr_scoring import AsrScorer
     from espnet_onnx_plugin.report import plots, tables
     from espnet_onnx_plugin.report.decodes import compare
+    from espnet_onnx_plugin.report.enhanced import EnhancedSet, compare_enhanced
+    from espnet_onnx_plugin.report.figures import to_csv
     from espnet_onnx_plugin.report.results import System
-    from espnet_onnx_plugin.report.speech import compare_speech
+    from espnet_onnx_plugin.report.speech import SynthesizedSet, compare_speech
     from espnet_onnx_plugin.runtime.core.device import Device
 
     def system(values: list[str]) -> System:
@@ -85,30 +104,40 @@ def report(args: argparse.Namespace) -> None:
     systems = [system(values) for values in args.system]
     reference = system(args.reference) if args.reference else None
     facts = dict(args.fact)
-    spoken = []
-    if args.data_dir is None:
-        if args.asr_model_dir is not None:
-            raise PluginError("--asr_model_dir needs the texts: --data_dir")
-        results = compare(args.test_sets, systems, reference)
-    else:
+    if args.asr_model_dir is not None and args.data_dir is None:
+        raise PluginError("--asr_model_dir needs the texts: --data_dir")
+    if args.asr_dir and args.mixture_dir is None:
+        raise PluginError("--asr_dir is for enhanced speech: --mixture_dir")
+    heard: Sequence[EnhancedSet] | Sequence[SynthesizedSet] = []
+    if args.mixture_dir is not None:
+        if args.data_dir is not None:
+            raise PluginError("--mixture_dir and --data_dir exclude each other")
+        asr_dirs = {name: Path(path) for name, path in args.asr_dir}
+        heard = compare_enhanced(
+            args.test_sets, systems, reference, args.mixture_dir, asr_dirs
+        )
+    elif args.data_dir is not None:
         transcribe = None
         if args.asr_model_dir is not None:
             transcribe = AsrScorer(args.asr_model_dir, Device()).transcribe_file
             facts["ASR model"] = str(args.asr_model_dir)
-        spoken = compare_speech(
+        heard = compare_speech(
             args.test_sets, systems, reference, args.data_dir, args.num_utts, transcribe
         )
-        results = [row for a_set in spoken for row in a_set.results()]
+    if heard:
+        results = [row for a_set in heard for row in a_set.results()]
+    else:
+        results = compare(args.test_sets, systems, reference)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     plotted, pages = "no plots, they need matplotlib", {}
     if find_spec("matplotlib") is not None:
         names = plots.plot_results(args.output_dir, results)
-        pages = {a_set.name: a_set.write_page(args.output_dir) for a_set in spoken}
+        pages = {a_set.name: a_set.write_page(args.output_dir) for a_set in heard}
         plotted = ", ".join([*names, *pages.values()]) or "no plots"
     for suffix, text in {
         "md": tables.to_markdown(args.title, facts, results, pages),
         "tex": tables.to_latex(args.title, facts, results),
-        "csv": tables.to_csv(results),
+        "csv": to_csv(results),
     }.items():
         tables.write_atomically(args.output_dir / f"RESULTS.{suffix}", text)
     print(f"wrote {args.output_dir}/RESULTS.md, .tex and .csv; {plotted}")

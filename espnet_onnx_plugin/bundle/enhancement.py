@@ -132,8 +132,63 @@ class Beamforming:
     torchaudio: bool = False
 
 
-#: Each has a module of its name in runtime.enhancement.
-Method = Direct | Beamforming
+@dataclass(frozen=True, kw_only=True)
+class KMeans:
+    """Bins of a spectrum are clustered by what a graph makes of each.
+
+    ``embedding`` gives the embeddings of all bins, k-means the clusters, and
+    ``separator`` makes the outputs of the mixture and of masks.
+
+    Attributes:
+        clusters: how many.
+        masks: whether a bin belongs to one cluster, or to each by how alike its
+            embedding and the cluster's centre, an attractor, are.
+    """
+
+    kind: ClassVar[str] = "k_means"
+
+    clusters: int
+    masks: Literal["clusters", "attractors"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftKMeans:
+    """As :class:`KMeans`, but a bin belongs to each cluster by a weight.
+
+    Attributes:
+        clusters: how many.
+        alpha: how hard the borders of clusters are.
+        max_iteration: so many times the centres move, and twice more, at most.
+        threshold: squared distance by which centres move when they have settled.
+    """
+
+    kind: ClassVar[str] = "soft_k_means"
+
+    clusters: int
+    alpha: float
+    max_iteration: int
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Segmental:
+    """Segments one after another, each with a memory of those before.
+
+    The graph ``separator_encoder`` makes features of a mixture and the first memory,
+    ``separator`` runs over a segment, and ``separator_decoder`` reads what that made of
+    all of them.
+
+    Attributes:
+        frames: of a segment; zeros fill the last.
+    """
+
+    kind: ClassVar[str] = "segmental"
+
+    frames: int
+
+
+#: Modules of runtime.enhancement run each.
+Method = Direct | Beamforming | KMeans | SoftKMeans | Segmental
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +226,10 @@ class Enhancement:
         ref_channel: the channel that the model's outputs stand for; -1: the model
             weighs the channels itself.
         min_length: the fewest samples that the model can take.
+        averages: whether the model takes the mean of all channels where the option
+            ``ref_channel`` names none.
+        modes: how many ways of processing the model has, the second of which takes
+            reverberation away; None: categories are nothing to it.
         max_bins: the most frequencies that the model can take, where the transform
             follows the rate of the input and there is a limit.
         method: what lies between analysis and synthesis.
@@ -192,6 +251,8 @@ class Enhancement:
     ref_channel: int
     min_length: int
     method: Method
+    averages: bool = False
+    modes: int | None = None
     max_bins: int | None = None
     analysis: Stft | None = None
     synthesis: Stft | None = None

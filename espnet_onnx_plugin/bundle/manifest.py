@@ -119,6 +119,7 @@ class Speech:
         volume_normalize: peak that ESPnet's preprocessor scales to, or None.
         average_channels: whether several channels are averaged; else the first is
             taken.
+        all_channels: whether the model reads them all, in the place of both.
         frame_shift: samples or frames of the input from one frame of the encoder's
             output to the next; None where it has no CTC or its frames have no time.
         framing: of the frontend; None in bundles of before this was noted.
@@ -130,6 +131,7 @@ class Speech:
     min_length: int
     volume_normalize: float | None = None
     average_channels: bool = False
+    all_channels: bool = False
     frame_shift: float | None = None
     framing: Framing | None = None
 
@@ -287,7 +289,6 @@ class Synthesis:
         speakers, languages: how many ids of each it knows, from 0 on; None where it
             reads none, or in bundles of before this was noted.
         score: what it reads of a score; None where it speaks.
-        token_layers: discrete tokens of a frame, of a model that makes such.
     """
 
     sampling_rate: int | None
@@ -300,7 +301,6 @@ class Synthesis:
     languages: int | None = None
     excitation: Excitation | None = None
     score: ScoreInputs | None = None
-    token_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,8 @@ class Manifest:
         speech: its input; None where it reads no speech.
         transcript: the transcript that the model also reads, or None.
         search: what follows the tokens; None where there are none.
-        enhancement: the waveforms that it makes of a mixture, or None.
+        enhancement: the waveforms that it makes of a mixture, or None. Where it also
+            recognizes speech, these are what the other graphs read.
         stream: how its encoder encodes streams; None: it encodes whole utterances.
         ngram: a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
@@ -389,9 +390,12 @@ class Manifest:
 
     @property
     def speakers(self) -> int | None:
-        """Number of speakers that the encoder tells apart; None: it has no such axis.
+        """Number of speakers that an utterance has results of; None: it has one result.
 
-        Its outputs are (utterances, speakers, ...) then.
+        They are told apart by the enhancement before the encoder, or by the encoder,
+        whose outputs are (utterances, speakers, ...) then.
         """
+        if self.enhancement is not None:
+            return self.enhancement.outputs
         _, *speakers, _, _ = self.graphs["encoder"].outputs["encoder_out"].axes
         return int(speakers[0]) if speakers else None

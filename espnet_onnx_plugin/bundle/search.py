@@ -224,12 +224,14 @@ class Durations(_Features):
     Attributes:
         rounding: of durations that a speed changes.
         pitch, energy: of teacher forcing, where it reads them.
+        token_layers: discrete tokens of a frame, of a model that makes such.
     """
 
     kind: ClassVar[str] = "durations"
     rounding: Literal["round", "ceil"]
     pitch: Pitch | None = None
     energy: Energy | None = None
+    token_layers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

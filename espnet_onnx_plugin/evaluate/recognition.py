@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Speech
+from espnet_onnx_plugin.bundle import Bundle, Manifest
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.budgets import TokenBudget
 from espnet_onnx_plugin.evaluate.data_options import AudioOptions
@@ -55,12 +55,17 @@ SPECIAL = re.compile(r"<[^<>\s]+>")
 Utterance = tuple[str, np.ndarray, dict[str, str]]
 
 
-def noise(speech: Speech) -> Iterator[Utterance]:
+def noise(manifest: Manifest) -> Iterator[Utterance]:
     """Utterances for a check without audio, as :func:`usable` gives real ones."""
     random = np.random.default_rng(0)
+    speech, mixture = manifest.speech, manifest.enhancement
+    shortest = speech.min_length
+    frame = [speech.feature_dim] if speech.feature_dim else []
+    if mixture is not None:
+        shortest = max(shortest, mixture.min_length)
+        frame = [] if mixture.channels == 1 else [mixture.channels or 2]
     for factor in (3, 7, 20):
-        shape = [speech.min_length * factor]
-        shape += [speech.feature_dim] if speech.feature_dim else []
+        shape = [shortest * factor, *frame]
         yield f"noise {shape}", random.standard_normal(shape) * 0.1, {}
 
 
@@ -121,8 +126,9 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
 
     def utterances(self, model: Bundle) -> Iterator[Utterance]:
         """Utterances that the model can take."""
-        speech = model.manifest.speech
-        return noise(speech) if self.source is None else usable(self.source, speech)
+        if self.source is None:
+            return noise(model.manifest)
+        return usable(self.source, model.manifest.speech)
 
     def transcripts(self, model: Bundle) -> Sequence[Mapping[str, str]] | None:
         """Transcripts of each speaker, by utterance.
@@ -148,7 +154,8 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
     def compare(self, reference: Bundle, other: Bundle, device: Device) -> Comparison:
         """Decode with two bundles, and compare each component and the best tokens.
 
-        Both get what the reference's encoder made: each component on its own.
+        Both get what the reference's enhancement and encoder made: each component on
+        its own.
         """
         used: set[str] = set()
         roles = roles_by_file(reference)
@@ -166,6 +173,10 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
             logger.info("comparing on %s", key)
             prepared = [left.prepare(audio, **others)]
             same = True
+            if reference.manifest.enhancement is not None:
+                same = _best(left, audio) == _best(right, audio)
+                made, prepared = (side.enhance(prepared) for side in (right, left))
+                differences.add("enhancement", np.stack(made), np.stack(prepared))
             sides = (side.stages(side.encode(prepared)) for side in (right, left))
             for ours, expected in zip(*sides, strict=True):
                 same &= _compare_stage(ours, expected, reference, differences)

@@ -33,11 +33,12 @@ from espnet_onnx_plugin.evaluate.graphs import (
     difference,
     not_among,
 )
-from espnet_onnx_plugin.evaluate.recorder import InputRecorder
+from espnet_onnx_plugin.evaluate.recorder import CALIBRATED, InputRecorder
 from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.enhancement.engine import enhancement_of
+from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
+from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of
 from espnet_onnx_plugin.runtime.enhancement.inputs import Mixtures, made_up
 from espnet_onnx_plugin.runtime.enhancement.segments import best_order, si_snr
 from espnet_onnx_plugin.runtime.io.data import Source
@@ -51,6 +52,9 @@ RATE = 16000
 
 #: Names of the clean speech of each speaker, as ESPnet's training data have them.
 REFERENCE = "speech_ref"
+
+#: Command that separates streams.
+STREAMING = "enh_inference_streaming"
 
 #: Waveforms (speakers, samples).
 Waves = np.ndarray
@@ -204,11 +208,14 @@ class SeparationEvaluator(Evaluator[SeparationBudget]):
         graphs = GraphPairs(reference, other, device)
         watched = replace(device, watch=graphs.watch)
         left, right = open_on(watched, reference), open_on(device, other)
+        streamed = _open_streams(watched, reference)
         count = identical = 0
         for key, heard in self.mixtures(reference):
             logger.info("comparing on %s", key)
             graphs.calls.clear()
             expected, made = (np.stack(m(**heard.arguments)) for m in (left, right))
+            if streamed is not None:
+                streamed.simulate(heard.arguments["speech_mix"])
             count += 1
             identical += difference(made, expected) <= WAVEFORM_TOLERANCE
         left_out = not_among(reference, graphs.differences)
@@ -220,7 +227,9 @@ class SeparationEvaluator(Evaluator[SeparationBudget]):
         heard = dict(self.mixtures(model))
         recorder = InputRecorder(model)
         watched = replace(device, watch=recorder.record)
-        made = _separate(open_on(watched, model, **options), heard, recorder)
+        streamed = _open_streams(watched, model)
+        opened = open_on(watched, model, **options)
+        made = _separate(opened, heard, recorder, streamed)
         baseline = SeparationBaseline(
             model=model,
             device=device,
@@ -297,15 +306,31 @@ class SeparationBaseline(Baseline[SeparationBudget]):
         return Scores(float(np.mean(ratios)), float(np.mean(intelligible)))
 
 
+def _open_streams(device: Device, bundle: Bundle) -> SeparateSpeechStreaming | None:
+    """What separates streams, whose graph runs nowhere else; None where it cannot."""
+    if enhancement_of(bundle.manifest).stream is None:
+        return None
+    model: SeparateSpeechStreaming = open_on(device, bundle, command=STREAMING)
+    return model
+
+
 def _separate(
-    model: Any, heard: Mapping[str, Heard], recorder: InputRecorder | None = None
+    model: Any,
+    heard: Mapping[str, Heard],
+    recorder: InputRecorder | None = None,
+    streamed: SeparateSpeechStreaming | None = None,
 ) -> dict[str, Waves]:
-    """Separate mixtures, and record what the graphs are fed."""
+    """Separate mixtures, and record what the graphs are fed.
+
+    That of streams is fed with the first ones that are recorded.
+    """
     made: dict[str, Waves] = {}
     start = time.monotonic()
     for key in progress(heard, len(heard)):
         made[key] = np.concatenate(model(**heard[key].arguments))
         if recorder is not None:
+            if streamed is not None and len(made) <= CALIBRATED:
+                streamed.simulate(heard[key].arguments["speech_mix"])
             recorder.next_utterance()
     logger.info("separated %d mixtures in %.0f s", len(made), time.monotonic() - start)
     return made

@@ -125,8 +125,12 @@ def wav_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def read_wav(path: Path) -> tuple[np.ndarray, int]:
+def read_wav(path: Path, channel: int | None = None) -> tuple[np.ndarray, int]:
     """Return the samples, (samples,) int16, and their rate.
+
+    Args:
+        path: Of the file.
+        channel: The one to take of several; None: there must not be several.
 
     Raises:
         PluginError: If it cannot be read, or has several channels.
@@ -137,6 +141,8 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
         wave, rate = soundfile.read(str(path), dtype="int16")
     except (RuntimeError, OSError) as error:
         raise PluginError(f"cannot read audio file {path}: {error}") from error
+    if wave.ndim > 1 and channel is not None:
+        wave = wave[:, channel]
     if wave.ndim > 1:
         raise PluginError(f"{path} has {wave.shape[1]} channels, speech has one")
     return wave, rate

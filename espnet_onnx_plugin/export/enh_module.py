@@ -132,6 +132,8 @@ class EnhModule(GraphModule):
         channels: how many it takes; 1: no axis of channels, None: any number.
     """
 
+    sizes = dict(samples=2111, frames=53, channels=3)
+
     def __init__(
         self, separator: torch.nn.Module, ends: Ends, channels: int | None = 1
     ):
@@ -139,7 +141,6 @@ class EnhModule(GraphModule):
         self.separator, self.ends = separator, ends
         self.inputs = ends.inputs(channels)
         self.outputs = ends.outputs(separator.num_spk)
-        self.sizes = dict(samples=2111, frames=53, channels=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         features, lengths = self.ends.features(x)
@@ -159,7 +160,8 @@ class EnhModules:
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
         stream: how they work through a stream; None: they cannot.
-        max_bins: see :class:`~espnet_onnx_plugin.bundle.Enhancement`.
+        averages, modes, max_bins: see
+            :class:`~espnet_onnx_plugin.bundle.Enhancement`.
     """
 
     modules: Mapping[str, GraphModule]
@@ -168,6 +170,8 @@ class EnhModules:
     method: Method = Direct()
     min_length: int = 1
     stream: FrameStream | None = None
+    averages: bool = False
+    modes: int | None = None
     max_bins: int | None = None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,6 +17,7 @@ from espnet_onnx_plugin.bundle import State, Tensor
 from espnet_onnx_plugin.bundle.enhancement import FrameStream
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
 from espnet_onnx_plugin.export.graph import GraphModule
+from espnet_onnx_plugin.export.layers.separation import magnitude
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,43 @@ class SeparatorStep(torch.nn.Module):
             Features of each speaker, and the next states.
         """
         raise NotImplementedError
+
+
+class Masks(Protocol):
+    """A separator of masks that goes on behind the frames before."""
+
+    def step(
+        self, x: torch.Tensor, states: Sequence[torch.Tensor]
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Masks of the next frames (frames, size), and the next states."""
+
+    def masked(self, features: Any, masks: Sequence[torch.Tensor]) -> list[Any]:
+        """See :class:`.MaskSeparator`."""
+
+
+class MaskStep(SeparatorStep):
+    """A step of a :class:`.MaskSeparator`.
+
+    Args:
+        separator: a module.
+        states: by name.
+        segment: see :class:`SeparatorStep`.
+    """
+
+    def __init__(
+        self,
+        separator: Masks,
+        states: Mapping[str, State],
+        segment: int | None = None,
+    ):
+        super().__init__()
+        self.separator, self.states, self.segment = separator, states, segment
+
+    def forward(
+        self, features: Any, states: Sequence[torch.Tensor]
+    ) -> tuple[Sequence[Any], Sequence[torch.Tensor]]:
+        masks, after = self.separator.step(magnitude(features)[0], states)
+        return self.separator.masked(features, masks), after
 
 
 class StepModule(GraphModule):
@@ -117,6 +155,12 @@ def streamed(whole: EnhModules, step: SeparatorStep) -> EnhModules:
     )
 
 
+def without_stream(whole: EnhModules) -> EnhModules:
+    """A model for whole mixtures alone."""
+    modules = {role: m for role, m in whole.modules.items() if role != STEP}
+    return dataclasses.replace(whole, modules=modules, stream=None)
+
+
 def _outputs(whole: EnhModules) -> int:
     """How many waveforms the model gives."""
     [tensor] = whole.modules["separator"].outputs.values()
@@ -136,8 +180,8 @@ def _framing(ends: Ends) -> FrameStream | str:
         framing = FrameStream(frame_size=size, hop_length=hop)
     elif analysis is None or analysis != synthesis:
         return "its encoder and decoder have other frames"
-    elif analysis.window is None or analysis.n_fft % 2:
-        return "ESPnet's frames need a window and an even n_fft"
+    elif analysis.window is None or analysis.n_fft % 2 or not analysis.onesided:
+        return "ESPnet's frames need a window, an even n_fft and onesided spectra"
     else:
         size = analysis.win_length
         centered = analysis.center and size % 2 == 0

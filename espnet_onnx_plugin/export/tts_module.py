@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from typing import Literal
 
 from espnet_onnx_plugin.bundle import Excitation
 from espnet_onnx_plugin.bundle.search import Features

@@ -98,7 +98,7 @@ class _Decode:
 
     @classmethod
     def read(cls, system: System, test_set: str) -> _Decode:
-        directory = system.decode_dir / test_set
+        directory = system.directory(test_set)
         errors, scorers = {}, set()
         for error_type, score_dir in SCORES.items():
             path = directory / score_dir / "result.txt"

@@ -1,4 +1,4 @@
-"""A page to listen to synthesized speech, the systems side by side.
+"""A page to listen to what systems made, side by side.
 
 The page and its files lie in one directory and refer to one another by relative links,
 so that a copy of the directory, or of one that holds it, is complete.
@@ -13,9 +13,8 @@ from html import escape
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.speech_quality import Measures, read_wav
+from espnet_onnx_plugin.evaluate.speech_quality import read_wav
 from espnet_onnx_plugin.report.plots import plot_spectrogram
-from espnet_onnx_plugin.report.tables import MISSING
 
 PAGE = "index.html"
 UTTERANCES = 5
@@ -42,18 +41,18 @@ def write_page(
     title: str,
     texts: Mapping[str, str],
     systems: Mapping[str, Mapping[str, Path]],
-    measures: Mapping[str, Mapping[str, Measures]] | None = None,
+    captions: Mapping[str, Mapping[str, str]] | None = None,
     utterances: int = UTTERANCES,
 ) -> Path:
-    """Write a page with what each system made of the first utterances' texts.
+    """Write a page with what each system made of the first utterances.
 
     Args:
         directory: Of the page and its files; one that is there is replaced.
         title: Of the page.
-        texts: By utterance.
+        texts: By utterance; an empty one is not shown.
         systems: Files by utterance, by the system's name.
-        measures: Distances to the reference by utterance, by the system's name; the
-            reference has none.
+        captions: What is to be said of them, by utterance, by the system's name; some
+            may have none.
         utterances: How many to show at most.
 
     Returns:
@@ -69,13 +68,13 @@ def write_page(
         aside = Path(temporary) / directory.name
         aside.mkdir()
         for number, key in enumerate(list(texts)[:utterances], 1):
-            lines += [f"<h2>{escape(key)}</h2>", f"<p>{escape(texts[key])}</p>"]
+            lines.append(f"<h2>{escape(key)}</h2>")
+            if texts[key]:
+                lines.append(f"<p>{escape(texts[key])}</p>")
             lines.append('<div class="systems">')
             files = {name: _file(name, wavs, key) for name, wavs in systems.items()}
-            measured = {
-                name: (measures or {}).get(name, {}).get(key) for name in systems
-            }
-            lines += _figures(aside, str(number), files, measured)
+            said = {name: (captions or {}).get(name, {}).get(key) for name in systems}
+            lines += _figures(aside, str(number), files, said)
             lines.append("</div>")
         lines += ["</body>", "</html>", ""]
         (aside / PAGE).write_text("\n".join(lines), encoding="utf-8")
@@ -94,14 +93,14 @@ def _figures(
     directory: Path,
     prefix: str,
     files: Mapping[str, Path],
-    measures: Mapping[str, Measures | None],
+    captions: Mapping[str, str | None],
 ) -> list[str]:
     """Write one utterance's files; their names are numbers, for names can be anything.
 
     Returns:
         Lines of HTML.
     """
-    waves = {name: read_wav(path) for name, path in files.items()}
+    waves = {name: read_wav(path, channel=0) for name, path in files.items()}
     seconds = max(len(wave) / rate for wave, rate in waves.values())
     lines = []
     for number, (name, (wave, rate)) in enumerate(waves.items(), 1):
@@ -110,8 +109,8 @@ def _figures(
         shutil.copyfile(files[name], directory / audio)
         plot_spectrogram(directory / image, wave, rate, seconds)
         caption = escape(name)
-        if measures[name] is not None:
-            caption += f"<br>{_describe(measures[name])}"
+        if captions[name] is not None:
+            caption += f"<br>{escape(captions[name])}"
         lines += [
             "<figure>",
             f"<figcaption>{caption}</figcaption>",
@@ -120,11 +119,3 @@ def _figures(
             "</figure>",
         ]
     return lines
-
-
-def _describe(measures: Measures) -> str:
-    mcd, rmse = measures.mcd, measures.log_f0_rmse
-    return (
-        f"MCD {MISSING if mcd is None else f'{mcd:.2f} dB'}, "
-        f"log-F0 RMSE {MISSING if rmse is None else f'{rmse:.3f}'}"
-    )

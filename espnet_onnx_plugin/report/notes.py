@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from espnet_onnx_plugin.report.results import TIE, Result, compared_with
+from espnet_onnx_plugin.report.results import (
+    TIE,
+    Result,
+    agrees_with,
+    compared_with,
+    scored,
+)
 from espnet_onnx_plugin.runtime.core.arithmetic import WIDE
 
 # Layers kept in higher precision that are named; the manifest names all.
@@ -34,6 +40,17 @@ def notes(results: list[Result]) -> Iterator[str]:
         yield (
             "Identical: share of utterances with the same token_int as PyTorch's. "
             f"Ties: others that score as PyTorch's, to {TIE:g}."
+        )
+    if scored(results):
+        yield (
+            "Scores are means over utterances and speakers, by ESPnet's own scoring "
+            "stage, against clean speech; STOI in percent."
+        )
+    for other in agrees_with(results):
+        yield (
+            f"SNR to {other}: energy of its waveforms over that of the difference from "
+            "them, as written into the files, over all utterances and speakers. inf: "
+            "no sample differs; 40 dB: the difference is 1 % of the amplitude."
         )
     if any(r.measured for r in results):
         sets = dict.fromkeys(f"{r.test_set} {r.measured}" for r in results)
@@ -133,6 +150,7 @@ def _quantization(figures: Mapping[str, Any]) -> str:
                 f"log-F0 RMSE to fp32 {figures['log_f0_rmse']:.3f} (budget "
                 f"{budget['max_log_f0_rmse']:.3f})"
             )
+        parts += _enhanced(figures)
         if len(parts) == 1:
             parts.append("none of them long enough to be measured")
     kept = [
@@ -151,3 +169,23 @@ def _quantization(figures: Mapping[str, Any]) -> str:
             f"({figures['speed_ratio']:.2f}x)"
         )
     return "; ".join(parts) + "."
+
+
+def _enhanced(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how enhanced speech of a quantized model stands to its budget."""
+    budget = figures["budget"]
+    if "si_snr" in figures:
+        yield (
+            f"SI-SNR {figures['si_snr_fp32']:.2f} dB in fp32, {figures['si_snr']:.2f} "
+            f"dB here (budget {-budget['max_si_snr_decrease']:+.2f})"
+        )
+        yield (
+            f"STOI {100 * figures['stoi_fp32']:.2f} % in fp32, "
+            f"{100 * figures['stoi']:.2f} % here (budget "
+            f"{-100 * budget['max_stoi_decrease']:+.2f})"
+        )
+    elif "agreement" in figures:
+        yield (
+            f"SI-SNR to fp32 {figures['agreement']:.1f} dB (budget at least "
+            f"{budget['min_agreement']:.1f})"
+        )

@@ -76,6 +76,7 @@ def _plot_by_rtf(output_dir: Path, results: Sequence[Result]) -> list[str]:
         f"{error_type.lower()}_by_rtf.png": (f"{error_type} %", _rate_of(error_type))
         for error_type in ERROR_TYPES
     }
+    plots["si_snr_by_rtf.png"] = ("SI-SNR dB", _si_snr)
     for other in compared_with(results):
         plots[f"mcd_to_{other.lower()}_by_rtf.png"] = (
             f"MCD to {other}, dB",
@@ -120,6 +121,10 @@ def _bleu_of(name: str) -> Callable[[Result], float | None]:
 
 def _rate_of(error_type: str) -> Callable[[Result], float | None]:
     return lambda r: r.errors[error_type].rate if error_type in r.errors else None
+
+
+def _si_snr(result: Result) -> float | None:
+    return result.enhanced.scores.get("si_snr") if result.enhanced else None
 
 
 def _mcd(other: str) -> Callable[[Result], float | None]:

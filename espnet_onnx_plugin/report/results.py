@@ -22,8 +22,29 @@ ERROR_TYPES = ("WER", "CER", "TER")
 # BLEU by name: with case and punctuation, which recipes with "tgt_case tc" have, and
 # without.
 BLEU_TYPES = ("BLEU", "BLEU lc.rm")
+# Scores of enhanced speech, by their name in the files of ESPnet's scoring stage: what
+# the tables call them. STOI is in percent there.
+SPEECH_SCORES = {
+    "si_snr": "SI-SNR dB",
+    "sdr": "SDR dB",
+    "sir": "SIR dB",
+    "sar": "SAR dB",
+    "stoi": "STOI %",
+    "estoi": "ESTOI %",
+    "pesq": "PESQ",
+    "pesq_wb": "PESQ-WB",
+    "pesq_nb": "PESQ-NB",
+    "ovrl": "DNSMOS OVRL",
+    "sig": "DNSMOS SIG",
+    "bak": "DNSMOS BAK",
+    "p808_mos": "DNSMOS P.808",
+}
 # Hypotheses whose scores are no further apart are equally good.
 TIE = 1e-3
+
+
+# Stands for the name of a test set.
+TEST_SET = "{test_set}"
 
 
 @dataclass(frozen=True)
@@ -32,13 +53,20 @@ class System:
 
     Attributes:
         name: What the tables call it.
-        decode_dir: Holds one directory for each test set.
+        decode_dir: Holds one directory for each test set; or the directory of a test
+            set, with ``{test_set}`` in the place of its name.
         model_paths: Files and directories that make up the model.
     """
 
     name: str
     decode_dir: Path
     model_paths: tuple[Path, ...] = ()
+
+    def directory(self, test_set: str) -> Path:
+        """Return the decode directory of a test set."""
+        if TEST_SET in str(self.decode_dir):
+            return Path(str(self.decode_dir).replace(TEST_SET, test_set))
+        return self.decode_dir / test_set
 
     @property
     def model_bytes(self) -> int | None:
@@ -55,6 +83,33 @@ class System:
                 manifest = yaml.safe_load((path / MANIFEST).read_text(encoding="utf-8"))
                 return (manifest.get("checks") or {}).get("quantize")
         return None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near waveforms are to another system's, by the signal-to-noise ratio in dB.
+
+    Attributes:
+        other: The other's name.
+        median, worst: Over all utterances and speakers.
+    """
+
+    other: str
+    median: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """Speech of a system that enhances, in figures.
+
+    Attributes:
+        scores: Means over a test set, by ESPnet's names (:data:`SPEECH_SCORES`).
+        agreement: With the reference's waveforms, None where there are none.
+    """
+
+    scores: Mapping[str, float]
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +130,7 @@ class Result:
         ties: Those of the others whose scores are the reference's, to 1e-3.
         measured: Number of the utterances whose synthesized speech was measured.
         distances: How far its waveforms are from others, by the name of those.
+        enhanced: Of a system that enhances.
         timing: Over the sample that was timed, None where none was.
         streams: How the words came, None where nothing was decoded as a stream.
         speed_up: The reference's real-time factor over this system's, None where it was
@@ -95,6 +151,7 @@ class Result:
     ties: int | None = None
     measured: int = 0
     distances: Mapping[str, Measures] = field(default_factory=dict)
+    enhanced: Enhanced | None = None
     timing: Timing | None = None
     streams: Streams | None = None
     speed_up: float | None = None
@@ -105,6 +162,21 @@ class Result:
 def compared_with(results: Iterable[Result]) -> list[str]:
     """Return what speech was measured against."""
     return list(max((r.distances for r in results), key=len, default={}))
+
+
+def agrees_with(results: Iterable[Result]) -> list[str]:
+    """Return the systems whose waveforms those of others were held against."""
+    agreements = [r.enhanced.agreement for r in results if r.enhanced]
+    return list(dict.fromkeys(a.other for a in agreements if a is not None))
+
+
+def scored(results: Iterable[Result]) -> list[str]:
+    """Return the names of the scores of enhanced speech, in the tables' order."""
+    names = {name for r in results if r.enhanced for name in r.enhanced.scores}
+    return [
+        *(n for n in SPEECH_SCORES if n in names),
+        *sorted(names - {*SPEECH_SCORES}),
+    ]
 
 
 def check_same_keys(

@@ -25,6 +25,7 @@ from espnet_onnx_plugin.evaluate.speech_quality import (
 )
 from espnet_onnx_plugin.report.listening import write_page
 from espnet_onnx_plugin.report.results import Result, System, check_same_keys
+from espnet_onnx_plugin.report.tables import MISSING
 from espnet_onnx_plugin.report.timing import (
     TIMING,
     UtteranceTiming,
@@ -69,7 +70,7 @@ class SynthesizedSet:
     def results(self) -> list[Result]:
         """Return a row for each system."""
         timings = {
-            system.name: read_timings(system.decode_dir / self.name / TIMING)
+            system.name: read_timings(system.directory(self.name) / TIMING)
             for system in self.systems
         }
         return [self._result(system, timings) for system in self.systems]
@@ -112,13 +113,21 @@ class SynthesizedSet:
         directory = output_dir / "listening" / self.name
         directory.parent.mkdir(parents=True, exist_ok=True)
         base = self.reference.name if self.reference else RECORDINGS
-        distances = {
-            name: measures[base]
+        captions = {
+            name: {key: _describe(measured) for key, measured in measures[base].items()}
             for name, measures in self.measures.items()
             if base in measures
         }
-        page = write_page(directory, self.name, self.texts, self.wavs, distances)
+        page = write_page(directory, self.name, self.texts, self.wavs, captions)
         return page.relative_to(output_dir).as_posix()
+
+
+def _describe(measures: Measures) -> str:
+    mcd, rmse = measures.mcd, measures.log_f0_rmse
+    return (
+        f"MCD {MISSING if mcd is None else f'{mcd:.2f} dB'}, "
+        f"log-F0 RMSE {MISSING if rmse is None else f'{rmse:.3f}'}"
+    )
 
 
 def compare_speech(
@@ -169,7 +178,7 @@ def _read(
     num_utts: int,
 ) -> SynthesizedSet:
     wavs = {}
-    directories = {system.name: system.decode_dir / name for system in systems}
+    directories = {system.name: system.directory(name) for system in systems}
     first = systems[0].name
     for system, directory in directories.items():
         files = wav_files(directory / "wav") if (directory / "wav").is_dir() else {}

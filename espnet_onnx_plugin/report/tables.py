@@ -1,12 +1,11 @@
-"""Markdown, LaTeX and CSV tables of results."""
+"""Markdown and LaTeX tables of results."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +15,11 @@ from espnet_onnx_plugin.report.notes import notes
 from espnet_onnx_plugin.report.results import (
     BLEU_TYPES,
     ERROR_TYPES,
+    SPEECH_SCORES,
     Result,
+    agrees_with,
     compared_with,
+    scored,
 )
 
 MISSING = "—"
@@ -80,6 +82,21 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
             f"log-F0 RMSE to {name}": lambda r: cell(r, "log_f0_rmse", 3),
         }
 
+    def score_cell(result: Result, name: str) -> str:
+        scores = result.enhanced.scores if result.enhanced else {}
+        return f"{scores[name]:.2f}" if name in scores else MISSING
+
+    def agreement_columns() -> dict[str, Callable[[Result], str]]:
+        def cell(result: Result, measure: str) -> str:
+            agreement = result.enhanced.agreement if result.enhanced else None
+            return f"{getattr(agreement, measure):.1f}" if agreement else MISSING
+
+        return {
+            f"SNR to {other} dB, {measure}": partial(cell, measure=measure)
+            for other in agrees_with(results)
+            for measure in ("median", "worst")
+        }
+
     def stream_cell(result: Result, measure: str) -> str:
         value = getattr(result.streams, measure, None)
         return MISSING if value is None else f"{value:.3f}"
@@ -89,6 +106,8 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
         "front end": lambda r: r.streams.frontend if r.streams else MISSING,
         "chunk s": lambda r: r.streams.chunk if r.streams else MISSING,
     }
+    for name in scored(results):
+        columns[SPEECH_SCORES.get(name, name.upper())] = partial(score_cell, name=name)
     for name in compared_with(results):
         columns |= distance_columns(name)
     for name in BLEU_TYPES:
@@ -104,6 +123,7 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
             if r.identical is None
             else f"{100 * r.identical / r.utterances:.2f}"
         ),
+        **agreement_columns(),
         "ties": lambda r: MISSING if r.ties is None else str(r.ties),
         "RTF": lambda r: f"{r.timing.rtf:.3f}" if r.timing else MISSING,
         "first partial s": lambda r: stream_cell(r, "first_partial"),
@@ -204,79 +224,6 @@ def to_latex(title: str, facts: Mapping[str, str], results: list[Result]) -> str
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def to_csv(results: Iterable[Result]) -> str:
-    """Return a CSV of raw figures: counts, bytes and seconds, empty where missing."""
-    results = list(results)
-    distances = compared_with(results)
-    rows = [_csv_row(result, distances) for result in results]
-    if any(result.streams for result in results):
-        rows = [{**row, **_stream_row(r)} for row, r in zip(rows, results)]
-    return csv_table(rows)
-
-
-def csv_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return a CSV of rows with the same keys; None is empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _csv_row(result: Result, distances: Iterable[str]) -> dict[str, object]:
-    row: dict[str, object] = {
-        "test_set": result.test_set,
-        "system": result.system,
-        "utterances": result.utterances,
-        "identical": result.identical,
-        "ties": result.ties,
-        "scorers": ", ".join(sorted(result.scorers)),
-    }
-    for error_type in ERROR_TYPES:
-        counts, name = result.errors.get(error_type), error_type.lower()
-        row[f"{name}"] = f"{counts.rate:.4f}" if counts else None
-        row[f"{name}_words"] = counts.words if counts else None
-        row[f"{name}_substitutions"] = counts.substitutions if counts else None
-        row[f"{name}_deletions"] = counts.deletions if counts else None
-        row[f"{name}_insertions"] = counts.insertions if counts else None
-    for name in BLEU_TYPES:
-        bleu = result.bleu.get(name)
-        key = name.lower().replace(" ", "_").replace(".", "_")
-        row[key] = f"{bleu.score:.4f}" if bleu else None
-    for other in distances:
-        measures, name = result.distances.get(other), other.lower()
-        row[f"mcd_to_{name}"] = _decimal(getattr(measures, "mcd", None), 4)
-        row[f"log_f0_rmse_to_{name}"] = _decimal(
-            getattr(measures, "log_f0_rmse", None), 5
-        )
-    timing = result.timing
-    row["timed_utterances"] = timing.utterances if timing else None
-    row["audio_seconds"] = f"{timing.audio_seconds:.3f}" if timing else None
-    row["total_seconds"] = f"{timing.total_seconds:.3f}" if timing else None
-    first = timing.first_audio_seconds if timing else None
-    row["first_audio_seconds"] = _decimal(first, 4)
-    row["speed_up"] = f"{result.speed_up:.4f}" if result.speed_up else None
-    row["model_bytes"] = result.model_bytes
-    row["peak_memory_mb"] = _decimal(timing.peak_memory_mb if timing else None, 1)
-    return row
-
-
-def _stream_row(result: Result) -> dict[str, object]:
-    streams = result.streams
-    return {
-        "front_end": streams.frontend if streams else None,
-        "chunk_seconds": f"{streams.chunk_seconds:.4f}" if streams else None,
-        "first_partial_seconds": _decimal(getattr(streams, "first_partial", None), 4),
-        "last_word_seconds": _decimal(getattr(streams, "last_word", None), 4),
-        "words_taken_back": streams.erased if streams else None,
-        "words_found": streams.said if streams else None,
-    }
-
-
-def _decimal(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -7,10 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.search import LabelSynchronous, Transducer
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.encoder import Utterance
 from espnet_onnx_plugin.runtime.core.releases import conventions
+from espnet_onnx_plugin.runtime.enhancement.enhancer import Enhancer
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.options import AsrOptions
 from espnet_onnx_plugin.runtime.recognition.prompts import whisper_primer
@@ -60,6 +64,7 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous | Transducer, Results
     """
 
     task = "asr"
+    joint_task = "enh_asr"
     kind = (LabelSynchronous, Transducer)
     other_kind = (
         "is a Mask-CTC model, which has no beam search: use asr_inference_maskctc"
@@ -74,12 +79,35 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous | Transducer, Results
             conf = dict(max_new_tokens=20, do_sample=False)
             return dict(hugging_face_decoder=True, hugging_face_decoder_conf=conf)
         checked = SpeechModel.check_options(bundle, beam_size)
-        return {**checked, "multi_asr": bundle.manifest.speakers is not None}
+        manifest = bundle.manifest
+        by_encoder = manifest.speakers is not None and manifest.enhancement is None
+        return {**checked, "multi_asr": by_encoder}
 
     @property
-    def multi_asr(self) -> bool:
-        """Whether the model is asked to tell several speakers apart."""
-        return self._options.multi_asr
+    def of_speakers(self) -> bool:
+        """Whether results of each speaker are asked for."""
+        return self._options.multi_asr or self._options.enh_s2t_task
+
+    def _open(self) -> None:
+        super()._open()
+        self._enhancer: Enhancer | None = None
+        if self._options.enh_s2t_task:
+            self._enhancer = Enhancer(self.bundle, self.device)
+
+    def prepare(self, speech: np.ndarray) -> Utterance:
+        """Make the graphs' input of an utterance, see :meth:`.SpeechModel.prepare`."""
+        speech = self._checked(speech)
+        return speech if self._enhancer is None else self._enhancer.check(speech)
+
+    def enhance(self, utterances: Sequence[Utterance]) -> Sequence[Utterance]:
+        """Speech of each speaker, as ``encode`` of ESPnet's ``ESPnetEnhS2TModel``.
+
+        Unlike :class:`~.enh.SeparateSpeech` that leaves the variance as it is.
+        """
+        if self._enhancer is None:
+            return utterances
+        mixtures = [one for one in utterances if isinstance(one, np.ndarray)]
+        return [wave for mixture in mixtures for wave in self._enhancer(mixture)]
 
     def _build_search(self) -> Search:
         options, described = self._options, self._described
@@ -167,6 +195,8 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous | Transducer, Results
                 timed(result, encoded, utterance, manifest, described.blank)
                 for result in nbest
             )
+        if self._options.enh_s2t_task:
+            return nbest  # ESPnet leaves out what intermediate CTCs give
         return with_intermediate(nbest, encoded, utterance, described, self.converter)
 
     def placeholder(self) -> Results:

@@ -19,6 +19,7 @@ class SeparateSpeech(Separator):
     """
 
     task = "enh"
+    joint_task = "enh_asr"
 
     def __call__(
         self, speech_mix: np.ndarray, fs: int = 8000, **kwargs: Any
@@ -28,7 +29,7 @@ class SeparateSpeech(Separator):
         Args:
             speech_mix: (utterances, samples[, channels]).
             fs: samples a second.
-            kwargs: ``utt2category``, number of the kind of mixture.
+            kwargs: ``utt2category``, numbers of the kinds of mixtures.
 
         Returns:
             Of each speaker (utterances, samples).
@@ -42,5 +43,11 @@ class SeparateSpeech(Separator):
                 f"speech_mix of shape {speech_mix.shape} has to be (utterances, "
                 "samples) or (utterances, samples, channels)"
             )
-        made = [self._waveforms(self.check(mix, fs), fs, {}) for mix in speech_mix]
+        category = kwargs.get("utt2category")
+        # ESPnet goes by the first of a batch.
+        mode = self.mode(None if category is None else int(category[0]))
+        made = [
+            self._waveforms(self.check(mix, fs), fs, {"mode": mode})
+            for mix in speech_mix
+        ]
         return list(np.stack(made, axis=1))

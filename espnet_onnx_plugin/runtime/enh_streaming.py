@@ -9,7 +9,7 @@ import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
-from espnet_onnx_plugin.runtime.enhancement.engine import enhancement_of, read_by
+from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of, read_by
 from espnet_onnx_plugin.runtime.enhancement.frames import (
     FrameByFrame,
     FrameSeparation,
@@ -140,6 +140,24 @@ class SeparateSpeechStreaming(OpenedModel[EnhStreamingOptions]):
         ]
         self.streaming_states = [state for _, state in made]
         return list(np.stack([waves[:, 0] for waves, _ in made], axis=1))
+
+    def simulate(self, audio: np.ndarray) -> list[np.ndarray]:
+        """Separate whole mixtures as streams: :meth:`frame`, calls, :meth:`merge`.
+
+        The graph takes many frames at once.
+
+        Args:
+            audio: (utterances, samples).
+
+        Returns:
+            Of each speaker (utterances, samples), to the first not covered by a frame.
+        """
+        audio = np.asarray(audio, np.float32)
+        frames = np.stack(self.frame(audio), axis=1)
+        start, lengths = self._separation.behind_silence, np.full(1, audio.shape[1])
+        made = [self._separation(f, start, as_espnet=True)[0] for f in frames]
+        chunks = np.moveaxis(np.stack(made, axis=1), 2, 1)
+        return [self.merge(speaker, lengths) for speaker in chunks]
 
     def merge(
         self, chunks: Sequence[np.ndarray], ilens: np.ndarray | None = None

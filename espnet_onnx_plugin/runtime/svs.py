@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.synthesis.described import score_of
@@ -31,7 +30,6 @@ from espnet_onnx_plugin.runtime.synthesis.score import (
     score_of_song,
 )
 from espnet_onnx_plugin.runtime.synthesis.songs import Songs
-from espnet_onnx_plugin.runtime.synthesis.teacher_forcing import pitch_of_song
 from espnet_onnx_plugin.runtime.synthesis.vocoder import VocoderInputs
 
 #: Outputs that ESPnet gives of a song, where a model makes them.
@@ -39,6 +37,9 @@ _OUTPUTS = ("feat_gen", "feat_gen_denorm", "pitch", "logits")
 
 #: Outputs that ESPnet's features come with, and that are None.
 _NO_ATTENTION = ("prob", "att_w")
+
+#: Arguments that say who sings.
+_VOICE = ("spembs", "sids", "lids")
 
 #: Arguments that are numbers of a song's phones.
 _OF_PHONES = tuple(field.name for field in dataclasses.fields(Phones))
@@ -139,7 +140,9 @@ class SingingGenerate(Synthesizer):
             RuntimeError: if something that the model reads is not given, as in ESPnet.
             PluginError: if it cannot be used.
         """
-        numbers = dict(
+        return self._synthesize(
+            text=text,
+            singing=singing,
             label=label,
             midi=midi,
             duration_phn=duration_phn,
@@ -147,37 +150,39 @@ class SingingGenerate(Synthesizer):
             duration_syb=duration_syb,
             phn_cnt=phn_cnt,
             slur=slur,
-        )
-        voice = dict(spembs=spembs, sids=sids, lids=lids)
-        return self._synthesize(
-            text, singing, discrete_token, decode_conf, voice=voice, numbers=numbers
+            spembs=spembs,
+            sids=sids,
+            lids=lids,
+            discrete_token=discrete_token,
+            decode_conf=decode_conf,
         )
 
     def _request(
         self,
         text: Mapping[str, Any] | Given,
-        singing: Given,
-        discrete_token: Given,
-        decode_conf: Mapping[str, Any] | None,
-        voice: Mapping[str, Given],
-        numbers: Mapping[str, Given],
+        decode_conf: Mapping[str, Any] | None = None,
+        **given: Given,
     ) -> Request:
         """Check the arguments of :meth:`__call__`."""
         options = self._call_options(decode_conf)
         needed = self._needed(options)
-        for name, value in {**voice, "discrete_token": discrete_token}.items():
-            if name in needed and value is None:
+        for name in (*_VOICE, "discrete_token"):
+            if name in needed and given.get(name) is None:
                 raise RuntimeError(f"Missing required argument: '{name}'")
-        if "singing" in needed and singing is None:
+        if "singing" in needed and given.get("singing") is None:
             raise RuntimeError("missing required argument: 'singing'")
-        phones = self.phones(text) if isinstance(text, Mapping) else _phones(numbers)
+        phones = self.phones(text) if isinstance(text, Mapping) else _phones(given)
         tensors: dict[str, Any] = {}
-        for name, value in voice.items():
+        for name in _VOICE:
             if name in needed:
-                tensors[name] = condition(self.bundle.manifest, name, value)
-        if "singing" in needed and "frontend" in self._graphs:
-            tensors["speech"] = finite("singing", singing)
-            tensors["feats"] = self._features_of_speech(tensors["speech"])
+                tensors[name] = condition(self.bundle.manifest, name, given[name])
+        if "discrete_token" in needed:
+            tokens = whole_numbers("discrete_token", given["discrete_token"])
+            tensors["discrete_token"] = tokens
+        if "singing" in needed:
+            tensors["speech"] = finite("singing", given["singing"])
+            if "frontend" in self._graphs:
+                tensors["feats"] = self._features_of_speech(tensors["speech"])
         tensors["score"] = phones.tensors(score_of(self.bundle.manifest))
         if self._takes_durations:
             tensors["durations"] = phones.duration_phn
@@ -188,25 +193,6 @@ class SingingGenerate(Synthesizer):
         """Whether durations of the label are sung, where there are some."""
         release = conventions(self.bundle.manifest.espnet)
         return self.search.model == "VISinger" and release.visinger_takes_durations
-
-    def _acoustic(
-        self,
-        text: Any,
-        singing: Given,
-        discrete_token: Given,
-        *others: Any,
-        **more: Any,
-    ) -> Synthesized:
-        """Features of one song; of tokens, in teacher forcing, those of the singing."""
-        made = super()._acoustic(text, singing, discrete_token, *others, **more)
-        conf: Mapping[str, Any] | None = others[0]
-        if not self._call_options(conf).use_teacher_forcing or made.logits is None:
-            return made
-        tokens = whole_numbers("discrete_token", discrete_token)
-        frames = len(tokens) // (self.synthesis.token_layers or 1)
-        assert isinstance(self.search, Durations) and self.search.pitch is not None
-        pitch = pitch_of_song(finite("singing", singing), frames, self.search.pitch)
-        return dataclasses.replace(made, feat_gen=tokens[:, None], pitch=pitch)
 
     def _for_vocoder(self, made: Synthesized) -> VocoderInputs:
         """Inputs of the vocoder; that of tokens reads a row of them for each frame."""

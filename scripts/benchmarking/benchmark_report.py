@@ -17,6 +17,7 @@ from benchmarking.measurement import (
 )
 
 from espnet_onnx_plugin.evaluate.error_rate import count_errors
+from espnet_onnx_plugin.report.figures import csv_table
 from espnet_onnx_plugin.report.plots import (
     Point,
     plot_errors,
@@ -27,7 +28,6 @@ from espnet_onnx_plugin.report.results import TIE
 from espnet_onnx_plugin.report.tables import (
     MIB,
     MISSING,
-    csv_table,
     markdown_escape,
     markdown_table,
     write_atomically,

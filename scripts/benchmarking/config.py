@@ -42,7 +42,7 @@ def separates(task: str) -> bool:
 
 def synthesizes(task: str) -> bool:
     """Return whether a task's models make speech of text."""
-    return find(task).gives == "speech" and not separates(task)
+    return not find(task).audio
 
 
 @dataclass(frozen=True)

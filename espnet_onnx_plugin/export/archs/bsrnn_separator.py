@@ -200,7 +200,7 @@ class _Layer(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(frames, bands, channels), as it comes."""
         y = self.norm(x)
-        y = self.rnn.along_first(y if self.time else y.transpose(0, 1))
+        y = self.rnn.sequences(y if self.time else y.transpose(0, 1))[0]
         y = linear(y, self.last.weight, self.last.bias)
         return x + (y if self.time else y.transpose(0, 1))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import pad
 
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules, direct
 from espnet_onnx_plugin.export.layers.dual_path import DualPath, cut
@@ -63,27 +64,24 @@ class DPTNetSeparator(MaskSeparator):
         """
         size, hop = self.segment_size, self.segment_size // 2
         number = (x.size(0) + size) // hop + 1
-        x = torch.nn.functional.pad(x, (0, 0, size, size))
+        x = pad(x, (0, 0, size, size))
         return cut(x, torch.arange(number) * hop, size)
 
     def _merge(
         self, segments: torch.Tensor, frames: int | torch.SymInt
     ) -> torch.Tensor:
         """Mean (frames, dim) of the segments that a frame lies in."""
+        number = torch.ones_like(segments[..., :1])
+        return self._added(segments, frames) / self._added(number, frames)
+
+    def _added(
+        self, segments: torch.Tensor, frames: int | torch.SymInt
+    ) -> torch.Tensor:
         size, hop = self.segment_size, self.segment_size // 2
-        number = segments.size(1)
-        rows = segments.flatten(0, 1)
-        at = torch.arange(frames) + size
-        last, within = at // hop, at % hop
-        total, counts = rows[within * number + last], torch.ones(1)
-        for back in range(1, math.ceil(size / hop)):
-            # Of an odd size, a third segment holds only the first frames of a hop.
-            place = within + back * hop
-            holds = (place < size)[:, None].to(rows.dtype)
-            place = place.clamp(max=size - 1)
-            total = total + holds * rows[place * number + last - back]
-            counts = counts + holds
-        return total / counts
+        hops = math.ceil(size / hop)  # 3 of an odd size, the last one not full
+        pieces = pad(segments, (0, 0, 0, 0, 0, hops * hop - size))
+        pieces = pieces.unflatten(0, (hops, hop)).transpose(1, 2).flatten(1, 2)
+        return sum(pieces[i, size - i * hop :][:frames] for i in range(hops))
 
 
 def wrap(separator: torch.nn.Module, ends: Ends) -> EnhModules:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 
 import torch
 
@@ -15,50 +15,19 @@ from espnet_onnx_plugin.export.archs import (
     tacotron2_tts,
     transformer_tts,
 )
-from espnet_onnx_plugin.export.layers.vocoder import find_vocoder
+from espnet_onnx_plugin.export.layers.joint import HIFIGAN, tiny, with_vocoder
 from espnet_onnx_plugin.export.registry import Arch, find, register
 from espnet_onnx_plugin.export.tts_module import TTSModules
 
 
 def wrap(tts: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
-    """``espnet2.gan_tts.joint.JointText2Wav``; ESPnet gives it no decoding options."""
+    """``espnet2.gan_tts.joint.JointText2Wav``."""
     text2mel = tts.generator["text2mel"]
     arch = find("tts", type(text2mel).__name__.lower())
-    wrapped = arch.wrap(text2mel, normalize)
-    vocoder = find_vocoder(tts.generator["vocoder"])(
-        tts.generator["vocoder"],
-        text2mel.odim,
-        pqmf=tts.pqmf if tts.use_pqmf else None,
-    )
-    return dataclasses.replace(
-        wrapped,
-        modules={**wrapped.modules, "vocoder": vocoder},
-        search=dataclasses.replace(wrapped.search, options=()),
-        vocoder_reads="feat_gen",
-    )
+    return with_vocoder(arch.wrap(text2mel, normalize), tts, text2mel)
 
 
-_HIFIGAN = dict(
-    channels=8,
-    upsample_scales=[4, 2],
-    upsample_kernel_sizes=[8, 4],
-    resblock_kernel_sizes=[3],
-    resblock_dilations=[[1]],
-)
-
-
-def _tiny(text2mel: str, params: dict, vocoder: str, vocoder_params: dict, **others):
-    return dict(
-        text2mel_type=text2mel,
-        text2mel_params=dict(params),
-        vocoder_type=f"{vocoder}_generator",
-        vocoder_params=dict(vocoder_params),
-        segment_size=4,
-        discriminator_type="hifigan_period_discriminator",
-        discriminator_params=dict(period=2, channels=4, downsample_scales=[2]),
-        **others,
-    )
-
+_tiny = functools.partial(tiny, "text2mel")
 
 register(
     Arch(
@@ -67,7 +36,7 @@ register(
         wrap=wrap,
         tiny={
             "fastspeech2_hifigan": _tiny(
-                "fastspeech2", fastspeech2_tts.SMALL, "hifigan", _HIFIGAN
+                "fastspeech2", fastspeech2_tts.SMALL, "hifigan", HIFIGAN
             ),
             "fastspeech_parallel_wavegan": _tiny(
                 "fastspeech",

@@ -17,8 +17,8 @@ from espnet_onnx_plugin.export.tts_module import ScoreReads, TTSModules
 class _Encoder(ScoreEncoder):
     """Notes to hidden states and durations."""
 
-    def __init__(self, svs: torch.nn.Module):
-        super().__init__(svs, ("label", "midi", "duration_ruled_phn"))
+    def __init__(self, svs: torch.nn.Module, duration: str):
+        super().__init__(svs, ("label", "midi", duration))
         self.rnns = ScoreRnns(svs)
 
     def hidden(self, *ids: torch.Tensor) -> torch.Tensor:
@@ -38,14 +38,24 @@ class _Decoder(FeatureDecoder):
         return F.leaky_relu(self.feat_out(self.decoder(hs)).view(1, -1, self.odim))
 
 
-def wrap(svs: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
-    """``espnet2.svs.naive_rnn.naive_rnn_dp.NaiveRNNDP``."""
-    encoder = _Encoder(svs)
+def wrap(
+    svs: torch.nn.Module,
+    normalize: torch.nn.Module | None,
+    duration: str = "duration_ruled_phn",
+) -> TTSModules:
+    """``espnet2.svs.naive_rnn.naive_rnn_dp.NaiveRNNDP``.
+
+    Args:
+        svs: the model.
+        normalize: ESPnet's ``GlobalMVN``, or None.
+        duration: the duration that it reads of each phone.
+    """
+    encoder = _Encoder(svs, duration)
     counts = encoder.rnns.ids.values()
     return TTSModules(
         {"encoder": encoder, "decoder": _Decoder(svs, encoder, normalize)},
         Durations(rounding="round", teacher_forcing=("singing",)),
-        score=ScoreReads(dict(zip(encoder.inputs, counts))),
+        score=ScoreReads(dict(zip(("label", "midi", duration), counts))),
     )
 
 

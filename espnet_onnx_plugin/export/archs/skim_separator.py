@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from espnet_onnx_plugin.bundle import State
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules, direct
+from espnet_onnx_plugin.export.enh_stream import MaskStep, streamed
 from espnet_onnx_plugin.export.layers.dual_path import merge, split
 from espnet_onnx_plugin.export.layers.recurrent import RecurrentLayer
 from espnet_onnx_plugin.export.layers.separation import (
@@ -56,6 +58,30 @@ class _Memory(torch.nn.Module):
         """States before each segment (directions, segments, hidden), of those after."""
         return [self._over(name, state) for name, state in zip("hc", states)]
 
+    def step(
+        self, states: Sequence[torch.Tensor], own: Sequence[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """States before a segment, of those after the segment before.
+
+        Args:
+            states: (1, 1, hidden), h and c.
+            own: of the memory's layers, h and c of each.
+
+        Returns:
+            The states, and those of the memory's layers.
+        """
+        made, after = [], []
+        for name, state in zip("hc", states):
+            if self.kind != "id" and name not in self.nets:
+                state = torch.zeros_like(state)
+            elif self.kind != "id":
+                layer, norm = self.nets[name]
+                place = len(after)
+                y, new = layer.run(state, own[place : place + 2])
+                state, after = state + norm(y), [*after, *new]
+            made.append(state)
+        return made, after
+
     def _over(self, name: str, state: torch.Tensor) -> torch.Tensor:
         if self.kind != "id":
             if name not in self.nets:
@@ -83,10 +109,52 @@ class SkiMSeparator(MaskSeparator):
 
     def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         """See the base class."""
-        frames = x.size(0)
-        y = self._merged(self._blocks(self._segmented(x)), frames)
+        y = self._merged(self._blocks(self._segmented(x)), x.size(0))
+        return self._outputs(y)
+
+    def _outputs(self, y: torch.Tensor) -> Sequence[torch.Tensor]:
         y = pointwise(self.convolution, self.activation(y))
         return y.unflatten(1, (-1, self.outputs)).unbind(2)
+
+    def step(
+        self, x: torch.Tensor, states: Sequence[torch.Tensor]
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Go on within a segment, or at the start of one; see :class:`.MaskStep`.
+
+        The states are how many frames there were before, those of the segments' layers,
+        and those of the memories' layers.
+        """
+        number, *states = states
+        blocks = 2 * len(self.segments)
+        begins = (number > 0) & (number % self.segment_size == 0)
+        of_memories = states[blocks:]
+        before = [[torch.zeros_like(state) for state in states[:2]]]
+        after: list[torch.Tensor] = []
+        for i, memory in enumerate(self.memories):
+            place = len(after)
+            own = of_memories[place : place + 2 * len(memory.nets)]
+            handed_on, new = memory.step(states[2 * i : 2 * i + 2], own)
+            before.append(handed_on)
+            after += [torch.where(begins, *pair) for pair in zip(new, own)]
+        y, ends = x[:, None], []
+        for i, (segments, first) in enumerate(zip(self.segments, before)):
+            pairs = zip(first, states[2 * i : 2 * i + 2])
+            y, *new = segments(y, [torch.where(begins, *pair) for pair in pairs])
+            ends += new
+        return self._outputs(y[:, 0]), [number + x.size(0), *ends, *after]
+
+    def states(self) -> dict[str, State]:
+        """States of a step by name."""
+        hidden = self.segments[0].lstm.recurrent_weight.size(2)
+        of_memories = [
+            f"memory_{net}_{i}"
+            for i, memory in enumerate(self.memories)
+            for net in memory.nets
+        ]
+        segments = [f"segment_{i}" for i in range(len(self.segments))]
+        layer = State("float32", (1, 1, hidden))
+        names = [f"{name}_{s}" for name in (*segments, *of_memories) for s in "hc"]
+        return {"frames_before": State("int64", ()), **dict.fromkeys(names, layer)}
 
     def _blocks(self, x: torch.Tensor) -> torch.Tensor:
         states: Sequence[torch.Tensor] = ()
@@ -113,8 +181,17 @@ class SkiMSeparator(MaskSeparator):
 
 
 def wrap(separator: torch.nn.Module, ends: Ends) -> EnhModules:
-    """The graph of the separator."""
-    return direct(SkiMSeparator(separator), ends)
+    """The graph of the separator, and its step where ESPnet has one.
+
+    That takes a causal one whose segments do not overlap. Without a memory a segment's
+    states at its end go to its own start in the next block, which is not causal.
+    """
+    wrapped, skim = SkiMSeparator(separator), separator.skim
+    whole = direct(wrapped, ends)
+    handed_on = skim.mem_type is not None or skim.num_blocks == 1
+    if skim.norm_type != "cLN" or skim.seg_overlap or not handed_on:
+        return whole
+    return streamed(whole, MaskStep(wrapped, wrapped.states(), skim.segment_size))
 
 
 _SMALL = dict(layer=3, unit=6, segment_size=20)
@@ -135,6 +212,8 @@ register(
             "both_cell": dict(_BOTH, mem_type="c", segment_size=25),
             "handed_on": dict(_SMALL, mem_type="id", seg_overlap=True),
             "both_handed_on": dict(_BOTH, mem_type="id"),
+            "handed_on_as_they_come": dict(_SMALL, mem_type="id", predict_noise=True),
+            "one_block": dict(_SMALL, mem_type=None, layer=1, ends="stft"),
             "no_memory": dict(_SMALL, mem_type=None),
             "both_no_memory": dict(_BOTH, mem_type=None, seg_overlap=True, layer=1),
         },

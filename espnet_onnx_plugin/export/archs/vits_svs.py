@@ -9,26 +9,22 @@ from typing import Any
 
 import torch
 
-from espnet_onnx_plugin.bundle import Excitation, Tensor
+from espnet_onnx_plugin.bundle import Tensor
 from espnet_onnx_plugin.bundle.search import Durations
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
 from espnet_onnx_plugin.export.layers.conditions import GlobalCondition, with_time
 from espnet_onnx_plugin.export.layers.draws import unused_draws
 from espnet_onnx_plugin.export.layers.posterior import Posterior
 from espnet_onnx_plugin.export.layers.singing_vocoders import (
-    Avocodo,
-    UHiFiGAN,
-    VISinger2,
+    EXCITED,
+    excitation_of,
+    vocoder_of,
 )
-from espnet_onnx_plugin.export.layers.vocoder import Vocoder, fold_weight_norm
+from espnet_onnx_plugin.export.layers.vocoder import fold_weight_norm
 from espnet_onnx_plugin.export.padding import padded_to
 from espnet_onnx_plugin.export.registry import Arch, register
 from espnet_onnx_plugin.export.tts_module import ScoreReads, TTSModule, TTSModules
 from espnet_onnx_plugin.packages import import_package
-
-#: Vocoders that read sines of the fundamental frequency.
-_EXCITED = ("uhifigan", "visinger2")
 
 #: Settings of ESPnet: what it builds, and the key that names the vocoder.
 _GENERATORS = ("visinger", "visinger2")
@@ -107,7 +103,7 @@ class _Decoder(TTSModule):
             **encoder.condition.outputs,
         }
         self.outputs = {"feats": Tensor("float32", ("frames", width))}
-        self.excited = generator.vocoder_generator_type in _EXCITED
+        self.excited = generator.vocoder_generator_type in EXCITED
         if self.excited:
             self.outputs["f0"] = Tensor("float32", ("frames",))
 
@@ -156,46 +152,6 @@ class _Posterior(TTSModule):
         return self.posterior(feats, noise, *condition)[0].T
 
 
-def _vocoder(generator: torch.nn.Module, condition: int | None) -> Vocoder:
-    """The vocoder of a generator, that reads a condition of this size."""
-    name = generator.vocoder_generator_type
-    settings = dict(
-        generator=generator.decoder,
-        dim=generator.hidden_channels,
-        condition=condition,
-        factor=generator.upsample_factor,
-    )
-    if name == "hifigan":
-        return HiFiGAN(**settings)
-    if name == "avocodo":
-        return Avocodo(**settings)
-    if name == "uhifigan":
-        return UHiFiGAN(**settings)
-    return VISinger2(generator.sin_prenet, **settings)
-
-
-def _excitation(generator: torch.nn.Module) -> Excitation | None:
-    """Sines of the fundamental frequency that a generator's vocoder reads, or None."""
-    if generator.vocoder_generator_type == "uhifigan":
-        sines = generator.sine_generator
-        return Excitation(
-            kind="source_filter",
-            sampling_rate=sines.sampling_rate,
-            interpolated=generator.expand_f0_method == "interpolation",
-            sine_amp=sines.sine_amp,
-            noise_std=sines.noise_std,
-            voiced_threshold=sines.voiced_threshold,
-        )
-    if generator.vocoder_generator_type == "visinger2":
-        # The noise of ``dec_noise`` is drawn, and no waveform is made of it.
-        return Excitation(
-            kind="sines",
-            sampling_rate=generator.sample_rate,
-            unused_draws=generator.dec_noise.fft_size // 2 + 1,
-        )
-    return None
-
-
 def wrap(svs: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
     """``espnet2.gan_svs.vits.VITS``."""
     generator = svs.generator
@@ -204,7 +160,7 @@ def wrap(svs: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
         "encoder": encoder,
         "decoder": _Decoder(generator, encoder),
         "posterior": _Posterior(generator, encoder.condition),
-        "vocoder": _vocoder(generator, encoder.condition.size),
+        "vocoder": vocoder_of(generator, encoder.condition.size),
     }
     search = Durations(
         model="VISinger",
@@ -221,7 +177,7 @@ def wrap(svs: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
         modules,
         search,
         vocoder_reads="feats",
-        excitation=_excitation(generator),
+        excitation=excitation_of(generator),
         f0_reader=getattr(generator, "dec_harm", None),
         score=ScoreReads(encoder.ids),
     )
@@ -240,7 +196,7 @@ def check(conf: Mapping[str, Any]) -> None:
         name = "avocodo"
     shift = conf.get("mel_loss_params", {}).get("hop_length", 256)
     factor = math.prod(generator.get("decoder_upsample_scales", (8, 8, 2, 2)))
-    if name in _EXCITED and factor != shift:
+    if name in EXCITED and factor != shift:
         raise PluginError(
             f"svs 'vits': decoder_upsample_scales make {factor} samples of a frame, "
             f"mel_loss_params have a hop_length of {shift}: ESPnet itself cannot sing "

@@ -54,9 +54,13 @@ class _Decoder(FeatureDecoder):
         return outs[..., : self.odim]
 
 
-def wrap(svs: torch.nn.Module, normalize: torch.nn.Module | None) -> TTSModules:
-    """``espnet2.svs.xiaoice.XiaoiceSing.XiaoiceSing``."""
-    encoder = Encoder(svs, "duration_ruled_phn")
+def wrap(
+    svs: torch.nn.Module,
+    normalize: torch.nn.Module | None,
+    duration: str = "duration_ruled_phn",
+) -> TTSModules:
+    """``espnet2.svs.xiaoice.XiaoiceSing.XiaoiceSing``; args: as of naive_rnn_dp's."""
+    encoder = Encoder(svs, duration)
     return TTSModules(
         {"encoder": encoder, "decoder": _Decoder(svs, encoder, normalize)},
         Durations(rounding="round", teacher_forcing=("singing",)),

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch.nn.functional import embedding, pad
 
 
 def cut(x: torch.Tensor, starts: torch.Tensor, size: int) -> torch.Tensor:
     """Segments (size, segments, dim) of x (frames, dim) from these frames on."""
-    return x[starts + torch.arange(size)[:, None]]
+    return embedding(starts + torch.arange(size)[:, None], x)
 
 
 def split(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -31,7 +32,7 @@ def split(x: torch.Tensor, size: int) -> torch.Tensor:
     """
     half = size // 2
     pairs = (x.size(0) + half) // size + 1
-    x = torch.nn.functional.pad(x, (0, 0, half, pairs * size - x.size(0)))
+    x = pad(x, (0, 0, half, pairs * size - x.size(0)))
     starts = torch.arange(pairs)[:, None] * size + torch.tensor([0, half])
     return cut(x, starts.flatten(), size)
 
@@ -41,12 +42,10 @@ def merge(segments: torch.Tensor, frames: int | torch.SymInt) -> torch.Tensor:
 
     As ``espnet2.enh.layers.dprnn.merge_feature``.
     """
-    size, number = segments.shape[:2]
-    at = torch.arange(frames)
-    later = at + size // 2
-    rows = segments.flatten(0, 1)
-    even = rows[later % size * number + later // size * 2]
-    return even + rows[at % size * number + at // size * 2 + 1]
+    size, number, dim = segments.shape
+    pairs = segments.transpose(0, 1).reshape(number // 2, 2, size, dim)
+    even, odd = (pairs[:, i].flatten(0, 1) for i in range(2))
+    return even[size // 2 :][:frames] + odd[:frames]
 
 
 class DualPath(torch.nn.Module):

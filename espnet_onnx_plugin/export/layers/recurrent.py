@@ -15,7 +15,7 @@ from espnet_onnx_plugin.bundle import State
 
 #: Gates in the order of ONNX's operators, by their place in torch's weights (LSTM:
 #: i, f, g, o; GRU: r, z, n).
-_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
 
 
 class RecurrentLayer(torch.nn.Module):
@@ -28,14 +28,17 @@ class RecurrentLayer(torch.nn.Module):
 
     def __init__(self, rnn: torch.nn.RNNBase, layer: int = 0):
         super().__init__()
-        self.operator = rnn.mode.removesuffix("_TANH")
+        self.mode = rnn.mode
+        self.operator, _, activation = rnn.mode.partition("_")
         self.attributes = dict(
             hidden_size=rnn.hidden_size,
             direction="bidirectional" if rnn.bidirectional else "forward",
         )
+        count = 2 if rnn.bidirectional else 1
         if rnn.mode == "GRU":
             self.attributes["linear_before_reset"] = 1  # as torch, unlike ONNX's first
-        count = 2 if rnn.bidirectional else 1
+        if activation:
+            self.attributes["activations"] = [activation.capitalize()] * count
         weights = rnn.all_weights[layer * count : (layer + 1) * count]
         weight, recurrent_weight, *biases = (
             torch.stack([self._reordered(tensor) for tensor in tensors])
@@ -47,8 +50,8 @@ class RecurrentLayer(torch.nn.Module):
         self.register_buffer("bias", torch.cat(biases, dim=1))
 
     def _reordered(self, tensor: torch.Tensor) -> torch.Tensor:
-        gates = tensor.detach().chunk(len(_GATES[self.operator]))
-        return torch.cat([gates[i] for i in _GATES[self.operator]])
+        gates = tensor.detach().chunk(len(_GATES[self.mode]))
+        return torch.cat([gates[i] for i in _GATES[self.mode]])
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Run over sequences, each as if it were alone.

@@ -48,8 +48,11 @@ class MaskSeparator(torch.nn.Module):
 
     def forward(self, features: Any, lengths: torch.Tensor) -> tuple[list[Any]]:
         """Features (1, frames, dim) of each speaker, as of ESPnet's separator."""
-        masks = self.masks(magnitude(features)[0])
-        return ([features * self.nonlinear(mask) for mask in masks[: self.num_spk]],)
+        return (self.masked(features, self.masks(magnitude(features)[0])),)
+
+    def masked(self, features: Any, masks: Sequence[torch.Tensor]) -> list[Any]:
+        """Features of each speaker, of the masks before the nonlinearity."""
+        return [features * self.nonlinear(mask) for mask in masks[: self.num_spk]]
 
 
 class Stack(torch.nn.Module):
@@ -62,12 +65,24 @@ class Stack(torch.nn.Module):
         )
         self.projection = rnn.l_last
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run over one sequence (time, dim)."""
-        x = x[:, None]
-        for layer in self.layers:
-            x, *_ = layer.sequences(x)
-        return torch.tanh(self.projection(x[:, 0]))
+    def forward(
+        self, x: torch.Tensor, states: Sequence[torch.Tensor] = ()
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Run over one sequence.
+
+        Args:
+            x: (time, dim).
+            states: of all layers, see :meth:`.RecurrentLayer.sequences`.
+
+        Returns:
+            (time, size), and the states after it.
+        """
+        x, after = x[:, None], []
+        each = len(states) // len(self.layers)
+        for i, layer in enumerate(self.layers):
+            x, *new = layer.sequences(x, states[i * each : (i + 1) * each])
+            after += new
+        return torch.tanh(self.projection(x[:, 0])), after
 
 
 class Projected(torch.nn.Module):
@@ -80,7 +95,14 @@ class Projected(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run over sequences."""
-        return self.projection(self.layer.sequences(x)[0])
+        return self.run(x)[0]
+
+    def run(
+        self, x: torch.Tensor, states: Sequence[torch.Tensor] = ()
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        """Run over sequences, see :meth:`.RecurrentLayer.sequences`."""
+        y, *after = self.layer.sequences(x, states)
+        return self.projection(y), after
 
 
 class Norm(torch.nn.Module):
@@ -120,3 +142,23 @@ class Norm(torch.nn.Module):
     def of_all(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize all sequences as if they were one."""
         return self(x.flatten(0, 1)[:, None]).view(x.shape)
+
+
+class AttentionMasks(MaskSeparator):
+    """Masks of ESPnet's transformer or conformer.
+
+    Nothing of one mixture is padding: no mask of attention stands in the graph.
+
+    Args:
+        separator: ESPnet's.
+        encoder: its encoder.
+    """
+
+    def __init__(self, separator: torch.nn.Module, encoder: torch.nn.Module):
+        super().__init__(separator)
+        self.encoder, self.linear = encoder, separator.linear
+
+    def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """See the base class."""
+        x, _ = self.encoder(x[None], None)
+        return [linear(x[0]) for linear in self.linear]

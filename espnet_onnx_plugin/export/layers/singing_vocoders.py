@@ -1,17 +1,20 @@
-"""Vocoders that VISinger is trained with, besides HiFi-GAN.
+"""Vocoders that VISinger is trained with.
 
-What they make of the fundamental frequency before the first layer is made for the
-whole song outside of the graph, see :mod:`~espnet_onnx_plugin.runtime.synthesis.
-excitation`; a graph sees some frames of it.
+The sines that they read are made for the whole song outside of the graph, see
+:mod:`~espnet_onnx_plugin.runtime.synthesis.excitation`; a graph sees some frames of it.
 """
 
 from __future__ import annotations
 
 import torch
 
-from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.bundle import Excitation, Tensor
+from espnet_onnx_plugin.export.archs.hifigan_generator_vocoder import HiFiGAN
 from espnet_onnx_plugin.export.layers.conditions import with_time
 from espnet_onnx_plugin.export.layers.vocoder import Vocoder
+
+#: Those that read sines of the fundamental frequency, by ESPnet's names.
+EXCITED = ("uhifigan", "visinger2")
 
 
 class Avocodo(Vocoder):
@@ -58,3 +61,48 @@ class VISinger2(_Excited):
     ) -> torch.Tensor:
         sines = self.prenet(excitation.reshape(1, 1, -1))
         return self.generator(c, sines, g=with_time(condition))
+
+
+def vocoder_of(generator: torch.nn.Module, condition: int | None) -> Vocoder:
+    """The vocoder of VISinger's generator.
+
+    Args:
+        generator: ``espnet2.gan_svs.vits.generator.VISingerGenerator``.
+        condition: size of the vector that the whole song is conditioned on, or None.
+    """
+    name = generator.vocoder_generator_type
+    settings = dict(
+        generator=generator.decoder,
+        dim=generator.hidden_channels,
+        condition=condition,
+        factor=generator.upsample_factor,
+    )
+    if name == "hifigan":
+        return HiFiGAN(**settings)
+    if name == "avocodo":
+        return Avocodo(**settings)
+    if name == "uhifigan":
+        return UHiFiGAN(**settings)
+    return VISinger2(generator.sin_prenet, **settings)
+
+
+def excitation_of(generator: torch.nn.Module) -> Excitation | None:
+    """Sines of the fundamental frequency that a generator's vocoder reads, or None."""
+    if generator.vocoder_generator_type == "uhifigan":
+        sines = generator.sine_generator
+        return Excitation(
+            kind="source_filter",
+            sampling_rate=sines.sampling_rate,
+            interpolated=generator.expand_f0_method == "interpolation",
+            sine_amp=sines.sine_amp,
+            noise_std=sines.noise_std,
+            voiced_threshold=sines.voiced_threshold,
+        )
+    if generator.vocoder_generator_type == "visinger2":
+        # The noise of ``dec_noise`` is drawn, and no waveform is made of it.
+        return Excitation(
+            kind="sines",
+            sampling_rate=generator.sample_rate,
+            unused_draws=generator.dec_noise.fft_size // 2 + 1,
+        )
+    return None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
+from espnet_onnx_plugin.export.enh_stream import without_stream
 from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.parity.enhancement import check_enhancement, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
@@ -22,30 +26,31 @@ from espnet_onnx_plugin.runtime.io.data import Source
 _FOLLOW_RATE = ("bsrnn", "uses", "tfgridnetv3")
 
 
-class EnhExporter:
-    """The graphs of a trained enhancement model.
+class EnhGraphs:
+    """The graphs of ESPnet's ``ESPnetEnhancementModel``, alone or within another.
 
     Args:
-        checkpoints: the files of the model.
+        model: ESPnet's.
+        args: its training arguments.
+        joint: whether it is the first part of a model that recognizes speech.
 
     Raises:
-        PluginError: if something in them is not supported or cannot be read.
+        PluginError: if something in it is not supported.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
-        from espnet2.tasks.enh import EnhancementTask
-
-        arch = find("separator", read_config(checkpoints.train_config)["separator"])
-        arch.needs()
-        self.model, self.args = build(
-            EnhancementTask, checkpoints.train_config, checkpoints.model_file
-        )
+    def __init__(
+        self, model: torch.nn.Module, args: argparse.Namespace, joint: bool = False
+    ):
+        self.model, self.args, self.joint = model, args, joint
+        arch = find("separator", self.args.separator)
         ends = Ends(
             None if self.args.encoder == "same" else self.model.encoder,
             None if self.args.decoder == "same" else self.model.decoder,
             self.args.separator in _FOLLOW_RATE,
         )
         self.wrapped: EnhModules = arch.wrap(self.model.separator, ends)
+        if joint:
+            self.wrapped = without_stream(self.wrapped)
         for module in self.wrapped.modules.values():
             module.eval()
 
@@ -57,12 +62,17 @@ class EnhExporter:
             variance = "channel"
         elif getattr(model, "normalize_variance", False):
             variance = "all"
-        forward_rate = 48000 if getattr(model, "always_forward_in_48k", False) else None
+        forward_rate = None
+        if getattr(model, "always_forward_in_48k", False):
+            # ESPnet leaves the rate to separators that follow it.
+            forward_rate = None if self.args.separator in _FOLLOW_RATE else 48000
         return Enhancement(
             outputs=model.num_spk,
             channels=wrapped.channels,
             ref_channel=model.ref_channel,
             min_length=max(wrapped.ends.min_length, wrapped.min_length),
+            averages=wrapped.averages,
+            modes=wrapped.modes,
             max_bins=wrapped.max_bins,
             method=wrapped.method,
             analysis=wrapped.ends.analysis,
@@ -85,21 +95,9 @@ class EnhExporter:
             volume_normalize=None if volume is None else float(volume.split("_")[0]),
         )
 
-    def write_texts(self, work: Path) -> dict[str, Text | None]:
-        """There are none."""
-        return {"text": None}
-
     def graph_specs(self) -> dict[str, GraphSpec]:
         """Every graph, by role."""
         return {role: m.graph_spec() for role, m in self.wrapped.modules.items()}
-
-    def describe(self) -> dict[str, object]:
-        """Fields of the manifest besides graphs and texts."""
-        return dict(speech=None, search=None, enhancement=self.describe_enhancement())
-
-    def measured(self, bundle: Bundle, device: Device) -> Manifest:
-        """The manifest: there is nothing to measure that the check does not."""
-        return bundle.manifest
 
     def check_parity(
         self, bundle: Bundle, device: Device, source: Source | None = None
@@ -109,7 +107,8 @@ class EnhExporter:
         Raises:
             PluginError: if a difference is above the tolerance.
         """
-        ours = SeparateSpeech(bundle, device.provider, device.threads)
+        options = dict(enh_s2t_task=self.joint)
+        ours = SeparateSpeech(bundle, device.provider, device.threads, **options)
         parity = check_enhancement(ours.enhancement, ours, self.espnet())
         if ours.enhancement.stream is None:
             return parity
@@ -165,3 +164,33 @@ class EnhExporter:
             dtype="float32",
         )
         return theirs
+
+
+class EnhExporter(EnhGraphs):
+    """A trained enhancement model.
+
+    Args:
+        checkpoints: the files of the model.
+
+    Raises:
+        PluginError: if something in them is not supported or cannot be read.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        from espnet2.tasks.enh import EnhancementTask
+
+        config = checkpoints.train_config
+        find("separator", read_config(config)["separator"]).needs()
+        super().__init__(*build(EnhancementTask, config, checkpoints.model_file))
+
+    def write_texts(self, work: Path) -> dict[str, Text | None]:
+        """There are none."""
+        return {"text": None}
+
+    def describe(self) -> dict[str, object]:
+        """Fields of the manifest besides graphs and texts."""
+        return dict(speech=None, search=None, enhancement=self.describe_enhancement())
+
+    def measured(self, bundle: Bundle, device: Device) -> Manifest:
+        """The manifest: there is nothing to measure that the check does not."""
+        return bundle.manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import importlib
@@ -97,12 +98,8 @@ class RecognitionExporter:
     streams: tuple[str, ...] = ()
 
     def __init__(self, checkpoints: Checkpoints):
-        self.refuse(read_config(checkpoints.train_config))
-        module, name = self.espnet_task
-        task = getattr(importlib.import_module(module), name)
-        self.model, self.args = build(
-            task, checkpoints.train_config, checkpoints.model_file
-        )
+        self.refuse(self.read_config(checkpoints.train_config))
+        self.model, self.args = self.build(checkpoints)
         self.frontend = wrap_frontend(self.model, self.args)
         self.encoder = self.wrap_encoder().eval()
         self.stream = self.wrap_stream()
@@ -114,6 +111,18 @@ class RecognitionExporter:
                 list(self.model.token_list),
                 checkpoints.train_config,
             )
+
+    def read_config(self, path: Path) -> Mapping[str, Any]:
+        """Training configuration of the model that recognizes speech."""
+        return read_config(path)
+
+    def build(
+        self, checkpoints: Checkpoints
+    ) -> tuple[torch.nn.Module, argparse.Namespace]:
+        """The model, with its weights, and its training arguments."""
+        module, name = self.espnet_task
+        task = getattr(importlib.import_module(module), name)
+        return build(task, checkpoints.train_config, checkpoints.model_file)
 
     def roles(self, config: Mapping[str, Any]) -> list[str]:
         """Keys of a training configuration that choose an architecture."""
@@ -262,6 +271,11 @@ class RecognitionExporter:
         for what, array in noise(self.speech):
             yield what, self.accompany(array)
 
+    def real(self, source: Source, speech: Speech) -> Iterator[tuple[str, Utterance]]:
+        """Real utterances with descriptions, for a check."""
+        for key, array, _ in usable(source, speech):
+            yield key, self.accompany(array)
+
     def describe(self) -> dict[str, object]:
         """Fields of the manifest besides graphs and texts."""
         stream = None if self.stream is None else self.stream.settings
@@ -278,8 +292,7 @@ class RecognitionExporter:
         encoder = Encoder(bundle, device)
         figures = {"encoder": check_encoder(self.encode, encoder, self.noise())}
         if source is not None:
-            audio = usable(source, bundle.manifest.speech)
-            utterances = ((key, self.accompany(array)) for key, array, _ in audio)
+            utterances = self.real(source, bundle.manifest.speech)
             figure = check_encoder(self.encode, encoder, utterances)
             figures["encoder_on_real_audio"] = figure
         if self.stream is not None:

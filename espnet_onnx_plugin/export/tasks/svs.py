@@ -14,6 +14,7 @@ import torch
 from espnet_onnx_plugin.bundle import ScoreInputs, Synthesis
 from espnet_onnx_plugin.bundle.search import Features
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.layers.variances import pitch_settings
 from espnet_onnx_plugin.export.tasks.synthesis import SynthesisExporter
 from espnet_onnx_plugin.export.tts_module import TTSModule
@@ -22,9 +23,7 @@ from espnet_onnx_plugin.runtime.synthesis.inputs import Arguments
 #: Models that are left out, and why.
 _REFUSED = {
     "singing_tacotron": "ESPnet makes no waveform of its features, for it gives no "
-    "features with an attention to a vocoder",
-    "joint_score2wav": "ESPnet's releases cannot build it either, for their task gives "
-    "every model generator_params, which it does not take",
+    "features with an attention to a vocoder"
 }
 
 
@@ -35,6 +34,10 @@ class SVSExporter(SynthesisExporter):
     """
 
     role = "svs"
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__(checkpoints)
+        self.score = self.read_of_score()
 
     def refuse(self, config: Mapping[str, Any]) -> None:
         """Name a model that is left out, or that ESPnet cannot sing with.
@@ -93,6 +96,9 @@ class SVSExporter(SynthesisExporter):
     def teacher_forcing(self) -> tuple[dict[str, TTSModule], Features]:
         """The search, with how pitch is made; without what ESPnet cannot do."""
         model, search = self.model, self.wrapped.search
+        if self.discrete:
+            layers = model.discrete_token_layers
+            search = dataclasses.replace(search, token_layers=layers)
         known = inspect.signature(self.voice.inference).parameters
         extract = model.pitch_extract
         unread = model.energy_extract is not None and "energy" not in known
@@ -104,11 +110,15 @@ class SVSExporter(SynthesisExporter):
             return {}, dataclasses.replace(search, teacher_forcing=())
         if reads_pitch:
             pitch = pitch_settings(extract, model.pitch_normalize)
-            return {}, dataclasses.replace(search, pitch=pitch)
+            search = dataclasses.replace(search, pitch=pitch)
         return {}, search
 
-    def describe_synthesis(self) -> Synthesis:
-        """Singing that the model makes, and what it reads of a score."""
+    def read_of_score(self) -> ScoreInputs:
+        """Inputs that are made of a score.
+
+        Raises:
+            PluginError: if ESPnet's model cannot sing with them.
+        """
         reads, args = self.wrapped.score, self.args
         if getattr(self.voice, "use_discrete_token", False) and not self.discrete:
             raise PluginError(
@@ -121,21 +131,20 @@ class SVSExporter(SynthesisExporter):
                 f"svs '{self.name}' with score_feats_extract: frame_score_feats cannot "
                 "sing in ESPnet either; train it with syllable_score_feats"
             )
-        score = ScoreInputs(
+        return ScoreInputs(
             fs=args.fs,
             hop_length=args.feats_extract_conf["hop_length"],
             ids=reads.ids,
             repeated_by=reads.repeated_by if by_frame else None,
             needs_labels=reads.needs_labels or by_frame or self.discrete,
         )
+
+    def describe_synthesis(self) -> Synthesis:
+        """Singing that the model makes, and what it reads of a score."""
         made = super().describe_synthesis()
         if self.discrete:  # ESPnet asks how many there are, whatever it does with them
-            made = dataclasses.replace(
-                made,
-                reads=(*made.reads, "discrete_token"),
-                token_layers=self.model.discrete_token_layers,
-            )
-        return dataclasses.replace(made, score=score)
+            made = dataclasses.replace(made, reads=(*made.reads, "discrete_token"))
+        return dataclasses.replace(made, score=self.score)
 
     def teacher(self, inputs: Arguments) -> Arguments:
         """Made-up singing of a song."""

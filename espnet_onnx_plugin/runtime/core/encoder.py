@@ -127,7 +127,8 @@ class Encoder:
             for name in self.outputs
             if name.endswith(LENS) or not (self._resident or name == "encoder_out")
         ]
-        self._speakers = bundle.manifest.speakers
+        # Behind the utterances there may be an axis of speakers.
+        self._tells_apart = len(self._encoder.graph.outputs["encoder_out"].axes) > 3
         self._buckets = device.buckets and self._encoder.graph.batches
         #: Seconds that the newest call spent, by graph.
         self.seconds: dict[str, float] = {}
@@ -182,7 +183,7 @@ class Encoder:
     def _encode(self, feeds: Features) -> Encoded:
         start = time.perf_counter()
         encoded = Encoded(self._encoder.run(feeds, self._fetched))
-        if self._speakers is not None:
+        if self._tells_apart:
             for name, value in encoded.items():
                 array = to_numpy(value)
                 encoded[name] = array.reshape(-1, *array.shape[2:])

@@ -40,7 +40,7 @@ def open_bundle(
         model_dir: the bundle, or its directory.
         device: where it will run.
         task: of the bundles that are taken.
-        taker: name of the class that takes them, for the message.
+        taker: words for what takes them, for the message.
 
     Raises:
         PluginError: if it cannot be read or is for something else.
@@ -76,6 +76,9 @@ class OpenedModel(ABC, Generic[OptionsT]):
 
     #: Task of the bundles that are taken.
     task: str
+    #: Task of those that are taken in their place where ESPnet's option
+    #: ``enh_s2t_task`` is set; None: there is no such option.
+    joint_task: str | None = None
     #: The dataclass of the decoding options.
     options_class: type[OptionsT]
 
@@ -96,8 +99,12 @@ class OpenedModel(ABC, Generic[OptionsT]):
     ):
         self._options = make_options(self.options_class, options)
         self.device = Device(provider, threads, **session)
-        name = type(self).__name__
-        self.bundle = open_bundle(model_dir, self.device, self.task, name)
+        task, taker = self.task, type(self).__name__
+        if self.joint_task is not None:
+            joint = vars(self._options)["enh_s2t_task"]
+            task = self.joint_task if joint else task
+            taker = f"{taker} with enh_s2t_task {joint}"
+        self.bundle = open_bundle(model_dir, self.device, task, taker)
         self._open()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:

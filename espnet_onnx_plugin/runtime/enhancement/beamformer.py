@@ -35,7 +35,7 @@ class BeamformingSeparation:
         }
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Spectra of each speaker, see :class:`~.engine.Separation`.
+        """Spectra of each speaker, see :class:`~.enhancer.Separation`.
 
         Raises:
             PluginError: if a single channel has several speakers, or no filter can be

@@ -23,6 +23,6 @@ class DirectSeparation:
         self._separator = Session(bundle, "separator", device)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Outputs of one mixture, see :class:`~.engine.Separation`."""
+        """Outputs of one mixture, see :class:`~.enhancer.Separation`."""
         [made] = run(self._separator, inputs).values()
         return made

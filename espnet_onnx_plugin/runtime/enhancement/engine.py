@@ -1,86 +1,27 @@
-"""Enhancement and separation of mixtures: from waveforms to waveforms."""
+"""Enhancement and separation of mixtures as ESPnet's commands do it."""
 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
-from espnet_onnx_plugin.bundle.enhancement import Beamforming, Direct
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
-from espnet_onnx_plugin.runtime.enhancement import stft
-from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
-from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
+from espnet_onnx_plugin.runtime.enhancement.enhancer import Enhancer
 from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
+from espnet_onnx_plugin.runtime.enhancement.resample import resample
 from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
 from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
-
-
-class Separation(Protocol):
-    """A method, opened: what its graphs are given and give.
-
-    Inputs by name: ``speech`` (samples[, channels]) or ``spectrum`` (frames,
-    [channels,] bins, 2) with real and imaginary parts, in float32; ``ref_channel``
-    (); whatever else the task gives. Outputs are (outputs, samples), or complex parts
-    (outputs, frames, bins, 2) where the model has a synthesis.
-    """
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
-
 
 #: Makes outputs (outputs, samples) of a mixture (samples[, channels]).
 Separate = Callable[[np.ndarray], np.ndarray]
 
-#: What runs each method.
-_METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
-    Direct: DirectSeparation,
-    Beamforming: BeamformingSeparation,
-}
 
-
-def enhancement_of(manifest: Manifest) -> Enhancement:
-    """Description of what a model makes of mixtures.
-
-    Raises:
-        PluginError: if the manifest has none.
-    """
-    if manifest.enhancement is None:
-        raise PluginError(
-            "manifest.yaml says nothing of enhancement; export the bundle again"
-        )
-    return manifest.enhancement
-
-
-def read_by(described: Enhancement, mix: np.ndarray) -> np.ndarray:
-    """A mixture, or a part of one, as a model reads it, in float32.
-
-    Args:
-        described: the model.
-        mix: (samples,) or (samples, channels).
-
-    Raises:
-        PluginError: if the model cannot take it.
-    """
-    mix = np.asarray(mix, np.float32)
-    if mix.ndim not in (1, 2) or not mix.size:
-        raise PluginError(f"a mixture of shape {mix.shape} has no samples")
-    if not np.isfinite(mix).all():
-        raise PluginError("the mixture has samples that are not numbers")
-    wanted = described.channels
-    channels = 1 if mix.ndim == 1 else mix.shape[1]
-    if wanted is not None and channels != wanted:
-        raise PluginError(
-            f"the mixture has {channels} channel(s), the model takes {wanted}"
-        )
-    if wanted == 1 and mix.ndim == 2:
-        return mix[:, 0]
-    return mix[:, None] if wanted != 1 and mix.ndim == 1 else mix
+def to_peak(made: np.ndarray) -> np.ndarray:
+    """Outputs (outputs, samples), each brought to a peak of 0.9, as ESPnet does."""
+    return made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
 
 
 class Separator(OpenedModel[EnhOptions]):
@@ -92,21 +33,21 @@ class Separator(OpenedModel[EnhOptions]):
     Attributes:
         num_spk: how many waveforms it makes of a mixture.
         ref_channel: the channel that they stand for.
-        seconds: of the newest call, by part: separator, which is what the method does.
     """
 
     options_class: type[EnhOptions] = EnhOptions
 
     def _open(self) -> None:
         self.options = self._options
-        self.enhancement = enhancement_of(self.bundle.manifest)
+        self._enhancer = Enhancer(self.bundle, self.device, self.options.ref_channel)
+        self.enhancement = self._enhancer.described
         self.num_spk = self.enhancement.outputs
-        self.ref_channel = self.enhancement.ref_channel
-        if self.options.ref_channel is not None:
-            self.ref_channel = self.options.ref_channel
-        method = _METHODS[type(self.enhancement.method)]
-        self._separation = method(self.bundle, self.device)
-        self.seconds = {"separator": 0.0}
+        self.ref_channel = self._enhancer.ref_channel
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of the newest call by part: separator, which is the method's."""
+        return {"separator": self._enhancer.seconds}
 
     def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
@@ -118,41 +59,32 @@ class Separator(OpenedModel[EnhOptions]):
         Raises:
             PluginError: if the model cannot take it.
         """
-        return self._long_enough(self._read(mix), fs)
+        return self._enhancer.check(mix, fs)
 
-    def _read(self, mix: np.ndarray) -> np.ndarray:
-        mix = read_by(self.enhancement, mix)
-        channels = 1 if mix.ndim == 1 else mix.shape[1]
-        if channels > 1 and not -channels <= self.ref_channel < channels:
-            raise PluginError(
-                f"ref_channel {self.ref_channel} is not one of the {channels} channels"
-            )
-        return mix
+    def mode(self, category: int | None) -> np.ndarray:
+        """Which way a mixture is processed, ().
 
-    def _long_enough(self, mix: np.ndarray, fs: int) -> np.ndarray:
-        if len(mix) < self._shortest(fs):
-            raise PluginError(
-                f"a mixture of {len(mix)} samples is too short, the model needs "
-                f"{self._shortest(fs)}"
-            )
-        return mix
-
-    def _shortest(self, fs: int) -> int:
-        """The fewest samples that the model can take.
+        Args:
+            category: number of its kind, or None.
 
         Raises:
-            PluginError: if it cannot take this rate.
+            PluginError: if the model does not know it, or has no way of that kind.
         """
-        analysis = self.enhancement.analysis
-        if analysis is None or analysis.default_fs is None:
-            return self.enhancement.min_length
-        analysis, most = stft.at_rate(analysis, fs), self.enhancement.max_bins
-        if analysis.hop_length < 1 or (most is not None and analysis.bins > most):
+        known, modes = self.enhancement.categories, self.enhancement.modes
+        if category is None or not known:
+            return np.array(0, np.int64)
+        if not 0 <= category < len(known):
             raise PluginError(
-                f"{fs} samples a second are not a rate that the model can take: "
-                "resample the mixture"
+                f"category {category} is none of the model's {len(known)}, which begin "
+                "with 0"
             )
-        return analysis.shortest
+        number = int(known[category].endswith("_reverb"))
+        if modes is not None and number >= modes:
+            raise PluginError(
+                f"category {known[category]}: the model has no memory for mixtures "
+                "whose reverberation is taken away"
+            )
+        return np.array(number, np.int64)
 
     def _waveforms(
         self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
@@ -164,13 +96,23 @@ class Separator(OpenedModel[EnhOptions]):
             fs: samples a second.
             others: what else the method reads.
         """
-        self.seconds = {"separator": 0.0}
-        separate = functools.partial(self._separate, fs=fs, others=others)
+        self._enhancer.seconds = 0.0
+        samples, inside = len(mix), self.enhancement.forward_rate
+        if inside is not None:
+            if mix.ndim == 2 and mix.shape[1] > 1:
+                raise PluginError(
+                    "a model that always works at one rate (always_forward_in_48k) "
+                    "takes one channel: ESPnet would resample along the channels"
+                )
+            mix = resample(mix.T, fs, inside).T
+        separate = functools.partial(self._enhancer, fs=fs, others=others)
         if self.options.segments is not None:
             separate = functools.partial(self._in_segments, separate, fs)
         made = self._levelled(separate, mix)
+        if inside is not None:
+            made = resample(made, inside, fs)[:, :samples]
         if self.options.normalize_output_wav:
-            made = made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
+            made = to_peak(made)
         return made
 
     def stream(self, fs: int = 8000, scale: float = 1.0) -> MixtureStream:
@@ -191,14 +133,14 @@ class Separator(OpenedModel[EnhOptions]):
                 "the model takes mixtures whole: to separate a stream, set "
                 "segment_size and hop_size"
             )
-        separate = functools.partial(self._separate, fs=fs, others={})
+        separate = functools.partial(self._enhancer, fs=fs, others={})
 
         def segment(mix: np.ndarray) -> np.ndarray:
-            return self._levelled(separate, self._long_enough(mix, fs))
+            return self._levelled(separate, self._enhancer.long_enough(mix, fs))
 
         begin = functools.partial(self._stitching, segment, fs)
         return MixtureStream(
-            begin, self._read, self.num_spk, fs, scale, begin().latency
+            begin, self._enhancer.read, self.num_spk, fs, scale, begin().latency
         )
 
     def _stitching(self, separate: Separate, fs: int) -> Stitching:
@@ -231,21 +173,3 @@ class Separator(OpenedModel[EnhOptions]):
             return None
         axis = 0 if self.enhancement.variance == "channel" else None
         return np.atleast_1d(np.std(mix, axis=axis, ddof=1)).astype(np.float32)
-
-    def _separate(
-        self, mix: np.ndarray, fs: int, others: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        """Outputs (outputs, samples) of a mixture or a segment of one."""
-        inputs: dict[str, Any] = {"speech": mix, **others}
-        inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
-        analysis, synthesis = self.enhancement.analysis, self.enhancement.synthesis
-        if analysis is not None:
-            spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
-            inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
-        start = time.perf_counter()
-        made = self._separation(inputs)
-        self.seconds["separator"] += time.perf_counter() - start
-        if synthesis is None:
-            return made
-        spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]
-        return stft.inverse(spectra, stft.at_rate(synthesis, fs), len(mix))

@@ -13,7 +13,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import Session, Value
 from espnet_onnx_plugin.runtime.enhancement import stft as fourier
-from espnet_onnx_plugin.runtime.enhancement.engine import enhancement_of
+from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of
 
 #: Frames of a run of the graph: more are no faster, and take memory.
 MOST = 256

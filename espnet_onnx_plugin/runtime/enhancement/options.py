@@ -34,6 +34,10 @@ class EnhOptions:
         None, "channel that the outputs stand for, in the place of the model's"
     )
 
+    enh_s2t_task: bool = option(
+        False, "whether the model also recognizes the speech that it makes"
+    )
+
     def __post_init__(self) -> None:
         if self.segment_size is None or self.hop_size is None:
             return

@@ -37,9 +37,9 @@ def window_of(stft: Stft) -> np.ndarray:
     return np.pad(window, (left, stft.n_fft - stft.win_length - left))
 
 
-def at_rate(stft: Stft, fs: int) -> Stft:
-    """The transform at a sampling rate, where its sizes follow it."""
-    if stft.default_fs is None or fs == stft.default_fs:
+def at_rate(stft: Stft, fs: int | None) -> Stft:
+    """The transform at a sampling rate, where its sizes follow it; None: unknown."""
+    if stft.default_fs is None or fs is None or fs == stft.default_fs:
         return stft
     names = ("n_fft", "hop_length", "win_length")
     sizes = {name: getattr(stft, name) * fs // stft.default_fs for name in names}
@@ -93,10 +93,8 @@ def frames_of(spectrum: np.ndarray, stft: Stft) -> np.ndarray:
     real = np.zeros(0, spectrum.dtype).real.dtype
     if stft.normalized:
         spectrum = spectrum * np.sqrt(real.type(stft.n_fft))
-    if stft.onesided:
-        frames = np.fft.irfft(spectrum, stft.n_fft)
-    else:
-        frames = np.fft.ifft(spectrum).real
+    # Of both halves torch takes the first.
+    frames = np.fft.irfft(spectrum[..., : stft.n_fft // 2 + 1], stft.n_fft)
     return frames * window_of(stft).astype(real)
 
 

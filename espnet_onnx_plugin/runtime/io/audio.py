@@ -5,12 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
+
+#: Files that a directory is searched for.
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+
+
+def find_audio(inputs: Sequence[str]) -> list[Path]:
+    """The audio files that are named, and those in the directories that are.
+
+    Raises:
+        PluginError: if a directory holds none.
+    """
+    files: list[Path] = []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise PluginError(f"{path} holds no audio ({', '.join(SUFFIXES)})")
+            files += inside
+        else:
+            files.append(path)
+    return files
 
 
 @dataclass(frozen=True)

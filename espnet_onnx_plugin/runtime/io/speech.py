@@ -63,7 +63,8 @@ def prepare(speech: np.ndarray, expected: Speech) -> np.ndarray:
         expected: the bundle's description of its input.
 
     Returns:
-        (samples,) or (frames, dim) float32.
+        (samples,) or (frames, dim) float32; (samples, channels), too, where the model
+        reads several.
 
     Raises:
         PluginError: see :func:`check_values`.
@@ -78,7 +79,8 @@ def prepare(speech: np.ndarray, expected: Speech) -> np.ndarray:
 
 def one_channel(speech: np.ndarray, expected: Speech) -> np.ndarray:
     """An input of any volume as the first layer takes it, see :func:`prepare`."""
-    if expected.kind == "waveform" and speech.ndim == 2:
+    several = speech.ndim == 2 and not expected.all_channels
+    if expected.kind == "waveform" and several:
         average = expected.average_channels
         speech = speech.mean(axis=1) if average else speech[:, 0]
     return np.ascontiguousarray(speech, dtype=np.float32)

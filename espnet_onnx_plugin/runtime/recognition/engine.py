@@ -79,17 +79,17 @@ class SpeechModel(
         self.search = self._build_search()
 
     @property
-    def multi_asr(self) -> bool:
-        """Whether the model is asked to tell several speakers apart."""
+    def of_speakers(self) -> bool:
+        """Whether results of each speaker are asked for."""
         return False
 
     def _check_speakers(self, bundle: Bundle) -> None:
         """Refuse a model of several speakers that nobody asked for, and the reverse."""
         speakers = bundle.manifest.speakers
-        if self.multi_asr != (speakers is not None):
+        if self.of_speakers != (speakers is not None):
             raise PluginError(
                 f"the encoder of {bundle.path} tells {speakers or 'no'} speakers "
-                f"apart: set multi_asr to {'false' if self.multi_asr else 'true'}"
+                f"apart: set multi_asr to {'false' if self.of_speakers else 'true'}"
             )
 
     @staticmethod
@@ -130,6 +130,7 @@ class SpeechModel(
 
         Raises:
             TooShortUttError: where ESPnet raises it.
+            PluginError: if the model cannot take it.
         """
         return self._checked(speech)
 
@@ -146,8 +147,16 @@ class SpeechModel(
             )
         return speech
 
+    def enhance(self, utterances: Sequence[Utterance]) -> Sequence[Utterance]:
+        """Utterances that :meth:`prepare` gave, as the encoder hears them.
+
+        Where a model makes speech of several speakers of each, that of one utterance
+        comes in a row.
+        """
+        return utterances
+
     def encode(self, utterances: Sequence[Utterance]) -> Encoded:
-        """Run frontend and encoder on utterances that :meth:`prepare` gave."""
+        """Run frontend and encoder on what :meth:`enhance` gave."""
         return self._encoder(utterances)
 
     def stages(
@@ -173,10 +182,12 @@ class SpeechModel(
                 of the options.
         """
         start = time.perf_counter()
-        encoded = self.encode(utterances)
+        enhanced = self.enhance(utterances)
+        frontend = {"frontend": time.perf_counter() - start}
+        encoded = self.encode(enhanced)
         stages = list(self.stages(encoded, primers))
         results = self._results(stages)
-        spent = [self._encoder.seconds, *(stage.seconds for stage in stages)]
+        spent = [frontend, self._encoder.seconds, *(stage.seconds for stage in stages)]
         seconds: Counter[str] = Counter()
         for one in spent:
             seconds.update(one)

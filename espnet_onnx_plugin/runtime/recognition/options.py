@@ -78,6 +78,9 @@ class AsrOptions(TransducerOptions):
     time_sync: bool = option(False, "time-synchronous search")
     streaming: bool = option(False, "search block by block, as streams are searched")
     multi_asr: bool = option(False, "whether the model tells several speakers apart")
+    enh_s2t_task: bool = option(
+        False, "whether the model enhances or separates speech before it recognizes it"
+    )
     lid_prompt: bool = False
     hugging_face_decoder: bool = option(False, "search by transformers' generate")
     hugging_face_decoder_conf: Mapping[str, Any] = option(
@@ -94,6 +97,11 @@ class AsrOptions(TransducerOptions):
         "the bundle (100 from 202611 on, 0 before)",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.multi_asr and self.enh_s2t_task:
+            raise PluginError("multi_asr and enh_s2t_task exclude each other")
+
 
 @dataclass(frozen=True)
 class SluOptions(AsrOptions):
@@ -101,6 +109,7 @@ class SluOptions(AsrOptions):
 
     # ESPnet has a window in asr_inference alone.
     ctc_window_margin: int = field(default=0, init=False)
+    enh_s2t_task: bool = field(default=False, init=False)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ that sing.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -88,12 +89,22 @@ class FromDurations:
         # ESPnet gives none of a model that makes the waveform itself.
         given = () if "feats" in decoded else ("pitch", "energy")
         variances = {name: encoded[name] for name in given if name in encoded}
-        return Synthesized(
+        made = Synthesized(
             **{**variances, **decoded},
             condition=encoded.get("condition"),
             att_w=path,
             duration=lengths.output,
         )
+        return self._taught(made, inputs) if options.use_teacher_forcing else made
+
+    def _taught(self, made: Synthesized, inputs: ModelInputs) -> Synthesized:
+        """Tokens and F0 of the singing in the place of those that were made."""
+        tokens, pitch = inputs.discrete_token, self._search.pitch
+        if tokens is None or pitch is None or inputs.speech is None:
+            return made
+        frames = len(tokens) // (self._search.token_layers or 1)
+        f0 = pitch_of_song(inputs.speech, frames, pitch)
+        return dataclasses.replace(made, feat_gen=tokens[:, None], pitch=f0)
 
     @property
     def _forces_durations(self) -> bool:

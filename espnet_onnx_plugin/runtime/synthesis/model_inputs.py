@@ -26,6 +26,7 @@ class ModelInputs:
         spembs: the speaker's embedding (dim,).
         speech: (samples,), for the style or for teacher forcing.
         feats: its features (frames, dim), normalized.
+        discrete_token: of the singing (frames * layers,), for teacher forcing.
         durations: frames of each symbol, as they were given.
     """
 
@@ -36,6 +37,7 @@ class ModelInputs:
     spembs: np.ndarray | None = None
     speech: np.ndarray | None = None
     feats: np.ndarray | None = None
+    discrete_token: np.ndarray | None = None
     durations: Given = None
 
     @property

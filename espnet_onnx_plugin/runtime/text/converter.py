@@ -81,7 +81,7 @@ class TokenConverter:
 
     @functools.cached_property
     def clean(self) -> Cleaner:
-        """What is applied to a text before it becomes tokens."""
+        """Cleaner of a text before it becomes tokens."""
         return make_cleaner(self._text.cleaner)
 
     @functools.cached_property

@@ -1,0 +1,55 @@
+# shellcheck shell=bash
+# Sourced by the adapters of templates that enhance, after onnx_adapter.sh: how ESPnet's
+# enhancement is named, asked for and scored.
+#
+# Variables of ESPnet's driver, of the stages and of the adapters:
+# shellcheck disable=SC2154,SC2034
+
+onnx_input=--data_path_and_name_and_type
+
+# onnx_need_enhancement_scorer: ends where ESPnet's scoring of waveforms cannot run
+onnx_need_enhancement_scorer() {
+    # One source: mir_eval 0.7 fails there with numpy 2.
+    onnx_python -c '
+import numpy, pystoi
+from mir_eval.separation import bss_eval_sources
+bss_eval_sources(numpy.eye(1, 9), numpy.eye(1, 9))' > /dev/null 2>&1 ||
+        onnx_die "'${python}' lacks pystoi or a mir_eval that scores sources, by which" \
+            "ESPnet scores: run ${python} -m pip install pystoi 'mir_eval==0.8.*'"
+}
+
+# onnx_find_mixtures DIR: as onnx_find_inputs, of the mixtures alone
+onnx_find_mixtures() {
+    onnx_find_data "$1"
+    onnx_keys=$1/${onnx_scp}
+    onnx_input_args=("${onnx_input}=$1/${onnx_scp},speech_mix,${onnx_type}")
+}
+
+# onnx_add_clean_speech DIR SPEAKERS: adds that of DIR to onnx_validation_args
+onnx_add_clean_speech() {
+    local n
+    for n in $(seq "$2"); do
+        onnx_validation_args+=("${onnx_input}=$1/spk${n}.scp,speech_ref${n},${onnx_type}")
+    done
+}
+
+# onnx_collect_waves DIR: lists the waveforms that the jobs of a decode have written
+onnx_collect_waves() {
+    local f
+    rm -rf "$1"/scoring # of an earlier decode
+    for f in "${onnx_found[@]}"; do
+        onnx_merge "$1" "${f}" "${f}"
+    done
+}
+
+# onnx_describe_enhancement SPEAKERS CONFIG: after onnx_describe_model, what the stages
+# have to know of a model that enhances; CONFIG changes it for the inference
+onnx_describe_enhancement() {
+    mapfile -t onnx_found < <(printf 'spk%s.scp\n' $(seq "$1"))
+    onnx_search_args=(--fs "${fs}" "${onnx_search_args[@]}")
+    onnx_reference_args=("${onnx_export_args[@]}")
+    if [ -n "$2" ]; then
+        onnx_export_args+=(--inference_enh_config "$2")
+        onnx_reference_args+=(--inference_config "$2")
+    fi
+}
