@@ -97,6 +97,7 @@ class Enhancing(Inference):
         keys = read_keys(args.key_file) if args.key_file else mixtures.keys
         ordered = in_order(keys, mixtures)
         model: Separator = self.open_model(args)
+        mixtures.require(model.enhancement)
         failures: list[str] = []
         output = wave_writer(args.output_dir, keys, args.output_format)
         with output as writer, logging_redirect_tqdm():

@@ -81,12 +81,13 @@ class EnhGraphs:
             categories=tuple((getattr(model, "categories", None) or {}).values()),
             forward_rate=forward_rate,
             stream=wrapped.stream,
+            enrollment=wrapped.enrollment,
             **self._preprocessing(),
         )
 
     def _preprocessing(self) -> dict[str, Any]:
         """Fields of what ESPnet's preprocessor does to a mixture in inference."""
-        if getattr(self.args, "preprocessor", None) != "enh":
+        if getattr(self.args, "preprocessor", None) not in ("enh", "tse"):
             return {}
         conf = {**vars(self.args), **(self.args.preprocessor_conf or {})}
         volume = conf.get("speech_volume_normalize")
@@ -139,7 +140,7 @@ class EnhGraphs:
             enh_model=self.model,
             enh_train_args=self.args,
             num_spk=self.model.num_spk,
-            sfi_processing=self.args.separator in _FOLLOW_RATE,
+            sfi_processing=getattr(self.args, "separator", None) in _FOLLOW_RATE,
             segmenting=None not in segments,
             show_progressbar=False,
             device="cpu",
