@@ -458,17 +458,21 @@ onnx_decode_and_score() {
 import importlib.metadata, espnet2
 others = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnxruntime")]
 print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
-    onnx_job "${decode_cmd}" "${onnx_dir}"/report.log report \
+    onnx_job "${decode_cmd}" "${onnx_tables}"/report.log report \
         "${reference[@]}" "${systems[@]}" --test_sets ${dsets} "${onnx_report_args[@]}" \
         --fact "model" "${onnx_exp}" --fact "decoding" "${inference_tag}" \
         --fact "versions" "${versions}" \
         --fact "jobs" "${onnx_nj} in parallel, threads in each: ${onnx_threads}, on ${onnx_provider}" \
-        --output_dir "${onnx_dir}"
-    cat "${onnx_dir}"/RESULTS.md
+        --output_dir "${onnx_tables}"
+    cat "${onnx_tables}"/RESULTS.md
 }
+
+# onnx_evaluate: stage 16, whose tables go to onnx_tables
+onnx_evaluate() { onnx_decode_and_score; }
 
 onnx_run_stages() {
     onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
+    onnx_tables=${onnx_dir}
     onnx_nj=${onnx_nj:-${inference_nj}}
     onnx_cmd="${decode_cmd} --gpu 0"
     if [ "${onnx_provider}" != cpu ]; then
@@ -479,6 +483,6 @@ onnx_run_stages() {
     fi
     if onnx_wants_stage 14; then onnx_export; fi
     if onnx_wants_stage 15; then onnx_optimize; fi
-    if onnx_wants_stage 16 && ! "${skip_eval:-false}"; then onnx_decode_and_score; fi
+    if onnx_wants_stage 16 && ! "${skip_eval:-false}"; then onnx_evaluate; fi
     log "Successfully finished. [elapsed=${SECONDS}s]"
 }

@@ -45,54 +45,12 @@ onnx_find_inputs() {
     onnx_input_args=("${inputs[@]/#/--data_path_and_name_and_type=}")
 }
 
-onnx_take_validation_data() {
-    # An export is checked on texts of its own.
-    [ "$1" != --parity_scp ] || return 0
-    onnx_find_inputs "$2"
-    onnx_validation_args=("${onnx_input_args[@]}")
-}
-
-onnx_collect() {
-    local name outputs=("$2/${onnx_logdir}"/output.*)
-    cp "$1"/feats_type "$2"
-    rm -rf "$2"/{norm,denorm,wav,att_ws,probs}
-    for name in norm denorm; do
-        onnx_merge "$2" "${name}"/feats.scp "${name}"/feats.scp
-    done
-    for name in speech_shape durations focus_rates; do
-        onnx_merge "$2" "${name}/${name}" "${name}"
-    done
-    for name in wav att_ws probs; do
-        [ -d "${outputs[0]}/${name}" ] || continue
-        mkdir "$2/${name}"
-        find "${outputs[@]/%//${name}}" -type f -exec mv -t "$2/${name}" {} +
-        rm -r "${outputs[@]/%//${name}}"
-    done
-    find "$2"/wav -name '*.wav' -printf '%f %p\n' | sed 's/\.wav / /' |
-        LC_ALL=C sort -k1 > "$2"/wav/wav.scp
-}
-
-# The vocoder becomes part of the bundle: what inference_args say of it is not for our
-# synthesis, but for the export and for ESPnet's own.
-onnx_vocoder_args=()
-if [ "${vocoder_file}" != none ]; then
-    onnx_vocoder_args+=(--vocoder_file "${vocoder_file}")
-fi
-onnx_vocoder_option='--vocoder_[a-z]+[ =]+[^ ]+'
-# shellcheck disable=SC2207 # several options in one string, as ESPnet takes them
-onnx_vocoder_args+=($(grep -oE -- "${onnx_vocoder_option}" <<< "${inference_args}" || true))
-inference_args=$(sed -E "s/${onnx_vocoder_option}//g" <<< "${inference_args}")
+# shellcheck source=egs2_stage/onnx_synthesis.sh
+. "${onnx_plugin_root}"/egs2_stage/onnx_synthesis.sh
 
 onnx_run_espnet
-onnx_describe_model tts "${tts_exp}" "${inference_model}"
-onnx_logdir=log
-onnx_found=(wav/wav.scp)
-onnx_export_args+=("${onnx_vocoder_args[@]}")
-onnx_reference_args=("${onnx_export_args[@]}")
+onnx_describe_synthesis tts "${tts_exp}" "${inference_model}"
+onnx_reference_args+=("${onnx_vocoder_args[@]}")
 onnx_quantize_args=(${onnx_asr_model_dir:+--asr_model_dir "${onnx_asr_model_dir}"})
-onnx_timing_args=(--time_first_audio true)
-onnx_report_args=(--data_dir "${data_feats}" "${onnx_quantize_args[@]}")
-if [ "${vocoder_file}" != none ]; then
-    onnx_checkpoints+=("${vocoder_file}")
-fi
+onnx_report_args+=("${onnx_quantize_args[@]}")
 onnx_run_stages

@@ -56,6 +56,8 @@ class Task:
             language, task, times.
         scores_speech: whether a model can recognize speech that another one made.
         vocoder: whether a model may come with a vocoder.
+        overwritten: parts of the training configuration whose settings an inference
+            configuration may replace when ESPnet builds the model.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Task:
     special_tokens: bool = False
     scores_speech: bool = False
     vocoder: bool = False
+    overwritten: tuple[str, ...] = ()
 
     @property
     def doors(self) -> tuple[Door, ...]:
@@ -162,6 +165,7 @@ _ROWS = (
         gives="speech",
         audio="speech_mix",
         evaluator="separation.SeparationEvaluator",
+        overwritten=("encoder", "separator", "decoder"),
     ),
     Task(
         "enh_tse",  # enh.sh --is_tse_task true
@@ -177,6 +181,7 @@ _ROWS = (
         exporter="enh_asr.EnhASRExporter",
         others=(Door("enh_inference", "enh", "SeparateSpeech", options=_JOINT),),
         packed="enh_s2t_",
+        overwritten=("enh_encoder", "enh_separator", "enh_decoder"),
     ),
 )
 

@@ -5,7 +5,7 @@ set -euo pipefail
 plugin_root=$(dirname "$(dirname "$(readlink -f "$0")")")
 usage="Usage: $0 [--uninstall] ESPNET/egs2/CORPUS/TASK1"
 # Drivers of ESPnet's templates; an adapter of the same name is in egs2_stage/.
-drivers="asr st slu s2t tts enh"
+drivers="asr st slu s2t tts svs enh enh_asr"
 
 die() {
     echo "$0: $*" >&2
@@ -44,17 +44,13 @@ cd "${recipe}"
 driver=
 supported=
 for name in ${drivers}; do
-    if [ -f "${plugin_root}/egs2_stage/${name}.sh" ]; then
-        supported+="${supported:+, }${name}.sh"
-    fi
+    supported+="${supported:+, }${name}.sh"
     if [ -e "${name}.sh" ] || [ -L "${name}.sh" ] || [ -e "${name}.espnet.sh" ]; then
         driver=${name}
     fi
 done
 [ -n "${driver}" ] || die "'${recipe}' is not a recipe with one of these drivers: ${supported}"
 adapter=${plugin_root}/egs2_stage/${driver}.sh
-[ -f "${adapter}" ] ||
-    die "'${recipe}' is driven by ${driver}.sh, which is not supported yet, only ${supported}"
 
 ours=${driver}.sh
 espnets=${driver}.espnet.sh

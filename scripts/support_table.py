@@ -27,7 +27,7 @@ ROLES = (
     "svs",
     "separator",
     "extractor",
-    "diffusion_model",
+    "diffusion",
     "vocoder",
     "feats_extract",
 )

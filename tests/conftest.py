@@ -217,14 +217,14 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
     from espnet_onnx_plugin.export.registry import find
 
     with mock.patch.object(nltk, "download"):
-        from espnet2.tasks.gan_svs import GANSVSTask, svs_choices
+        from espnet2.tasks.gan_svs import GANSVSTask
         from espnet2.tasks.svs import SVSTask
     root.mkdir(parents=True, exist_ok=True)
     mel = dict(fs=RATE, n_fft=64, hop_length=8, n_mels=10, fmin=80, fmax=3800)
     random = np.random.default_rng(0)
     stats = dict(count=100.0, sum=random.standard_normal(10) * 100)
     np.savez(root / "stats.npz", **stats, sum_square=100 * (4 + random.random(10)))
-    task = GANSVSTask if arch in svs_choices.classes else SVSTask
+    task = GANSVSTask if arch == "vits" else SVSTask
     framewise = arch == "naive_rnn"
     config = dict(task.get_default_config())
     config.update(
@@ -297,6 +297,34 @@ def enh_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
     )
     config.update(choices)
     return config
+
+
+def diffusion_config(arch: str, name: str, **choices: Any) -> dict[str, Any]:
+    """Training configuration of task enh, with a tiny diffusion model of the registry.
+
+    Args:
+        arch: of role diffusion, as ESPnet calls it.
+        name: of the tiny configuration.
+        choices: other keys.
+    """
+    from espnet_onnx_plugin.export.registry import find
+
+    conf = dict(find("diffusion", arch).tiny[name])
+    transform = dict(
+        n_fft=conf.pop("n_fft"), hop_length=24, spec_transform_type="exponent"
+    )
+    conf["sde_conf"] = dict(sigma_min=0.05, sigma_max=0.5, N=1000)
+    return enh_config(
+        "tcn",
+        "global",
+        encoder="stft",
+        encoder_conf=transform,
+        decoder="stft",
+        decoder_conf=transform,
+        diffusion_model=arch,
+        diffusion_model_conf=conf,
+        **choices,
+    )
 
 
 def save_enh(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path]:

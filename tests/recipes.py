@@ -68,14 +68,27 @@ VARIABLES = dict(
     made_up_stage() {{
         for name in ${{valid_set}} ${{test_sets}}; do
             mkdir -p "${{enh_exp}}/${{inference_tag}}_${{name}}/scoring"
-            echo 7.25 > "${{enh_exp}}/${{inference_tag}}_${{name}}/scoring/result_si_snr.txt"
+            cd "${{enh_exp}}/${{inference_tag}}_${{name}}/scoring"
+            echo 7.25 > result_si_snr.txt
+            cd - > /dev/null
         done
     }}
+    """,
+    enh_asr=f"""{GENERAL.replace("inference_args=", "")} {SEARCH}
+    enh_asr_exp=exp/enh_asr; inference_enh_asr_model=m.pth; use_k2=false
+    use_word_lm=false; ngram_exp=exp/ngram; inference_ngram=n.bin; fs=8k
+    asr_inference_args=; enh_inference_args=; inference_enh_tag=enhanced
+    inference_enh_config=; spk_num=1; use_speech_ref=true
     """,
     tts=f"""{GENERAL}
     tts_exp=exp/tts; inference_model=m.pth; train_set=train; dumpdir=dump
     vocoder_file=none; teacher_dumpdir=; skip_scoring=false; spk_embed_tag=embed
     use_spk_embed=false; use_sid=false; use_lid=false
+    """,
+    svs=f"""{GENERAL}
+    svs_exp=exp/svs; inference_model=m.pth; train_set=train; dumpdir=dump
+    svs_task=svs; vocoder_file=none; teacher_dumpdir=; skip_versa=true
+    use_xvector=false; use_sid=false; use_lid=false
     """,
 )
 
@@ -107,7 +120,7 @@ from pathlib import Path
 args = sys.argv[1:]
 if args[0] == "-c":
     missing = os.environ.get("NO_MODULES", "")
-    print(missing)
+    print(*[name for name in args[2:] if name in missing.split()])
     sys.exit(int(bool(missing) and missing in args[1]))
 name = args[1].rpartition(".")[2]
 values = {{}}

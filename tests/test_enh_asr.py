@@ -100,7 +100,7 @@ def test_each_speaker_gets_espnets_result(two):
 
 
 def test_the_command_writes_espnets_files(two, tmp_path):
-    """Of an utterance that is too short for the encoder, too."""
+    """An utterance that is too short for the encoder, too."""
     from espnet2.bin import asr_inference
 
     soundfile.write(tmp_path / "short.wav", AUDIO[0][:100], 8000)

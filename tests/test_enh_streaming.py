@@ -318,7 +318,7 @@ def test_audio_is_enhanced_as_it_comes(models, tmp_path, monkeypatch):
 
 
 def test_peaks_are_told(models, tmp_path, monkeypatch, caplog):
-    """What was cut off, and the scale at which it would not have been."""
+    """Samples that were cut off, and the scale at which it would not have been."""
     bundle, _ = models("tcn", "causal_spectrum")
     soundfile.write(tmp_path / "a.wav", noise(2000), 8000)
     args = ["--model_dir", bundle.path, "--output", tmp_path / "b.wav"]

@@ -157,12 +157,12 @@ exported = test_svs.exported
 
 @pytest.fixture
 def vits(exported, request):
-    """Gives a tiny model of ESPnet and its bundle."""
+    """Gives a tiny VISinger of ESPnet and its bundle."""
 
-    def give(name, **choices):
+    def give(name):
         if name.startswith("uhifigan"):
             request.getfixturevalue("parallel_wavegan")
-        return exported(f"vits/{name}", **choices)
+        return exported(f"vits/{name}")
 
     return give
 
@@ -203,6 +203,25 @@ def test_teacher_forcing_is_espnets(arch, name, vits):
         made, reference = sing(ours, theirs, given, seed=samples)
         agree(made, reference)
         assert len(made["wav"]) == 8 * (samples // 8 + 1)
+
+
+JOINT = [case for case in configurations("svs") if "joint" in case.values[0]]
+
+
+@pytest.mark.espnet
+@pytest.mark.parametrize("arch, name", JOINT)
+def test_a_model_and_its_vocoder_sing_as_in_espnet(arch, name, exported):
+    files, bundle = exported(f"{arch}/{name}")
+    ours, theirs = SingingGenerate(bundle), espnet(files)
+    assert ours.fs == theirs.fs
+    for seed, notes in enumerate((4, 11)):
+        given = inputs(bundle, text=song(notes, seed=notes))
+        made, reference = sing(ours, theirs, given, seed)
+        reference["wav"] = reference["wav"].reshape(-1)  # it has an axis more
+        agree(made, reference)
+        assert len(made["wav"]) == 8 * len(made["feat_gen"])
+    with pytest.raises(PluginError, match="give label too"):
+        ours(**of_text(given))
 
 
 @pytest.mark.espnet
@@ -285,7 +304,7 @@ LONG = dict(fs=24000, n_fft=2048, hop_length=600)
 @pytest.mark.more
 @pytest.mark.espnet
 @pytest.mark.parametrize("name", ["visinger2", "uhifigan"])
-def test_three_minutes_are_espnets(name, vits, tmp_path):
+def test_three_minutes_are_espnets(name, tmp_path, request):
     conf = copy.deepcopy(find("svs", "vits").tiny[name])
     conf["sampling_rate"] = LONG["fs"]
     conf["mel_loss_params"].update(LONG, win_length=2048)
@@ -299,14 +318,20 @@ def test_three_minutes_are_espnets(name, vits, tmp_path):
             decoder_downsample_scales=[20, 30],
             decoder_downsample_kernel_sizes=[40, 60],
         )
-    files, bundle = vits(
+    if name == "uhifigan":
+        request.getfixturevalue("parallel_wavegan")
+    files = save_svs(
+        "vits",
         name,
+        tmp_path,
         svs_conf=conf,
         fs=LONG["fs"],
         feats_extract_conf=dict(LONG, n_mels=10),
         score_feats_extract_conf=dict(LONG, win_length=2048),
         pitch_extract=None,
     )
+    checkpoints = Checkpoints(files["config"], files["file"])
+    bundle = export_bundle("svs", checkpoints, tmp_path / "onnx")
     ours, theirs = SingingGenerate(bundle), espnet(files)
     random, count = np.random.default_rng(0), 360
     lengths = np.full(count, 20 * LONG["hop_length"] / LONG["fs"])
@@ -375,21 +400,17 @@ def test_what_espnet_cannot_sing_is_refused(change, reason):
         arch.check(conf)
 
 
+@pytest.mark.espnet
 def test_espnet_cannot_build_what_is_refused(tmp_path, exported):
     files, _ = exported("vits/visinger2")
     config = yaml.safe_load(files["config"].read_text())
     config["svs_conf"]["generator_type"] = "vits_generator"
-    joint = dict(svs="joint_score2wav", svs_conf={})
-    for changed, reason in (
-        (config, "svs 'vits': ESPnet has no generator_type 'vits_generator'"),
-        ({**config, **joint}, "svs 'joint_score2wav' is not supported: ESPnet's"),
-    ):
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed))
-        with pytest.raises(PluginError, match=f"^{reason}"):
-            checkpoints = Checkpoints(tmp_path / "config.yaml", files["file"])
-            export_bundle("svs", checkpoints, tmp_path / "onnx")
-        with pytest.raises(KeyError, match="vits_generator|generator_params"):
-            espnet(dict(files, config=tmp_path / "config.yaml"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    checkpoints = Checkpoints(tmp_path / "config.yaml", files["file"])
+    with pytest.raises(PluginError, match="^svs 'vits': ESPnet has no generator_type"):
+        export_bundle("svs", checkpoints, tmp_path / "onnx")
+    with pytest.raises(KeyError, match="vits_generator"):
+        espnet(dict(files, config=tmp_path / "config.yaml"))
 
 
 def test_the_vocoder_of_several_waveforms_is_refused(parallel_wavegan):

@@ -142,11 +142,6 @@ def test_refusals(checkout, recipe, option):
     refused(corpus / "asr9", "no such directory")
     refused(corpus, "not a recipe", "asr.sh")
     refused(corpus / "lm1", "not a recipe", "asr.sh")
-    refused(
-        corpus / "enh1",
-        "enh.sh",
-        "not supported yet, only asr.sh, st.sh, slu.sh, s2t.sh, tts.sh",
-    )
     refused(checkout / "egs2/TEMPLATE/asr1", "template")
 
     espnets = recipe / "asr.espnet.sh"

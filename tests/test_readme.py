@@ -38,6 +38,10 @@ RUN_BY = {
         "tests/test_svs.py",
         "svs_inference.main(",
     ),
+    "python -m espnet_onnx_plugin.bin.enh_inference": (
+        "tests/test_enh.py",
+        "enh_inference.main(",
+    ),
     "scripts/setup_env.sh export,optimize,report && . .venv/bin/activate": (
         ".ci/run",
         "step scripts/setup_env.sh export,optimize,report",

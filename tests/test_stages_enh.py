@@ -18,10 +18,10 @@ from recipes import (
 SETS = {"valid": ["v1"], "test_a": ["u1", "u2", "u3", "u4"], "test_b": ["u1"]}
 
 
-def make_torch_decode(speakers=1):
+def make_torch_decode(speakers=1, tag="exp/enh/tag"):
     """The waveforms that the made-up python writes too."""
     for name, keys in SETS.items():
-        directory = Path("exp/enh", f"tag_{name}")
+        directory = Path(f"{tag}_{name}")
         directory.mkdir(parents=True, exist_ok=True)
         for n in range(1, speakers + 1):
             lines = []
@@ -31,6 +31,15 @@ def make_torch_decode(speakers=1):
                 soundfile.write(path, [w / 2**15 for w in wave], 8000, "PCM_16")
                 lines.append(f"{key} {path}\n")
             (directory / f"spk{n}.scp").write_text("".join(lines))
+
+
+def write_decode(directory, keys, speakers=1):
+    """PyTorch's words of each speaker, as the made-up python finds them."""
+    directory.mkdir(parents=True)
+    for n in range(1, speakers + 1):
+        for name in ("text", "token_int", "score"):
+            lines = "".join(f"{key} 1 2\n" for key in keys)
+            (directory / f"{name}_spk{n}").write_text(lines)
 
 
 @pytest.fixture
@@ -119,8 +128,15 @@ def test_waveforms_are_listed_where_espnet_lists_them(recipe):
     for n in (1, 2):
         scp = dict(line.split() for line in open(directory / f"spk{n}.scp"))
         assert list(scp) == SETS["test_a"]
-        assert all(f"/logdir/output.{i}/" in scp[f"u{i}"] for i in (1, 2, 3))
-        assert all(soundfile.info(path).frames == 50 for path in scp.values())
+        for key, path in scp.items():
+            *_, logdir, job, wavs, speaker, name = Path(path).parts
+            assert (logdir, wavs, speaker, name) == (
+                "logdir",
+                "wavs",
+                str(n),
+                f"{key}.wav",
+            )
+            assert job.startswith("output.") and soundfile.info(path).frames == 50
     # Scores of an earlier run are not taken for this one's.
     assert not stale.exists()
     assert "| fp32 | 7.25 | 4 |" in result.stdout
@@ -199,3 +215,87 @@ def test_what_cannot_be_scored_is_told_before_anything_runs(recipe):
     assert run_enh(*args, **lacks).returncode == 0
     args = ("--stage", "14", "--variable_num_refs", "true")
     assert_refused(run_enh(*args), "--variable_num_refs true")
+
+
+# Enhancement and recognition in one model
+
+
+@pytest.fixture
+def joint_recipe(tmp_path, monkeypatch):
+    """A recipe of enh_asr.sh with two speakers, decoded by PyTorch."""
+    monkeypatch.chdir(tmp_path)
+    make_recipe("enh_asr")
+    make_torch_decode(2, "exp/enh_asr/enhanced")
+    for name in ("test_a", "test_b"):
+        write_decode(Path("exp/enh_asr/tag", name), SETS[name], 2)
+    return tmp_path
+
+
+run_joint = partial(run_onnx, template="enh_asr")
+
+
+def test_words_and_speech_of_a_joint_model(joint_recipe):
+    speech = ("--enh_inference_args", "--normalize_output_wav true")
+    words = ("--spk_num", "2", "--asr_inference_args", "--beam_size 3")
+    result = run_joint(*FP32, *words, *speech)
+    assert result.returncode == 0, result.stderr
+    assert module_calls("export")[0]["task"] == ["enh_asr"]
+    decode = module_calls("asr_inference")[0]
+    assert decode["output_dir"] == ["exp/enh_asr/tag_onnx_fp32/test_a/logdir/output.1"]
+    assert decode["beam_size"] == ["3"] and decode["enh_s2t_task"] == ["true"]
+    enhance = module_calls("enh_inference")[0]
+    assert enhance == {
+        "model_dir": ["exp/enh_asr/onnx/fp32"],
+        "provider": ["cpu"],
+        "num_threads": ["1"],
+        "fs": ["8k"],
+        "normalize_output_wav": ["true"],
+        "enh_s2t_task": ["true"],
+        "data_path_and_name_and_type": inputs("test_a"),
+        "key_file": ["exp/enh_asr/enhanced_onnx_fp32_test_a/logdir/keys.1.scp"],
+        "batch_size": ["1"],
+        "output_dir": ["exp/enh_asr/enhanced_onnx_fp32_test_a/logdir/output.1"],
+    }
+    model = {
+        "train_config": ["exp/enh_asr/config.yaml"],
+        "model_file": ["exp/enh_asr/m.pth"],
+    }
+    references = module_calls("reference")
+    assert references[0]["asr_train_config"] == model["train_config"]
+    assert references[-1].items() >= model.items()
+    assert {call["enh_s2t_task"][0] for call in references} == {"true"}
+    scoring = [call[-6:] for call in driver_calls() if "--stop_stage" in call]
+    assert scoring == [
+        ["--inference_tag", "tag_onnx_fp32", *only(14)],
+        ["--inference_enh_tag", "enhanced_onnx_fp32", *only(15)],
+    ]
+    words, speech = module_calls("report")
+    assert words["reference"][1] == "exp/enh_asr/tag"
+    assert speech["reference"][1] == "exp/enh_asr/enhanced_{test_set}"
+    assert speech["output_dir"] == ["exp/enh_asr/onnx/enhancement"]
+    assert "| system | utterances | identical % |" in result.stdout
+    assert "| fp32 | 4 | inf | inf |" in result.stdout
+
+
+def only(n):
+    return ["--stage", f"{n}", "--stop_stage", f"{n}"]
+
+
+@pytest.mark.parametrize(
+    "args, ran",
+    [
+        (("--stage", "12", "--stop_stage", "14"), "12 13 14 15"),
+        (
+            ("--stage", "12", "--stop_stage", "14", "--use_speech_ref", "false"),
+            "12 13 14",
+        ),
+        (("--stage", "12", "--stop_stage", "13"), "12 13"),
+        (("--stage", "14", "--stop_stage", "15"), ""),
+    ],
+)
+def test_espnet_scores_before_our_stages(joint_recipe, args, ran):
+    assert run_joint(*args).returncode == 0
+    calls = [call for call in driver_calls() if call and call[0].startswith("RAN")]
+    assert [line for call in calls for line in call] == [
+        f"RAN {n}" for n in ran.split()
+    ]

@@ -16,7 +16,6 @@ from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 if TYPE_CHECKING:
     import numpy as np
 
-    from espnet_onnx_plugin.runtime.enhancement.engine import Separator
     from espnet_onnx_plugin.runtime.enhancement.inputs import Mixture, Mixtures
 
 
@@ -85,6 +84,7 @@ class Enhancing(Inference):
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
+        from espnet_onnx_plugin.runtime.enhancement.engine import Separator
         from espnet_onnx_plugin.runtime.enhancement.inputs import in_order
         from espnet_onnx_plugin.runtime.enhancement.writer import wave_writer
         from espnet_onnx_plugin.runtime.io.lists import read_keys
@@ -96,9 +96,11 @@ class Enhancing(Inference):
         mixtures = self.mixtures(args)
         keys = read_keys(args.key_file) if args.key_file else mixtures.keys
         ordered = in_order(keys, mixtures)
-        model: Separator = self.open_model(args)
+        model = self.open_model(args)
         mixtures.require(model.enhancement)
         failures: list[str] = []
+        if isinstance(model, Separator):
+            model.begin_job()
         output = wave_writer(args.output_dir, keys, args.output_format)
         with output as writer, logging_redirect_tqdm():
             for number, key in enumerate(progress(ordered, len(keys))):
@@ -136,7 +138,7 @@ COMMAND = Enhancing(
     "enh_inference",
     EnhOptions,
     unsupported=("dtype",),
-    without_effect=("seed", *LOADING),
+    without_effect=LOADING,
 )
 
 main = COMMAND.main

@@ -53,6 +53,13 @@ def get_parser() -> ArgumentParser:
     group.add_argument(
         "--vocoder_tag", type=str_or_none, help="tag of parallel_wavegan"
     )
+    group = parser.add_argument_group("An enhancement model")
+    group.add_argument(
+        "--inference_enh_config",
+        type=path_or_none,
+        help="settings in the place of the model's: --inference_config of ESPnet's "
+        "enh_inference",
+    )
     parser.add_argument(
         "--parity_scp",
         help="SCP,TYPE of real audio to check on, e.g. dump/raw/dev/wav.scp,sound",
@@ -73,9 +80,15 @@ def export(args: argparse.Namespace) -> None:
     files = {name: getattr(args, name) for name in names}
     if args.model_tag is not None and any(files.values()):
         raise PluginError("--model_tag and files of a model exclude each other")
-    others = ("ngram_file", "src_ngram_file", "vocoder_config", "vocoder_file")
+    vocoder_files = ("vocoder_config", "vocoder_file")
+    others = ("ngram_file", "src_ngram_file", *vocoder_files, "inference_enh_config")
     more = {name: getattr(args, name) for name in others}
-    vocoder = [name for name in ("vocoder_tag", *others[2:]) if getattr(args, name)]
+    if args.inference_enh_config and not TASKS[args.task].overwritten:
+        known = " or ".join(task.name for task in TASKS.values() if task.overwritten)
+        raise PluginError(
+            f"--inference_enh_config is for task {known}, not {args.task}"
+        )
+    vocoder = [name for name in ("vocoder_tag", *vocoder_files) if getattr(args, name)]
     if vocoder and not TASKS[args.task].vocoder:
         known = " or ".join(task.name for task in TASKS.values() if task.vocoder)
         raise PluginError(f"--{vocoder[0]} is for task {known}, not {args.task}")

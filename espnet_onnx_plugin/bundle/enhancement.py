@@ -187,8 +187,39 @@ class Segmental:
     frames: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Diffusion:
+    """Reverse diffusion of a spectrum, as ESPnet's sgmse samples it.
+
+    The graph ``separator`` is the score. The process is ``OUVESDE``, with a corrector
+    of annealed Langevin dynamics before each step of the predictor.
+
+    Attributes:
+        theta, sigma_min, sigma_max: stiffness of the process, and how much noise there
+            is at its ends.
+        steps: of the predictor.
+        corrector_steps: before each of them.
+        snr: signal-to-noise ratio that the corrector aims at.
+        end: time at which sampling ends; it begins at 1.
+        normalize: whether spectra are brought to a peak below 1.
+        drawn: how many numbers ESPnet's job draws before the first mixture.
+    """
+
+    kind: ClassVar[str] = "diffusion"
+
+    theta: float
+    sigma_min: float
+    sigma_max: float
+    steps: int
+    corrector_steps: int
+    snr: float
+    end: float
+    normalize: bool = False
+    drawn: int = 0
+
+
 #: Modules of runtime.enhancement run each.
-Method = Direct | Beamforming | KMeans | SoftKMeans | Segmental
+Method = Direct | Beamforming | KMeans | SoftKMeans | Segmental | Diffusion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 
+from espnet_onnx_plugin.bundle.typed import check_keys
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.weights import load_weights
 from espnet_onnx_plugin.packages import import_package
@@ -41,6 +42,7 @@ class Checkpoints:
     src_ngram_file: Path | None = None
     vocoder_config: Path | None = None
     vocoder_file: Path | None = None
+    inference_enh_config: Path | None = None
 
     def __post_init__(self) -> None:
         for name, path in self.files().items():
@@ -158,6 +160,47 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise PluginError(f"{path} is not a training configuration of ESPnet")
     return config
+
+
+@contextlib.contextmanager
+def overwritten(
+    config: Path, other: Path | None, parts: Sequence[str]
+) -> Iterator[Path]:
+    """A training configuration with settings of an inference configuration.
+
+    Args:
+        config: of training.
+        other: of inference, or None.
+        parts: keys of the training configuration that it may have, and each with
+            ``_conf`` behind.
+
+    Yields:
+        ``config``, or the path of a temporary file.
+
+    Raises:
+        PluginError: if it has other keys.
+    """
+    if other is None:
+        yield config
+        return
+    settings, changes = read_config(config), read_config(other)
+    known = [key for part in parts for key in (part, f"{part}_conf")]
+    check_keys(changes, known, str(other))
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / config.name
+        merged = yaml.safe_dump(_updated(settings, changes))
+        path.write_text(merged, encoding="utf-8")
+        yield path
+
+
+def _updated(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """As ``recursive_dict_update`` of ``espnet2.bin.enh_inference``."""
+    made = dict(settings)
+    for key, value in changes.items():
+        old = made.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        made[key] = _updated(old, value) if both else value
+    return made
 
 
 def refuse_ngram(path: Path) -> None:

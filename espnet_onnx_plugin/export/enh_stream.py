@@ -63,7 +63,7 @@ class Masks(Protocol):
         """Masks of the next frames (frames, size), and the next states."""
 
     def masked(self, features: Any, masks: Sequence[torch.Tensor]) -> list[Any]:
-        """See :class:`.MaskSeparator`."""
+        """Masks, see :class:`.MaskSeparator`."""
 
 
 class MaskStep(SeparatorStep):

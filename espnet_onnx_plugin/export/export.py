@@ -23,7 +23,12 @@ from espnet_onnx_plugin.bundle import (
     write_manifest,
 )
 from espnet_onnx_plugin.bundle.derive import is_current
-from espnet_onnx_plugin.export.checkpoints import Checkpoints, read_config, refuse_ngram
+from espnet_onnx_plugin.export.checkpoints import (
+    Checkpoints,
+    overwritten,
+    read_config,
+    refuse_ngram,
+)
 from espnet_onnx_plugin.export.graph import OPSET, export_graphs
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.tasks.exporter import Exporter, find_exporter
@@ -77,8 +82,11 @@ def export_bundle(
     if is_current(output_dir, source):
         logger.info("%s is up to date", output_dir)
         return read_bundle(output_dir)
-    with new_bundle(output_dir) as work:
-        _export(task, checkpoints, work, source, parity_source, device)
+    other, parts = checkpoints.inference_enh_config, find(task).overwritten
+    with overwritten(checkpoints.train_config, other, parts) as config:
+        checkpoints = dataclasses.replace(checkpoints, train_config=config)
+        with new_bundle(output_dir) as work:
+            _export(task, checkpoints, work, source, parity_source, device)
     return read_bundle(output_dir)
 
 

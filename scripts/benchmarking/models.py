@@ -169,7 +169,7 @@ def make_random_model(
 
 
 def _calibration(task: str, directory: Path) -> str:
-    """What :func:`make_random_model` has written, as bin.optimize takes it."""
+    """Return what :func:`make_random_model` has written, as bin.optimize takes it."""
     if synthesizes(task):
         return f"{directory / CALIBRATION_TEXTS},text,text_int"
     name = "speech_mix," if separates(task) else ""

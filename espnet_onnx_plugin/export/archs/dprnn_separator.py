@@ -43,7 +43,7 @@ class DPRNNSeparator(MaskSeparator):
         self.activation, self.convolution = dprnn.output
 
     def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """See the base class."""
+        """Masks of features (frames, dim), see :class:`.MaskSeparator`."""
         y = self.activation(self.blocks(split(x, self.segment_size)))
         y = merge(pointwise(self.convolution, y), x.size(0))
         return y.unflatten(1, (-1, self.outputs)).unbind(2)

@@ -48,7 +48,7 @@ class DPTNetSeparator(MaskSeparator):
         self.output, self.gate = separator.output, separator.output_gate
 
     def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """See the base class."""
+        """Masks of features (frames, dim), see :class:`.MaskSeparator`."""
         segments = self._split(self.norm(x[:, None])[:, 0])
         y = self.activation(self.blocks(segments))
         y = self._merge(pointwise(self.convolution, y), x.size(0))

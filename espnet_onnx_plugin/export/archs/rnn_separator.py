@@ -21,13 +21,13 @@ class RNNSeparator(MaskSeparator):
         self.rnn, self.linear = Stack(separator.rnn), separator.linear
 
     def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """See the base class."""
+        """Masks, see the base class."""
         return self.step(x, ())[0]
 
     def step(
         self, x: torch.Tensor, states: Sequence[torch.Tensor]
     ) -> tuple[list[torch.Tensor], Sequence[torch.Tensor]]:
-        """See :class:`.MaskStep`."""
+        """Masks and states, see :class:`.MaskStep`."""
         x, after = self.rnn(x, states)
         return [linear(x) for linear in self.linear], after
 

@@ -108,7 +108,7 @@ class SkiMSeparator(MaskSeparator):
         self.activation, self.convolution = skim.output_fc
 
     def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """See the base class."""
+        """Masks, see the base class."""
         y = self._merged(self._blocks(self._segmented(x)), x.size(0))
         return self._outputs(y)
 

@@ -44,7 +44,7 @@ class Embedding(GraphModule):
 
 
 class Masking(GraphModule):
-    """What masks leave of a mixture.
+    """Outputs of a mixture and of masks of its bins.
 
     Args:
         num_spk: how many outputs there are.

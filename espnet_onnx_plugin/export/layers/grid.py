@@ -236,7 +236,7 @@ def grid(
 
 
 def shared_heads(block: torch.nn.Module) -> dict[str, Heads]:
-    """Those of the later versions, whose heads share a layer."""
+    """Heads of the later versions, whose heads share a layer."""
     made = {}
     for name in ("Q", "K", "V"):
         conv = getattr(block, f"attn_conv_{name}")
@@ -253,7 +253,7 @@ def shared_heads(block: torch.nn.Module) -> dict[str, Heads]:
 
 
 def heads_of(heads: list[torch.nn.Sequential]) -> Heads:
-    """Those of heads that have layers of their own: 1x1 convolution, activation, norm.
+    """Heads that have layers of their own: 1x1 convolution, activation, norm.
 
     Raises:
         PluginError: if the activation has weights that are not known.

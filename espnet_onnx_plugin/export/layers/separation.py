@@ -159,6 +159,6 @@ class AttentionMasks(MaskSeparator):
         self.encoder, self.linear = encoder, separator.linear
 
     def masks(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """See the base class."""
+        """Masks of features (frames, dim), see :class:`.MaskSeparator`."""
         x, _ = self.encoder(x[None], None)
         return [linear(x[0]) for linear in self.linear]

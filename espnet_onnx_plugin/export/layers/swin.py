@@ -25,7 +25,7 @@ def padded(x: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
 
 
 def _side(size: int, window: int, shift: int) -> torch.Tensor:
-    """Which side of the edges of a shifted axis each place is on, (size,)."""
+    """Side of the edges of a shifted axis each place is on, (size,)."""
     place = torch.arange(size)
     if not shift:
         return torch.zeros_like(place)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest, Text
+from espnet_onnx_plugin.bundle.enhancement import Diffusion
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
 from espnet_onnx_plugin.export.enh_stream import without_stream
 from espnet_onnx_plugin.export.graph import GraphSpec
+from espnet_onnx_plugin.export.layers.draws import OF_LOADER, drawn_since
 from espnet_onnx_plugin.export.parity.enhancement import check_enhancement, check_stream
 from espnet_onnx_plugin.export.parity.tolerance import Parity
-from espnet_onnx_plugin.export.registry import find
+from espnet_onnx_plugin.export.registry import Arch, find
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
@@ -24,6 +28,17 @@ from espnet_onnx_plugin.runtime.io.data import Source
 #: Separators whose transform ESPnet's ``SeparateSpeech`` gives the sampling rate of the
 #: input: uses2 is not among them.
 _FOLLOW_RATE = ("bsrnn", "uses", "tfgridnetv3")
+
+
+def _arch(config: Mapping[str, Any]) -> Arch:
+    """The architecture of a training configuration.
+
+    Raises:
+        PluginError: if it is not supported.
+    """
+    if config.get("diffusion_model") is not None:
+        return find("diffusion", config["diffusion_model"])
+    return find("separator", config["separator"])
 
 
 class EnhGraphs:
@@ -38,17 +53,22 @@ class EnhGraphs:
         PluginError: if something in it is not supported.
     """
 
+    #: How many numbers ESPnet's job draws before the first mixture.
+    drawn = 0
+
     def __init__(
         self, model: torch.nn.Module, args: argparse.Namespace, joint: bool = False
     ):
         self.model, self.args, self.joint = model, args, joint
-        arch = find("separator", self.args.separator)
+        arch = _arch(vars(args))
+        whole = arch.role == "diffusion"
+        self._follows_rate = not whole and args.separator in _FOLLOW_RATE
         ends = Ends(
             None if self.args.encoder == "same" else self.model.encoder,
             None if self.args.decoder == "same" else self.model.decoder,
-            self.args.separator in _FOLLOW_RATE,
+            self._follows_rate,
         )
-        self.wrapped: EnhModules = arch.wrap(self.model.separator, ends)
+        self.wrapped: EnhModules = arch.wrap(model if whole else model.separator, ends)
         if joint:
             self.wrapped = without_stream(self.wrapped)
         for module in self.wrapped.modules.values():
@@ -57,7 +77,9 @@ class EnhGraphs:
     def describe_enhancement(self) -> Enhancement:
         """Everything that the runtime has to know besides the graphs."""
         model, wrapped = self.model, self.wrapped
-        variance = None
+        method, variance = wrapped.method, None
+        if isinstance(method, Diffusion):
+            method = replace(method, drawn=self.drawn)
         if getattr(model, "normalize_variance_per_ch", False):
             variance = "channel"
         elif getattr(model, "normalize_variance", False):
@@ -65,7 +87,7 @@ class EnhGraphs:
         forward_rate = None
         if getattr(model, "always_forward_in_48k", False):
             # ESPnet leaves the rate to separators that follow it.
-            forward_rate = None if self.args.separator in _FOLLOW_RATE else 48000
+            forward_rate = None if self._follows_rate else 48000
         return Enhancement(
             outputs=model.num_spk,
             channels=wrapped.channels,
@@ -74,7 +96,7 @@ class EnhGraphs:
             averages=wrapped.averages,
             modes=wrapped.modes,
             max_bins=wrapped.max_bins,
-            method=wrapped.method,
+            method=method,
             analysis=wrapped.ends.analysis,
             synthesis=wrapped.ends.synthesis,
             variance=variance,
@@ -110,6 +132,7 @@ class EnhGraphs:
         """
         options = dict(enh_s2t_task=self.joint)
         ours = SeparateSpeech(bundle, device.provider, device.threads, **options)
+        torch.manual_seed(ours.options.seed)
         parity = check_enhancement(ours.enhancement, ours, self.espnet())
         if ours.enhancement.stream is None:
             return parity
@@ -140,7 +163,7 @@ class EnhGraphs:
             enh_model=self.model,
             enh_train_args=self.args,
             num_spk=self.model.num_spk,
-            sfi_processing=getattr(self.args, "separator", None) in _FOLLOW_RATE,
+            sfi_processing=self._follows_rate,
             segmenting=None not in segments,
             show_progressbar=False,
             device="cpu",
@@ -181,8 +204,13 @@ class EnhExporter(EnhGraphs):
         from espnet2.tasks.enh import EnhancementTask
 
         config = checkpoints.train_config
-        find("separator", read_config(config)["separator"]).needs()
-        super().__init__(*build(EnhancementTask, config, checkpoints.model_file))
+        _arch(read_config(config)).needs()
+        # ESPnet's job seeds, builds the model, and then loads the data: all of that
+        # draws, whatever the seed, and what a diffusion model draws next is noise.
+        torch.manual_seed(0)
+        model, args = build(EnhancementTask, config, checkpoints.model_file)
+        self.drawn = drawn_since(0) + OF_LOADER
+        super().__init__(model, args)
 
     def write_texts(self, work: Path) -> dict[str, Text | None]:
         """There are none."""

@@ -31,7 +31,7 @@ class TSEExporter(EnhExporter):
 
         config, file = checkpoints.train_config, checkpoints.model_file
         self.model, self.args = build(TargetSpeakerExtractionTask, config, file)
-        self.joint = False
+        self.joint = self._follows_rate = False
         model, args = self.model, self.args
         ends = Ends(
             None if args.encoder == "same" else model.encoder,

@@ -58,12 +58,14 @@ class SVSExporter(SynthesisExporter):
             )
 
     def espnet_task(self, config: Mapping[str, Any]) -> type:
-        """The one of ESPnet's two tasks that trains such a model."""
+        """The one of ESPnet's two tasks that builds such a model.
+
+        That of gan_svs gives every model ``generator_params``, which JointScore2Wav
+        does not take; svs_inference builds it with the other one, its default.
+        """
         from espnet2.tasks import gan_svs, svs
 
-        if config.get("svs") in gan_svs.svs_choices.classes:
-            return gan_svs.GANSVSTask
-        return svs.SVSTask
+        return gan_svs.GANSVSTask if config.get("svs") == "vits" else svs.SVSTask
 
     @property
     def discrete(self) -> bool:

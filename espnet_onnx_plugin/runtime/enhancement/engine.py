@@ -43,11 +43,16 @@ class Separator(OpenedModel[ExtractionOptions]):
         self.enhancement = self._enhancer.described
         self.num_spk = self.enhancement.outputs
         self.ref_channel = self._enhancer.ref_channel
+        self._enhancer.begin(self.options.seed)
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds of the newest call by part: separator, which is the method's."""
         return {"separator": self._enhancer.seconds}
+
+    def begin_job(self) -> None:
+        """Draw on as ESPnet's command does, which seeds before it builds the model."""
+        self._enhancer.begin(self.options.seed, job=True)
 
     def check(self, mix: np.ndarray, fs: int) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
@@ -76,7 +81,7 @@ class Separator(OpenedModel[ExtractionOptions]):
         return speech_mix
 
     def mode(self, category: int | None) -> np.ndarray:
-        """Which way a mixture is processed, ().
+        """Number of the way in which a mixture is processed, ().
 
         Args:
             category: number of its kind, or None.

@@ -12,6 +12,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle, Enhancement, Manifest
 from espnet_onnx_plugin.bundle.enhancement import (
     Beamforming,
+    Diffusion,
     Direct,
     KMeans,
     Segmental,
@@ -22,6 +23,7 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enhancement import stft
 from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparation
 from espnet_onnx_plugin.runtime.enhancement.clustering import ClusteredSeparation
+from espnet_onnx_plugin.runtime.enhancement.diffusion import DiffusionSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.segmental import SegmentalSeparation
 
@@ -47,6 +49,7 @@ _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     KMeans: ClusteredSeparation,
     SoftKMeans: ClusteredSeparation,
     Segmental: SegmentalSeparation,
+    Diffusion: DiffusionSeparation,
 }
 
 
@@ -113,6 +116,16 @@ class Enhancer:
         self._separation = _METHODS[type(self.described.method)](bundle, device)
         self.seconds = 0.0
 
+    def begin(self, seed: int, job: bool = False) -> None:
+        """Draw from now on as after a seed.
+
+        Args:
+            seed: of all that the method draws, if it does.
+            job: whether numbers are left out that ESPnet's job draws before.
+        """
+        if isinstance(self._separation, DiffusionSeparation):
+            self._separation.begin(seed, job)
+
     def check(self, mix: np.ndarray, fs: int | None = None) -> np.ndarray:
         """A mixture (samples[, channels]) as the graphs read it, in float32.
 
@@ -136,7 +149,7 @@ class Enhancer:
         return mix
 
     def long_enough(self, mix: np.ndarray, fs: int | None) -> np.ndarray:
-        """What :meth:`read` gave, unless it is too short."""
+        """Pass on what :meth:`read` gave, unless it is too short."""
         shortest = self._shortest(fs)
         if len(mix) < shortest:
             raise PluginError(

@@ -117,7 +117,7 @@ class FrameSeparation:
 
     @functools.cached_property
     def weight(self) -> np.ndarray | None:
-        """What a frame weighs in the sum (frame_size,); None: sums stay as they are."""
+        """Weights of a frame in the sum (frame_size,); None: sums stay as they are."""
         if self._stft is None:
             return None
         left = (self._stft.n_fft - self._stft.win_length) // 2

@@ -32,6 +32,7 @@ class ExtractionOptions:
     ref_channel: int | None = option(
         None, "channel that the outputs stand for, in the place of the model's"
     )
+    seed: int = option(0, "of all that is drawn")
 
     def __post_init__(self) -> None:
         if self.segment_size is None or self.hop_size is None:
