@@ -10,7 +10,7 @@ COMMAND = Enhancing(
     "enh_tse_inference",
     ExtractionOptions,
     unsupported=("dtype",),
-    without_effect=("seed", *LOADING),
+    without_effect=LOADING,
 )
 
 main = COMMAND.main
