@@ -14,6 +14,8 @@ onnx_template=enh
 # shellcheck source=egs2_stage/onnx_adapter.sh
 . "${onnx_plugin_root}"/egs2_stage/onnx_adapter.sh
 
+# Its options are those of inference_args alone.
+inference_config=
 # ESPnet's own enhancement and scoring take as many speakers for every mixture.
 onnx_refuse_options variable_num_refs
 

@@ -22,7 +22,9 @@ onnx_refuse_options use_k2 use_word_lm
 
 onnx_find_scorer() {
     onnx_find_sclite
-    if "${use_speech_ref}" && [ "${onnx_stop_stage}" -ge 14 ]; then
+    local first=16
+    [ "${onnx_stage}" -gt 13 ] || first=14
+    if "${use_speech_ref}" && [ "${onnx_stop_stage}" -ge "${first}" ]; then
         onnx_need_enhancement_scorer
     fi
 }

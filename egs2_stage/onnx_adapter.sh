@@ -107,7 +107,7 @@ onnx_describe_model() {
     onnx_report_args=()
     onnx_timing_args=()
     onnx_search_args=()
-    if [ -n "${inference_config:-}" ]; then
+    if [ -n "${inference_config}" ]; then
         onnx_search_args+=(--config "${inference_config}")
     fi
     # shellcheck disable=SC2206 # several options in one string, as ESPnet takes them

@@ -175,7 +175,8 @@ elif "_inference" in name:
     best = out / "1best_recog"
     best.mkdir(parents=True)
     keys = [line.split()[0] for line in open(values["key_file"][0])]
-    speakers = ["_spk1", "_spk2"] if "multi_asr" in values else [""]
+    several = values.keys() & {{"multi_asr", "enh_s2t_task"}}
+    speakers = ["_spk1", "_spk2"] if several else [""]
     for f in [f + s for f in ("text", "token_int", "score", "token") for s in speakers]:
         found = keys[f == os.environ.get("LOSE"):]
         (best / f).write_text("".join(k + " 1 2\\n" for k in found))

@@ -22,7 +22,7 @@ def git(directory, *args):
 def checkout(tmp_path):
     """A repository shaped like ESPnet's, with spaces in its path."""
     root = tmp_path / "an espnet"
-    for task, driver in {"asr1": "asr", "enh1": "enh", "lm1": "lm"}.items():
+    for task, driver in {"asr1": "asr", "lm1": "lm"}.items():
         template = root / f"egs2/TEMPLATE/{task}"
         recipe = root / f"egs2/corpus/{task}"
         template.mkdir(parents=True)
@@ -141,7 +141,7 @@ def test_refusals(checkout, recipe, option):
     corpus = recipe.parent
     refused(corpus / "asr9", "no such directory")
     refused(corpus, "not a recipe", "asr.sh")
-    refused(corpus / "lm1", "not a recipe", "asr.sh")
+    refused(corpus / "lm1", "not a recipe", "asr.sh, st.sh, slu.sh, s2t.sh, tts.sh")
     refused(checkout / "egs2/TEMPLATE/asr1", "template")
 
     espnets = recipe / "asr.espnet.sh"

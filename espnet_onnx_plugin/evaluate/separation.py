@@ -308,7 +308,7 @@ class SeparationBaseline(Baseline[SeparationBudget]):
 
 
 def _open_streams(device: Device, bundle: Bundle) -> SeparateSpeechStreaming | None:
-    """A model that separates streams, whose graph runs nowhere else; None where it cannot."""
+    """A model that separates streams, by a graph of their own; None where it cannot."""
     if enhancement_of(bundle.manifest).stream is None:
         return None
     model: SeparateSpeechStreaming = open_on(device, bundle, command=STREAMING)

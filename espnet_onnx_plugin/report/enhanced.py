@@ -102,7 +102,6 @@ class EnhancedSet:
             errors=errors,
             scorers=frozenset({"sclite"} if errors else ()),
             differences=differences,
-            speakers=len(self.speakers[name]),
             enhanced=Enhanced(read_scores(system.directory(self.name)), agreement),
             timing=summarize(timings[name]),
             speed_up=faster,

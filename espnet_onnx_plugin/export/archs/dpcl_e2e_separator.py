@@ -22,7 +22,7 @@ class _Refinement(torch.nn.Module):
     def forward(self, x: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Masks (outputs, frames, bins) of x (frames, bins) and those of clusters."""
         parts = torch.cat([x * mask for mask in masks] + [x], dim=1)
-        z = self.linear(self.rnn(parts)).unflatten(1, (-1, self.clusters))
+        z = self.linear(self.rnn(parts)[0]).unflatten(1, (-1, self.clusters))
         return torch.softmax(z, dim=2).permute(2, 0, 1)[: self.num_spk]
 
 

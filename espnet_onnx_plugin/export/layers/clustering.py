@@ -39,7 +39,7 @@ class Embedding(GraphModule):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Embeddings of the graph's input."""
         features, _ = self.ends.features(x)
-        y = self.nonlinear(self.linear(self.rnn(magnitude(features)[0])))
+        y = self.nonlinear(self.linear(self.rnn(magnitude(features)[0])[0]))
         return y.unflatten(1, (self.bins, self.size))
 
 
