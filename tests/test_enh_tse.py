@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from conftest import ENDS, build, configurations, save, write_data
 
-from espnet_onnx_plugin.bin import enh_tse_inference
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bin import enh_tse_inference, optimize
+from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
@@ -213,3 +213,11 @@ def test_command_refuses(model, tmp_path, capsys):
     assert "1 of 4 utterances" in capsys.readouterr().err
     failed = tmp_path / "ours.incomplete" / "failed"
     assert "drawn at random in training" in failed.read_text()
+
+
+def test_derived(model, tmp_path):
+    """Fused graphs give the same, of made-up mixtures and enrollments."""
+    command = ["--model_dir", f"{model[0].path}", "--output_dir", f"{tmp_path}/fused"]
+    optimize.main(command)
+    figures = read_bundle(tmp_path / "fused").manifest.checks["optimize"]
+    assert figures["identical"] == figures["utterances"] == 4
