@@ -9,8 +9,8 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModule, EnhModules
 from espnet_onnx_plugin.export.layers.dual_path import merge
 from espnet_onnx_plugin.export.layers.filter_and_sum import (
-    Correlation,
     FilterEstimator,
+    correlation,
 )
 from espnet_onnx_plugin.export.layers.separation import Norm, Projected, pointwise
 from espnet_onnx_plugin.export.registry import Arch, register
@@ -45,36 +45,44 @@ class FaSNet(_Framed):
         super().__init__(net)
         self.context, self.eps = net.context, net.eps
         self.estimator = FilterEstimator(net.all_BF)
-        samples = 2 * net.context + net.window
-        self.register_buffer("within", torch.arange(samples))
-        self.similarity = Correlation(samples, net.window)
-        self.filtered = Correlation(samples, net.filter_dim)
 
-    def _similarities(self, contexts: torch.Tensor) -> torch.Tensor:
+    def _frames(self, padded: torch.Tensor, size: int) -> torch.Tensor:
+        """Frames (frames, channels, size) of (channels, samples)."""
+        steps = -(-size // self.stride)
+        count = (padded.size(1) - size) // self.stride + 1
+        whole = (count + steps - 1) * self.stride
+        padded = pad(padded, (0, whole - padded.size(1)))
+        pieces = padded.unflatten(1, (-1, self.stride)).transpose(0, 1)
+        parts = [pieces[i : i + count] for i in range(steps)]
+        return torch.cat(parts, dim=2)[..., :size]
+
+    def _similarities(
+        self, contexts: torch.Tensor, padded: torch.Tensor
+    ) -> torch.Tensor:
         """Cosines (frames, channels, lags) of the first channel's frames with all.
 
         Args:
             contexts: frames and what is around them (frames, channels, samples).
+            padded: the samples that they are of (channels, samples).
         """
         frames = contexts[:, 0, self.context : self.context + self.window]
         norms = frames.norm(dim=1)[:, None, None] + self.eps
         # A row is a channel of a frame.
         filters = frames[:, None].expand(-1, contexts.size(1), -1).flatten(0, 1)
-        rows = contexts.flatten(0, 1)
-        products = self.similarity(rows, filters[:, None])
-        energies = self.similarity(rows**2, torch.ones(1, 1, self.window))
-        shape = (contexts.size(0), contexts.size(1), -1)
-        return products.view(shape) / ((energies.sqrt().view(shape) + self.eps) * norms)
+        products = correlation(contexts.flatten(0, 1), filters[:, None])
+        products = products.view(contexts.size(0), contexts.size(1), -1)
+        energies = correlation(padded**2, torch.ones(1, 1, self.window))[:, 0]
+        energies = self._frames(energies.sqrt() + self.eps, 2 * self.context + 1)
+        return products / (energies * norms)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (speakers, samples) of (samples, channels)."""
         padded = self._padded(x, self.context)
-        encoded = self._encoded(padded)
-        starts = torch.arange(encoded.size(0)) * self.stride
-        contexts = padded.T[starts[:, None] + self.within].transpose(1, 2)
-        features = (self.norm(encoded), self._similarities(contexts))
+        contexts = self._frames(padded, 2 * self.context + self.window)
+        encoded = self.norm(self._encoded(padded))
+        features = (encoded, self._similarities(contexts, padded))
         filters = self.estimator(torch.cat(features, dim=2))
-        made = self.filtered(contexts.flatten(0, 1), filters.flatten(0, 1))
+        made = correlation(contexts.flatten(0, 1), filters.flatten(0, 1))
         made = made.view(*filters.shape[:3], self.window).mean(1)
         made = made.permute(2, 0, 1)  # (window, frames, speakers)
         return merge(made, x.size(0)).T

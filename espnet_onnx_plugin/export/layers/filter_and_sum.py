@@ -14,7 +14,7 @@ from espnet_onnx_plugin.export.layers.dual_path import merge, split
 from espnet_onnx_plugin.export.layers.separation import Norm, Projected, pointwise
 
 #: Samples whose products :func:`correlation` sums at once.
-_BLOCK = 16
+_BLOCK = 24
 
 
 class Average(torch.nn.Module):
@@ -111,38 +111,28 @@ class FilterEstimator(torch.nn.Module):
         return filters
 
 
-class Correlation(torch.nn.Module):
-    """Correlation of rows of samples with shorter ones.
+def correlation(x: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Sums of products of rows of samples with shorter ones, at each lag.
 
     A graph has no convolution of as many groups as there are rows, and all windows of a
     row are hundreds of times its size. So products of blocks of samples are summed
     first, then the blocks of a window.
 
     Args:
-        samples: of a row.
-        window: samples of what it is correlated with.
+        x: (rows, samples).
+        filters: (rows, filters, window), or of one row for all.
+
+    Returns:
+        (rows, filters, samples - window + 1).
     """
-
-    def __init__(self, samples: int, window: int):
-        super().__init__()
-        self.blocks = -(-window // _BLOCK)
-        self.missing = self.blocks * _BLOCK - window
-        count = samples + self.missing - _BLOCK + 1
-        pieces = torch.arange(count)[:, None] + torch.arange(_BLOCK)
-        lags = torch.arange(samples - window + 1)
-        blocks = torch.arange(self.blocks)[:, None] * (count + _BLOCK)
-        self.register_buffer("pieces", pieces)
-        self.register_buffer("places", (lags + blocks).flatten())
-
-    def forward(self, x: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-        """Sums of products at each lag (rows, filters, samples - window + 1).
-
-        Args:
-            x: (rows, samples).
-            filters: (rows, filters, window), or of one row for all.
-        """
-        x = pad(x, (0, self.missing))[:, self.pieces]
-        blocks = pad(filters, (0, self.missing)).unflatten(2, (self.blocks, _BLOCK))
-        sums = x @ blocks.flatten(1, 2).transpose(1, 2)  # (rows, starts, blocks of all)
-        sums = sums.unflatten(2, (-1, self.blocks)).permute(0, 2, 3, 1).flatten(2)
-        return sums[:, :, self.places].unflatten(2, (self.blocks, -1)).sum(2)
+    window = filters.size(2)
+    lags, blocks = x.size(1) - window + 1, -(-window // _BLOCK)
+    missing = blocks * _BLOCK - window
+    x, filters = pad(x, (0, missing)), pad(filters, (0, missing))
+    starts = x.size(1) - _BLOCK + 1
+    pieces = torch.stack([x[:, i : i + starts] for i in range(_BLOCK)], dim=1)
+    sums = filters.unflatten(2, (blocks, _BLOCK)).flatten(1, 2) @ pieces
+    # Block after block begins _BLOCK later: in longer lines the sums of a lag lie one
+    # below the other.
+    sums = pad(sums.unflatten(1, (-1, blocks)).flatten(2), (0, blocks * _BLOCK))
+    return sums.unflatten(2, (blocks, starts + _BLOCK))[..., :lags].sum(2)
