@@ -79,9 +79,10 @@ class Extraction(GraphModule):
         forward = layer.forward
 
         def adapt(main, enroll):
-            if isinstance(main, tuple):
-                return forward(tuple(m.expand(speakers, -1, -1) for m in main), enroll)
-            return forward(main.expand(speakers, -1, -1), enroll)
+            # ESPnet asks for the exact type of a tensor, which a traced one has not.
+            if not isinstance(main, tuple):
+                return adapt((main,), (enroll,))[0]
+            return forward(tuple(m.expand(speakers, -1, -1) for m in main), enroll)
 
         with replaced(layer, "forward", adapt):
             mask = self.tcn(magnitude(features).transpose(1, 2), embeddings)
@@ -156,7 +157,6 @@ register(
                 use_spk_emb=True,
                 spk_emb_dim=5,
                 adapt_layer_type="concat",
-                adapt_enroll_dim=4,
                 norm_type="BN",
                 nonlinear="tanh",
             ),
