@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ class Mixture:
     fs: int | None = None
     rate: int | None = None
     category: int | None = None
-    enrollments: Mapping[str, np.ndarray] = MappingProxyType({})
+    enrollments: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of ESPnet's class besides ``fs``: the mixture as a batch of one."""
