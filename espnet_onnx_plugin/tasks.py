@@ -168,6 +168,14 @@ _ROWS = (
         overwritten=("encoder", "separator", "decoder"),
     ),
     Task(
+        "enh_tse",  # enh.sh --is_tse_task true
+        Door("enh_tse_inference", "enh_tse", "SeparateSpeech"),
+        exporter="enh_tse.TSEExporter",
+        gives="speech",
+        audio="speech_mix",
+        evaluator="separation.SeparationEvaluator",
+    ),
+    Task(
         "enh_asr",
         Door("asr_inference", "asr", options=_JOINT),
         exporter="enh_asr.EnhASRExporter",

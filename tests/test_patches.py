@@ -2,9 +2,14 @@
 
 import types
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.export.graph import GraphSpec, write_graph
 from espnet_onnx_plugin.export.patches import one_operator_table, replaced
 
 
@@ -46,3 +51,21 @@ def test_the_exporters_table_is_made_once():
     with one_operator_table():
         assert ONNXRegistry.from_torchlib() is ONNXRegistry.from_torchlib()
     assert vars(ONNXRegistry)["from_torchlib"] is before
+
+
+def test_guards_against_zeros_stay_in_graphs(tmp_path):
+    """A number as small as those that onnxscript takes for 0 is still added."""
+    graph = GraphSpec(
+        _Guarded().eval(),
+        {"x": Tensor("float32", ("frames", 3))},
+        {"y": Tensor("float32", ("frames", 3))},
+    )
+    write_graph(graph, tmp_path / "graph.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "graph.onnx")
+    [y] = session.run(None, {"x": np.zeros((5, 3), np.float32)})
+    assert (y == 0).all()
+
+
+class _Guarded(torch.nn.Module):
+    def forward(self, x):
+        return x / (x.abs() + 1e-8)

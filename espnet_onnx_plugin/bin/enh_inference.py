@@ -97,6 +97,7 @@ class Enhancing(Inference):
         keys = read_keys(args.key_file) if args.key_file else mixtures.keys
         ordered = in_order(keys, mixtures)
         model = self.open_model(args)
+        mixtures.require(model.enhancement)
         failures: list[str] = []
         if isinstance(model, Separator):
             model.begin_job()

@@ -248,6 +248,24 @@ class FrameStream:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Enrollment:
+    """Speech of a speaker who is to be extracted, or what was made of it.
+
+    The graph ``enrollment`` makes an embedding of it; the graphs of a mixture read
+    the ``embeddings`` of the speakers.
+
+    Attributes:
+        reads: a waveform, features (frames, size) or a speaker embedding (size,).
+        size: of features or a speaker embedding; of a waveform 1.
+        min_length: the fewest samples or frames that the model can take.
+    """
+
+    reads: Literal["waveform", "features", "embedding"]
+    size: int = 1
+    min_length: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Enhancement:
     """Waveforms that a model makes of a mixture.
 
@@ -277,6 +295,7 @@ class Enhancement:
         single_channel: whether ESPnet's preprocessor takes the first channel alone.
         volume_normalize: peak that it scales mixtures to, or None.
         stream: how it works through a stream; None: it takes mixtures whole.
+        enrollment: how the model is told whom to extract; None: it is not.
     """
 
     outputs: int
@@ -296,3 +315,4 @@ class Enhancement:
     single_channel: bool = False
     volume_normalize: float | None = None
     stream: FrameStream | None = None
+    enrollment: Enrollment | None = None

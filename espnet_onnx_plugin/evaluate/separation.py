@@ -103,6 +103,7 @@ class MixtureData:
                 f"{REFERENCE}{described.outputs}, or none"
             )
         mixtures = Mixtures([entry for entry in self.data if entry[1] not in clean])
+        mixtures.require(described)
         entries = [source.entries() for source in sources]
         keys = mixtures.keys
         wanted = min(self.limit, len(keys))

@@ -13,8 +13,13 @@ from typing import Any
 import torch
 from torch_complex.tensor import ComplexTensor
 
-from espnet_onnx_plugin.bundle import Stft, Tensor
-from espnet_onnx_plugin.bundle.enhancement import Direct, FrameStream, Method
+from espnet_onnx_plugin.bundle import Axis, Stft, Tensor
+from espnet_onnx_plugin.bundle.enhancement import (
+    Direct,
+    Enrollment,
+    FrameStream,
+    Method,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.graph import GraphModule
 
@@ -88,7 +93,7 @@ class Ends(torch.nn.Module):
         bins = "bins" if self.analysis.default_fs else self.analysis.bins
         return {"spectrum": Tensor("float32", ("frames", *several, bins, 2))}
 
-    def outputs(self, number: int) -> dict[str, Tensor]:
+    def outputs(self, number: Axis) -> dict[str, Tensor]:
         """The graph's output."""
         if self.synthesis is None:
             return {"waveforms": Tensor("float32", (number, "samples"))}
@@ -160,7 +165,7 @@ class EnhModules:
         min_length: the fewest samples that the model can take, where the encoder can
             take fewer.
         stream: how they work through a stream; None: they cannot.
-        averages, modes, max_bins: see
+        averages, modes, max_bins, enrollment: see
             :class:`~espnet_onnx_plugin.bundle.Enhancement`.
     """
 
@@ -173,6 +178,7 @@ class EnhModules:
     averages: bool = False
     modes: int | None = None
     max_bins: int | None = None
+    enrollment: Enrollment | None = None
 
 
 def spectral(ends: Ends) -> Ends:

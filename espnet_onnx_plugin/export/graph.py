@@ -26,7 +26,11 @@ from espnet_onnx_plugin.bundle import (
 )
 from espnet_onnx_plugin.bundle.graph_file import THRESHOLD
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.patches import one_operator_table, traceable
+from espnet_onnx_plugin.export.patches import (
+    one_operator_table,
+    small_numbers_kept,
+    traceable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +228,7 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
 def _trace(
     spec: GraphSpec, inputs: Mapping[str, Sequence[Axis]], outputs: Iterable[str]
 ) -> torch.onnx.ONNXProgram:
-    with torch.no_grad(), _quiet(), _no_collection(), one_operator_table():
+    with torch.no_grad(), _quiet(), _no_collection():
         with traceable():
             exported = torch.export.export(
                 spec.module,
@@ -232,14 +236,15 @@ def _trace(
                 dynamic_shapes=_dynamic_shapes(spec.module, inputs.values()),
                 strict=False,
             )
-        return torch.onnx.export(
-            exported,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+        with one_operator_table(), small_numbers_kept():
+            return torch.onnx.export(
+                exported,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
 
 
 def _dynamic_shapes(

@@ -12,10 +12,12 @@ import functools
 import math
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from onnxscript.rewriter import _matcher
 from torch.onnx._internal.exporter import _registration
 
 from espnet_onnx_plugin.export.espnet_compat import import_nets
@@ -177,6 +179,22 @@ def one_operator_table() -> Iterator[None]:
 
 #: Looked up where it is defined, not where it is replaced.
 _operators = functools.cache(_registration.ONNXRegistry.from_torchlib)
+
+
+@contextlib.contextmanager
+def small_numbers_kept() -> Iterator[None]:
+    """Keep additions of very small numbers in graphs, for the time of the block.
+
+    onnxscript drops what is added where it is 0 up to 1e-8 (rewriter/_pattern_ir.py,
+    ``abs_tol``), and with it ESPnet's guards against divisions by 0. This can go when
+    it compares such numbers exactly.
+    """
+
+    def is_close(a: float, b: float, rel_tol: float, abs_tol: float) -> bool:
+        return math.isclose(a, b, rel_tol=rel_tol)
+
+    with replaced(_matcher, "math", SimpleNamespace(isclose=is_close)):
+        yield
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.enhancement.engine import Separator
+from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
 
 
 class SeparateSpeech(Separator):
@@ -20,6 +20,7 @@ class SeparateSpeech(Separator):
 
     task = "enh"
     joint_task = "enh_asr"
+    options_class = EnhOptions
 
     def __call__(
         self, speech_mix: np.ndarray, fs: int = 8000, **kwargs: Any
@@ -37,17 +38,11 @@ class SeparateSpeech(Separator):
         Raises:
             PluginError: if a mixture or the category cannot be used.
         """
-        speech_mix = np.asarray(speech_mix)
-        if speech_mix.ndim < 2:
-            raise PluginError(
-                f"speech_mix of shape {speech_mix.shape} has to be (utterances, "
-                "samples) or (utterances, samples, channels)"
-            )
         category = kwargs.get("utt2category")
         # ESPnet goes by the first of a batch.
         mode = self.mode(None if category is None else int(category[0]))
         made = [
             self._waveforms(self.check(mix, fs), fs, {"mode": mode})
-            for mix in speech_mix
+            for mix in self.batch(speech_mix)
         ]
         return list(np.stack(made, axis=1))

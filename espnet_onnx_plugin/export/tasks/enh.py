@@ -109,6 +109,7 @@ class EnhGraphs:
             named_categories=self._named_categories(),
             forward_rate=forward_rate,
             stream=wrapped.stream,
+            enrollment=wrapped.enrollment,
             **self._preprocessing(),
         )
 
@@ -126,7 +127,7 @@ class EnhGraphs:
 
     def _preprocessing(self) -> dict[str, Any]:
         """Fields of what ESPnet's preprocessor does to a mixture in inference."""
-        if getattr(self.args, "preprocessor", None) != "enh":
+        if getattr(self.args, "preprocessor", None) not in ("enh", "tse"):
             return {}
         conf = {**vars(self.args), **(self.args.preprocessor_conf or {})}
         volume = conf.get("speech_volume_normalize")

@@ -10,7 +10,7 @@ import numpy as np
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.opening import OpenedModel
 from espnet_onnx_plugin.runtime.enhancement.enhancer import Enhancer
-from espnet_onnx_plugin.runtime.enhancement.options import EnhOptions
+from espnet_onnx_plugin.runtime.enhancement.options import ExtractionOptions
 from espnet_onnx_plugin.runtime.enhancement.resample import resample
 from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
 from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
@@ -24,7 +24,7 @@ def to_peak(made: np.ndarray) -> np.ndarray:
     return made / np.abs(made).max(axis=1, keepdims=True) * np.float32(0.9)
 
 
-class Separator(OpenedModel[EnhOptions]):
+class Separator(OpenedModel[ExtractionOptions]):
     """A bundle's model. A task's class makes it a drop-in for ESPnet's.
 
     Args:
@@ -35,7 +35,7 @@ class Separator(OpenedModel[EnhOptions]):
         ref_channel: the channel that they stand for.
     """
 
-    options_class: type[EnhOptions] = EnhOptions
+    options_class: type[ExtractionOptions] = ExtractionOptions
 
     def _open(self) -> None:
         self.options = self._options
@@ -65,6 +65,20 @@ class Separator(OpenedModel[EnhOptions]):
             PluginError: if the model cannot take it.
         """
         return self._enhancer.check(mix, fs)
+
+    def batch(self, speech_mix: np.ndarray) -> np.ndarray:
+        """Mixtures (utterances, samples[, channels]), as ESPnet's classes take them.
+
+        Raises:
+            PluginError: if they are not.
+        """
+        speech_mix = np.asarray(speech_mix)
+        if speech_mix.ndim < 2:
+            raise PluginError(
+                f"speech_mix of shape {speech_mix.shape} has to be (utterances, "
+                "samples) or (utterances, samples, channels)"
+            )
+        return speech_mix
 
     def mode(self, category: int | None) -> np.ndarray:
         """Number of the way in which a mixture is processed, ().

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Enhancement
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.enhancement.enrollment import (
+    made_up_enrollment,
+    read_enrollment,
+)
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.io.lists import read_scp
 
@@ -20,8 +24,11 @@ TYPES: Mapping[str, Sequence[str]] = {
     "speech_mix": ("sound", "multi_columns_sound", "kaldi_ark", "npy"),
     "category": ("text",),
     "fs": ("text_int",),
+    "enroll_ref1": ("text",),
 }
 
+#: What speakers are enrolled by: the name with the number of each.
+_ENROLLED = re.compile(r"enroll_ref[1-9]\d*")
 
 #: Lengths of made-up mixtures in samples, besides the shortest that a model takes.
 LENGTHS = (3001, 9000, 16384)
@@ -36,19 +43,21 @@ class Mixture:
         fs: its sampling rate where the data say it, else None.
         rate: that of its file, where that says it.
         category: number of its kind, or None.
+        enrollments: of each speaker who is to be extracted, by ESPnet's name.
     """
 
     speech_mix: np.ndarray
     fs: int | None = None
     rate: int | None = None
     category: int | None = None
+    enrollments: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of ESPnet's class besides ``fs``: the mixture as a batch of one."""
         given: dict[str, Any] = {"speech_mix": self.speech_mix[None]}
         if self.category is not None:
             given["utt2category"] = [self.category]
-        return given
+        return given | {name: one[None] for name, one in self.enrollments.items()}
 
 
 class Mixtures:
@@ -85,7 +94,22 @@ class Mixtures:
         self.tables = {name: read_scp(path) for name, (path, _) in paths.items()}
 
     def _types_of(self, name: str) -> Sequence[str]:
-        return self.types.get(name, ())
+        return self.types.get(_ENROLLED.sub("enroll_ref1", name), ())
+
+    def require(self, described: Enhancement) -> None:
+        """Refuse inputs that do not enroll as many speakers as a model extracts.
+
+        Raises:
+            PluginError: saying how many.
+        """
+        number = len([name for name in self.tables if _ENROLLED.fullmatch(name)])
+        wanted = 0 if described.enrollment is None else described.outputs
+        if number != wanted:
+            raise PluginError(
+                f"the model extracts {wanted} enrolled speaker(s), and "
+                f"--data_path_and_name_and_type enrolls {number}: as many enroll_refN "
+                "are needed"
+            )
 
     @property
     def keys(self) -> list[str]:
@@ -112,7 +136,13 @@ class Mixtures:
         audio = self.source.read(key, self.entries[key])
         mix = prepared(audio.array, described)
         category = _category(given.get("category"), mix, described)
-        return Mixture(mix, _rate(given.get("fs")), audio.rate, category)
+        enrollments = {
+            name: read_enrollment(value, described.enrollment)
+            for name, value in given.items()
+            if _ENROLLED.fullmatch(name) and described.enrollment is not None
+        }
+        rate = _rate(given.get("fs"))
+        return Mixture(mix, rate, audio.rate, category, enrollments)
 
 
 def prepared(mix: np.ndarray, described: Enhancement) -> np.ndarray:
@@ -168,7 +198,13 @@ def made_up(described: Enhancement) -> Iterator[tuple[str, Mixture]]:
         mix = 0.1 * (mix + 0.1 * random.standard_normal(mix.shape))
         if described.channels == 1:
             mix = mix[:, 0]
-        yield f"a mixture of {length} samples", Mixture(mix.astype(np.float32))
+        enrollments = {
+            f"enroll_ref{speaker + 1}": made_up_enrollment(described.enrollment, random)
+            for speaker in range(described.outputs)
+            if described.enrollment is not None
+        }
+        made = Mixture(mix.astype(np.float32), enrollments=enrollments)
+        yield f"a mixture of {length} samples", made
 
 
 def in_order(keys: Sequence[str], mixtures: Mixtures) -> Iterator[str]:

@@ -9,8 +9,8 @@ from espnet_onnx_plugin.errors import PluginError
 
 
 @dataclass(frozen=True)
-class EnhOptions:
-    """Options of ``enh_inference``, with the names and defaults of ESPnet's class.
+class ExtractionOptions:
+    """Options of ``enh_tse_inference``, with the names and defaults of ESPnet's class.
 
     Those that ``option`` makes are the command's too
     (:func:`~espnet_onnx_plugin.bundle.typed.option`).
@@ -25,7 +25,6 @@ class EnhOptions:
     normalize_segment_scale: bool = option(
         False,
         "whether the outputs of a segment are brought to the energy of the mixture",
-        command=True,
     )
     normalize_output_wav: bool = option(
         False, "whether outputs are scaled to a peak of 0.9"
@@ -34,10 +33,6 @@ class EnhOptions:
         None, "channel that the outputs stand for, in the place of the model's"
     )
     seed: int = option(0, "of all that is drawn")
-
-    enh_s2t_task: bool = option(
-        False, "whether the model also recognizes the speech that it makes"
-    )
 
     def __post_init__(self) -> None:
         if self.segment_size is None or self.hop_size is None:
@@ -54,6 +49,20 @@ class EnhOptions:
         if self.segment_size is None or self.hop_size is None:
             return None
         return self.segment_size, self.hop_size
+
+
+@dataclass(frozen=True)
+class EnhOptions(ExtractionOptions):
+    """Options of ``enh_inference``, as :class:`ExtractionOptions`."""
+
+    normalize_segment_scale: bool = option(
+        False,
+        "whether the outputs of a segment are brought to the energy of the mixture",
+        command=True,
+    )
+    enh_s2t_task: bool = option(
+        False, "whether the model also recognizes the speech that it makes"
+    )
 
 
 @dataclass(frozen=True)
