@@ -24,6 +24,7 @@ from espnet_onnx_plugin.tasks import open_model
 _REFERENCES = {
     "slu": ("slu_inference", "Speech2Understand"),
     "s2t_ctc": ("s2t_inference_ctc", "Speech2Text"),
+    "enh_asr": ("asr_inference", "Speech2Text"),
     "maskctc": ("asr_inference_maskctc", "Speech2Text"),
 }
 
@@ -86,6 +87,8 @@ def options(architecture: _Config) -> _Config:
         ctc_weight = conf.get("ctc_weight", 0.3)
     lm_weight = 0.4 if architecture["task"] == "lm" else 0.0
     beam.update(ctc_weight=ctc_weight, lm_weight=lm_weight)
+    if architecture["task"] == "enh_asr":
+        beam.update(enh_s2t_task=True)
     if architecture["task"] == "s2t":
         # ESPnet's CTC scorer ends in an error where a hypothesis, of which the primer
         # is a part, gets longer than the encoder's output.
@@ -198,7 +201,7 @@ def write_model(architecture: _Config, directory: Path) -> list[Path]:
         if part["task"] == "tts":
             lengthen(model)
         elif part["task"] not in ENHANCEMENT:
-            sharpen(model, len(config["token_list"]))
+            sharpen(getattr(model, "s2t_model", model), len(config["token_list"]))
         files += _save(model, config, directory / part["task"])
     return files
 
@@ -218,7 +221,8 @@ def open_reference(architecture: _Config, files: list[Path]):
     kind = "maskctc" if _model(architecture) == "maskctc" else task
     module, name = _REFERENCES.get(kind, (f"{task}_inference", "Speech2Text"))
     cls = getattr(importlib.import_module(f"espnet2.bin.{module}"), name)
-    prefix = {"s2t_ctc": "s2t", "asr_transducer": "asr"}.get(task, task)
+    others = {"s2t_ctc": "s2t", "asr_transducer": "asr", "enh_asr": "asr"}
+    prefix = others.get(task, task)
     names = [f"{prefix}_{name}" for name in ("train_config", "model_file")]
     names += ["lm_train_config", "lm_file"]
     with losses_left_out():
