@@ -355,7 +355,10 @@ def test_a_worker_that_ends_says_why(smoke, monkeypatch, tmp_path):
         ({"model": {}}, "one of random_model and model"),
         ({"random_model": {"train_config": "no.yaml"}}, "cannot read"),
         ({"random_model": {}}, "train_config is missing"),
-        ({"random_model": {"train_config": {}, "task": "enh"}}, "task 'enh' is none"),
+        (
+            {"random_model": {"train_config": {}, "task": "codec"}},
+            "task 'codec' is none",
+        ),
         (
             {
                 "random_model": {"train_config": {}, "task": "tts"},

@@ -12,8 +12,10 @@ from espnet_onnx_plugin.bin import enh_tse_inference, optimize
 from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
+from espnet_onnx_plugin.evaluate.separation import Heard, SeparationBaseline
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh_tse import SeparateSpeech
 
 
@@ -105,6 +107,17 @@ def test_options(model, options):
     theirs = espnet_class(files, **options)(mix, fs=8000, **enrolled)
     for made, expected in zip(ours, theirs, strict=True):
         assert difference(made, np.asarray(expected)) <= 1e-3
+
+
+def test_speakers_who_changed_places_cost(model):
+    """The clean speech of each enrolled speaker is held against that one's output."""
+    bundle, _ = model
+    random = np.random.default_rng(3)
+    clean = 0.1 * random.standard_normal((2, 8000)).astype(np.float32)
+    heard = {"utt": Heard({"fs": 8000}, tuple(clean))}
+    baseline = SeparationBaseline(bundle, Device(), {}, {}, heard, {})
+    right = baseline.score({"utt": clean}).si_snr
+    assert right > 40 > 0 > baseline.score({"utt": clean[::-1]}).si_snr
 
 
 def test_enrolled_once(model):

@@ -85,7 +85,6 @@ class Enhancing(Inference):
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
         from espnet_onnx_plugin.runtime.enhancement.engine import Separator
-        from espnet_onnx_plugin.runtime.enhancement.inputs import in_order
         from espnet_onnx_plugin.runtime.enhancement.writer import wave_writer
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
@@ -95,7 +94,7 @@ class Enhancing(Inference):
 
         mixtures = self.mixtures(args)
         keys = read_keys(args.key_file) if args.key_file else mixtures.keys
-        ordered = in_order(keys, mixtures)
+        mixtures.check(keys)
         model = self.open_model(args)
         mixtures.require(model.enhancement)
         failures: list[str] = []
@@ -103,7 +102,7 @@ class Enhancing(Inference):
             model.begin_job()
         output = wave_writer(args.output_dir, keys, args.output_format)
         with output as writer, logging_redirect_tqdm():
-            for number, key in enumerate(progress(ordered, len(keys))):
+            for number, key in enumerate(progress(keys, len(keys))):
                 logging.info("[%d] Enhancing %s", number, key)
                 try:
                     mixture = mixtures.of(key, model.enhancement)

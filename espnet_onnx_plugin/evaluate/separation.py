@@ -288,6 +288,11 @@ class SeparationBaseline(Baseline[SeparationBudget]):
         """Seconds of the fp32 bundle and another."""
         return time_in_turns(self.open_both(bundle), self.heard.values(), _seconds)
 
+    @property
+    def _extracts(self) -> bool:
+        """Whether who is to be heard is given, so that outputs have their order."""
+        return enhancement_of(self.model.manifest).enrollment is not None
+
     def score(self, made: Mapping[str, Waves]) -> Scores:
         """Measure waveforms against the clean speech."""
         ratios, intelligible = [], []
@@ -297,10 +302,9 @@ class SeparationBaseline(Baseline[SeparationBudget]):
                 return Scores()
             stoi = import_package("pystoi", "the budget of enhanced speech", "pystoi")
             references = np.stack(heard.references)
-            # Of extraction the order is right as it is.
-            for reference, wave in zip(
-                references, waves[best_order(references, waves)]
-            ):
+            if not self._extracts:
+                waves = waves[best_order(references, waves)]
+            for reference, wave in zip(references, waves):
                 ratios.append(si_snr(reference, wave))
                 rate = heard.arguments["fs"]
                 intelligible.append(stoi.stoi(reference, wave, fs_sig=rate))

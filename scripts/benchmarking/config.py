@@ -37,7 +37,7 @@ def check_task(task: str) -> None:
 
 def separates(task: str) -> bool:
     """Return whether a task's models make waveforms of mixtures."""
-    return task == "enh"
+    return find(task).audio == "speech_mix"
 
 
 def synthesizes(task: str) -> bool:

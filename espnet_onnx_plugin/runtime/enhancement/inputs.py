@@ -96,6 +96,16 @@ class Mixtures:
     def _types_of(self, name: str) -> Sequence[str]:
         return self.types.get(_ENROLLED.sub("enroll_ref1", name), ())
 
+    def check(self, keys: Sequence[str]) -> None:
+        """Refuse utterances of which there is no mixture.
+
+        Raises:
+            PluginError: naming the first.
+        """
+        for key in keys:
+            if key not in self.entries:
+                raise PluginError(f"utterance '{key}' is not in {self.source.path}")
+
     def require(self, described: Enhancement) -> None:
         """Refuse inputs that do not enroll as many speakers as a model extracts.
 
@@ -131,8 +141,6 @@ class Mixtures:
             if key not in table:
                 raise PluginError(f"there is no {name}")
             given[name] = table[key]
-        if key not in self.entries:
-            raise PluginError(f"there is no speech_mix in {self.source.path}")
         audio = self.source.read(key, self.entries[key])
         mix = prepared(audio.array, described)
         category = _category(given.get("category"), mix, described)
@@ -205,15 +213,3 @@ def made_up(described: Enhancement) -> Iterator[tuple[str, Mixture]]:
         }
         made = Mixture(mix.astype(np.float32), enrollments=enrollments)
         yield f"a mixture of {length} samples", made
-
-
-def in_order(keys: Sequence[str], mixtures: Mixtures) -> Iterator[str]:
-    """Keys, refused before the first where there is no mixture of one.
-
-    Raises:
-        PluginError: naming it.
-    """
-    for key in keys:
-        if key not in mixtures.entries:
-            raise PluginError(f"utterance '{key}' is not in {mixtures.source.path}")
-    return iter(keys)
