@@ -73,8 +73,8 @@ def use_tiny_models(monkeypatch):
             monkeypatch.setattr(cls, "from_pretrained", load)
         from_pretrained = hub.AutoTokenizer.from_pretrained
 
-        def load_tokenizer(name):
-            return Letters() if name in CAUSAL else from_pretrained(name)
+        def load_tokenizer(name, **options):
+            return Letters() if name in CAUSAL else from_pretrained(name, **options)
 
         monkeypatch.setattr(hub.AutoTokenizer, "from_pretrained", load_tokenizer)
 

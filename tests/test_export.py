@@ -105,7 +105,7 @@ def test_bad_models_are_named(capsys, tiny, tmp_path):
     assert "go together" in line(**good, lm_file=tiny["lm"]["file"])
     assert "--model_tag" in line()
     assert "exclude each other" in line(**good, model_tag="x")
-    refusal = "--vocoder_file is for task tts, not asr"
+    refusal = "--vocoder_file is for task tts or svs, not asr"
     assert refusal in line(**good, vocoder_file="vocoder.pkl")
 
     (tmp_path / "junk.pth").write_bytes(b"not a checkpoint")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from espnet_onnx_plugin.bundle.search import Durations
+from espnet_onnx_plugin.export.archs import fastspeech_tts
 from espnet_onnx_plugin.export.layers.draws import unused_draws
 from espnet_onnx_plugin.export.layers.durations import FeatureDecoder, ScoreEncoder
 from espnet_onnx_plugin.export.registry import Arch, register
@@ -69,18 +70,7 @@ def wrap(
     )
 
 
-SMALL = dict(
-    adim=8,
-    aheads=2,
-    elayers=1,
-    eunits=8,
-    dlayers=1,
-    dunits=8,
-    postnet_layers=2,
-    postnet_chans=8,
-    postnet_filts=3,
-    duration_predictor_chans=8,
-)
+SMALL = fastspeech_tts.SMALL
 
 register(
     Arch(
