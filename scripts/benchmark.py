@@ -34,13 +34,11 @@ from benchmarking.config import (
     separates,
     synthesizes,
 )
-from benchmarking.measurement import (
+from benchmarking.measurement import Distance, Measurement, Outcome
+from benchmarking.settings import (
     REFERENCE,
     BaseSetting,
     Decode,
-    Distance,
-    Measurement,
-    Outcome,
     SeparationSetting,
     StreamSetting,
 )

@@ -14,16 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarking.benchmark_report import describe_agreement, write_report
-from benchmarking.measurement import (
-    Agreement,
-    Decode,
-    Distance,
-    Measurement,
-    Outcome,
-    Setting,
-    SpeechSetting,
-    Synthesis,
-)
+from benchmarking.measurement import Agreement, Distance, Measurement, Outcome
+from benchmarking.settings import Decode, Setting, SpeechSetting, Synthesis
 
 from espnet_onnx_plugin.errors import PluginError
 

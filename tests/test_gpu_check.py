@@ -11,7 +11,7 @@ from pathlib import Path
 import gpu_check
 import numpy as np
 import pytest
-from benchmarking.measurement import BatchDecode
+from benchmarking.settings import BatchDecode
 from gpu_checking import gpu, operators, plan, speed
 from gpu_checking.job import CONF, Job, make_audio
 from gpu_checking.parity import variants

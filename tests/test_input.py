@@ -23,8 +23,9 @@ import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.decodes import compare
+from espnet_onnx_plugin.report.figures import to_csv
 from espnet_onnx_plugin.report.results import System
-from espnet_onnx_plugin.report.tables import to_csv, to_markdown
+from espnet_onnx_plugin.report.tables import to_markdown
 from espnet_onnx_plugin.report.timing import read_timings, summarize
 from espnet_onnx_plugin.runtime import s2t
 from espnet_onnx_plugin.runtime.io import memory

@@ -540,7 +540,7 @@ def test_delays_are_of_the_audio_and_of_the_computation():
         speech=Speech("waveform", 1000, 0, 1, frame_shift=100.0),
         blank=0,
         bundle=SimpleNamespace(
-            manifest=SimpleNamespace(text=SimpleNamespace(token_type="word"))
+            manifest=SimpleNamespace(tokens=SimpleNamespace(token_type="word"))
         ),
         converter=SimpleNamespace(ids2tokens=lambda ids: [str(i) for i in ids]),
         engine=SimpleNamespace(search=SimpleNamespace(running=lambda state: state)),

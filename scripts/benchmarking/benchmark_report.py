@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarking.measurement import (
-    Agreement,
-    Decode,
-    Distance,
-    Measurement,
-    Outcome,
-    Separation,
-    StreamDecode,
-    Synthesis,
-)
+from benchmarking.measurement import Agreement, Distance, Measurement, Outcome
+from benchmarking.settings import Decode, Separation, StreamDecode, Synthesis
 
 from espnet_onnx_plugin.evaluate.error_rate import count_errors
 from espnet_onnx_plugin.report.figures import csv_table

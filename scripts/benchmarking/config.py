@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmarking.measurement import (
+from benchmarking.settings import (
     BUNDLES,
     REFERENCE,
     BaseSetting,

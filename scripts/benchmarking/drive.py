@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarking.measurement import BaseSetting, Run
 from benchmarking.models import environment, last_line
+from benchmarking.settings import BaseSetting, Run
 
 from espnet_onnx_plugin.errors import PluginError
 

@@ -21,7 +21,7 @@ from benchmarking.config import (
     separates,
     synthesizes,
 )
-from benchmarking.measurement import SeparationSetting
+from benchmarking.settings import SeparationSetting
 
 from espnet_onnx_plugin import runtime
 from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle

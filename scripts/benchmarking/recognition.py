@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from benchmarking.measurement import Decode
+from benchmarking.settings import Decode
 from benchmarking.stopwatch import Stopwatch
 
 from espnet_onnx_plugin.bundle import read_bundle

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from benchmarking.measurement import Separation
 from benchmarking.recognition import on_device, torch_device
+from benchmarking.settings import Separation
 from benchmarking.stopwatch import Stopwatch
 
 

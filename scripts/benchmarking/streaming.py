@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from benchmarking.measurement import StreamDecode
 from benchmarking.recognition import load_pytorch, on_device
+from benchmarking.settings import StreamDecode
 
 from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.runtime.recognition.stream import feed_together

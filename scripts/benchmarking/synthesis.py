@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from benchmarking.measurement import Synthesis
 from benchmarking.recognition import on_device, torch_device
+from benchmarking.settings import Synthesis
 from benchmarking.stopwatch import Stopwatch
 
 #: Of the noise of every utterance.

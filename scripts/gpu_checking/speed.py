@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from benchmarking.drive import Worker
-from benchmarking.measurement import BatchDecode, Run, Synthesis
 from benchmarking.models import make_text
+from benchmarking.settings import BatchDecode, Run, Synthesis
 from gpu_checking.gpu import watch_memory
 from gpu_checking.job import Job, Model, make_audio
 from gpu_checking.parity import variants
