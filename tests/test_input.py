@@ -335,14 +335,14 @@ def test_other_files_are_read_as_by_soundfile(tmp_path, form):
 @contextlib.contextmanager
 def unfit(lengths):
     """Let the graphs be given another type for utterances of some lengths."""
-    genuine = engine.SpeechModel.prepare
+    genuine = espnet_onnx_plugin.Speech2Text.prepare
 
     def prepare(self, speech):
         prepared = genuine(self, speech)
         return prepared.astype(np.float64) if len(speech) in lengths else prepared
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.SpeechModel, "prepare", prepare)
+        patch.setattr(espnet_onnx_plugin.Speech2Text, "prepare", prepare)
         yield
 
 
