@@ -26,6 +26,8 @@ scripts/setup_env.sh "${release[@]}" enh,export,ngram,optimize,report,s4,test,tt
 # shellcheck source=/dev/null
 . "${venv}"/bin/activate
 export PATH="${PATH}:/usr/lib/sctk/bin"
+# As in ESPnet's recipes: the sums of more threads are others, and there are two tests at a time.
+export OMP_NUM_THREADS=1
 
 echo "== linters"
 black --quiet --check espnet_onnx_plugin tests egs2_stage scripts
