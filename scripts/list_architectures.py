@@ -4,11 +4,11 @@
 Usage: scripts/list_architectures.py [--espnet_root CHECKOUT]   (needs the extra export)
 
 With a checkout, reads every training configuration of
-egs2/*/{asr1,st1,slu1,s2t1,lm1,tts1}, takes away what is not architecture (optimizers,
-dropout, sizes), builds each distinct one at tiny size with the installed ESPnet, and
-writes tests/data/architectures.yaml, which tests/test_sweep.py exports and decodes
-with. Then, for the list as it stands, exports and decodes as that test does, and prints
-by task how much is covered.
+egs2/*/{asr1,st1,slu1,s2t1,lm1,tts1,svs1,enh1,tse1,enh_asr1}, takes away what is not
+architecture (optimizers, dropout, sizes), builds each distinct one at tiny size with
+the installed ESPnet, and writes tests/data/architectures.yaml, which
+tests/test_sweep.py exports and decodes with. Then, for the list as it stands, exports
+and decodes as that test does, and prints by task how much is covered.
 
 Two configurations are one architecture where all that differs are sizes (of layers,
 kernels and transforms, numbers of layers and heads), settings of the training alone
@@ -20,7 +20,8 @@ without sizes as well, and 54 with defaults filled in and without kernel sizes.
 Text-to-speech models have the features that the options of tts.sh give them: a linear
 spectrogram for VITS, log Mel filterbanks with global statistics for the others.
 Speakers, languages and embeddings are those of the configuration; ESPnet ignores
---use_sid, --use_lid and --use_spk_embed where it names none.
+--use_sid, --use_lid and --use_spk_embed where it names none. Singers have log Mel
+filterbanks, and scores by frames where the model has no durations of its own.
 
 What builds depends on what is installed. The list that is kept was made with ESPnet's
 master, s3prl, transformers, Whisper and longformer.

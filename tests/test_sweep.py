@@ -90,9 +90,11 @@ def test_a_model_that_says_nothing_is_found():
     def model(text):
         return {"feat_gen": np.zeros((20, 3))}
 
-    model.converter = SimpleNamespace(token_list=list("abcdefg"))
-    model.synthesis = SimpleNamespace(reads=())
-    assert [reason.split()[0] for reason in mute(model)] == ["5", "18", "every"]
+    texts = [("a text", {"text": [1]}), ("a song", {"text": [2]})]
+    model.data = SimpleNamespace(made_up=lambda bundle: texts)
+    model.bundle = None
+    found = [" ".join(reason.split()[:2]) for reason in mute(model)]
+    assert found == ["a text", "a song", "all become"]
 
 
 def collected(root, recipe, configs):

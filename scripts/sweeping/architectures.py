@@ -19,6 +19,7 @@ TASKS = {
     "s2t1": "s2t",
     "lm1": "lm",
     "tts1": "tts",  # and what gan_tts trains, which decodes as tts
+    "svs1": "svs",  # likewise gan_svs
     "enh1": "enh",
     "tse1": "enh_tse",
     "enh_asr1": "enh_asr",
@@ -29,7 +30,7 @@ NOT_ARCHITECTURE = ("specaug", "preprocessor")
 
 #: The choices of a training configuration that are architecture, where the others are
 #: options of the recipe's driver (the features) or of the training (pitch, energy).
-CHOICES = {"tts": ("tts",)}
+CHOICES = {"tts": ("tts",), "svs": ("svs", "postfrontend")}
 
 #: Parameters that are sizes, with the tiny size of each; None: ESPnet's default.
 SIZES = {
@@ -126,6 +127,19 @@ TTS_SIZES = {
     "stochastic_duration_predictor_dds_conv_layers": 2,
 }
 
+#: Of singers, besides those; what is embedded keeps the range of scores.
+SVS_SIZES = {
+    **TTS_SIZES,
+    "midi_dim": None,
+    "duration_dim": None,
+    "tempo_dim": None,
+    "n_harmonic": 4,
+    "decoder_downsample_scales": [2, 4],
+    "decoder_downsample_kernel_sizes": [4, 8],
+    "projection_filters": [0, 1],
+    "projection_kernels": [0, 5],
+}
+
 #: Of separators; transforms keep their sizes, which the separators' must fit.
 SEPARATOR_SIZES = {
     "layer": 2,
@@ -165,6 +179,7 @@ SEPARATOR_SIZES = {
 SIZES_OF = {
     "lm": LM_SIZES,
     "tts": TTS_SIZES,
+    "svs": SVS_SIZES,
     "separator": SEPARATOR_SIZES,
     "enh_separator": SEPARATOR_SIZES,
     "extractor": SEPARATOR_SIZES,
@@ -179,6 +194,7 @@ ENHANCEMENT = ("enh", "enh_tse")
 _PARTS = {
     "generator": "AVAILABLE_GENERATERS",
     "text2mel": "AVAILABLE_TEXT2MEL",
+    "score2mel": "AVAILABLE_SCORE2MEL",
     "vocoder": "AVAILABLE_VOCODER",
 }
 
@@ -251,7 +267,7 @@ def training_configs(egs2: Path) -> Iterator[tuple[Path, _Config]]:
 
 
 #: One of these is in every training configuration, and in no decoding configuration.
-_MODEL = {"encoder", "decoder", "lm", "lm_conf", "tts", "enh_encoder"}
+_MODEL = {"encoder", "decoder", "lm", "lm_conf", "tts", "svs", "enh_encoder"}
 
 
 def _body(content: _Config) -> Any:
@@ -261,8 +277,8 @@ def _body(content: _Config) -> Any:
 
 #: The choices that an architecture is named after.
 _NAMING = (
-    *("encoder", "decoder", "lm", "tts", "enh_separator", "asr_encoder", "asr_decoder"),
-    *("separator", "extractor", "diffusion_model"),
+    *("encoder", "decoder", "lm", "tts", "svs", "enh_separator", "asr_encoder"),
+    *("asr_decoder", "separator", "extractor", "diffusion_model"),
 )
 
 
@@ -276,7 +292,7 @@ def architecture(task: str, content: _Config) -> tuple[str, _Config]:
         task = "asr_transducer"
     config: _Config = {}
     loose = {"model", *_LOOSE}  # settings of what ESPnet offers no choice of
-    for choices in find_task(task).class_choices_list:
+    for choices in find_task(task, content.get("svs")).class_choices_list:
         if choices.name in NOT_ARCHITECTURE:
             continue
         if choices.name not in CHOICES.get(task, (choices.name,)):
@@ -391,7 +407,7 @@ def _part(name: str, conf: _Config, cls: type | None) -> type | None:
         return None
     choice = inspect.signature(cls.__init__).parameters[f"{part}_type"]
     classes = getattr(inspect.getmodule(cls), _PARTS[part])
-    return classes[conf.get(choice.name, choice.default)]
+    return classes.get(conf.get(choice.name, choice.default))  # none of an unknown one
 
 
 def _coarse(weight: Any) -> Any:

@@ -28,6 +28,7 @@ _TASK_CLASSES = {
     "s2t_ctc": ("s2t_ctc", "S2TTask"),
     "lm": ("lm", "LMTask"),
     "tts": ("tts", "TTSTask"),
+    "svs": ("svs", "SVSTask"),
     "enh": ("enh", "EnhancementTask"),
     "enh_tse": ("enh_tse", "TargetSpeakerExtractionTask"),
     "enh_asr": ("enh_s2t", "EnhS2TTask"),
@@ -83,6 +84,15 @@ _TTS_SH = {
     ),
 }
 
+#: Likewise svs.sh: of frames of songs and of their scores.
+_SVS_SH = dict(fs=8000, n_fft=64, win_length=64, hop_length=8)
+
+#: Of singers that make waveforms: what their generators take the rates from.
+_SINGING = dict(
+    sampling_rate=8000,
+    mel_loss_params=dict(_SVS_SH, window="hann", n_mels=_MELS, fmin=0, fmax=None),
+)
+
 #: Of models that are trained against a discriminator: the smallest one.
 _DISCRIMINATOR = dict(
     discriminator_type="hifigan_period_discriminator",
@@ -90,9 +100,11 @@ _DISCRIMINATOR = dict(
 )
 
 
-def find_task(task: str) -> type:
-    """ESPnet's class of a task."""
+def find_task(task: str, svs: str | None = None) -> type:
+    """ESPnet's class of a task, which for some singers (``svs``) is that of gan_svs."""
     module, name = _TASK_CLASSES[task]
+    if svs == "vits":
+        module, name = "gan_svs", "GANSVSTask"
     return getattr(importlib.import_module(f"espnet2.tasks.{module}"), name)
 
 
@@ -102,7 +114,7 @@ def training_config(architecture: dict[str, Any]) -> dict[str, Any]:
     durations = config.get("model_conf", {}).get("transducer_multi_blank_durations", ())
     blanks = [f"<blank{duration}>" for duration in reversed(durations)]
     tokens = [*blanks, *TOKENS.get(task, TOKENS["default"])]
-    cls = find_task(task)
+    cls = find_task(task, config.get("svs"))
     full = {**cls.get_default_config(), "init": None}
     if "specaug" in full:
         full.update(specaug=None)
@@ -125,6 +137,17 @@ def training_config(architecture: dict[str, Any]) -> dict[str, Any]:
             full.update(normalize_conf=dict(stats_file=_statistics()))
         if full["tts"] in ("vits", "jets", "joint_text2wav"):
             full["tts_conf"].update(_DISCRIMINATOR)
+    if task == "svs":
+        full.update(_TTS_SH["fbank"], normalize_conf=dict(stats_file=_statistics()))
+        full.update(token_type="phn", g2p=None, fs=_SVS_SH["fs"])
+        unit = "frame" if full["svs"] == "naive_rnn" else "syllable"
+        full.update(score_feats_extract=f"{unit}_score_feats")
+        full.update(score_feats_extract_conf=_SVS_SH)
+        if full["svs"] in ("vits", "joint_score2wav"):
+            full["svs_conf"].update(_DISCRIMINATOR, **_SINGING)
+        if full["svs"] == "vits":  # which has no default for this one
+            params = full["svs_conf"].setdefault("generator_params", {})
+            params.setdefault("use_phoneme_predictor", False)
     return full
 
 
@@ -149,7 +172,8 @@ def build(architecture: dict[str, Any], seed: int = 0):
     torch.manual_seed(seed)
     args = argparse.Namespace(**training_config(architecture))
     with losses_left_out():
-        model = find_task(architecture["task"]).build_model(args).eval()
+        task = find_task(architecture["task"], architecture["config"].get("svs"))
+        model = task.build_model(args).eval()
     randomize(model, seed)
     return model
 
@@ -180,7 +204,13 @@ def randomize(model, seed: int = 0) -> None:
 
 def _parts(model) -> Iterator[Any]:
     for name, part in model.named_children():
-        if name in ("tts", "generator", "text2mel"):  # all of a model, in one module
+        if name in (
+            "tts",
+            "svs",
+            "generator",
+            "text2mel",
+            "score2mel",
+        ):  # of one module
             yield from _parts(part)
         else:
             yield part
@@ -202,12 +232,17 @@ def sharpen(model, vocabulary: int) -> None:
 
 
 def lengthen(model) -> None:
-    """Make a random text-to-speech model speak for several frames."""
+    """Make a random model speak or sing for several frames."""
     for name, layer in model.named_modules():
         if name.endswith("prob_out"):  # or it stops at once
             layer.bias.data -= 3.0
         elif name.endswith("duration_predictor.linear"):  # or no symbol lasts
             layer.bias.data += 2.0
+        elif name.endswith("duration_predictor.proj"):  # in seconds: or some last many
+            layer.weight.data *= 0.01
+            layer.bias.data.fill_(0.005)
+        elif name.endswith("f0_decoder.proj"):  # or most is not voiced
+            layer.bias.data += 1.0
 
 
 def why_not_built(architecture: dict[str, Any]) -> str | None:

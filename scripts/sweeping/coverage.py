@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from sweeping.architectures import ENHANCEMENT, TTS_SIZES
+from sweeping.architectures import ENHANCEMENT
 from sweeping.build import build, lengthen, sharpen, training_config
 
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, losses_left_out
@@ -17,7 +17,7 @@ from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.runtime.enhancement.engine import Separator
 from espnet_onnx_plugin.runtime.enhancement.inputs import LENGTHS as MIXTURES
 from espnet_onnx_plugin.runtime.enhancement.inputs import made_up
-from espnet_onnx_plugin.runtime.tts import Text2Speech
+from espnet_onnx_plugin.runtime.synthesis.engine import Synthesizer
 from espnet_onnx_plugin.tasks import open_model
 
 #: ESPnet's command and class where they are not TASK_inference and Speech2Text.
@@ -43,8 +43,8 @@ _UNDER_AN_LM = {
 #: Samples of the utterances at 8 kHz: below, at and above what blocks of 40 hold.
 LENGTHS = (2000, 5300, 9100)
 
-#: Lengths of the texts that are spoken, in tokens.
-TEXTS = (5, 18)
+#: Tasks whose models make speech of text, or of songs.
+SYNTHESIS = ("tts", "svs")
 
 #: Scores that are nearer than this to each other are a tie.
 TIE = 1e-3
@@ -66,7 +66,7 @@ def options(architecture: _Config) -> _Config:
     """Decoding options like a recipe's."""
     if architecture["task"] == "tts":
         return dict(maxlenratio=2.5)
-    if architecture["task"] in ENHANCEMENT:
+    if architecture["task"] in ("svs", *ENHANCEMENT):
         return {}
     beam = dict(beam_size=3, nbest=3)
     if architecture["task"] == "asr_transducer":  # bounded, as below
@@ -112,7 +112,7 @@ def utterances(architecture: _Config) -> list[np.ndarray]:
 def compare(architecture: _Config, directory: Path) -> list[str]:
     """Export an architecture with random weights, and decode with it and with ESPnet.
 
-    The export of a text-to-speech model does the latter itself.
+    The export of models that speak, sing or separate does the latter itself.
 
     Returns:
         What of the results is not ESPnet's.
@@ -124,7 +124,7 @@ def compare(architecture: _Config, directory: Path) -> list[str]:
     task = "asr" if architecture["task"] == "lm" else architecture["task"]
     bundle = export_bundle(task, Checkpoints(*files), directory / "fp32")
     ours = open_model(bundle, **options(architecture))
-    if task == "tts":
+    if task in SYNTHESIS:
         return mute(ours)
     if task in ENHANCEMENT:
         return silent(ours)
@@ -142,32 +142,21 @@ def compare(architecture: _Config, directory: Path) -> list[str]:
     return found
 
 
-def mute(model: Text2Speech) -> list[str]:
+def mute(model: Synthesizer) -> list[str]:
     """Evidence that the check of the export said nothing about a model.
 
-    That check speaks as ESPnet does, with the same noise. It would find all well in a
-    model that says nothing: no frames, always the same ones, or silence.
+    That check speaks or sings as ESPnet does, with the same noise. It would find all
+    well in a model that says nothing: no frames, always as many, or silence.
     """
-    random = np.random.default_rng(0)
     found, lengths = [], set()
-    for tokens in TEXTS:
-        given = dict(
-            speech=random.standard_normal(2000),
-            spembs=random.standard_normal(TTS_SIZES["spk_embed_dim"]),
-            sids=random.integers(0, TTS_SIZES["spks"], 1),
-            lids=random.integers(0, TTS_SIZES["langs"], 1),
-        )
-        made = model(
-            random.integers(1, len(model.converter.token_list) - 1, tokens),
-            **{name: given[name] for name in model.synthesis.reads},
-        )
-        of = "wav" if "wav" in made else "feat_gen"
-        frames = len(made[of]) // (model.synthesis.frame_shift if of == "wav" else 1)
-        if not frames > tokens or not np.ptp(made[of]) > 0:
-            found.append(f"{tokens} tokens become {frames} frames, or silence")
-        lengths.add(frames)
-    if len(lengths) < len(TEXTS):
-        found.append("every text becomes as long")
+    for what, given in model.data.made_up(model.bundle):
+        made = model(**given)
+        sound = made["wav"] if "wav" in made else made["feat_gen"]
+        if not len(sound) > 1 or not np.ptp(sound) > 0:
+            found.append(f"{what} becomes {len(sound)} frames, or silence")
+        lengths.add(len(sound))
+    if len(lengths) < 2:
+        found.append("all become as long")
     return found
 
 
@@ -198,7 +187,7 @@ def write_model(architecture: _Config, directory: Path) -> list[Path]:
     files = []
     for part in parts:
         model, config = build(part), training_config(part)
-        if part["task"] == "tts":
+        if part["task"] in SYNTHESIS:
             lengthen(model)
         elif part["task"] not in ENHANCEMENT:
             sharpen(getattr(model, "s2t_model", model), len(config["token_list"]))
