@@ -100,14 +100,14 @@ def test_snr():
 def test_scores_and_agreement(root):
     mixture, torch, fp32, int8 = compare_all(root).results()
     assert mixture.system == "mixture"
-    assert mixture.enhanced.scores == {"si_snr": 2.5, "stoi": 70.0}
-    assert torch.enhanced.scores["sir"] == math.inf
-    assert torch.enhanced.agreement is None
-    assert fp32.enhanced.agreement.median == fp32.enhanced.agreement.worst == math.inf
+    assert mixture.scores == {"si_snr": 2.5, "stoi": 70.0}
+    assert torch.scores["sir"] == math.inf
+    assert torch.agreement is None
+    assert fp32.agreement.median == fp32.agreement.worst == math.inf
     # A uniform signal up to 2**13, halved for the second speaker; 16 bits of noise.
     worst = 20 * math.log10(8192 / math.sqrt(3) / 2 / 16)
-    assert int8.enhanced.agreement.worst == pytest.approx(worst, abs=0.3)
-    assert int8.enhanced.agreement.median == pytest.approx(worst + 6, abs=0.3)
+    assert int8.agreement.worst == pytest.approx(worst, abs=0.3)
+    assert int8.agreement.median == pytest.approx(worst + 6, abs=0.3)
     assert fp32.speed_up == pytest.approx(5.0) and int8.speed_up is None
     assert fp32.utterances == 2
 
@@ -147,7 +147,7 @@ def test_what_an_asr_model_recognizes(root):
 def test_without_a_reference_nothing_is_agreed_with(root):
     rows = compare_all(root, reference=False).results()
     assert [row.system for row in rows] == ["mixture", "torch", "fp32", "int8"]
-    assert all(row.enhanced.agreement is None for row in rows)
+    assert all(row.agreement is None for row in rows)
 
 
 @pytest.fixture

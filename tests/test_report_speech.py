@@ -19,7 +19,7 @@ from espnet_onnx_plugin.evaluate.asr_scoring import (
 )
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.evaluate.speech_quality import Measures
-from espnet_onnx_plugin.report import speech
+from espnet_onnx_plugin.report import listening, speech
 from espnet_onnx_plugin.report.figures import to_csv
 from espnet_onnx_plugin.report.results import System
 from espnet_onnx_plugin.report.tables import to_markdown
@@ -141,6 +141,54 @@ def test_what_cannot_be_measured_is_left_out(root, caplog):
     assert not any(r.distances for r in results)
     assert "no MCD and log-F0 of test" in caplog.text
     assert "MCD" not in to_markdown("T", {}, results)
+
+
+def scored_songs(root):
+    """Scores as the scoring stage of svs.sh leaves them, better in int8."""
+    (root / "data/test/score.scp").write_text("")
+    for system, accuracy in dict(torch=0.57, fp32=0.57, int8=31.0).items():
+        for what, average in dict(semitone_acc=accuracy, vuv_error=13.73).items():
+            directory = root / system / "test/scoring/sing_metrics" / what
+            directory.mkdir(parents=True)
+            file = directory / f"{what}_avg_result.txt"
+            file.write_text(f"#utterances: 3\nAverage: {average:.2f}%")
+
+
+def test_scores_of_songs(root):
+    scored_songs(root)
+    results = compare_all(root).results()
+    table = to_markdown("T", {}, results)
+    assert "| system | semitone accuracy % | V/UV error % | MCD to" in table
+    assert "| fp32 | 0.57 | 13.73 |" in table and "| int8 | 31.00 | 13.73 |" in table
+    assert "Semitone accuracy" in table and "clean speech" not in table
+    torch, _, int8 = csv.DictReader(to_csv(results).splitlines())
+    assert (torch["semitone_acc"], int8["semitone_acc"]) == ("0.57", "31.0")
+    assert "snr_median" not in torch
+    [file] = root.glob("int8/test/scoring/*/vuv_error/*")
+    file.write_text("#utterances: 3\n")
+    with pytest.raises(PluginError, match=f"{file} has no average: score again"):
+        compare_all(root).results()
+
+
+def test_pages_of_songs_show_f0(root, monkeypatch):
+    contours = []
+    monkeypatch.setattr(
+        listening, "plot_spectrogram", lambda *args: contours.append(args[-1])
+    )
+    pytest.importorskip("matplotlib")
+    time = np.arange(16000) / 16000
+    for path in root.glob("**/*.wav"):
+        tone = sum(np.sin(2 * np.pi * 220 * n * time) / n for n in range(1, 9))
+        soundfile.write(path, 0.2 * tone, 16000)
+    compare_all(root).write_page(root)
+    assert all(contour is None for contour in contours)
+    contours.clear()
+    scored_songs(root)
+    compare_all(root).write_page(root)
+    assert len(contours) == 2 * 4  # recordings too
+    for contour in contours:
+        assert len(contour) == pytest.approx(16000 / 256, abs=2)
+        assert np.median(contour[contour > 0]) == pytest.approx(220, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,7 @@ class Synthesis(Inference):
 
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.progress import progress
-        from espnet_onnx_plugin.runtime.io.speech_writer import FAILED, speech_writer
-        from espnet_onnx_plugin.runtime.io.writer import IncompleteError
+        from espnet_onnx_plugin.runtime.io.speech_writer import speech_writer
 
         model = self.open_model(args)
         texts = model.data(args.data_path_and_name_and_type).read(model.use_speech)
@@ -59,7 +58,6 @@ class Synthesis(Inference):
         model.require_packages(texts.kinds)
         if args.batch_size > 1 or args.batch_bins:
             logging.info("--batch_size has no effect: texts are spoken one by one")
-        failures: list[str] = []
         model.begin_job()
         results = speech_writer(args.output_dir, keys, self.lists_waves)
         with results as writer, logging_redirect_tqdm():
@@ -69,17 +67,10 @@ class Synthesis(Inference):
                     made, seconds = synthesize(model, texts.of(key), args)
                 except (PluginError, RuntimeError) as e:
                     model.noise = noise  # the others have theirs
-                    reason = " ".join(str(e).split())
-                    logging.error("utterance '%s' is not spoken: %s", key, reason)
-                    writer.failure(key, reason)
-                    failures.append(f"utterance '{key}': {reason}")
+                    writer.failure(key, e)
                 else:
                     write(writer, key, model, made, seconds)
-            if failures:
-                raise IncompleteError(
-                    f"{len(failures)} of {len(keys)} utterances could not be spoken, "
-                    f"the file {FAILED} names them; the first: {failures[0]}"
-                )
+            writer.check(len(keys))
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
 
 

@@ -89,15 +89,12 @@ class Enhancing(Inference):
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.io.progress import progress
-        from espnet_onnx_plugin.runtime.io.speech_writer import FAILED
-        from espnet_onnx_plugin.runtime.io.writer import IncompleteError
 
         mixtures = self.mixtures(args)
         keys = read_keys(args.key_file) if args.key_file else mixtures.keys
         mixtures.check(keys)
         model = self.open_model(args)
         mixtures.require(model.enhancement)
-        failures: list[str] = []
         if isinstance(model, Separator):
             model.begin_job()
         output = wave_writer(args.output_dir, keys, args.output_format)
@@ -111,10 +108,7 @@ class Enhancing(Inference):
                     waves, figures = self.enhance(model, mixture, fs)
                     seconds = time.perf_counter() - start
                 except PluginError as e:
-                    reason = " ".join(str(e).split())
-                    logging.error("utterance '%s' is not enhanced: %s", key, reason)
-                    writer.failure(key, reason)
-                    failures.append(f"utterance '{key}': {reason}")
+                    writer.failure(key, e)
                     continue
                 writer.utterance(key, waves, fs)
                 writer.timing(
@@ -125,11 +119,7 @@ class Enhancing(Inference):
                     peak_memory_mb=peak_memory_mb(),
                     arithmetic=arithmetic(model.bundle.manifest),
                 )
-            if failures:
-                raise IncompleteError(
-                    f"{len(failures)} of {len(keys)} utterances could not be enhanced, "
-                    f"the file {FAILED} names them; the first: {failures[0]}"
-                )
+            writer.check(len(keys))
         logging.info("enhanced %d utterances into %s", len(keys), args.output_dir)
 
 

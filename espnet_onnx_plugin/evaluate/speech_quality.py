@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -101,6 +102,25 @@ def measure_files(reference: Path, other: Path) -> Measures:
     return measure(wave, other_wave, rate)
 
 
+def f0_contour(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Return F0 in Hz (frames,), 0 where unvoiced, at every :data:`SHIFT` samples.
+
+    By World's DIO, which is faster than the Harvest of :func:`measure`.
+
+    Args:
+        wave: (samples,), as of :func:`measure`.
+        rate: Samples a second.
+
+    Raises:
+        PluginError: If pyworld is missing.
+    """
+    pyworld, wave = _pyworld(), _as_pcm(wave)
+    low, high = F0_RANGE
+    period = SHIFT / rate * 1000
+    f0, times = pyworld.dio(wave, rate, low, high, frame_period=period)
+    return pyworld.stonemask(wave, f0, times, rate)
+
+
 def average(measures: Iterable[Measures]) -> Measures:
     """Return the mean of each measure over the utterances that have it."""
     measures = list(measures)
@@ -188,10 +208,7 @@ def _log_f0_rmse(reference: np.ndarray, other: np.ndarray, rate: int) -> float |
 
 def _world(wave: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Return mel-cepstrum and F0, 0 where unvoiced, as World's vocoder sees them."""
-    try:
-        import pyworld
-    except ImportError:
-        raise PluginError("log-F0 needs pyworld: pip install pyworld") from None
+    pyworld = _pyworld()
     low, high = F0_RANGE
     period = SHIFT / rate * 1000
     f0, times = pyworld.harvest(wave, rate, low, high, frame_period=period)
@@ -228,3 +245,11 @@ def time_warp(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         i, j = min(steps, key=totals.__getitem__)
     rows, columns = zip(*reversed(path))
     return np.array(rows), np.array(columns)
+
+
+def _pyworld() -> ModuleType:
+    try:
+        import pyworld
+    except ImportError:
+        raise PluginError("F0 needs pyworld: pip install pyworld") from None
+    return pyworld

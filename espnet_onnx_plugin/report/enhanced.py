@@ -19,7 +19,6 @@ from espnet_onnx_plugin.report.counts import read_result
 from espnet_onnx_plugin.report.listening import UTTERANCES, write_page
 from espnet_onnx_plugin.report.results import (
     Agreement,
-    Enhanced,
     Result,
     System,
     check_same_keys,
@@ -78,7 +77,7 @@ class EnhancedSet:
                 test_set=self.name,
                 system=MIXTURE,
                 utterances=rows[0].utterances,
-                enhanced=Enhanced(scores),
+                scores=scores,
             )
             rows = [mixture, *rows]
         return rows
@@ -102,7 +101,8 @@ class EnhancedSet:
             errors=errors,
             scorers=frozenset({"sclite"} if errors else ()),
             differences=differences,
-            enhanced=Enhanced(read_scores(system.directory(self.name)), agreement),
+            scores=read_scores(system.directory(self.name)),
+            agreement=agreement,
             timing=summarize(timings[name]),
             speed_up=faster,
             model_bytes=system.model_bytes,

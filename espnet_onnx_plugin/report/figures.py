@@ -10,6 +10,7 @@ from espnet_onnx_plugin.report.results import (
     BLEU_TYPES,
     ERROR_TYPES,
     Result,
+    agrees_with,
     compared_with,
     scored,
 )
@@ -23,7 +24,9 @@ def to_csv(results: Iterable[Result]) -> str:
     if any(result.streams for result in results):
         rows = [{**row, **_stream_row(r)} for row, r in zip(rows, results)]
     if names := scored(results):
-        rows = [{**row, **_enhanced_row(r, names)} for row, r in zip(rows, results)]
+        rows = [{**row, **_scores_row(r, names)} for row, r in zip(rows, results)]
+    if agrees_with(results):
+        rows = [{**row, **_agreement_row(r)} for row, r in zip(rows, results)]
     return csv_table(rows)
 
 
@@ -86,13 +89,14 @@ def _stream_row(result: Result) -> dict[str, object]:
     }
 
 
-def _enhanced_row(result: Result, names: Iterable[str]) -> dict[str, object]:
-    scores = result.enhanced.scores if result.enhanced else {}
-    agreement = result.enhanced.agreement if result.enhanced else None
+def _scores_row(result: Result, names: Iterable[str]) -> dict[str, object]:
+    return {name: result.scores.get(name) for name in names}
+
+
+def _agreement_row(result: Result) -> dict[str, object]:
     return {
-        **{name: scores.get(name) for name in names},
-        "snr_median": _decimal(getattr(agreement, "median", None), 2),
-        "snr_worst": _decimal(getattr(agreement, "worst", None), 2),
+        "snr_median": _decimal(getattr(result.agreement, "median", None), 2),
+        "snr_worst": _decimal(getattr(result.agreement, "worst", None), 2),
     }
 
 

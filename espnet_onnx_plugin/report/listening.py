@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.evaluate.speech_quality import read_wav
+from espnet_onnx_plugin.evaluate.speech_quality import f0_contour, read_wav
 from espnet_onnx_plugin.report.plots import plot_spectrogram
 
 PAGE = "index.html"
@@ -43,6 +43,7 @@ def write_page(
     systems: Mapping[str, Mapping[str, Path]],
     captions: Mapping[str, Mapping[str, str]] | None = None,
     utterances: int = UTTERANCES,
+    with_f0: bool = False,
 ) -> Path:
     """Write a page with what each system made of the first utterances.
 
@@ -54,6 +55,7 @@ def write_page(
         captions: What is to be said of them, by utterance, by the system's name; some
             may have none.
         utterances: How many to show at most.
+        with_f0: Whether to draw the fundamental frequency over the spectrograms.
 
     Returns:
         The page's path.
@@ -74,7 +76,7 @@ def write_page(
             lines.append('<div class="systems">')
             files = {name: _file(name, wavs, key) for name, wavs in systems.items()}
             said = {name: (captions or {}).get(name, {}).get(key) for name in systems}
-            lines += _figures(aside, str(number), files, said)
+            lines += _figures(aside, str(number), files, said, with_f0)
             lines.append("</div>")
         lines += ["</body>", "</html>", ""]
         (aside / PAGE).write_text("\n".join(lines), encoding="utf-8")
@@ -94,6 +96,7 @@ def _figures(
     prefix: str,
     files: Mapping[str, Path],
     captions: Mapping[str, str | None],
+    with_f0: bool,
 ) -> list[str]:
     """Write one utterance's files; their names are numbers, for names can be anything.
 
@@ -107,7 +110,8 @@ def _figures(
         audio = f"{prefix}_{number}{files[name].suffix}"
         image = f"{prefix}_{number}.png"
         shutil.copyfile(files[name], directory / audio)
-        plot_spectrogram(directory / image, wave, rate, seconds)
+        f0 = f0_contour(wave, rate) if with_f0 else None
+        plot_spectrogram(directory / image, wave, rate, seconds, f0)
         caption = escape(name)
         if captions[name] is not None:
             caption += f"<br>{escape(captions[name])}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from espnet_onnx_plugin.report.results import (
+    SINGING_SCORES,
     TIE,
     Result,
     agrees_with,
@@ -41,7 +42,13 @@ def notes(results: list[Result]) -> Iterator[str]:
             "Identical: share of utterances with the same token_int as PyTorch's. "
             f"Ties: others that score as PyTorch's, to {TIE:g}."
         )
-    if scored(results):
+    names = {*scored(results)}
+    if names & SINGING_SCORES.keys():
+        yield (
+            "Semitone accuracy (the higher the better) and V/UV error (the lower) are "
+            "means over all songs, by ESPnet's own scoring stage, against recordings."
+        )
+    if names - SINGING_SCORES.keys():
         yield (
             "Scores are means over utterances and speakers, by ESPnet's own scoring "
             "stage, against clean speech; STOI in percent."

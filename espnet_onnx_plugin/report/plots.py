@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from espnet_onnx_plugin.evaluate.speech_quality import F0_RANGE
 from espnet_onnx_plugin.report.results import (
     BLEU_TYPES,
     ERROR_TYPES,
@@ -124,7 +125,7 @@ def _rate_of(error_type: str) -> Callable[[Result], float | None]:
 
 
 def _si_snr(result: Result) -> float | None:
-    return result.enhanced.scores.get("si_snr") if result.enhanced else None
+    return result.scores.get("si_snr")
 
 
 def _mcd(other: str) -> Callable[[Result], float | None]:
@@ -242,7 +243,13 @@ def plot_rtf(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]]) -> 
     _save(axes.figure, path)
 
 
-def plot_spectrogram(path: Path, wave: np.ndarray, rate: int, seconds: float) -> None:
+def plot_spectrogram(
+    path: Path,
+    wave: np.ndarray,
+    rate: int,
+    seconds: float,
+    f0: np.ndarray | None = None,
+) -> None:
     """Write a spectrogram, on the same scales whatever the waveform.
 
     Args:
@@ -250,6 +257,8 @@ def plot_spectrogram(path: Path, wave: np.ndarray, rate: int, seconds: float) ->
         wave: (samples,) int16.
         rate: Sampling rate in Hz.
         seconds: Length of the time axis.
+        f0: To be drawn over it: Hz (frames,), 0 where unvoiced, evenly spaced from the
+            first sample to the last.
     """
     from matplotlib.figure import Figure
 
@@ -272,4 +281,10 @@ def plot_spectrogram(path: Path, wave: np.ndarray, rate: int, seconds: float) ->
     axes.set_xlabel("seconds")
     axes.set_ylabel("kHz")
     figure.colorbar(image, label="dB")
+    if f0 is not None:
+        pitch = axes.twinx()
+        times = np.linspace(0, len(wave) / rate, len(f0))
+        pitch.plot(times, np.where(f0 > 0, f0, np.nan), color="cyan", linewidth=1)
+        pitch.set_ylim(*F0_RANGE)
+        pitch.set_ylabel("F0, Hz")
     _save(figure, path)

@@ -22,8 +22,13 @@ ERROR_TYPES = ("WER", "CER", "TER")
 # BLEU by name: with case and punctuation, which recipes with "tgt_case tc" have, and
 # without.
 BLEU_TYPES = ("BLEU", "BLEU lc.rm")
-# Scores of enhanced speech, by their name in the files of ESPnet's scoring stage: what
-# the tables call them. STOI is in percent there.
+# Scores of singing, by their name in the files of ESPnet's scoring stage: what the
+# tables call them.
+SINGING_SCORES = {
+    "semitone_acc": "semitone accuracy %",
+    "vuv_error": "V/UV error %",
+}
+# Likewise of enhanced speech. STOI is in percent there.
 SPEECH_SCORES = {
     "si_snr": "SI-SNR dB",
     "sdr": "SDR dB",
@@ -100,19 +105,6 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Enhanced:
-    """Speech of a system that enhances, in figures.
-
-    Attributes:
-        scores: Means over a test set, by ESPnet's names (:data:`SPEECH_SCORES`).
-        agreement: With the reference's waveforms, None where there are none.
-    """
-
-    scores: Mapping[str, float]
-    agreement: Agreement | None = None
-
-
-@dataclass(frozen=True)
 class Result:
     """One row of the report.
 
@@ -130,7 +122,9 @@ class Result:
         ties: Those of the others whose scores are the reference's, to 1e-3.
         measured: Number of the utterances whose synthesized speech was measured.
         distances: How far its waveforms are from others, by the name of those.
-        enhanced: Of a system that enhances.
+        scores: Means over the test set, by ESPnet's own scoring and by its names
+            (:data:`SPEECH_SCORES`, :data:`SINGING_SCORES`).
+        agreement: With the reference's waveforms, of a system that enhances.
         timing: Over the sample that was timed, None where none was.
         streams: How the words came, None where nothing was decoded as a stream.
         speed_up: The reference's real-time factor over this system's, None where it was
@@ -151,7 +145,8 @@ class Result:
     ties: int | None = None
     measured: int = 0
     distances: Mapping[str, Measures] = field(default_factory=dict)
-    enhanced: Enhanced | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    agreement: Agreement | None = None
     timing: Timing | None = None
     streams: Streams | None = None
     speed_up: float | None = None
@@ -166,17 +161,15 @@ def compared_with(results: Iterable[Result]) -> list[str]:
 
 def agrees_with(results: Iterable[Result]) -> list[str]:
     """Return the systems whose waveforms those of others were held against."""
-    agreements = [r.enhanced.agreement for r in results if r.enhanced]
+    agreements = [r.agreement for r in results]
     return list(dict.fromkeys(a.other for a in agreements if a is not None))
 
 
 def scored(results: Iterable[Result]) -> list[str]:
-    """Return the names of the scores of enhanced speech, in the tables' order."""
-    names = {name for r in results if r.enhanced for name in r.enhanced.scores}
-    return [
-        *(n for n in SPEECH_SCORES if n in names),
-        *sorted(names - {*SPEECH_SCORES}),
-    ]
+    """Return the names of the scores, in the tables' order."""
+    names = {name for r in results for name in r.scores}
+    known = [*SINGING_SCORES, *SPEECH_SCORES]
+    return [*(n for n in known if n in names), *sorted(names - {*known})]
 
 
 def check_same_keys(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +25,12 @@ from espnet_onnx_plugin.evaluate.speech_quality import (
     wav_files,
 )
 from espnet_onnx_plugin.report.listening import write_page
-from espnet_onnx_plugin.report.results import Result, System, check_same_keys
+from espnet_onnx_plugin.report.results import (
+    SINGING_SCORES,
+    Result,
+    System,
+    check_same_keys,
+)
 from espnet_onnx_plugin.report.tables import MISSING
 from espnet_onnx_plugin.report.timing import (
     TIMING,
@@ -51,6 +57,7 @@ class SynthesizedSet:
         utterances: How many there are.
         texts: What was to be said, by utterance, of those that are measured.
         wavs: Files of these by system; recordings too, where there are any.
+        sung: Whether it is songs.
         measures: How far a system's speech is from another's or from recordings: by
             system, by the other's name, by utterance.
         errors: Character errors of the ASR model, by system.
@@ -62,6 +69,7 @@ class SynthesizedSet:
     utterances: int
     texts: Mapping[str, str]
     wavs: Mapping[str, Mapping[str, Path]]
+    sung: bool = False
     measures: Mapping[str, Mapping[str, Mapping[str, Measures]]] = field(
         default_factory=dict
     )
@@ -94,6 +102,7 @@ class SynthesizedSet:
             scorers=frozenset({"jiwer"} if errors else ()),
             differences=differences,
             measured=len(self.texts),
+            scores=read_singing_scores(system.directory(self.name)),
             distances={
                 other: average(measures.values())
                 for other, measures in self.measures.get(name, {}).items()
@@ -118,7 +127,14 @@ class SynthesizedSet:
             for name, measures in self.measures.items()
             if base in measures
         }
-        page = write_page(directory, self.name, self.texts, self.wavs, captions)
+        page = write_page(
+            directory,
+            self.name,
+            self.texts,
+            self.wavs,
+            captions,
+            with_f0=self.sung,
+        )
         return page.relative_to(output_dir).as_posix()
 
 
@@ -128,6 +144,24 @@ def _describe(measures: Measures) -> str:
         f"MCD {MISSING if mcd is None else f'{mcd:.2f} dB'}, "
         f"log-F0 RMSE {MISSING if rmse is None else f'{rmse:.3f}'}"
     )
+
+
+def read_singing_scores(directory: Path) -> dict[str, float]:
+    """Return the means in percent that the scoring stage of ESPnet's svs.sh wrote.
+
+    Raises:
+        PluginError: If a file holds none.
+    """
+    scores = {}
+    for name in SINGING_SCORES:
+        files = directory.glob(f"scoring/sing_metrics/*/{name}_avg_result.txt")
+        for path in files:
+            found = re.search(r"^Average: (.+)%", path.read_text("utf-8"), re.MULTILINE)
+            try:
+                scores[name] = float(found[1])
+            except (TypeError, ValueError):
+                raise PluginError(f"{path} has no average: score again") from None
+    return scores
 
 
 def compare_speech(
@@ -199,6 +233,7 @@ def _read(
         utterances=len(wavs[first]),
         texts={key: texts[key] for key in keys},
         wavs={n: {key: files[key] for key in keys} for n, files in wavs.items()},
+        sung=(data / "score.scp").is_file(),
     )
 
 

@@ -15,6 +15,7 @@ from espnet_onnx_plugin.report.notes import notes
 from espnet_onnx_plugin.report.results import (
     BLEU_TYPES,
     ERROR_TYPES,
+    SINGING_SCORES,
     SPEECH_SCORES,
     Result,
     agrees_with,
@@ -83,13 +84,12 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
         }
 
     def score_cell(result: Result, name: str) -> str:
-        scores = result.enhanced.scores if result.enhanced else {}
-        return f"{scores[name]:.2f}" if name in scores else MISSING
+        return f"{result.scores[name]:.2f}" if name in result.scores else MISSING
 
     def agreement_columns() -> dict[str, Callable[[Result], str]]:
         def cell(result: Result, measure: str) -> str:
-            agreement = result.enhanced.agreement if result.enhanced else None
-            return f"{getattr(agreement, measure):.1f}" if agreement else MISSING
+            value = getattr(result.agreement, measure, None)
+            return MISSING if value is None else f"{value:.1f}"
 
         return {
             f"SNR to {other} dB, {measure}": partial(cell, measure=measure)
@@ -107,7 +107,8 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
         "chunk s": lambda r: r.streams.chunk if r.streams else MISSING,
     }
     for name in scored(results):
-        columns[SPEECH_SCORES.get(name, name.upper())] = partial(score_cell, name=name)
+        header = {**SINGING_SCORES, **SPEECH_SCORES}.get(name, name.upper())
+        columns[header] = partial(score_cell, name=name)
     for name in compared_with(results):
         columns |= distance_columns(name)
     for name in BLEU_TYPES:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.io.speech_writer import FAILED
-from espnet_onnx_plugin.runtime.io.writer import TIMING, written_aside
+from espnet_onnx_plugin.runtime.io.writer import (
+    FAILED,
+    JobWriter,
+    check_file_names,
+    written_aside,
+)
 
 
-class WaveWriter:
+class WaveWriter(JobWriter):
     """Writes ``wavs/N/KEY.wav`` and lists them in ``spkN.scp``.
 
     Use :func:`wave_writer`, which makes them appear only when they are whole.
@@ -26,14 +28,11 @@ class WaveWriter:
         audio_format: of the files: wav, flac, or another one of soundfile's.
     """
 
-    def __init__(self, work: Path, final: Path, audio_format: str):
-        self._work, self._final, self._format = work, final, audio_format
-        self._files: dict[str, TextIO] = {}
+    done = "enhanced"
 
-    def _line(self, name: str, line: str) -> None:
-        if name not in self._files:
-            self._files[name] = open(self._work / name, "w", encoding="utf-8")
-        self._files[name].write(line + "\n")
+    def __init__(self, work: Path, final: Path, audio_format: str):
+        super().__init__(work)
+        self._final, self._format = final, audio_format
 
     def utterance(self, key: str, waves: Sequence[np.ndarray], rate: int) -> None:
         """Write what was made of a mixture.
@@ -51,19 +50,6 @@ class WaveWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, wave, rate)
             self._line(f"spk{number}.scp", f"{key} {self._final / name}")
-
-    def failure(self, key: str, reason: str) -> None:
-        """Write down that an utterance has no results."""
-        self._line(FAILED, f"{key} {reason}")
-
-    def timing(self, **values: str | float | None) -> None:
-        """Write one line of ``timing.jsonl``."""
-        self._line(TIMING, json.dumps(values))
-
-    def close(self) -> None:
-        """Close every file."""
-        for file in self._files.values():
-            file.close()
 
 
 def _is_ours(name: str) -> bool:
@@ -89,12 +75,7 @@ def wave_writer(
     if audio_format.upper() not in soundfile.available_formats():
         known = ", ".join(name.lower() for name in soundfile.available_formats())
         raise PluginError(f"output_format '{audio_format}' is none of {known}")
-    for key in keys:
-        if "/" in key or "\0" in key:
-            raise PluginError(
-                f"utterance id '{key}' cannot be the name of a file: rename the "
-                "utterance; nothing was enhanced"
-            )
+    check_file_names(keys, WaveWriter.done)
     final = Path(output_dir).expanduser().resolve()
     with written_aside(final, _is_ours) as work:
         writer = WaveWriter(work, final, audio_format)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.io.writer import TIMING, written_aside
+from espnet_onnx_plugin.runtime.io.writer import (
+    FAILED,
+    JobWriter,
+    check_file_names,
+    written_aside,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +32,7 @@ _DIRECTORIES = (
 )
 
 
-#: Utterances that could not be spoken, and why; there only where there is one.
-FAILED = "failed"
-
-
-class SpeechWriter:
+class SpeechWriter(JobWriter):
     """Writes ``wav/KEY.wav`` and what else ESPnet's commands write.
 
     A directory is made when there is something to put into it. Use
@@ -45,17 +44,12 @@ class SpeechWriter:
         lists_waves: whether to write ``wav/wav.scp``.
     """
 
-    def __init__(self, work: Path, final: Path, lists_waves: bool):
-        self._work, self._final = work, final
-        self._lists_waves = lists_waves
-        self._files: dict[str, TextIO] = {}
+    done = "spoken"
 
-    def _line(self, name: str, line: str) -> None:
-        if name not in self._files:
-            path = self._work / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[name] = open(path, "w", encoding="utf-8")
-        self._files[name].write(line + "\n")
+    def __init__(self, work: Path, final: Path, lists_waves: bool):
+        super().__init__(work)
+        self._final = final
+        self._lists_waves = lists_waves
 
     def _features(self, name: str, key: str, feats: np.ndarray) -> None:
         self._line(f"{name}/feats.scp", f"{key} {self._final / name / key}.npy")
@@ -108,19 +102,6 @@ class SpeechWriter:
         figure = plot(Figure, key, values)
         figure.savefig(path)
 
-    def failure(self, key: str, reason: str) -> None:
-        """Write down that an utterance has no results."""
-        self._line(FAILED, f"{key} {reason}")
-
-    def timing(self, **values: str | float | None) -> None:
-        """Write one line of ``timing.jsonl``."""
-        self._line(TIMING, json.dumps(values))
-
-    def close(self) -> None:
-        """Close every file."""
-        for file in self._files.values():
-            file.close()
-
 
 def _plot_attention(figure_class: type, key: str, weights: np.ndarray) -> Any:
     """Attention (frames, symbols), or (layers, heads, frames, symbols)."""
@@ -165,12 +146,7 @@ def speech_writer(
     Raises:
         PluginError: if an id cannot be the name of a file.
     """
-    for key in keys:
-        if "/" in key or "\0" in key:
-            raise PluginError(
-                f"utterance id '{key}' cannot be the name of a file: rename the "
-                "utterance; nothing was spoken"
-            )
+    check_file_names(keys, SpeechWriter.done)
     with written_aside(output_dir, lambda n: n in (*_DIRECTORIES, FAILED)) as work:
         writer = SpeechWriter(work, Path(output_dir), lists_waves)
         try:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from espnet_onnx_plugin.errors import PluginError
 
+logger = logging.getLogger(__name__)
+
 TIMING = "timing.jsonl"
+
+#: Utterances that have no results, and why; there only where there is one.
+FAILED = "failed"
 
 
 class IncompleteError(PluginError):
@@ -22,22 +28,82 @@ class IncompleteError(PluginError):
     """
 
 
-class ResultWriter:
+class JobWriter:
+    """Files of a job, each of which begins with its first line.
+
+    Args:
+        work: where it writes.
+
+    Attributes:
+        done: what becomes of utterances in the job, as a participle.
+    """
+
+    done: ClassVar[str] = "decoded"
+
+    def __init__(self, work: Path):
+        self._work = work
+        self._files: dict[str, TextIO] = {}
+        self._failures: list[str] = []
+
+    def _line(self, name: str, line: str) -> None:
+        if name not in self._files:
+            path = self._work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._files[name] = open(path, "w", encoding="utf-8")
+        self._files[name].write(line + "\n")
+
+    def failure(self, key: str, error: Exception) -> None:
+        """Write down that an utterance has no results, and why."""
+        reason = " ".join(str(error).split())
+        logger.error("utterance '%s' is not %s: %s", key, self.done, reason)
+        self._line(FAILED, f"{key} {reason}")
+        self._failures.append(f"utterance '{key}': {reason}")
+
+    def check(self, total: int) -> None:
+        """Refuse a job of ``total`` utterances of which some have no results.
+
+        Raises:
+            IncompleteError: with their number and the first.
+        """
+        if self._failures:
+            raise IncompleteError(
+                f"{len(self._failures)} of {total} utterances could not be {self.done},"
+                f" the file {FAILED} names them; the first: {self._failures[0]}"
+            )
+
+    def timing(self, **values: str | float | None) -> None:
+        """Write one line of ``timing.jsonl``."""
+        self._line(TIMING, json.dumps(values))
+
+    def close(self) -> None:
+        """Close every file."""
+        for file in self._files.values():
+            file.close()
+
+
+def check_file_names(keys: Iterable[str], done: str) -> None:
+    """Refuse utterances that no file can be named after.
+
+    Args:
+        keys: their ids.
+        done: what would become of them, as a participle.
+
+    Raises:
+        PluginError: naming the first.
+    """
+    for key in keys:
+        if "/" in key or "\0" in key:
+            raise PluginError(
+                f"utterance id '{key}' cannot be the name of a file: rename the "
+                f"utterance; nothing was {done}"
+            )
+
+
+class ResultWriter(JobWriter):
     """Writes ``{n}best_recog/{token,token_int,score,text}`` and ``timing.jsonl``.
 
     Use :func:`result_writer`, which makes them appear only when they are whole.
     """
-
-    def __init__(self, directory: Path):
-        self._directory = directory
-        self._files: dict[str, TextIO] = {}
-
-    def _line(self, name: str, line: str) -> None:
-        if name not in self._files:
-            path = self._directory / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[name] = open(path, "w", encoding="utf-8")
-        self._files[name].write(line + "\n")
 
     def results(self, key: str, files: Mapping[str, str | Sequence[str]]) -> None:
         """Write the results of an utterance.
@@ -51,15 +117,6 @@ class ResultWriter:
         for name, content in files.items():
             for line in [content] if isinstance(content, str) else content:
                 self._line(name, re.sub(r"[\r\n]+", " ", f"{key} {line}"))
-
-    def timing(self, **values: str | float | None) -> None:
-        """Write one line of ``timing.jsonl``."""
-        self._line(TIMING, json.dumps(values))
-
-    def close(self) -> None:
-        """Close every file."""
-        for file in self._files.values():
-            file.close()
 
 
 @contextlib.contextmanager
