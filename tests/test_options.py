@@ -220,7 +220,7 @@ def separation(monkeypatch):
         (
             "enh",
             ["--data_path_and_name_and_type", "x,text,text"],
-            "--data_path_and_name_and_type is for models of tasks tts and svs; give "
+            "--data_path_and_name_and_type is for models that make waveforms; give "
             "mixtures as --mixture_scp",
         ),
         ("asr", ["--mixture_scp", "x"], "--mixture_scp is for models that separate"),

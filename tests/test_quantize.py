@@ -399,7 +399,7 @@ def test_speakers_are_assigned_as_espnet_scores_them():
         (["--calibration_transcript", "text"], "is for models of task slu"),
         (
             ["--data_path_and_name_and_type", "text,text,text"],
-            "--data_path_and_name_and_type is for models of tasks tts and svs; give "
+            "--data_path_and_name_and_type is for models that make waveforms; give "
             "the audio as --calibration_scp",
         ),
         (["--asr_model_dir", "asr"], "is for a model of task tts, which speaks"),

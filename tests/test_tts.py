@@ -989,14 +989,19 @@ def spoil(source, target, provider, device):
 @pytest.mark.parametrize(
     "command, options, message",
     [
-        (optimize, ["--calibration_scp", "x,sound"], "a model of task tts speaks"),
+        (
+            optimize,
+            ["--calibration_scp", "x,sound"],
+            "a model of task tts makes waveforms",
+        ),
         (
             quantize,
             ["--calibration_transcript", "x"],
-            "a model of task tts speaks: give texts as --data_path_and_name_and_type "
-            "in the place of --calibration_scp and --calibration_transcript",
+            "a model of task tts makes waveforms: give its inputs as "
+            "--data_path_and_name_and_type in the place of --calibration_scp and "
+            "--calibration_transcript",
         ),
-        (quantize, ["--calibration_text", "x"], "not for a model that speaks"),
+        (quantize, ["--calibration_text", "x"], "not for a model that makes waveforms"),
         (
             optimize,
             ["--data_path_and_name_and_type", "x,audio,sound"],

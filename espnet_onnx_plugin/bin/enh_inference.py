@@ -66,6 +66,10 @@ class Enhancing(Inference):
 
         return Mixtures(args.data_path_and_name_and_type)
 
+    def begin(self, model: Any) -> None:
+        """Draw on as ESPnet's command does."""
+        model.begin_job()
+
     def enhance(
         self, model: Any, mixture: Mixture, fs: int
     ) -> tuple[Sequence[np.ndarray], dict[str, float]]:
@@ -84,7 +88,6 @@ class Enhancing(Inference):
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
-        from espnet_onnx_plugin.runtime.enhancement.engine import Separator
         from espnet_onnx_plugin.runtime.enhancement.writer import wave_writer
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
@@ -95,8 +98,7 @@ class Enhancing(Inference):
         mixtures.check(keys)
         model = self.open_model(args)
         mixtures.require(model.enhancement)
-        if isinstance(model, Separator):
-            model.begin_job()
+        self.begin(model)
         output = wave_writer(args.output_dir, keys, args.output_format)
         with output as writer, logging_redirect_tqdm():
             for number, key in enumerate(progress(keys, len(keys))):

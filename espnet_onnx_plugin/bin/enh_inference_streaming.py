@@ -22,6 +22,9 @@ class EnhancingStreams(Enhancing):
     As ESPnet's it takes whole mixtures, and brings what comes out to a peak of 0.9.
     """
 
+    def begin(self, model: SeparateSpeechStreaming) -> None:
+        """Nothing is drawn."""
+
     def enhance(
         self, model: SeparateSpeechStreaming, mixture: Mixture, fs: int
     ) -> tuple[Sequence[np.ndarray], dict[str, float]]:

@@ -81,41 +81,41 @@ class ScoredAudioOptions(AudioOptions):
 
 
 @dataclass(frozen=True)
-class TextOptions(DataOptions):
-    """Texts that are synthesized."""
+class InputOptions(DataOptions):
+    """Inputs of models that make waveforms: texts, songs or mixtures."""
 
     data_path_and_name_and_type: Sequence[DataFile] | None = option(
         None,
-        "of tasks tts and svs, in the place of --calibration_scp: texts or songs and "
-        "what belongs to them, as ESPnet's tts_inference and svs_inference take them",
+        "of models that make waveforms, in the place of --calibration_scp: texts, "
+        "songs or mixtures and what belongs to them, as ESPnet's commands take them",
     )
     calibration_texts: Count = option(10, "how many of these, spread over the file")
     asr_model_dir: Path | None = None
 
-    does = "speaks"
-    instead = "texts as --data_path_and_name_and_type"
+    does = "makes waveforms"
+    instead = "its inputs as --data_path_and_name_and_type"
     misplaced = {
         "data_path_and_name_and_type": (
-            "--data_path_and_name_and_type is for models of tasks tts and svs; give "
+            "--data_path_and_name_and_type is for models that make waveforms; give "
             "{instead}"
         )
     }
 
 
 @dataclass(frozen=True)
-class ScoredTextOptions(TextOptions):
-    """Texts, and an ASR model for the character error rate."""
+class ScoredInputOptions(InputOptions):
+    """Inputs, and an ASR model for the character error rate."""
 
     asr_model_dir: Path | None = option(
         None, "bundle of an ASR model that scores speech"
     )
 
     misplaced = {
-        **TextOptions.misplaced,
+        **InputOptions.misplaced,
         "asr_model_dir": "--asr_model_dir is for a model of task tts, which speaks",
     }
 
 
 #: Options of bin.optimize and of bin.quantize, of every kind of task.
-COMPARED: Sequence[type[DataOptions]] = (AudioOptions, TextOptions)
-SCORED: Sequence[type[DataOptions]] = (ScoredAudioOptions, ScoredTextOptions)
+COMPARED: Sequence[type[DataOptions]] = (AudioOptions, InputOptions)
+SCORED: Sequence[type[DataOptions]] = (ScoredAudioOptions, ScoredInputOptions)

@@ -19,7 +19,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.budgets import SeparationBudget
-from espnet_onnx_plugin.evaluate.data_options import DataFile, TextOptions
+from espnet_onnx_plugin.evaluate.data_options import DataFile, InputOptions
 from espnet_onnx_plugin.evaluate.evaluator import (
     Baseline,
     Evaluator,
@@ -166,7 +166,7 @@ class SeparationEvaluator(Evaluator[SeparationBudget]):
 
     source: MixtureData | None = None
 
-    data_class = TextOptions
+    data_class = InputOptions
     budget_class = SeparationBudget
     option = "--data_path_and_name_and_type"
     made_up = "made-up"
@@ -174,7 +174,7 @@ class SeparationEvaluator(Evaluator[SeparationBudget]):
 
     @classmethod
     def from_options(
-        cls, task: Task, data: TextOptions, options: Mapping[str, Any] | None = None
+        cls, task: Task, data: InputOptions, options: Mapping[str, Any] | None = None
     ) -> SeparationEvaluator:
         """Make the evaluator of a command's options."""
         if data.asr_model_dir is not None:

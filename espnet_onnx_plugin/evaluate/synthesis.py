@@ -19,7 +19,7 @@ from espnet_onnx_plugin.evaluate.asr_scoring import (
     normalize,
 )
 from espnet_onnx_plugin.evaluate.budgets import SpeechBudget
-from espnet_onnx_plugin.evaluate.data_options import TextOptions
+from espnet_onnx_plugin.evaluate.data_options import InputOptions
 from espnet_onnx_plugin.evaluate.evaluator import Baseline, Evaluator, open_on
 from espnet_onnx_plugin.evaluate.graph_pairs import GraphPairs
 from espnet_onnx_plugin.evaluate.graphs import (
@@ -62,7 +62,7 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
     source: Texts | None = None
     asr_model_dir: Path | None = None
 
-    data_class = TextOptions
+    data_class = InputOptions
     budget_class = SpeechBudget
     option = "--data_path_and_name_and_type"
     made_up = "made-up"
@@ -70,7 +70,7 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
 
     @classmethod
     def from_options(
-        cls, task: Task, data: TextOptions, options: Mapping[str, Any] | None = None
+        cls, task: Task, data: InputOptions, options: Mapping[str, Any] | None = None
     ) -> SynthesisEvaluator:
         """Make the evaluator of a command's options."""
         files = data.data_path_and_name_and_type
