@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, asr_config, build, save, sharpen, waves
+from conftest import RATE, a_few, asr_config, build, save, sharpen, waves
 
 from espnet_onnx_plugin.bin import optimize, quantize, slu_inference
 from espnet_onnx_plugin.errors import PluginError
@@ -109,12 +109,15 @@ def check(files, bundle, transcripts=None):
 
 @pytest.mark.parametrize(
     "choices",
-    [
-        dict(),
-        dict(postencoder="conformer", postencoder_conf=CONFORMER),
-        dict(postencoder="transformer", postencoder_conf=TRANSFORMER),
-    ],
-    ids=["plain", "conformer", "transformer"],
+    a_few(
+        [
+            dict(),
+            dict(postencoder="transformer", postencoder_conf=TRANSFORMER),
+            dict(postencoder="conformer", postencoder_conf=CONFORMER),
+        ],
+        keep=2,
+    ),
+    ids=["plain", "transformer", "conformer"],
 )
 def test_results_are_espnets(choices, tmp_path):
     files = trained(tmp_path / "slu", **choices)

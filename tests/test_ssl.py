@@ -70,7 +70,13 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.more if name == "espnet_ssl" else [])
+        for name in MODELS
+    ],
+)
 def test_results_are_espnets(name, tmp_path):
     config = MODELS[name]
     try:

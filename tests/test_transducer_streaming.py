@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import RATE, build_lm, save
+from conftest import RATE, a_few, build_lm, save
 from espnet2.bin.asr_transducer_inference import main as reference_main
 from test_asr_transducer import (
     CONFORMER,
@@ -142,7 +142,7 @@ def assert_same_stream(model, size=None, seed=0, seconds=1.5, lm=None, **options
 # The encoder
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", a_few(ENCODERS))
 def test_encoder_is_espnets(models, name):
     """The export compares all of it; here also what is left for the next chunk."""
     model = models(name)
@@ -225,7 +225,7 @@ def same_in_chunks(seed, search_type, lm):
                 same(found[number][i], expected)
 
 
-@pytest.mark.parametrize("lm", ["none", "lstm"])
+@pytest.mark.parametrize("lm", a_few(["lstm", "none"]))
 @pytest.mark.parametrize("search_type", ["default", "tsd", "maes"])
 def test_hypotheses_go_on_as_espnets(search_type, lm):
     for seed in range(8):
