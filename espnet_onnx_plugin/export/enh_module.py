@@ -22,6 +22,7 @@ from espnet_onnx_plugin.bundle.enhancement import (
 )
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.graph import GraphModule
+from espnet_onnx_plugin.export.layers.separation import global_norms
 
 
 def stft_of(part: torch.nn.Module, follows_rate: bool = False) -> Stft:
@@ -149,7 +150,8 @@ class EnhModule(GraphModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         features, lengths = self.ends.features(x)
-        separated, *_ = self.separator(features, lengths)
+        with global_norms():
+            separated, *_ = self.separator(features, lengths)
         return self.ends.estimates(separated, x)
 
 

@@ -26,6 +26,7 @@ from espnet_onnx_plugin.bundle import (
 )
 from espnet_onnx_plugin.bundle.graph_file import THRESHOLD
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.operators import replace_prelu
 from espnet_onnx_plugin.export.patches import (
     one_operator_table,
     small_numbers_kept,
@@ -206,6 +207,7 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
             f"torch {torch.__version__} could not export {path.stem}: {reason} "
             "(--log_level DEBUG shows where)"
         )
+    replace_prelu(program.model)
     # The graph is edited without its weights, which may be large.
     onnx_ir.save(
         program.model,

@@ -10,7 +10,7 @@ from espnet_onnx_plugin.bundle.enhancement import Enrollment
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.enh_module import Ends, EnhModules
 from espnet_onnx_plugin.export.graph import GraphModule
-from espnet_onnx_plugin.export.layers.separation import magnitude
+from espnet_onnx_plugin.export.layers.separation import global_norms, magnitude
 from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.registry import Arch, register
 
@@ -84,7 +84,7 @@ class Extraction(GraphModule):
                 return adapt((main,), (enroll,))[0]
             return forward(tuple(m.expand(speakers, -1, -1) for m in main), enroll)
 
-        with replaced(layer, "forward", adapt):
+        with replaced(layer, "forward", adapt), global_norms():
             mask = self.tcn(magnitude(features).transpose(1, 2), embeddings)
         mask = mask.transpose(1, 2).expand(speakers, -1, -1)
         if isinstance(features, ComplexTensor):
