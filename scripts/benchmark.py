@@ -32,6 +32,7 @@ from benchmarking.config import (
     RandomModel,
     read_config,
     separates,
+    sings,
     synthesizes,
 )
 from benchmarking.measurement import Distance, Measurement, Outcome
@@ -184,6 +185,8 @@ class Benchmark:
         if isinstance(setting, SeparationSetting):
             return models.make_mixture(setting, directory)
         if self._speech:
+            if sings(self._checkpoints.task):
+                return models.make_song(seconds, bundle, directory)
             if seconds is not None:
                 return models.make_text(seconds, bundle, directory)
             return models.choose_text(data, bundle, directory)
@@ -254,7 +257,9 @@ class Benchmark:
             spec["streams"] = setting.streams
             spec["sim_chunk_length"] = setting.sim_chunk_length
         if isinstance(setting, SeparationSetting):
-            return {**spec, "fs": setting.fs, "waves": str(waves)}
+            piece = setting.piece_seconds
+            samples = None if piece is None else max(round(piece * setting.fs), 1)
+            return {**spec, "fs": setting.fs, "piece": samples, "waves": str(waves)}
         return {**spec, "mkl": self._mkl, "waves": str(waves)} if self._speech else spec
 
     def _size(self, name: str) -> int:

@@ -131,21 +131,43 @@ def test_smoke_of_speech(monkeypatch, tmp_path):
 
 
 @pytest.mark.more
+def test_smoke_of_singing(monkeypatch, tmp_path):
+    """Bundle and PyTorch sing the same song, as long as its label says."""
+    module = load(monkeypatch)
+    config = ["--config", str(CONF / "smoke_svs.yaml")]
+    module.main([*config, "--output_dir", str(tmp_path)])
+    (outcome,) = outcomes(tmp_path)
+    pytorch, fp32 = outcome.measurements
+    assert fp32.distance.difference < 1e-3
+    assert pytorch.audio_seconds == fp32.audio_seconds == pytest.approx(1, abs=0.01)
+    wave = np.load(tmp_path / "log" / "1_s_1_thread" / "fp32_0.npy")
+    assert wave.std() > 0
+    for m in (pytorch, fp32):
+        for (synthesis,) in m.runs:
+            assert synthesis.parts["acoustic"] > 0 and synthesis.parts["vocoder"] > 0
+
+
+@pytest.mark.more
 def test_smoke_of_enhancement(monkeypatch, tmp_path):
     """Bundles and PyTorch make the same waveforms, and the tables say how near."""
     module = load(monkeypatch)
     config = ["--config", str(CONF / "smoke_enh.yaml")]
     module.main([*config, "--output_dir", str(tmp_path)])
-    (outcome,) = outcomes(tmp_path)
-    pytorch, fp32, optimized, int8 = outcome.measurements
-    assert [m.audio_seconds for m in outcome.measurements] == [0.5] * 4
-    assert pytorch.distance is None
-    for m in (fp32, optimized):
-        assert m.distance.difference < 1e-3 and m.distance.si_snr > 60
-    assert int8.distance.si_snr > 10
-    wave = np.load(tmp_path / "log" / "0.5_s_1_thread" / "fp32_0.npy")
-    assert wave.shape == (2, 4000) and wave.std() > 0
-    for m in outcome.measurements:
+    whole, stream = outcomes(tmp_path)
+    assert stream.setting.name == "0.5 s, stream in pieces of 100 ms"
+    for outcome in (whole, stream):
+        pytorch, fp32, optimized, int8 = outcome.measurements
+        assert [m.audio_seconds for m in outcome.measurements] == [0.5] * 4
+        assert pytorch.distance is None
+        for m in (fp32, optimized):
+            assert m.distance.difference < 1e-3 and m.distance.si_snr > 60
+        assert int8.distance.si_snr > 10
+    waves = [
+        np.load(tmp_path / "log" / name / "fp32_0.npy")
+        for name in ("0.5_s_1_thread", "0.5_s_stream_in_pieces_of_100_ms")
+    ]
+    assert waves[0].shape == waves[1].shape == (2, 4000) and waves[0].std() > 0
+    for m in whole.measurements:
         for (separation,) in m.runs:
             assert sum(separation.parts.values()) == pytest.approx(separation.seconds)
             assert separation.parts["separator"] > 0

@@ -14,6 +14,7 @@ from benchmarking.settings import (
     BaseSetting,
     SeparationSetting,
     Setting,
+    SongSetting,
     SpeechSetting,
     StreamSetting,
 )
@@ -22,8 +23,8 @@ from espnet_onnx_plugin.bundle.typed import check_keys, parse
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.tasks import find
 
-# Those whose search is ESPnet's beam search, text to speech, and enhancement.
-TASKS = ("asr", "st", "slu", "s2t", "tts", "enh")
+# Those whose search is ESPnet's beam search, text to speech, singing, and enhancement.
+TASKS = ("asr", "st", "slu", "s2t", "tts", "svs", "enh")
 
 #: Mean length of a token in the speech of random models of task tts.
 FRAMES_PER_TOKEN = 6
@@ -41,8 +42,13 @@ def separates(task: str) -> bool:
 
 
 def synthesizes(task: str) -> bool:
-    """Return whether a task's models make speech of text."""
+    """Return whether a task's models make speech of text, or sing."""
     return not find(task).audio
+
+
+def sings(task: str) -> bool:
+    """Return whether a task's models read scores."""
+    return find(task).name == "svs"
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class RandomModel:
         train_config, lm_train_config: Training configurations, of which the sizes
             matter.
         vocoder_config: Arguments of ESPnet's HiFi-GAN, for a model of tts that makes
-            features.
+            features. Models of svs make waveforms themselves (VISinger).
         task: One of TASKS.
         tokens: Size of the vocabulary.
         seed: Of the weights.
@@ -86,7 +92,8 @@ class TrainedModel:
 
     Attributes:
         task: One of TASKS.
-        calibration_scp: Of its validation set, as bin.optimize takes it.
+        calibration_scp: Of its validation set, as bin.optimize takes it; several where
+            it is texts or songs.
         quantize_options: More options of bin.quantize.
     """
 
@@ -97,7 +104,7 @@ class TrainedModel:
     vocoder_config: Path | None = None
     vocoder_file: Path | None = None
     task: str = "asr"
-    calibration_scp: str | None = None
+    calibration_scp: tuple[str, ...] = ()
     quantize_options: tuple[str | int | float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -126,7 +133,8 @@ class TrainedModel:
     def espnet_options(self, with_lm: bool) -> dict[str, str]:
         """Return the files by the option of ESPnet's Speech2Text or Text2Speech."""
         if find(self.task).gives == "speech":
-            return {name: str(path) for name, path in self.files.items()}
+            files = {name: str(path) for name, path in self.files.items()}
+            return {**files, "svs_task": "gan_svs"} if sings(self.task) else files
         options = {
             f"{self.task}_train_config": str(self.train_config),
             f"{self.task}_model_file": str(self.model_file),
@@ -141,7 +149,7 @@ class TrainedModel:
 class TestData:
     """A Kaldi data directory with wav.scp and text, and how much of it to decode.
 
-    For task tts its text alone is read.
+    For task tts its text alone is read; there is none for svs.
     """
 
     __test__ = False  # no test case, whatever pytest thinks of its name
@@ -203,11 +211,14 @@ def read_config(path: Path) -> Config:
     if "data" in content:
         data = parse(TestData, content["data"], f"{path}: data")
     cls = SpeechSetting if synthesizes(model.task) else Setting
+    cls = SongSetting if sings(model.task) else cls
     cls = SeparationSetting if separates(model.task) else cls
     if content.get("use_streaming", False):
         if model.task != "asr":
             raise PluginError(f"{path}: use_streaming is for task asr")
         cls = StreamSetting
+    if data is not None and sings(model.task):
+        raise PluginError(f"{path}: task svs sings made-up songs: leave out data")
     settings = _settings(cls, content, path, (REFERENCE, *BUNDLES[provider]))
     for setting in settings:
         if setting.audio_seconds is None and data is None:

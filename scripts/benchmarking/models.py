@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from benchmarking.config import (
@@ -19,6 +20,7 @@ from benchmarking.config import (
     TestData,
     TrainedModel,
     separates,
+    sings,
     synthesizes,
 )
 from benchmarking.settings import SeparationSetting
@@ -32,6 +34,7 @@ from espnet_onnx_plugin.report.tables import write_atomically
 from espnet_onnx_plugin.runtime.io.data import Source, iterate
 from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.io.speech import check_rate, prepare
+from espnet_onnx_plugin.runtime.synthesis.songs import made_up_song
 from espnet_onnx_plugin.runtime.text.converter import TokenConverter
 from espnet_onnx_plugin.tasks import find
 
@@ -44,6 +47,12 @@ CALIBRATION_UTTERANCES = 3
 CALIBRATION_TEXTS = "calibration_texts"
 CALIBRATION_TOKENS = (20, 40, 80)
 CALIBRATION_SAMPLES = 32000
+
+#: Of songs: seconds, and where they lie, with types.
+CALIBRATION_SONGS = (2.0, 4.0, 6.0)
+SONG_FILES = {"text": "text", "label": "duration", "score": "score"}
+#: Of their notes, in seconds.
+NOTE = (0.2, 0.6)
 
 #: A model of random weights recognizes and says nothing: there is no quality to hold.
 NO_BUDGET = ("--max_wer_increase", "100", "--min_token_agreement", "0")
@@ -160,7 +169,9 @@ def make_random_model(
         directory.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
         run(log, "benchmarking.random_model", spec, directory)
-        if synthesis:
+        if sings(model.task):
+            _make_calibration_songs(directory, model.tokens)
+        elif synthesis:
             _make_calibration_texts(directory, model.tokens)
         else:
             _make_calibration_noise(directory, model.channels)
@@ -168,12 +179,17 @@ def make_random_model(
     return files
 
 
-def _calibration(task: str, directory: Path) -> str:
+def _calibration(task: str, directory: Path) -> tuple[str, ...]:
     """Return what :func:`make_random_model` has written, as bin.optimize takes it."""
+    if sings(task):
+        return tuple(
+            f"{directory / f'songs_{name}'},{name},{kind}"
+            for name, kind in SONG_FILES.items()
+        )
     if synthesizes(task):
-        return f"{directory / CALIBRATION_TEXTS},text,text_int"
+        return (f"{directory / CALIBRATION_TEXTS},text,text_int",)
     name = "speech_mix," if separates(task) else ""
-    return f"{directory / 'noise.scp'},{name}npy"
+    return (f"{directory / 'noise.scp'},{name}npy",)
 
 
 def _no_budget(task: str) -> tuple[str, ...]:
@@ -204,6 +220,36 @@ def _make_calibration_texts(directory: Path, vocabulary: int) -> None:
     write_atomically(directory / CALIBRATION_TEXTS, text)
 
 
+def _make_calibration_songs(directory: Path, vocabulary: int) -> None:
+    """Write other songs than those that are sung, as a recipe has them."""
+    lines: dict[str, list[str]] = {name: [] for name in SONG_FILES}
+    for number, seconds in enumerate(CALIBRATION_SONGS, 1):
+        made = _song(seconds, vocabulary, number)
+        tempo, notes = made["score"]
+        times, phones = made["label"]
+        score = directory / f"song_{number}.json"
+        content = json.dumps({"tempo": tempo, "note": notes})
+        write_atomically(score, content)
+        label = [f"{s:.4f} {e:.4f} {p}" for (s, e), p in zip(times, phones)]
+        lines["text"].append(f"song_{number} {made['text']}")
+        lines["label"].append(f"song_{number} {' '.join(label)}")
+        lines["score"].append(f"song_{number} {score}")
+    for name, content in lines.items():
+        write_atomically(directory / f"songs_{name}", "\n".join(content) + "\n")
+
+
+def _song(seconds: float, vocabulary: int, seed: int) -> dict[str, Any]:
+    """Return a song of about so many seconds, as ESPnet's class takes it, as JSON."""
+    random = np.random.default_rng(seed)
+    lengths = random.uniform(*NOTE, max(round(seconds / np.mean(NOTE)), 1))
+    # Words of random models: without <blank>, <unk> and <sos/eos>.
+    phones = [f"t{number}" for number in range(vocabulary - 3)]
+    made = made_up_song(phones, lengths * seconds / lengths.sum(), 73, random)
+    times, names = made["label"]
+    label = (times.tolist(), list(names))
+    return {"score": made["score"], "label": label, "text": " ".join(names)}
+
+
 def make_bundles(
     model: TrainedModel,
     variants: Collection[str],
@@ -227,10 +273,8 @@ def make_bundles(
     files += ["--task", model.task]
     fp32 = directory / "fp32"
     run(logs / "export.log", f"{commands}export", *files, "--output_dir", fp32)
-    calibration = []
-    if model.calibration_scp is not None:
-        option = evaluator_class(find(model.task)).option
-        calibration = [option, model.calibration_scp]
+    option = evaluator_class(find(model.task)).option
+    calibration = [a for scp in model.calibration_scp for a in (option, scp)]
     # As stage 15: both from the exported graphs.
     made_by = {
         "optimized": ("optimize", ["--provider", provider]),
@@ -313,6 +357,15 @@ def make_text(seconds: float, bundle: Bundle, directory: Path) -> Inputs:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"text_{length}.npy"
     np.save(path, ids)
+    return Inputs([path])
+
+
+def make_song(seconds: float, bundle: Bundle, directory: Path) -> Inputs:
+    """Write a song that takes so long, for a model of :func:`make_random_model`."""
+    song = _song(seconds, len(TokenConverter(bundle).token_list), seed=0)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"song_{seconds:g}.json"
+    write_atomically(path, json.dumps(song))
     return Inputs([path])
 
 

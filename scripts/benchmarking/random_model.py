@@ -26,6 +26,10 @@ S2T_SYMBOLS = ("<na>", "<eng>", "<asr>", "<notimestamps>")
 S2T_ENDS = ("<sop>", "<sos>", "<eos>")
 S2T_TIMES = tuple(f"<{n * 0.02:.2f}>" for n in range(1501))  # to 30 s
 
+# ESPnet's tasks that are not called TASKTask, in tasks.TASK.
+CLASSES = {"enh": "EnhancementTask", "svs": "GANSVSTask"}
+MODULES = {"svs": "gan_svs"}
+
 
 def vocabulary(task: str, size: int) -> list[str]:
     """Return a token list as the task's models have it."""
@@ -81,6 +85,8 @@ def write_models(args: argparse.Namespace) -> None:
     common = dict(token_list=tokens, token_type="word", init=None)
     if task == "enh":
         common = dict(init=None)
+    if task == "svs":
+        common.update(token_type="phn", g2p=None, cleaner=None)
     # The language of the speech has a vocabulary of the same size.
     src = dict(src_token_list=tokens, src_token_type="word") if task == "st" else {}
     for name, of, sizes, more, sharpness in (
@@ -88,9 +94,8 @@ def write_models(args: argparse.Namespace) -> None:
         ("lm", "lm", spec["lm_train_config"], {}, 1),
     ):
         if sizes is not None:
-            module = importlib.import_module(f"espnet2.tasks.{of}")
-            name_of_class = "EnhancementTask" if of == "enh" else f"{of.upper()}Task"
-            cls = getattr(module, name_of_class)
+            module = importlib.import_module(f"espnet2.tasks.{MODULES.get(of, of)}")
+            cls = getattr(module, CLASSES.get(of, f"{of.upper()}Task"))
             output = args.output_dir / name
             model = write_model(cls, sizes, {**common, **more}, seed, output, sharpness)
     if spec["vocoder_config"] is not None:

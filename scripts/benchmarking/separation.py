@@ -26,6 +26,8 @@ class Separator(NamedTuple):
 
 def open_bundle(spec: dict[str, Any]) -> Separator:
     """Open a bundle; neither torch, nor ESPnet, nor onnx."""
+    if spec["piece"] is not None:
+        return _open_streaming_bundle(spec)
     from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 
     model = SeparateSpeech(spec["model"], **on_device(spec), **spec["options"])
@@ -35,8 +37,24 @@ def open_bundle(spec: dict[str, Any]) -> Separator:
     )
 
 
+def _open_streaming_bundle(spec: dict[str, Any]) -> Separator:
+    from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
+
+    model = SeparateSpeechStreaming(spec["model"], **on_device(spec), **spec["options"])
+
+    def separate(mix: np.ndarray) -> np.ndarray:
+        stream = model.stream(spec["fs"])
+        places = range(spec["piece"], len(mix), spec["piece"])
+        made = [stream.feed(piece) for piece in np.split(mix, places)]
+        return np.concatenate((*made, stream.finish()), axis=1)
+
+    return Separator(separate, dict)
+
+
 def open_pytorch(spec: dict[str, Any]) -> Separator:
     """Load ESPnet's own inference."""
+    if spec["piece"] is not None:
+        return _open_streaming_pytorch(spec)
     import torch
     from espnet2.bin.enh_inference import SeparateSpeech
 
@@ -50,6 +68,24 @@ def open_pytorch(spec: dict[str, Any]) -> Separator:
         return np.concatenate(model(mix[None], spec["fs"]))
 
     return Separator(separate, lambda: dict(watch.seconds))
+
+
+def _open_streaming_pytorch(spec: dict[str, Any]) -> Separator:
+    import torch
+    from espnet2.bin.enh_inference_streaming import SeparateSpeechStreaming
+
+    device = torch_device(spec)
+    model = SeparateSpeechStreaming(**spec["model"], **spec["options"], device=device)
+
+    def separate(mix: np.ndarray) -> np.ndarray:
+        mixture = torch.tensor(mix)[None]
+        made = [model(frame) for frame in model.frame(mixture)]
+        model.reset()
+        lengths = torch.tensor([len(mix)])
+        waves = [model.merge(list(speaker), lengths) for speaker in zip(*made)]
+        return torch.cat(waves).cpu().numpy()
+
+    return Separator(separate, dict)
 
 
 def measure(separator: Separator, mix: np.ndarray) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class BatchDecode(Run):
 
 @dataclass(frozen=True)
 class Synthesis(Run):
-    """From token ids to waveform.
+    """From token ids, or a song, to waveform.
 
     Attributes:
         audio_seconds: Length of the waveform.
@@ -254,7 +254,19 @@ class StreamSetting(BeamSetting):
 
 
 @dataclass(frozen=True)
-class SpeechSetting(BaseSetting):
+class SongSetting(BaseSetting):
+    """One of singing."""
+
+    RUN = Synthesis
+    OPTIONS = ()
+
+    @property
+    def _names(self) -> list[str]:
+        return super()._names or ["1 thread"]
+
+
+@dataclass(frozen=True)
+class SpeechSetting(SongSetting):
     """One of speech synthesis.
 
     Attributes:
@@ -262,15 +274,10 @@ class SpeechSetting(BaseSetting):
             frames for each token, where a model makes one after the other.
     """
 
-    RUN = Synthesis
     OPTIONS = ("maxlenratio", "minlenratio")
 
     maxlenratio: float = 10.0
     minlenratio: float = 0.0
-
-    @property
-    def _names(self) -> list[str]:
-        return super()._names or ["1 thread"]
 
 
 @dataclass(frozen=True)
@@ -280,6 +287,8 @@ class SeparationSetting(BaseSetting):
     Attributes:
         fs: Samples a second.
         channels: Of the mixture.
+        piece_seconds: Length of the pieces that a mixture comes in, as a stream; None:
+            it comes as a whole. ESPnet takes a frame at a time.
     """
 
     RUN = Separation
@@ -287,15 +296,23 @@ class SeparationSetting(BaseSetting):
 
     fs: int = 8000
     channels: int = 1
+    piece_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.piece_seconds is not None and self.piece_seconds <= 0:
+            raise PluginError(f"piece_seconds {self.piece_seconds} must be above 0")
+        super().__post_init__()
 
     @property
     def _names(self) -> list[str]:
-        several = [f"{self.channels} channels"] if self.channels > 1 else []
-        return [*several, *super()._names] or ["1 thread"]
+        names = [f"{self.channels} channels"] if self.channels > 1 else []
+        if self.piece_seconds is not None:
+            names.append(f"stream in pieces of {1000 * self.piece_seconds:g} ms")
+        return [*names, *super()._names] or ["1 thread"]
 
 
 #: Settings by what an outcome calls their kind.
 KINDS = {
     cls.__name__: cls
-    for cls in (Setting, StreamSetting, SpeechSetting, SeparationSetting)
+    for cls in (Setting, StreamSetting, SongSetting, SpeechSetting, SeparationSetting)
 }

@@ -1,4 +1,4 @@
-"""A worker's systems of task tts."""
+"""A worker's systems of tasks tts and svs."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ class Synthesizer(NamedTuple):
     Attributes:
         fs: Sampling rate.
         seed: Makes the next call draw what every system draws.
-        synthesize: From token ids to a waveform (samples,).
+        synthesize: From token ids, or a song, to a waveform (samples,).
         seconds: Of the newest call, by part.
-        first_audio: Seconds from token ids to the first audio, which is made again for
+        first_audio: Seconds from these to the first audio, which is made again for
             that; None where it is the whole.
     """
 
     fs: int
     seed: Callable[[], object]
-    synthesize: Callable[[np.ndarray], np.ndarray]
+    synthesize: Callable[[Any], np.ndarray]
     seconds: Callable[[], dict[str, float]]
-    first_audio: Callable[[np.ndarray], float] | None = None
+    first_audio: Callable[[Any], float] | None = None
 
 
 def open_bundle(spec: dict[str, Any]) -> Synthesizer:
     """Open a bundle; neither torch, nor ESPnet, nor onnx."""
     from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
-    from espnet_onnx_plugin.runtime.tts import Text2Speech
+    from espnet_onnx_plugin.tasks import find
 
-    model = Text2Speech(spec["model"], **on_device(spec), **spec["options"])
+    cls = find(spec["task"]).door.load()
+    model = cls(spec["model"], **on_device(spec), **spec["options"])
     return Synthesizer(
         model.fs,
         lambda: setattr(model, "noise", Noise(SEED, mkl=spec["mkl"])),
-        lambda ids: model(ids)["wav"],
+        lambda text: model(text)["wav"],
         lambda: model.seconds,
         model.first_audio_seconds,
     )
@@ -52,24 +53,28 @@ def open_bundle(spec: dict[str, Any]) -> Synthesizer:
 def open_pytorch(spec: dict[str, Any]) -> Synthesizer:
     """Load ESPnet's own inference."""
     import torch
-    from espnet2.bin.tts_inference import Text2Speech
 
     device = torch_device(spec)
-    model = Text2Speech(**spec["model"], **spec["options"], device=device)
+    if spec["task"] == "svs":
+        from espnet2.bin.svs_inference import SingingGenerate as cls
+    else:
+        from espnet2.bin.tts_inference import Text2Speech as cls
+    model = cls(**spec["model"], **spec["options"], device=device)
+    network = model.svs if spec["task"] == "svs" else model.tts
     watch = Stopwatch(None if device == "cpu" else torch.cuda.synchronize)
     fs = model.fs
     watch.watch("acoustic", model.model, "inference")
     if model.vocoder is None:  # the innermost of those that make samples of frames
-        inner = [m for m in model.tts.modules() if hasattr(m, "upsample_factor")]
+        inner = [m for m in network.modules() if hasattr(m, "upsample_factor")]
         watch.watch("vocoder", inner[-1], "forward")
     elif isinstance(model.vocoder, torch.nn.Module):
         watch.watch("vocoder", model.vocoder, "forward")
     else:  # Griffin-Lim
         watch.watch("vocoder", model, "vocoder")
 
-    def synthesize(ids: np.ndarray) -> np.ndarray:
+    def synthesize(text: Any) -> np.ndarray:
         watch.seconds.clear()
-        return model(ids)["wav"].view(-1).cpu().numpy()
+        return model(text)["wav"].view(-1).cpu().numpy()
 
     def seed() -> None:
         torch.manual_seed(SEED)
@@ -77,16 +82,16 @@ def open_pytorch(spec: dict[str, Any]) -> Synthesizer:
     return Synthesizer(fs, seed, synthesize, lambda: dict(watch.seconds))
 
 
-def measure(synthesizer: Synthesizer, ids: np.ndarray) -> dict[str, Any]:
+def measure(synthesizer: Synthesizer, text: Any) -> dict[str, Any]:
     """Return the fields of a Synthesis of one utterance, and its waveform."""
     synthesizer.seed()
     start = time.perf_counter()
-    wav = synthesizer.synthesize(ids)
+    wav = synthesizer.synthesize(text)
     total = time.perf_counter() - start
     seconds, first = synthesizer.seconds(), total
     if synthesizer.first_audio is not None:
         synthesizer.seed()
-        first = synthesizer.first_audio(ids)
+        first = synthesizer.first_audio(text)
     parts = {name: seconds.get(name, 0.0) for name in Synthesis.PARTS[:-1]}
     return {
         "seconds": total,

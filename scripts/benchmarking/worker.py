@@ -2,13 +2,13 @@
 
 Run as ``python -m benchmarking.worker SPEC``. SPEC is a JSON: ``system``; ``task``;
 ``model``, a bundle's directory or options that name ESPnet's files; ``options`` of the
-search; ``threads``; ``inputs``, numpy files. It may also hold ``provider`` and
-``session``, where it runs, and ``modules`` that are imported before the first number
-comes, at which the system is opened. Answers are JSON lines on standard output.
-For task tts also: ``mkl``, how dropouts are drawn; ``waves``, where waveforms go, as
-for task enh, which has ``fs`` too. For
-streams also: ``streams``, how many are in a file; ``sim_chunk_length``, their parts'.
-For batches also: ``batches``, ``search`` or ``greedy``; the files hold several arrays.
+search; ``threads``; ``inputs``, numpy files, or of songs JSON. It may also hold
+``provider`` and ``session``, where it runs, and ``modules`` that are imported before
+the first number comes, at which the system is opened. Answers are JSON lines on
+standard output. For tasks tts and svs also: ``mkl``, how dropouts are drawn; ``waves``,
+where waveforms go, as for task enh, which has ``fs`` too. For streams also:
+``streams``, how many are in a file; ``sim_chunk_length``, their parts'. For batches
+also: ``batches``, ``search`` or ``greedy``; the files hold several arrays.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from benchmarking import recognition, separation, streaming, synthesis
@@ -25,6 +26,15 @@ from benchmarking.config import separates, synthesizes
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
+
+
+def _read(path: Path) -> Any:
+    """An array, or a song as ESPnet's class takes it."""
+    if path.suffix != ".json":
+        return np.load(path)
+    song = json.loads(path.read_text(encoding="utf-8"))
+    times, phones = song["label"]
+    return {**song, "score": tuple(song["score"]), "label": (np.array(times), phones)}
 
 
 def main() -> None:
@@ -45,7 +55,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             system = system or opener(spec)
-            answer = kind.measure(system, np.load(spec["inputs"][int(line)]))
+            answer = kind.measure(system, _read(Path(spec["inputs"][int(line)])))
         except PluginError as e:
             sys.exit(str(e))
         answer["peak_memory_mb"] = peak_memory_mb()
