@@ -56,12 +56,11 @@ NOTE = (0.2, 0.6)
 
 #: A model of random weights recognizes and says nothing: there is no quality to hold.
 NO_BUDGET = ("--max_wer_increase", "100", "--min_token_agreement", "0")
+NO_SONG_BUDGET = ("--max_mcd", "1e9", "--max_log_f0_rmse", "1e9")
 NO_SPEECH_BUDGET = (
-    *("--max_mcd", "1e9", "--max_log_f0_rmse", "1e9"),
+    *NO_SONG_BUDGET,
     "--inference_args=--minlenratio 3",  # or they end at once
 )
-
-
 NO_SEPARATION_BUDGET = ("--min_agreement", "0")
 
 
@@ -195,6 +194,8 @@ def _calibration(task: str, directory: Path) -> tuple[str, ...]:
 def _no_budget(task: str) -> tuple[str, ...]:
     if separates(task):
         return NO_SEPARATION_BUDGET
+    if sings(task):
+        return NO_SONG_BUDGET
     return NO_SPEECH_BUDGET if synthesizes(task) else NO_BUDGET
 
 
