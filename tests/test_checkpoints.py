@@ -374,6 +374,7 @@ def test_a_voice_may_lack_its_discriminator(tmp_path):
 
 def test_a_vocoder_needs_a_generator(tmp_path, weights):
     file = tmp_path / "vocoder.pkl"
+    (tmp_path / "config.yml").write_text("sampling_rate: 16000")
     for content in (weights, dict(model=weights), [1]):
         with pytest.raises(PluginError, match="vocoder.pkl holds no generator"):
             checkpoint_file.read_generator(write(file, content))
@@ -381,6 +382,19 @@ def test_a_vocoder_needs_a_generator(tmp_path, weights):
     file.write_bytes(b"junk")
     with pytest.raises(PluginError, match="vocoder.pkl is no checkpoint of torch"):
         checkpoint_file.read_generator(file)
+
+
+@pytest.mark.parametrize("name", ["config.yml", "other.yml"])
+def test_settings_of_a_vocoder_run_no_code(tmp_path, weights, name):
+    canary, config = tmp_path / "canary", tmp_path / name
+    file = write(tmp_path / "vocoder.pkl", dict(model=dict(generator=weights)))
+    given = None if name == "config.yml" else config
+    with pytest.raises(PluginError, match=f"cannot read .*{name}"):
+        checkpoint_file.read_generator(file, given)
+    config.write_text(f"a: !!python/object/apply:os.mkdir ['{canary}']")
+    with pytest.raises(PluginError, match=f"{name} is no YAML of settings"):
+        checkpoint_file.read_generator(file, given)
+    assert not canary.exists()
 
 
 def test_an_empty_ngram_model_is_refused_also_without_kenlm(monkeypatch, tmp_path):

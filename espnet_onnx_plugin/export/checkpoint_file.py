@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from espnet_onnx_plugin.errors import PluginError
 
@@ -146,12 +147,25 @@ def weights_below(prefix: str, weights: Weights) -> Weights:
     return found
 
 
-def read_generator(path: Path) -> None:
-    """Look at a vocoder's checkpoint before parallel_wavegan loads it.
+def read_generator(path: Path, config: Path | None = None) -> None:
+    """Look at a vocoder's files before parallel_wavegan loads them.
+
+    Args:
+        path: the checkpoint.
+        config: its settings; None: those beside it.
 
     Raises:
-        PluginError: if it holds no generator.
+        PluginError: if it holds no generator, or the settings are none: ESPnet 202511
+            makes whatever objects their YAML names.
     """
+    config = config or path.with_name("config.yml")
+    try:
+        yaml.safe_load(config.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise PluginError(f"cannot read {config}: {e.strerror}")
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        raise PluginError(f"{config} is no YAML of settings: {reason}")
     content = read_checkpoint(path)
     models = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(models, Mapping) or not isinstance(

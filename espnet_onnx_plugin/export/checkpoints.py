@@ -18,6 +18,8 @@ import yaml
 
 from espnet_onnx_plugin.bundle.typed import check_keys
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.archive import unpack
+from espnet_onnx_plugin.export.patches import replaced
 from espnet_onnx_plugin.export.weights import load_weights
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.search.ngram_scorer import NgramScorer
@@ -74,15 +76,7 @@ def from_tag(task: str, tag: str, **others: Path | None) -> Iterator[Checkpoints
         PluginError: if it is neither, or holds no model of the task.
     """
     with tempfile.TemporaryDirectory() as work:
-        if Path(tag).is_file():
-            from espnet2.main_funcs.pack_funcs import unpack
-
-            try:
-                files = unpack(tag, work)
-            except Exception as e:  # zipfile, yaml and pack_funcs have their own
-                raise PluginError(f"{tag} is not a model packed by ESPnet: {e}")
-        else:
-            files = _download(tag)
+        files = unpack(tag, work) if Path(tag).is_file() else _download(tag)
         # ESPnet packs models of tts under shorter names than those of other tasks, and
         # the CTC models of s2t.sh under those of its other models.
         prefix = find(task).packed
@@ -105,14 +99,17 @@ def from_tag(task: str, tag: str, **others: Path | None) -> Iterator[Checkpoints
 
 def _download(tag: str) -> dict[str, str]:
     try:
-        from espnet_model_zoo.downloader import ModelDownloader
+        from espnet_model_zoo import downloader
     except ImportError:
         raise PluginError(
             f"--model_tag {tag} is no file, and a tag needs espnet_model_zoo: pip "
             "install espnet_model_zoo"
         )
     try:
-        return ModelDownloader().download_and_unpack(tag)
+        with replaced(downloader, "unpack", unpack):
+            return downloader.ModelDownloader().download_and_unpack(tag)
+    except PluginError:
+        raise
     except Exception as e:  # network and hub errors of several packages
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise PluginError(

@@ -140,7 +140,7 @@ class SynthesisExporter(ABC):
             return None
         files = (checkpoints.vocoder_config, checkpoints.vocoder_file)
         if files[1] is not None and files[1].suffix == ".pkl":
-            read_generator(files[1])
+            read_generator(files[1], files[0])
         try:
             with loading_as_allowed():  # parallel_wavegan loads it once more
                 vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
