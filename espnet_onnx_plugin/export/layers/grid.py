@@ -53,7 +53,8 @@ class Path(torch.nn.Module):
         more = self.pieces * hop - kernel
         self.rnn.weight = pad(read, (0, 0, 0, more)).flatten(2)
         give = pad(give, (0, 0, 0, 0, 0, more)).unflatten(0, (self.pieces, hop))
-        self.register_buffer("give", give.flatten(1, 2))  # (pieces, hop * channels, H)
+        # Each (hop * channels, H), a weight of its own: quantization takes no parts.
+        self.give = torch.nn.ParameterList(give.flatten(1, 2).unbind())
         self.register_buffer("bias", bias.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
