@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import shutil
 import tarfile
 import zipfile
@@ -59,7 +61,7 @@ def unpack(archive: str | Path, directory: str | Path) -> dict[str, str]:
     """
     archive, directory = Path(archive), Path(directory)
     try:
-        with _Archive(archive) as members:
+        with _opened(archive) as members:
             return _unpack(members, directory)
     except PluginError as e:
         raise PluginError(f"{archive}: {e}; get it from its author again")
@@ -72,50 +74,41 @@ def unpack(archive: str | Path, directory: str | Path) -> dict[str, str]:
         raise PluginError(f"cannot unpack {archive}: {e.strerror or e}")
 
 
-class _Archive:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[dict[str, _Member]]:
     """The members of an archive by name, for the time of a block."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self) -> dict[str, _Member]:
-        if zipfile.is_zipfile(self._path):
-            self._file: Any = zipfile.ZipFile(self._path)
-            members = self._of_zip()
+    with contextlib.ExitStack() as stack:
+        if zipfile.is_zipfile(path):
+            members = _of_zip(stack.enter_context(zipfile.ZipFile(path)))
         else:
-            self._file = tarfile.open(self._path)
-            members = self._of_tar()
+            members = _of_tar(stack.enter_context(tarfile.open(path)))
         found: dict[str, _Member] = {}
         for name, member in members:
             name = _plain(name)
             if name in found:
                 raise PluginError(f"it holds '{name}' twice")
             found[name] = member
-        return found
+        yield found
 
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
 
-    def _of_zip(self) -> Iterator[tuple[str, _Member]]:
-        for info in self._file.infolist():
-            kind = info.external_attr >> 28  # of Unix's file types, 0: not said
-            if info.is_dir():
-                continue
-            if kind not in (0, 0o10):
-                raise PluginError(f"'{info.filename}' is a link or a device, no file")
-            yield info.filename, _Member(
-                info.file_size, lambda info=info: self._file.open(info)
-            )
+def _of_zip(file: zipfile.ZipFile) -> Iterator[tuple[str, _Member]]:
+    for info in file.infolist():
+        kind = info.external_attr >> 28  # of Unix's file types, 0: not said
+        if info.is_dir():
+            continue
+        if kind not in (0, 0o10):
+            raise PluginError(f"'{info.filename}' is a link or a device, no file")
+        content = functools.partial(file.open, info)
+        yield info.filename, _Member(info.file_size, content)
 
-    def _of_tar(self) -> Iterator[tuple[str, _Member]]:
-        for info in self._file:
-            if info.isdir():
-                continue
-            if not info.isreg():
-                raise PluginError(f"'{info.name}' is a link or a device, no file")
-            yield info.name, _Member(
-                info.size, lambda info=info: self._file.extractfile(info)
-            )
+
+def _of_tar(file: tarfile.TarFile) -> Iterator[tuple[str, _Member]]:
+    for info in file:
+        if info.isdir():
+            continue
+        if not info.isreg():
+            raise PluginError(f"'{info.name}' is a link or a device, no file")
+        yield info.name, _Member(info.size, functools.partial(file.extractfile, info))
 
 
 def _plain(name: str) -> str:
