@@ -43,7 +43,7 @@ def test_identical():
 
 def test_a_missing_package_of_the_pitch_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyworld", None)
-    with pytest.raises(PluginError, match="log-F0 needs pyworld: pip install pyworld"):
+    with pytest.raises(PluginError, match="F0 needs pyworld: pip install pyworld"):
         measure(speech(), speech(), RATE)
     assert mel_cepstral_distortion(speech(), speech(), RATE) == 0.0
 
