@@ -154,17 +154,30 @@ def test_files(tmp_path):
     references, others = wav_files(scp), wav_files(tmp_path / "set")
     assert list(references) == ["b", "a"] and others.keys() == {"a", "b"}
     # A file's samples are those that measure() rounds to.
-    assert measure_files(references["a"], others["a"]) == Measures(0, 0)
-    measures = measure(other, wave, RATE)
-    assert measure_files(references["b"], others["b"]) == measures
+    pairs = [(references[name], others[name]) for name in "ab"]
+    assert measure_files(pairs) == [Measures(0, 0), measure(other, wave, RATE)]
 
     soundfile.write(tmp_path / "set/a.wav", wave, 22050)
     with pytest.raises(PluginError, match="two files of one utterance"):
         wav_files(tmp_path / "set")
     with pytest.raises(PluginError, match="set/a.wav is sampled at 22050 Hz"):
-        measure_files(references["a"], tmp_path / "set/a.wav")
+        measure_files([(references["a"], tmp_path / "set/a.wav")])
     with pytest.raises(PluginError, match="cannot read audio file"):
-        measure_files(scp, scp)
+        measure_files([(scp, scp)])
+
+
+def test_f0_of_a_file_is_sought_once(tmp_path, monkeypatch):
+    pyworld = pytest.importorskip("pyworld")
+    files = [tmp_path / f"{name}.wav" for name in "abc"]
+    for level, file in enumerate(files, 1):
+        soundfile.write(file, speech(level=0.1 * level), RATE)
+    sought, harvest = [], pyworld.harvest
+    monkeypatch.setattr(
+        pyworld, "harvest", lambda *args, **kw: sought.append(1) or harvest(*args, **kw)
+    )
+    first, *others = files
+    made = measure_files([*((first, other) for other in others), (others[0], first)])
+    assert len(made) == len(sought) == 3 and None not in made[0].__dict__.values()
 
 
 def test_without_torch():

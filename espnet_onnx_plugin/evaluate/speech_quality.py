@@ -8,6 +8,7 @@ the figures are the same to the last digits. F0 needs pyworld.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,10 +64,13 @@ def measure(reference: np.ndarray, other: np.ndarray, rate: int) -> Measures:
             finite, or pyworld is missing.
     """
     _check_rate(rate)
-    waves = [_as_pcm(wave) for wave in (reference, other)]
-    if min(map(len, waves)) < WINDOW:
+    return _measure(_Voice(reference, rate), _Voice(other, rate))
+
+
+def _measure(reference: _Voice, other: _Voice) -> Measures:
+    if reference.short or other.short:
         return Measures(None, None)
-    return Measures(_mcd(*waves, rate), _log_f0_rmse(*waves, rate))
+    return Measures(_mcd(reference, other), _log_f0_rmse(reference, other))
 
 
 def mel_cepstral_distortion(
@@ -74,8 +78,8 @@ def mel_cepstral_distortion(
 ) -> float | None:
     """Measure a waveform as :func:`measure` does, without F0 and so without pyworld."""
     _check_rate(rate)
-    waves = [_as_pcm(wave) for wave in (reference, other)]
-    return None if min(map(len, waves)) < WINDOW else _mcd(*waves, rate)
+    voices = [_Voice(wave, rate) for wave in (reference, other)]
+    return None if any(voice.short for voice in voices) else _mcd(*voices)
 
 
 def _check_rate(rate: int) -> None:
@@ -86,20 +90,67 @@ def _check_rate(rate: int) -> None:
         )
 
 
-def measure_files(reference: Path, other: Path) -> Measures:
-    """Measure a waveform in a file.
+def measure_files(pairs: Iterable[tuple[Path, Path]]) -> list[Measures]:
+    """Measure waveforms in files, by a reference each; F0 is sought once in a file.
 
     Raises:
         PluginError: As of :func:`measure`, and if sampling rates differ or a file
             cannot be read.
     """
-    wave, rate = read_wav(reference)
-    other_wave, other_rate = read_wav(other)
-    if rate != other_rate:
-        raise PluginError(
-            f"{other} is sampled at {other_rate} Hz, {reference} at {rate} Hz"
+
+    @functools.cache
+    def voice(path: Path) -> _Voice:
+        wave, rate = read_wav(path)
+        _check_rate(rate)
+        return _Voice(wave, rate)
+
+    measures = []
+    for reference, other in pairs:
+        rate, other_rate = voice(reference).rate, voice(other).rate
+        if rate != other_rate:
+            raise PluginError(
+                f"{other} is sampled at {other_rate} Hz, {reference} at {rate} Hz"
+            )
+        measures.append(_measure(voice(reference), voice(other)))
+    return measures
+
+
+class _Voice:
+    """What of a waveform is compared, each worked out when it is first asked for.
+
+    Args:
+        wave, rate: As of :func:`measure`.
+    """
+
+    def __init__(self, wave: np.ndarray, rate: int):
+        self.wave, self.rate = _as_pcm(wave), rate
+
+    @property
+    def short(self) -> bool:
+        """Whether it is shorter than a window."""
+        return len(self.wave) < WINDOW
+
+    @functools.cached_property
+    def cepstrum(self) -> np.ndarray:
+        """Mel-cepstrum of its periodogram (frames, order)."""
+        frames = np.lib.stride_tricks.sliding_window_view(self.wave, WINDOW)[::SHIFT]
+        window = np.hamming(WINDOW)
+        spectra = np.fft.rfft(frames * window / np.linalg.norm(window))
+        return mel_cepstrum.from_periodogram(
+            np.abs(spectra) ** 2 + FLOOR, *MEL_CEPSTRA[self.rate]
         )
-    return measure(wave, other_wave, rate)
+
+    @functools.cached_property
+    def world(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mel-cepstrum and F0, 0 where unvoiced, as World's vocoder sees them."""
+        pyworld = _pyworld()
+        low, high = F0_RANGE
+        period = SHIFT / self.rate * 1000
+        f0, times = pyworld.harvest(
+            self.wave, self.rate, low, high, frame_period=period
+        )
+        envelope = pyworld.cheaptrick(self.wave, f0, times, self.rate, fft_size=WINDOW)
+        return mel_cepstrum.from_envelope(envelope, *MEL_CEPSTRA[self.rate]), f0
 
 
 def f0_contour(wave: np.ndarray, rate: int) -> np.ndarray:
@@ -178,42 +229,20 @@ def _as_pcm(wave: np.ndarray) -> np.ndarray:
     return np.clip(np.floor(wave.astype(np.float64) * 2**15), -(2**15), 2**15 - 1)
 
 
-def _mcd(reference: np.ndarray, other: np.ndarray, rate: int) -> float:
-    cepstra = [_cepstrum(wave, rate) for wave in (reference, other)]
-    i, j = time_warp(*cepstra)
-    squares = np.sum((cepstra[0][i] - cepstra[1][j]) ** 2, axis=1)
+def _mcd(reference: _Voice, other: _Voice) -> float:
+    i, j = time_warp(reference.cepstrum, other.cepstrum)
+    squares = np.sum((reference.cepstrum[i] - other.cepstrum[j]) ** 2, axis=1)
     return float(np.mean(10 / math.log(10) * np.sqrt(2 * squares)))
 
 
-def _cepstrum(wave: np.ndarray, rate: int) -> np.ndarray:
-    frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[::SHIFT]
-    window = np.hamming(WINDOW)
-    spectra = np.fft.rfft(frames * window / np.linalg.norm(window))
-    return mel_cepstrum.from_periodogram(
-        np.abs(spectra) ** 2 + FLOOR, *MEL_CEPSTRA[rate]
-    )
-
-
-def _log_f0_rmse(reference: np.ndarray, other: np.ndarray, rate: int) -> float | None:
-    (cepstrum, f0), (other_cepstrum, other_f0) = (
-        _world(wave, rate) for wave in (reference, other)
-    )
+def _log_f0_rmse(reference: _Voice, other: _Voice) -> float | None:
+    (cepstrum, f0), (other_cepstrum, other_f0) = reference.world, other.world
     i, j = time_warp(cepstrum, other_cepstrum)
     voiced = (f0[i] > 0) & (other_f0[j] > 0)
     if not voiced.any():
         return None
     errors = np.log(f0[i][voiced]) - np.log(other_f0[j][voiced])
     return math.sqrt(np.mean(errors**2))
-
-
-def _world(wave: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mel-cepstrum and F0, 0 where unvoiced, as World's vocoder sees them."""
-    pyworld = _pyworld()
-    low, high = F0_RANGE
-    period = SHIFT / rate * 1000
-    f0, times = pyworld.harvest(wave, rate, low, high, frame_period=period)
-    envelope = pyworld.cheaptrick(wave, f0, times, rate, fft_size=WINDOW)
-    return mel_cepstrum.from_envelope(envelope, *MEL_CEPSTRA[rate]), f0
 
 
 def time_warp(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -251,17 +251,19 @@ def _measure(
     pool: Executor,
     transcribe: Callable[[Path], str] | None,
 ) -> SynthesizedSet:
-    names = [system.name for system in synthesized.systems]
-    measures: dict[str, dict[str, dict[str, Measures]]] = {name: {} for name in names}
-    for other in _others(synthesized):
-        for name in names:
-            if name != other:
-                pair = (
-                    synthesized.wavs[other].values(),
-                    synthesized.wavs[name].values(),
-                )
-                found = pool.map(measure_files, *pair)
-                measures[name][other] = dict(zip(synthesized.texts, found, strict=True))
+    names, wavs = [system.name for system in synthesized.systems], synthesized.wavs
+    others = list(_others(synthesized))
+    pairs = [(other, name) for other in others for name in names if name != other]
+    files = [
+        [(wavs[other][key], wavs[name][key]) for other, name in pairs]
+        for key in synthesized.texts
+    ]
+    measures: dict[str, dict[str, dict[str, Measures]]] = {
+        name: {other: {} for other in others if other != name} for name in names
+    }
+    for key, found in zip(synthesized.texts, pool.map(measure_files, files)):
+        for (other, name), of_pair in zip(pairs, found):
+            measures[name][other][key] = of_pair
     errors = {}
     for name in names if transcribe else ():
         transcribed = {
