@@ -285,6 +285,51 @@ def test_a_manifest_that_is_not_as_it_should_be_is_damaged(tmp_path, change, mes
         read_bundle(path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../encoder.onnx", "/etc/hostname", "..", "", "a/b", "a\\b", "./encoder.onnx"],
+)
+@pytest.mark.parametrize("entry", ["graph", "weights", "tokens"])
+def test_files_are_those_of_the_bundle(tmp_path, entry, name):
+    write(tmp_path / "bundle")
+    path = tmp_path / "bundle" / MANIFEST
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    graph = content["graphs"]["encoder"]
+    files = dict(
+        graph=graph["file"],
+        weights=graph["weights"],
+        tokens=content["text"]["token_list"],
+    )
+    files[entry]["name"] = name
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    for read in (read_manifest, read_bundle):
+        with pytest.raises(PluginError, match="names .* no file of a bundle") as e:
+            read(tmp_path / "bundle")
+        assert repr(name) in str(e.value)
+
+
+def test_links_stay_in_the_bundle_or_in_a_hubs_cache(tmp_path):
+    write(tmp_path / "bundle")
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "bundle/encoder.onnx").rename(elsewhere)
+    (tmp_path / "bundle/encoder.onnx").symlink_to(elsewhere)
+    with pytest.raises(PluginError, match="encoder.onnx is a link that leads out of"):
+        read_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle/encoder.onnx").unlink()
+    elsewhere.rename(tmp_path / "bundle/graph")
+    (tmp_path / "bundle/encoder.onnx").symlink_to("graph")
+    read_bundle(tmp_path / "bundle")
+
+    cache = tmp_path / "models--x"
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "snapshots/1").mkdir(parents=True)
+    write(cache / "snapshots/1/fp32")
+    for file in (cache / "snapshots/1/fp32").iterdir():
+        file.rename(cache / "blobs" / file.name)
+        file.symlink_to(f"../../../blobs/{file.name}")
+    read_bundle(cache / "snapshots/1/fp32")
+
+
 def test_manifests_are_immutable(tmp_path):
     bundle = read_bundle(write(tmp_path / "b"))
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -120,7 +120,10 @@ def read_manifest(path: str | Path) -> Manifest:
         if version == lift.FORMAT_VERSION:
             content, version = lift.lift(content, path), FORMAT_VERSION
         if version == FORMAT_VERSION:
-            return parse(Manifest, content, str(manifest_file))
+            manifest = parse(Manifest, content, str(manifest_file))
+            for file in manifest.files:
+                _check_name(file.name, manifest_file)
+            return manifest
     except PluginError as e:
         raise PluginError(f"{e}; it is damaged, export the bundle again")
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
@@ -145,7 +148,26 @@ def read_bundle(path: str | Path) -> Bundle:
     return Bundle(path, manifest)
 
 
+def _check_name(name: str, manifest: Path) -> None:
+    """Refuse a file that is not in the bundle's directory itself."""
+    if Path(name).name != name or name in ("", "..") or set(name) & {"\\", "\0"}:
+        raise PluginError(f"{manifest} names {name!r}, which is no file of a bundle")
+
+
+def _leads_out(file: Path) -> bool:
+    """Whether a link leads out of the bundle; a hub's cache links to its own blobs."""
+    target, home = file.resolve(), file.parent.resolve()
+    caches = [
+        above / "blobs" for above in home.parents if (above / "snapshots").is_dir()
+    ]
+    return target.parent not in (home, *caches)
+
+
 def _verify(file: Path, expected: File) -> None:
+    if file.is_symlink() and _leads_out(file):
+        raise PluginError(
+            f"{file} is a link that leads out of the bundle; copy what it links to"
+        )
     if not file.is_file():
         raise PluginError(f"{file} is missing; copy the bundle again, or export it")
     if file.stat().st_size != expected.size or sha256(file) != expected.sha256:

@@ -116,7 +116,7 @@ def measure_files(pairs: Iterable[tuple[Path, Path]]) -> list[Measures]:
 
 
 class _Voice:
-    """What of a waveform is compared, each worked out when it is first asked for.
+    """Parts of a waveform that are compared, each worked out when first asked for.
 
     Args:
         wave, rate: As of :func:`measure`.
