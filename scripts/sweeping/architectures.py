@@ -183,6 +183,7 @@ SIZES_OF = {
     "separator": SEPARATOR_SIZES,
     "enh_separator": SEPARATOR_SIZES,
     "extractor": SEPARATOR_SIZES,
+    "diffusion_model": {"N": 2},  # steps of the sampler
     "enh_encoder": {"channel": 8},
     "enh_decoder": {"channel": 8},
 }

@@ -99,11 +99,15 @@ def options(architecture: _Config) -> _Config:
 
 
 def utterances(architecture: _Config) -> list[np.ndarray]:
-    """Noise bursts of different lengths, or features of as many frames."""
+    """Noise bursts of different lengths, or features of as many frames.
+
+    Those of a beamformer have three channels.
+    """
     random = np.random.default_rng(0)
     dim = architecture["config"].get("input_size")
+    channels = (3,) * (architecture["config"].get("enh_separator") == "wpe_beamformer")
     if dim in (None, 1):
-        shapes = [(length,) for length in LENGTHS]
+        shapes = [(length, *channels) for length in LENGTHS]
     else:
         shapes = [(length // 32, dim) for length in LENGTHS]
     return [(0.2 * random.standard_normal(s)).astype(np.float32) for s in shapes]
