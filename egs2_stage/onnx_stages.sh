@@ -82,11 +82,31 @@ onnx_job() {
     log "$(grep -v '^#' "${log_file}" | tail -n 1)"
 }
 
-# onnx_show_failure LOG...: shows the end of the first failed job's log, and ends
+# onnx_show_failure LOG...: shows why jobs failed, each reason with the number of jobs that
+# give it, and ends; where none is given, the end of the first failed job's log
 onnx_show_failure() {
-    local failed
-    mapfile -t failed < <(grep -L 'Ended (code 0)' "$@")
-    tail -n 50 "${failed[0]}" >&2
+    local failed=() log_file reason reasons=() code
+    for log_file; do
+        ! grep -qs 'Ended (code 0)' "${log_file}" || continue
+        failed+=("${log_file}")
+        reason=$(grep -sE '^[a-z0-9_]+: error: ' "${log_file}" | tail -n 1 || true)
+        code=$(grep -soE 'Ended \(code [0-9]+\)' "${log_file}" | tail -n 1 | tr -dc 0-9 || true)
+        if [ -n "${reason}" ]; then
+            :
+        elif [ ! -s "${log_file}" ]; then
+            reason="a job never started: it has no log"
+        elif [ -z "${code}" ] && grep -q '^# Started at' "${log_file}"; then
+            reason="a job was lost: its log has no end"
+        elif [[ ${code} == 13[07] || ${code} == 143 ]]; then
+            reason="a job was killed (code ${code}): for its memory or time, or by hand"
+        fi
+        [ -z "${reason}" ] || reasons+=("${reason}")
+    done
+    if [ "${#reasons[@]}" -gt 0 ]; then
+        printf '%s\n' "${reasons[@]}" | LC_ALL=C sort | uniq -c | LC_ALL=C sort -k1,1nr >&2
+    else
+        tail -n 50 "${failed[0]}" >&2
+    fi
     onnx_die "${#failed[@]} of $# job(s) failed, see ${failed[0]}"
 }
 
@@ -313,9 +333,10 @@ onnx_decode() {
         ${onnx_batch_bins:+--batch_bins "${onnx_batch_bins}"} \
         --output_dir "${logdir}"/output.JOB ||
         onnx_show_failure "${logdir}/${onnx_inference}".*.log
+    onnx_merged=()
     onnx_collect "${data}" "${dir}"
-    # Nothing that is compared or scored line by line may be missing.
-    for f in "${onnx_found[@]}"; do
+    # Every line that is compared or scored has to be there, and once.
+    for f in "${onnx_found[@]}" "${onnx_merged[@]}"; do
         cmp -s <(sort "${logdir}"/keys.scp) <(onnx_list_keys "${dir}/${f}" | sort) ||
             onnx_die "${dir}/${f} holds other utterances than ${onnx_keys}"
     done
@@ -332,12 +353,14 @@ onnx_collect() {
     done
 }
 
-# onnx_merge DIR FILE NAME: makes DIR/NAME of each job's FILE, where they have it
+# onnx_merge DIR FILE NAME: makes DIR/NAME of each job's FILE, where they have it, and adds
+# it to onnx_merged
 onnx_merge() {
     local outputs=("$1/${onnx_logdir}"/output.*)
     if [ -f "${outputs[0]}/$2" ]; then
         mkdir -p "$(dirname "$1/$3")"
         cat "${outputs[@]/%//$2}" | LC_ALL=C sort -k1 > "$1/$3"
+        onnx_merged+=("$3")
     fi
 }
 

@@ -1,6 +1,7 @@
 """The adapter and the stages, in a made-up recipe of speech recognition."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -612,6 +613,47 @@ def test_a_failing_job_is_shown_and_ends_the_stage(recipe, module):
     assert module_calls()[-1][0] == module
 
 
+def test_reasons_of_failed_jobs_are_counted(tmp_path):
+    end = "# Ended (code {}) at Sat Nov 28 11:20:00 UTC 2026\n"
+    wav, scp = (
+        "asr_inference: error: a.wav is empty; x",
+        "asr_inference: error: no scp; y",
+    )
+    contents = [
+        f"log\n{wav}\n" + end.format(1),
+        end.format(0),
+        f"{scp}\n" + end.format(1),
+        f"log\n{scp}\n" + end.format(1),
+        "log\n" + end.format(137),
+        "# Started at Sat Nov 28 11:19:00 UTC 2026\nlog\n",
+    ]
+    logs = [tmp_path / f"{number}.log" for number in range(len(contents) + 1)]
+    for log, content in zip(logs, contents):
+        log.write_text(content)
+
+    def shown(*logs):
+        code = (
+            'set -euo pipefail; onnx_die() { echo "Error: $*" >&2; exit 1; }; '
+            f'. {ROOT}/egs2_stage/onnx_stages.sh; false || onnx_show_failure "$@"'
+        )
+        command = ["bash", "-c", code, "bash", *map(str, logs)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout == ""
+        return [line.strip() for line in done.stderr.splitlines()]
+
+    *reasons, last = shown(*logs)
+    assert reasons[0] == f"2 {scp}" and f"1 {wav}" in reasons
+    assert sorted(r.split(":")[0] for r in reasons[1:]) == [
+        "1 a job never started",
+        "1 a job was killed (code 137)",
+        "1 a job was lost",
+        "1 asr_inference",
+    ]
+    assert last == f"Error: 6 of 7 job(s) failed, see {logs[0]}"
+    logs[0].write_text("a traceback\n" + end.format(1))
+    assert shown(logs[0], logs[1])[0] == "a traceback"
+
+
 def test_a_failing_scoring_is_shown(recipe):
     failing = 'echo "no scores today"; [[ $* != *" 13"* ]] || exit 3\n'
     Path("asr.espnet.sh").write_text(driver("asr").replace('all="$*"\n', failing))
@@ -620,7 +662,9 @@ def test_a_failing_scoring_is_shown(recipe):
     assert "no scores today" in result.stderr and "score.log" in result.stderr
 
 
-@pytest.mark.parametrize("text, args", [("text", []), ("text_spk2", SPEAKERS)])
+@pytest.mark.parametrize(
+    "text, args", [("text", []), ("token_int", []), ("text_spk2", SPEAKERS)]
+)
 def test_a_lost_utterance_is_an_error(recipe, text, args):
     args = ["--stage", "14", "--onnx_variants", "fp32", *args]
     result = run_onnx(*args, env={"LOSE": text})
