@@ -6,6 +6,7 @@ from test_enh import espnet_class, exported
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
+from espnet_onnx_plugin.export.parity.enhancement import limit
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 
 CATEGORIES = ["1ch_8k", "1ch_8k_reverb"]
@@ -61,3 +62,11 @@ def test_refusals(universal):
         SeparateSpeech(bundle)(mixture(2), utt2category=[2])
     with pytest.raises(PluginError, match="ref_channel 3"):
         SeparateSpeech(bundle, ref_channel=3)(mixture(2))
+
+
+@pytest.mark.parametrize(
+    "rounding, allowed",
+    [(0.0, 1e-3), (4e-4, 1e-3), (9e-4, 1.8e-3), (6e-3, 1e-3), (np.inf, 1e-3)],
+)
+def test_waveforms_may_be_as_far_as_rounding_takes_espnet(rounding, allowed):
+    assert limit(rounding) == pytest.approx(allowed)

@@ -16,7 +16,12 @@ import torch
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import difference
-from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE, require
+from espnet_onnx_plugin.export.parity.tolerance import (
+    NOISE_FACTOR,
+    TOLERANCE,
+    moved_by_a_digit,
+    require,
+)
 from espnet_onnx_plugin.runtime.core.encoder import (
     INTERCTC,
     LENS,
@@ -29,9 +34,6 @@ from espnet_onnx_plugin.runtime.core.values import to_numpy
 #: One utterance to the encoder graph's outputs by name.
 Encode = Callable[[Utterance], dict[str, np.ndarray]]
 
-#: Where PyTorch's own rounding moves an output by more than the tolerance, a graph may
-#: differ by this much of it: the two round independently.
-NOISE_FACTOR = 2.0
 
 #: Lengths of noise relative to the shortest one that the encoder takes.
 LENGTHS = (1.0, 5.3, 9.7, 7.1, 31.4)
@@ -106,8 +108,7 @@ def rounding_noise(
     """
     alone = not isinstance(utterance, Accompanied)
     speech = utterance if alone else utterance.speech
-    signs = np.random.default_rng(0).choice([-1, 1], speech.shape)
-    moved = (speech * (1 + signs * np.finfo(np.float32).eps)).astype(np.float32)
+    moved = moved_by_a_digit(speech)
     other = encode(moved if alone else replace(utterance, speech=moved))
     return {name: difference(other[name], value) for name, value in reference.items()}
 

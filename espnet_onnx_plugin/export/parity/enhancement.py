@@ -14,7 +14,12 @@ from espnet_onnx_plugin.bundle.enhancement import Diffusion
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE, difference
 from espnet_onnx_plugin.export.enh_stream import STEP
-from espnet_onnx_plugin.export.parity.tolerance import Parity, require
+from espnet_onnx_plugin.export.parity.tolerance import (
+    NOISE_FACTOR,
+    Parity,
+    moved_by_a_digit,
+    require,
+)
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.enh_streaming import SeparateSpeechStreaming
@@ -24,6 +29,9 @@ from espnet_onnx_plugin.runtime.enhancement.stft import at_rate
 
 #: Sampling rate of made-up mixtures, which is what ESPnet's class takes them for.
 RATE = 8000
+
+#: How often a mixture is moved by a digit: by chance some moves change little.
+MOVES = 3
 
 #: Waveforms (utterances, samples) of each output, of arguments of ESPnet's class.
 Separate = Callable[..., Sequence[Any]]
@@ -59,8 +67,32 @@ def check_enhancement(
             if reason is not None:
                 skipped.append(f"{what}: {reason}")
                 continue
-        figures.append(require("separator", what, figure, WAVEFORM_TOLERANCE))
+        allowed = WAVEFORM_TOLERANCE
+        if figure > allowed:
+            rounding = []
+            for seed in range(MOVES):
+                moved = moved_by_a_digit(mixture.speech_mix, seed)
+                arguments = replace(mixture, speech_mix=moved).arguments()
+                again = [np.asarray(wave) for wave in espnet(**arguments, fs=fs)]
+                rounding.append(furthest(again, expected))
+            allowed = limit(max(rounding))
+        figures.append(require("separator", what, figure, allowed))
     return Parity({"waveforms": max(figures)} if figures else {}, skipped)
+
+
+def limit(rounding: float) -> float:
+    """How far waveforms may be from ESPnet's.
+
+    Filters of a mixture that hardly determines them magnify rounding, ESPnet's as much
+    as ours. Waveforms of which that leaves nothing are held to the tolerance.
+
+    Args:
+        rounding: how far ESPnet moves from itself at most when the mixture moves by a
+            float's last digit.
+    """
+    allowed = NOISE_FACTOR * rounding
+    most = 10 * WAVEFORM_TOLERANCE
+    return allowed if WAVEFORM_TOLERANCE < allowed <= most else WAVEFORM_TOLERANCE
 
 
 def louder_by_little(mix: np.ndarray) -> np.ndarray:

@@ -8,9 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from espnet_onnx_plugin.errors import PluginError
 
 TOLERANCE = 1e-4
+
+#: Where PyTorch's own rounding moves an output by more than the tolerance, a graph may
+#: differ by this much of it: the two round independently.
+NOISE_FACTOR = 2.0
+
+
+def moved_by_a_digit(array: np.ndarray, seed: int = 0) -> np.ndarray:
+    """An input whose numbers move up or down by the last digit of a float32."""
+    signs = np.random.default_rng(seed).choice([-1, 1], array.shape)
+    return (array * (1 + signs * np.finfo(np.float32).eps)).astype(np.float32)
 
 
 class Parity(NamedTuple):
