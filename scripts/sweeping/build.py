@@ -197,9 +197,13 @@ def randomize(model, seed: int = 0) -> None:
                 module.running_var.uniform_(0.5, 1.5)
             if getattr(module, "use_bias", False):  # ESPnet leaves what memory held
                 module.bias.data.zero_()
+        is_score = ".diffusion." in type(part).__module__
         for parameter in part.parameters():
-            # ESPnet starts biases and scales at 0 and 1.
-            parameter.data += 0.1 * torch.randn_like(parameter)
+            # ESPnet starts biases and scales at 0 and 1. The sums of a score model,
+            # which is not tiny, would overflow layer by layer.
+            inputs = parameter[0].numel() if parameter.dim() > 1 else 1
+            noise = 6.4 / inputs if is_score and inputs > 256 else 0.1
+            parameter.data += noise * torch.randn_like(parameter)
 
 
 def _parts(model) -> Iterator[Any]:
