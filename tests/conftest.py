@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from sweeping.build import TOKENS as SWEPT
-from sweeping.build import randomize
+from sweeping.build import lengthen, randomize
 
 from espnet_onnx_plugin.bundle import File, Text
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
@@ -250,14 +250,7 @@ def save_svs(arch: str, name: str, root: Path, **choices: Any) -> dict[str, Path
         config.update(pitch_extract="dio", pitch_extract_conf=pitch)
     config.update(choices)
     model = build(task, config)
-    for layer, module in model.named_modules():
-        if layer.endswith("duration_predictor.linear"):
-            module.bias.data += 1.5  # or most last no time
-        if layer.endswith("duration_predictor.proj"):  # in seconds, or most last many
-            module.weight.data *= 0.01
-            module.bias.data.fill_(0.005)
-        if layer.endswith("f0_decoder.proj"):  # or most is not voiced
-            module.bias.data += 1
+    lengthen(model)
     return save(model, config, root, "model.pth")
 
 

@@ -22,14 +22,14 @@ META = dict(
 CONFIG = {
     "bpemodel": "data/bpe.model",
     "init_param": ["data/bpe.model", "elsewhere"],
-    "normalize_conf": {"stats_file": "/work/exp/stats.npz"},
+    "normalize_conf": {"stats_file": "/elsewhere/exp/stats.npz"},
 }
 FILES = {
     "meta.yaml": yaml.safe_dump(META).encode(),
     "exp/asr/config.yaml": yaml.safe_dump(CONFIG).encode(),
     "exp/asr/model.pth": b"weights",
     "data/bpe.model": b"pieces",
-    "work/exp/stats.npz": b"statistics",
+    "elsewhere/exp/stats.npz": b"statistics",
 }
 
 
@@ -80,7 +80,7 @@ def test_files_of_a_model(place, tmp_path, pack, name):
     assert config == {
         "bpemodel": f"{place}/data/bpe.model",
         "init_param": [f"{place}/data/bpe.model", "elsewhere"],
-        "normalize_conf": {"stats_file": f"{place}/work/exp/stats.npz"},
+        "normalize_conf": {"stats_file": f"{place}/elsewhere/exp/stats.npz"},
     }
 
 
@@ -178,18 +178,27 @@ def test_yaml_that_is_no_settings(place, tmp_path, member, content, what):
     refused(path, place, what)
 
 
-@pytest.mark.parametrize("name", ["../canary", "exp/asr/none.pth", "", "meta/../x"])
-def test_a_list_of_files_that_are_not_there(place, tmp_path, name):
+@pytest.mark.parametrize(
+    "name, what",
+    [
+        ("../canary", "'../canary' leads out of"),
+        ("exp/asr/none.pth", "names 'exp/asr/none.pth', which it does not hold"),
+        ("", "'' leads out of"),
+        ("meta/../x", "'meta/../x' leads out of"),
+    ],
+)
+def test_a_list_of_files_that_are_not_there(place, tmp_path, name, what):
     meta = {**META, "files": {"asr_model_file": name}}
     content = yaml.safe_dump(meta).encode()
-    refused(zipped(tmp_path / "model.zip", {**FILES, "meta.yaml": content}), place, "")
+    path = zipped(tmp_path / "model.zip", {**FILES, "meta.yaml": content})
+    refused(path, place, what)
 
 
 def test_damage(place, tmp_path):
     for pack, name in ((zipped, "model.zip"), (tarred, "model.tgz")):
         path = pack(tmp_path / name, FILES)
         path.write_bytes(path.read_bytes()[:200])
-        refused(path, place, "")
+        refused(path, place, "is not a model packed by ESPnet, or is damaged")
     path = zipped(tmp_path / "model.zip", {"README": b""})
     refused(path, place, "it has no meta.yaml")
     path.write_bytes(b"")

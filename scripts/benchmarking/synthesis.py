@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from benchmarking.config import sings
 from benchmarking.recognition import on_device, torch_device
 from benchmarking.settings import Synthesis
 from benchmarking.stopwatch import Stopwatch
@@ -55,12 +56,12 @@ def open_pytorch(spec: dict[str, Any]) -> Synthesizer:
     import torch
 
     device = torch_device(spec)
-    if spec["task"] == "svs":
+    if sings(spec["task"]):
         from espnet2.bin.svs_inference import SingingGenerate as cls
     else:
         from espnet2.bin.tts_inference import Text2Speech as cls
     model = cls(**spec["model"], **spec["options"], device=device)
-    network = model.svs if spec["task"] == "svs" else model.tts
+    network = model.svs if sings(spec["task"]) else model.tts
     watch = Stopwatch(None if device == "cpu" else torch.cuda.synchronize)
     fs = model.fs
     watch.watch("acoustic", model.model, "inference")
