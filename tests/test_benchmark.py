@@ -587,3 +587,13 @@ def test_searches_of_a_transducer_by_length(tmp_path):
     page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert (tmp_path / "rtf_by_length.png").exists()
     assert "| beam 10, maes, no LM | pytorch |" in page
+
+
+def test_the_readmes_configuration(monkeypatch, tmp_path):
+    readme = (CONF.parents[1] / "README.md").read_text(encoding="utf-8")
+    _, _, after = readme.partition("```yaml\ntitle: My model\n")
+    config = tmp_path / "mine.yaml"
+    config.write_text(after.partition("```")[0], encoding="utf-8")
+    read = load(monkeypatch).read_config(config)
+    assert read.model.calibration_scp == "dump/raw/dev/wav.scp,sound"
+    assert [setting.threads for setting in read.settings] == [1, 4]

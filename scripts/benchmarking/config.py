@@ -92,8 +92,8 @@ class TrainedModel:
 
     Attributes:
         task: One of TASKS.
-        calibration_scp: Of its validation set, as bin.optimize takes it; several where
-            it is texts or songs.
+        calibration_scp: Of its validation set, as bin.optimize takes it.
+        calibration_others: What belongs to that, likewise: labels and scores of songs.
         quantize_options: More options of bin.quantize.
     """
 
@@ -104,7 +104,8 @@ class TrainedModel:
     vocoder_config: Path | None = None
     vocoder_file: Path | None = None
     task: str = "asr"
-    calibration_scp: tuple[str, ...] = ()
+    calibration_scp: str | None = None
+    calibration_others: tuple[str, ...] = ()
     quantize_options: tuple[str | int | float, ...] = ()
 
     def __post_init__(self) -> None:

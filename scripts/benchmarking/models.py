@@ -150,11 +150,13 @@ def make_random_model(
     """Write a model of random weights, unless it is there."""
     spec = json.dumps(dataclasses.asdict(model), sort_keys=True)
     synthesis = synthesizes(model.task)
+    calibration, *others = _calibration(model.task, directory)
     files = TrainedModel(
         directory / "model.yaml",
         directory / "model.pth",
         task=model.task,
-        calibration_scp=_calibration(model.task, directory),
+        calibration_scp=calibration,
+        calibration_others=tuple(others),
         quantize_options=_no_budget(model.task),
     )
     if model.vocoder_config is not None:
@@ -275,7 +277,9 @@ def make_bundles(
     fp32 = directory / "fp32"
     run(logs / "export.log", f"{commands}export", *files, "--output_dir", fp32)
     option = evaluator_class(find(model.task)).option
-    calibration = [a for scp in model.calibration_scp for a in (option, scp)]
+    data = [model.calibration_scp] if model.calibration_scp is not None else []
+    data += model.calibration_others
+    calibration = [argument for scp in data for argument in (option, scp)]
     # As stage 15: both from the exported graphs.
     made_by = {
         "optimized": ("optimize", ["--provider", provider]),
