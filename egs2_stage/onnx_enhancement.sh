@@ -33,15 +33,6 @@ onnx_add_clean_speech() {
     done
 }
 
-# onnx_collect_waves DIR: lists the waveforms that the jobs of a decode have written
-onnx_collect_waves() {
-    local f
-    rm -rf "$1"/scoring # of an earlier decode
-    for f in "${onnx_found[@]}"; do
-        onnx_merge "$1" "${f}" "${f}"
-    done
-}
-
 # onnx_describe_enhancement SPEAKERS CONFIG: after onnx_describe_model, what the stages
 # have to know of a model that enhances; CONFIG changes it for the inference
 onnx_describe_enhancement() {

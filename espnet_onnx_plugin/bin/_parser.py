@@ -125,6 +125,16 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that write a directory which another one may write."""
+    parser.add_argument(
+        "--wait",
+        type=str2bool,
+        default=False,
+        help="where another process is writing the output, wait for its end",
+    )
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse with errors of one line, where its own print the usage first."""
 

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_onnx_plugin.bin._common import run
-from espnet_onnx_plugin.bin._parser import ArgumentParser, at_least_one, str_or_none
+from espnet_onnx_plugin.bin._parser import (
+    ArgumentParser,
+    add_wait,
+    at_least_one,
+    str_or_none,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.tasks import TASKS
 
@@ -25,6 +30,7 @@ def get_parser() -> ArgumentParser:
     )
     parser.add_argument("--task", default="asr", choices=tuple(TASKS))
     parser.add_argument("--output_dir", type=Path, required=True, help="the bundle")
+    add_wait(parser)
     group = parser.add_argument_group("Model: files, or a tag or zip")
     group.add_argument("--train_config", type=Path, help="config.yaml of the model")
     group.add_argument("--model_file", type=Path, help="checkpoint of the model")

@@ -151,5 +151,10 @@ def optimize(
             )
         return {"optimize": {"nodes": nodes, **comparison.as_dict()}}
 
-    made_by = dict(step="optimize", provider=provider, onnxruntime=ort.__version__)
+    made_by = dict(
+        step="optimize",
+        provider=provider,
+        calibration=evaluator.as_dict(),
+        onnxruntime=ort.__version__,
+    )
     return derive(model, output_dir, made_by, rewrite, check)
