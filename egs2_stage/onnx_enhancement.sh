@@ -37,6 +37,7 @@ onnx_add_clean_speech() {
 # have to know of a model that enhances; CONFIG changes it for the inference
 onnx_describe_enhancement() {
     mapfile -t onnx_found < <(printf 'spk%s.scp\n' $(seq "$1"))
+    onnx_merged=${onnx_found[*]}
     onnx_search_args=(--fs "${fs}" "${onnx_search_args[@]}")
     onnx_reference_args=("${onnx_export_args[@]}")
     if [ -n "$2" ]; then

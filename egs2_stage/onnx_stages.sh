@@ -9,6 +9,7 @@
 #                        variables too
 #   onnx_logdir          where it puts the logs of a decode, in the decode's directory
 #   onnx_found           files of a decode with a line for each utterance
+#   onnx_merged          those that are made of what the jobs write; nothing for all
 #   onnx_text            file of a data directory with the text that is to be found
 #   onnx_speakers        what follows the name of each speaker's text and results, e.g.
 #                        _spk1; nothing where there is one speaker
@@ -350,6 +351,7 @@ onnx_decode() {
     fi
     onnx_job "${decode_cmd}" "${logdir}"/merge.log merge \
         --decode_dir "${dir}" --max_failures "${onnx_max_failures}" \
+        ${onnx_merged:+--files "${onnx_merged}"} \
         "${onnx_inference}" "${inference[@]}" \
         --key_file "${logdir}"/keys.scp --output_dir "${logdir}"
     onnx_finish_decode "${data}" "${dir}"

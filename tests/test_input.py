@@ -30,9 +30,10 @@ from espnet_onnx_plugin.report.timing import read_timings, summarize
 from espnet_onnx_plugin.runtime import s2t
 from espnet_onnx_plugin.runtime.io import memory
 from espnet_onnx_plugin.runtime.io.audio import READERS
+from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.lists import read_keys, read_scp
 from espnet_onnx_plugin.runtime.io.speech import prepare
-from espnet_onnx_plugin.runtime.io.writer import result_writer
+from espnet_onnx_plugin.runtime.io.writer import Job, ResultWriter, job_writer
 from espnet_onnx_plugin.runtime.recognition import engine
 from espnet_onnx_plugin.runtime.text.converter import read_tokens
 from espnet_onnx_plugin.tasks import TASKS
@@ -148,9 +149,13 @@ def test_keys_that_are_not_there_are_named_before_anything_is_decoded(
 
 
 def test_a_line_break_in_a_result_is_a_space(tmp_path):
-    with result_writer(tmp_path / "out") as writer:
+    scp = tmp_path / "wav.scp"
+    scp.write_text("utt1 a\n")
+    job = Job(tmp_path / "out", ["utt1"], {}, InputDigests([(scp, "text")]))
+    with job_writer(ResultWriter, job) as writer:
         files = {"1best_recog/text": "a\r\nb", "1best_recog/ctm": ["1 \n", "2"]}
-        writer.results("utt1", files)
+        writer.results(files)
+        writer.record("utt1", {})
     best = tmp_path / "out" / "1best_recog"
     assert (best / "text").read_text() == "utt1 a b\n"
     assert (best / "ctm").read_text() == "utt1 1  \nutt1 2\n"

@@ -20,13 +20,16 @@ def get_parser() -> argparse.ArgumentParser:
         default=0,
         help="how many utterances may have no result",
     )
+    parser.add_argument(
+        "--files", default="", help="the result files to make, default: all"
+    )
     return parser
 
 
 def merge(args: argparse.Namespace) -> None:
     """Merge and say how much."""
     decode = recipe_decode(args.decode_dir, args.inference)
-    decode.merge(args.max_failures)
+    decode.merge(args.max_failures, args.files.split())
     print(f"{args.decode_dir}: {len(decode.keys):,} utterances")
 
 

@@ -1,9 +1,9 @@
 """A decode of a recipe's test set: jobs share it, one directory has it in the end.
 
-The jobs of a run write into ``LOG_DIR/RUN/output.N``. What they have recorded is
-gathered in ``LOG_DIR/output``, from which a later run knows what is left to do, whatever
-the number of its jobs; and ESPnet's files in the decode's directory are made of it. The
-mark is written last: a directory without it, or with another one's, is no decode.
+The jobs of a run write into ``LOG_DIR/RUN/output.N``. Their records are gathered in
+``LOG_DIR/output``, from which a later run knows what is left to do, whatever the number
+of its jobs; and ESPnet's files in the decode's directory are made of them. The mark is
+written last: a directory without it, or with another one's, is no decode.
 """
 
 from __future__ import annotations
@@ -94,11 +94,12 @@ class RecipeDecode:
         for left in [self.store, *self.log_dir.glob(RUNS)]:
             shutil.rmtree(left, ignore_errors=True)
 
-    def merge(self, max_failures: int) -> None:
+    def merge(self, max_failures: int, files: Sequence[str] = ()) -> None:
         """Make ESPnet's files of what the jobs have written, then the mark.
 
         Args:
             max_failures: number of utterances that may have no result.
+            files: those to make; default: all.
 
         Raises:
             PluginError: if one has not been decoded, if more of them have failed, or if
@@ -124,7 +125,7 @@ class RecipeDecode:
                 + f" (in {self.store}); mend or remove them and {_REMEDY}, which does "
                 f"them alone, or allow them by --onnx_max_failures {len(failed)}"
             )
-        self._write(in_order, failed)
+        self._write(in_order, failed, files)
 
     def _has(self, records: Mapping[str, Record], key: str) -> bool:
         record = records.get(key)
@@ -181,10 +182,15 @@ class RecipeDecode:
         return {file: place for file, place in found.items() if place is not None}
 
     def _list_path(self, name: str, file: str) -> Path:
-        path = self._place(file) or self.store / file
-        return self.kind.lists_in(path.parent, name) / path.name
+        place = self._place(file)
+        return self.kind.lists_in(self.store, name) / file if place is None else place
 
-    def _write(self, records: Sequence[Record], failed: Mapping[str, str]) -> None:
+    def _write(
+        self,
+        records: Sequence[Record],
+        failed: Mapping[str, str],
+        files: Sequence[str],
+    ) -> None:
         prune(self.store)
         lines = result_lines(records, self._list_path, True)
         write_lines(self.store, lines)
@@ -192,7 +198,7 @@ class RecipeDecode:
         made = {}
         for name, content in lines.items():
             merged = self.kind.merged(name) if name not in (TIMING, FAILED) else None
-            if merged is not None:
+            if merged is not None and (not files or merged in files):
                 self._check(merged, content, failed)
                 made[merged] = "".join(
                     f"{line}\n" for line in sorted(content, key=str.encode)

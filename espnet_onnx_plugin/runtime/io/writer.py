@@ -1,7 +1,7 @@
 """Result files of a decoding job, as ESPnet lays them out, and what a killed job keeps.
 
-A job works in ``OUTPUT_DIR.incomplete``, where it appends a record of each utterance; in
-the end it writes ESPnet's files of all records and renames the directory. Run again
+A job works in ``OUTPUT_DIR.incomplete``, where it appends a record of each utterance.
+In the end it writes ESPnet's files of all records and renames the directory. Run again
 after a kill, or a failure, it goes on from the records that are still current.
 """
 
