@@ -207,7 +207,7 @@ onnx_export() {
     onnx_find_validation_data --parity_scp
     onnx_job "${decode_cmd}" "${onnx_dir}"/export.log export \
         --task "${onnx_task}" "${onnx_export_args[@]}" "${onnx_validation_args[@]}" \
-        --config "${onnx_export_config}" --output_dir "${onnx_dir}"/fp32
+        --config "${onnx_export_config}" --output_dir "${onnx_dir}"/fp32 "${onnx_made_args[@]}"
 }
 
 onnx_optimize() {
@@ -223,7 +223,7 @@ onnx_optimize() {
         onnx_job "${onnx_cmd}" "${onnx_dir}"/optimize.log optimize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/optimized \
             --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
-            --config "${onnx_optimize_config}"
+            --config "${onnx_optimize_config}" "${onnx_made_args[@]}"
     fi
     if [ "${#onnx_validation_texts[@]}" -gt 0 ]; then
         onnx_validation_args+=(--calibration_text "${onnx_validation_texts[@]}")
@@ -239,7 +239,8 @@ onnx_optimize() {
             --precision "${variant}" --provider "${onnx_provider/tensorrt/cuda}" \
             "${onnx_validation_args[@]}" "${onnx_quantize_args[@]}" \
             ${inference_config:+--inference_config "${inference_config}"} \
-            --inference_args="${search_args}" --config "${onnx_quantize_config}"
+            --inference_args="${search_args}" --config "${onnx_quantize_config}" \
+            "${onnx_made_args[@]}"
     done
 }
 
@@ -511,7 +512,7 @@ print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
         --fact "model" "${onnx_exp}" --fact "decoding" "${inference_tag}" \
         --fact "versions" "${versions}" \
         --fact "jobs" "${onnx_nj} in parallel, threads in each: ${onnx_threads}, on ${onnx_provider}" \
-        --output_dir "${onnx_tables}"
+        --output_dir "${onnx_tables}" --wait true
     cat "${onnx_tables}"/RESULTS.md
     onnx_let_go
 }
@@ -523,6 +524,9 @@ onnx_run_stages() {
     onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
     onnx_tables=${onnx_dir}
     onnx_nj=${onnx_nj:-${inference_nj}}
+    onnx_made_args=()
+    ! "${onnx_force}" || onnx_made_args+=(--force true)
+    ! "${onnx_wait}" || onnx_made_args+=(--wait true)
     onnx_cmd="${decode_cmd} --gpu 0"
     if [ "${onnx_provider}" != cpu ]; then
         onnx_cmd="${cuda_cmd} --gpu 1"

@@ -8,8 +8,8 @@ import os
 import wave
 from pathlib import Path
 
+from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
-from espnet_onnx_plugin.runtime.io.digests import file_digest
 from espnet_onnx_plugin.runtime.io.recipe_decode import RecipeDecode
 from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
 from espnet_onnx_plugin.runtime.io.writer import Job, ResultWriter, job_writer
@@ -31,7 +31,7 @@ def kind_of(name):
 def facts_of(name, values):
     manifest = Path(values["model_dir"][0], "manifest.yaml")
     options = {option: values.get(option) for option in ("beam_size", "inf_num")}
-    return {"command": name, "bundle": file_digest(manifest), **options}
+    return {"command": name, "bundle": sha256(manifest), **options}
 
 
 def keys_of(values):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_onnx_plugin.bin._parser import (
     ArgumentParser,
+    add_force,
     add_options,
     add_wait,
     values_of,
@@ -36,6 +37,7 @@ def add_derive_options(
     """
     parser.add_argument("--model_dir", type=Path, required=True, help="the bundle")
     parser.add_argument("--output_dir", type=Path, required=True, help="the new one")
+    add_force(parser)
     add_wait(parser)
     for options_class in data:
         add_options(parser, options_class)

@@ -15,11 +15,11 @@ from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.bin._parser import (
     READERS,
     ArgumentParser,
+    add_force,
     add_options,
     add_wait,
     anything,
     at_least_one,
-    str2bool,
     str_or_none,
     triple,
     values_of,
@@ -163,13 +163,7 @@ class Inference:
             help="how many utterances may fail; they get an empty result, or none "
             "where waveforms are made",
         )
-        group.add_argument(
-            "--force",
-            type=str2bool,
-            default=False,
-            help="decode everything anew, also what an earlier run has found with the "
-            "same model and options in the same audio",
-        )
+        add_force(parser)
         # Of the recipe's stages: results of earlier jobs, which are not repeated.
         group.add_argument("--earlier_dir", type=Path, help=argparse.SUPPRESS)
         group = parser.add_argument_group(f"Search, as in espnet2.bin.{self.name}")

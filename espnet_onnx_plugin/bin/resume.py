@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_onnx_plugin.bin._common import run
-from espnet_onnx_plugin.bin._parser import str2bool
+from espnet_onnx_plugin.bin._parser import add_force
 from espnet_onnx_plugin.bin._recipe_decode import decode_parser, recipe_decode
 
 
@@ -19,9 +19,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--todo", type=Path, required=True, help="file that lists them afterwards"
     )
-    parser.add_argument(
-        "--force", type=str2bool, default=False, help="decode all of them anew"
-    )
+    add_force(parser)
     return parser
 
 

@@ -39,6 +39,7 @@ def derive(
     check: Check,
     precision: Precision | None = None,
     graphs: Mapping[str, Graph] | None = None,
+    force: bool = False,
 ) -> Bundle:
     """Write the bundle that ``rewrite`` makes of ``parent``.
 
@@ -50,6 +51,7 @@ def derive(
         check: called with the new bundle before it takes its place.
         precision: of the new bundle, where it is not the parent's.
         graphs: entries of the new graphs, where their tensors are not the parent's.
+        force: write it anew where it is up to date too.
 
     Raises:
         PluginError: if ``output_dir`` is the parent, or the check refuses; an older
@@ -64,7 +66,7 @@ def derive(
         "made_by": dict(made_by, espnet_onnx_plugin=espnet_onnx_plugin.__version__),
     }
     with held(output_dir):
-        if is_current(output_dir, origin):
+        if not force and is_current(output_dir, origin):
             return read_bundle(output_dir)
         graph_files = {
             file.name

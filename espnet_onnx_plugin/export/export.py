@@ -64,6 +64,7 @@ def export_bundle(
     output_dir: Path,
     parity_source: Source | None = None,
     device: Device = CPU,
+    force: bool = False,
 ) -> Bundle:
     """Write a bundle from ESPnet's checkpoints, and check it.
 
@@ -73,6 +74,7 @@ def export_bundle(
         output_dir: the bundle; left alone when it is up to date.
         parity_source: real audio, of which a few utterances check the encoder.
         device: what the graphs are checked on.
+        force: write it anew where it is up to date too.
 
     Raises:
         PluginError: if something is not supported, cannot be read, or a graph differs
@@ -81,7 +83,7 @@ def export_bundle(
     task = _recognized(task, checkpoints)
     source = fingerprint(task, checkpoints)
     with held(output_dir):
-        if is_current(output_dir, source):
+        if not force and is_current(output_dir, source):
             logger.info("%s is up to date", output_dir)
             return read_bundle(output_dir)
         other, parts = checkpoints.inference_enh_config, find(task).overwritten
