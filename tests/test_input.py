@@ -169,8 +169,12 @@ def test_what_is_no_number_is_named_with_its_second(capsys, tiny, tmp_path, valu
     wave = waves()["utt0"].astype(np.float32)
     wave[RATE // 4 :] = value
     data = scp(tmp_path, {"good": waves()["utt1"], "bad": wave})
-    line = refused(capsys, tiny, tmp_path, "--beam_size", 1, data=data)
-    assert f"utterance 'bad': the input is {value} at 0.250 s" in line
+    left = ["out.incomplete"]
+    line = refused(capsys, tiny, tmp_path, "--beam_size", 1, data=data, left=left)
+    assert (
+        f"1 of 2 utterances could not be decoded: 'bad' (the input is {value}" in line
+    )
+    assert "at 0.250 s" in line
     speech2text = espnet_onnx_plugin.Speech2Text(tiny["bundle"], beam_size=1)
     with pytest.raises(PluginError, match="at 0.250 s"):
         speech2text(wave)
@@ -360,13 +364,13 @@ def test_a_failing_graph_harms_no_other_utterance(
     del expected["utt1"]
     capfd.readouterr()
     with unfit({len(waves()["utt1"])}), pytest.raises(SystemExit) as e:
-        decode(tiny, tmp_path, *args)
+        decode(tiny, tmp_path, *args, "--force", True)
     assert e.value.code == 1
     error = capfd.readouterr().err
     [line] = [line for line in error.splitlines() if "asr_inference: error:" in line]
     assert "1 of 4 utterances could not be decoded: 'utt1' (frontend.onnx" in line
     assert "out.incomplete" in line and "double" in line and "\x1b" not in error
-    assert "utterance 'utt1': frontend.onnx failed" in caplog.text
+    assert "utterance 'utt1' is not decoded: frontend.onnx failed" in caplog.text
     assert not (tmp_path / "out").exists()
     found = read(tmp_path / "out.incomplete" / "1best_recog" / "token_int")
     assert found == expected

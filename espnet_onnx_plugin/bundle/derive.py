@@ -63,7 +63,8 @@ def derive(
         )
     origin = {
         "parent": sha256(parent.path / MANIFEST),
-        "made_by": dict(made_by, espnet_onnx_plugin=espnet_onnx_plugin.__version__),
+        "made_by": dict(made_by),
+        "espnet_onnx_plugin": espnet_onnx_plugin.__version__,
     }
     with held(output_dir):
         if not force and is_current(output_dir, origin):

@@ -63,14 +63,14 @@ class InputDigests:
 
 
 def _content(kind: str, value: str) -> list[str]:
-    """What a line of a list stands for."""
+    """Digests, or words, for which a line of a list stands."""
     if _is_file(value):
         return [file_digest(Path(value))]
-    if kind in READERS and (value.endswith("|") or _is_file(value.rpartition(":")[0])):
+    words = value.split()
+    if kind in READERS and not all(map(_is_file, words)):  # an archive, or a pipe
         audio = READERS[kind](value)
         array = hashlib.blake2b(audio.array.tobytes(), digest_size=SIZE).hexdigest()
         return [array, str(audio.array.dtype), str(audio.array.shape), str(audio.rate)]
-    words = value.split()
     return [file_digest(Path(word)) if _is_file(word) else word for word in words]
 
 

@@ -39,7 +39,10 @@ TIMING = "timing.jsonl"
 #: Utterances that have no results, and why; there only where there is one.
 FAILED = "failed"
 
-#: Number of failed utterances that an error names; the file names them all.
+#: Files of a recognizer's best hypothesis, which may be of several speakers.
+_MERGED = r"(asr_)?(token|token_int|score|text|text_nospecial|stream)(_spk\d+)?"
+
+#: Number of failed utterances that an error names; the log names them all.
 NAMED = 5
 
 
@@ -248,7 +251,7 @@ def not_done(failed: Mapping[str, str], total: int, done: str) -> str:
     """
     reasons = [f"'{key}' ({why})" for key, why in list(failed.items())[:NAMED]]
     if len(failed) > NAMED:
-        reasons.append(f"and {len(failed) - NAMED} more, which the file {FAILED} names")
+        reasons.append(f"and {len(failed) - NAMED} more, which the log names")
     return (
         f"{len(failed)} of {total} utterances could not be {done}: {', '.join(reasons)}"
     )
@@ -318,9 +321,11 @@ class ResultWriter(JobWriter):
 
     @classmethod
     def merged(cls, name: str) -> str | None:
-        """Results of the best hypothesis lie in the decode's directory itself."""
+        """ESPnet's recipes take these files of the best hypothesis."""
         directory, _, file = name.partition("/")
-        return file if directory in ("1best_recog", "1asr_best_recog") else None
+        if directory not in ("1best_recog", "1asr_best_recog"):
+            return None
+        return file if re.fullmatch(_MERGED, file) else None
 
     def results(self, files: Mapping[str, str | Sequence[str]]) -> None:
         """Write the results of an utterance.
@@ -359,19 +364,23 @@ def job_writer(kind: type[Writer], job: Job, **options: Any) -> Iterator[Writer]
     """
     with held(job.output_dir), contextlib.ExitStack() as stack:
         work = _earlier_work(job, kind)
-        stack.callback(_remove_if_empty, work)
+        stack.callback(_remove_if_useless, work)
         writer = kind(job, work, **options)
         stack.callback(writer.close)
         yield writer
         try:
             writer.finish()
         except IncompleteError as e:
-            raise PluginError(f"{e}; the results of the others are in {work}")
+            others = any(r.failure is None for r in read_records(work)[1].values())
+            kept = f"; the results of the others are in {work}" if others else ""
+            raise PluginError(f"{e}{kept}")
         work.rename(job.output_dir)
 
 
-def _remove_if_empty(work: Path) -> None:
-    if work.exists() and not read_records(work)[1]:
+def _remove_if_useless(work: Path) -> None:
+    """Remove records of no result, from which nothing can go on."""
+    found = read_records(work)[1].values() if work.exists() else ()
+    if work.exists() and all(record.failure is not None for record in found):
         shutil.rmtree(work)
 
 
