@@ -52,7 +52,8 @@ class WaveWriter(JobWriter):
             self._line(f"spk{number}.scp", f"{key} {self._final / name}")
 
 
-def _is_ours(name: str) -> bool:
+def is_of_waves(name: str) -> bool:
+    """Whether a writer of waveforms makes files of this name."""
     return name in ("wavs", FAILED) or (name.startswith("spk") and name.endswith("scp"))
 
 
@@ -77,7 +78,7 @@ def wave_writer(
         raise PluginError(f"output_format '{audio_format}' is none of {known}")
     check_file_names(keys, WaveWriter.done)
     final = Path(output_dir).expanduser().resolve()
-    with written_aside(final, _is_ours) as work:
+    with written_aside(final, is_of_waves) as work:
         writer = WaveWriter(work, final, audio_format)
         try:
             yield writer

@@ -87,12 +87,22 @@ def iterate(
         PluginError: before the first one, if the source lacks one of the keys.
     """
     entries = source.entries()
+    for key in keys_of(source, keys):
+        yield key, source.read(key, entries[key])
+
+
+def keys_of(source: Source, keys: list[str] | None) -> list[str]:
+    """Pass on the keys of a job, which are all of a source's by default.
+
+    Raises:
+        PluginError: if the source lacks one.
+    """
+    entries = source.entries()
     keys = list(entries) if keys is None else keys
     if missing := [key for key in keys if key not in entries]:
         others = f" and {len(missing) - 1} more are" if missing[1:] else " is"
         raise PluginError(f"utterance '{missing[0]}'{others} not in {source.path}")
-    for key in keys:
-        yield key, source.read(key, entries[key])
+    return keys
 
 
 def usable(

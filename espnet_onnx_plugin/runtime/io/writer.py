@@ -45,12 +45,15 @@ class JobWriter:
         self._files: dict[str, TextIO] = {}
         self._failures: list[str] = []
 
-    def _line(self, name: str, line: str) -> None:
+    def _open(self, name: str) -> TextIO:
         if name not in self._files:
             path = self._work / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self._files[name] = open(path, "w", encoding="utf-8")
-        self._files[name].write(line + "\n")
+        return self._files[name]
+
+    def _line(self, name: str, line: str) -> None:
+        self._open(name).write(line + "\n")
 
     def failure(self, key: str, error: Exception) -> None:
         """Write down that an utterance has no results, and why."""
