@@ -12,7 +12,7 @@ from test_enh_budget import derived
 from espnet_onnx_plugin.bin import diar_inference, optimize, quantize
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.budgets import DiarizationBudget
-from espnet_onnx_plugin.evaluate.diarization import DiarizationQuality, _agreement
+from espnet_onnx_plugin.evaluate.diarization import DiarizationQuality, same_decisions
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
@@ -390,9 +390,9 @@ def test_optimized_and_quantized(two, tmp_path, monkeypatch):
 
 def test_a_speaker_more_is_a_disagreement():
     active = np.full((10, 2), 0.9)
-    assert _agreement(active, active) == (20, 20)
-    assert _agreement(active[:, :1], active) == (10, 20)
-    assert _agreement(np.full((10, 3), 0.1), active) == (0, 30)
+    assert same_decisions(active, active) == (20, 20)
+    assert same_decisions(active[:, :1], active) == (10, 20)
+    assert same_decisions(np.full((10, 3), 0.1), active) == (0, 30)
     quality = dict(utterances=2, identical=0, same_speakers=2)
     budget = DiarizationBudget()
     alone = DiarizationQuality(**quality, activity_agreement=0.99)

@@ -203,7 +203,7 @@ class DiarizationBaseline(Baseline[DiarizationBudget]):
                 decisions += expected.activities.size
                 continue
             identical += np.array_equal(made.activities, expected.activities)
-            equal, all_of_them = _agreement(made.activities, expected.activities)
+            equal, all_of_them = same_decisions(made.activities, expected.activities)
             agreed, decisions = agreed + equal, decisions + all_of_them
             if made.activities.shape != expected.activities.shape:
                 continue
@@ -250,18 +250,23 @@ def _given_numbers(bundle: Bundle) -> list[dict[str, Any]]:
 
 def _is_same(made: Diarized, expected: Diarized) -> bool:
     """Whether activities are the same decisions, and waveforms the same."""
-    equal, decisions = _agreement(made.activities, expected.activities)
+    equal, decisions = same_decisions(made.activities, expected.activities)
     if made.waves is None or expected.waves is None:
         return equal == decisions
     figure = difference(made.waves, expected.waves)
     return equal == decisions and figure <= WAVEFORM_TOLERANCE
 
 
-def _agreement(made: np.ndarray, expected: np.ndarray) -> tuple[int, int]:
-    """Equal decisions of probabilities (frames, speakers), and all of them."""
+def same_decisions(made: np.ndarray, expected: np.ndarray) -> tuple[int, int]:
+    """How many decisions of two models are equal, and how many there are.
+
+    Of a speaker that only one has found, none is.
+
+    Args:
+        made, expected: probabilities (frames, speakers).
+    """
     both = min(made.shape[1], expected.shape[1])
     equal = (made[:, :both] > 0.5) == (expected[:, :both] > 0.5)
-    # Of speakers that only one has found, nothing is equal.
     return int(equal.sum()), max(made.size, expected.size)
 
 
