@@ -89,7 +89,7 @@ VARIABLES = dict(
             mkdir -p "${{diar_exp}}/diarized_enhanced_${{name}}/scoring"
             cd "${{diar_exp}}/diarized_enhanced_${{name}}/scoring"
             echo 7.25 > result_si_snr.txt
-            echo "OVERALL SPEAKER DIARIZATION ERROR = 12.50 percent of it \`(ALL)" \
+            echo "OVERALL SPEAKER DIARIZATION ERROR = 12.50 percent (ALL)" \
                 > result_th0.3_med1_collar0
             sed s/12.50/8.25/ result_th0.3_med1_collar0 > result_th0.5_med1_collar0
             cd - > /dev/null

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, a_few, save_diar, save_enh_diar, waves
+from conftest import RATE, a_few, run_readme, save_diar, save_enh_diar, waves
 from test_enh_budget import derived
 
 from espnet_onnx_plugin.bin import diar_inference, optimize, quantize
@@ -401,3 +401,11 @@ def test_a_speaker_more_is_a_disagreement():
     assert not replace(alone, separation_agreement=19.0).within(budget)
     with pytest.raises(PluginError, match="min_activity_agreement 2"):
         DiarizationBudget(min_activity_agreement=2)
+
+
+def test_the_readme(two):
+    mixture = mixtures()["utt1"]
+    given = run_readme("diarize = ", {"BUNDLE": two["bundle"].path}, mixture=mixture)
+    _, expected = espnet(two, enh_s2t_task=True)(mixture[None].copy())
+    assert given["activities"].shape == expected.shape
+    assert np.abs(given["activities"] - expected).max() <= 1e-4

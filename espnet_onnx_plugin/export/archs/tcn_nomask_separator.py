@@ -63,5 +63,6 @@ register(
             "spectrum": dict(_SMALL, norm_type="cLN", ends="stft"),
             "causal": dict(_SMALL, causal=True, norm_type="BN"),
         },
+        limits="before a diarization",
     )
 )
