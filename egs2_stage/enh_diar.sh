@@ -37,17 +37,6 @@ onnx_results() {
     echo "${dir}/diarized_enhanced_$2"
 }
 
-# Speakers are counted where num_spk is not given: a recording may have fewer waveforms.
-onnx_collect() {
-    local n
-    rm -rf "$2"/scoring # of an earlier decode
-    onnx_merge "$2" diarize.scp diarize.scp
-    for n in $(seq "${spk_num}"); do
-        onnx_merge "$2" "spk${n}.scp" "spk${n}.scp"
-    done
-    onnx_merged=(diarize.scp)
-}
-
 # The configuration says the same, or ESPnet's own stage fails.
 inference_args="--enh_s2t_task true"
 onnx_run_espnet
@@ -59,6 +48,7 @@ onnx_score_stages=(7 8)
 diar_tag+=/${inference_tag}
 onnx_tags=(diar_tag)
 onnx_found=(diarize.scp)
+onnx_merged="diarize.scp $(printf 'spk%s.scp ' $(seq "${spk_num}"))"
 onnx_text=
 onnx_report_args=(--mixture_dir "${data_feats}" --diarization)
 onnx_run_stages

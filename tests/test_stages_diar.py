@@ -81,9 +81,11 @@ def test_recordings_go_through_all_three_stages(recipe):
         "config": ["decode.yaml"],
         "enh_s2t_task": ["true"],
         "data_path_and_name_and_type": ["dump/raw/test_a/wav.scp,speech,sound"],
-        "key_file": [f"{directory}/logdir/keys.1.scp"],
+        "key_file": [f"{directory}/logdir/run/keys.1.scp"],
         "batch_size": ["1"],
-        "output_dir": [f"{directory}/logdir/output.1"],
+        "max_failures": ["4"],
+        "earlier_dir": [f"{directory}/logdir/output"],
+        "output_dir": [f"{directory}/logdir/run/output.1"],
     }
     reference = module_calls("reference")[0]
     assert reference.items() >= model.items()
@@ -119,7 +121,7 @@ def test_speakers_may_be_counted(recipe):
 def test_what_is_not_diarized_is_an_error(recipe):
     result = run_diar(*FP32, env={"LOSE": "one"})
     assert result.returncode == 1
-    assert "diarize.scp holds other utterances" in result.stderr
+    assert "diarize.scp lacks 'u1'" in result.stderr
 
 
 def test_what_cannot_be_done_is_told_before_anything_runs(recipe):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from typing import TYPE_CHECKING
 
 from espnet_onnx_plugin.bin._inference import LOADING, Inference
 from espnet_onnx_plugin.bin._parser import ArgumentParser, str2bool
 from espnet_onnx_plugin.bin.enh_inference import frequency
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.diarization.options import DiarOptions
+
+if TYPE_CHECKING:
+    from espnet_onnx_plugin.runtime.diarization.writer import DiarizationWriter
 
 
 class Diarizing(Inference):
@@ -31,6 +35,13 @@ class Diarizing(Inference):
         )
         return parser
 
+    @property
+    def writer(self) -> type[DiarizationWriter]:
+        """Class of what writes the results."""
+        from espnet_onnx_plugin.runtime.diarization.writer import DiarizationWriter
+
+        return DiarizationWriter
+
     def run(self, args: argparse.Namespace) -> None:
         """Diarize every recording and write the results."""
         self.check(args)
@@ -41,22 +52,25 @@ class Diarizing(Inference):
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
-        from espnet_onnx_plugin.runtime.diarization.writer import diarization_writer
-        from espnet_onnx_plugin.runtime.io.data import keys_of
+        from espnet_onnx_plugin.runtime.diarization.writer import DiarizationWriter
+        from espnet_onnx_plugin.runtime.io.data import attempts
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.io.progress import progress
+        from espnet_onnx_plugin.runtime.io.writer import job_writer
 
-        entries = source.entries()
-        keys = keys_of(source, read_keys(args.key_file) if args.key_file else None)
+        keys = read_keys(args.key_file) if args.key_file else list(source.entries())
         model = self.open_model(args)
         speakers = (model.num_spk or model.most) if model.most else 0
-        output = diarization_writer(args.output_dir, keys, speakers)
+        output = job_writer(DiarizationWriter, self.job(args, keys), speakers=speakers)
         with output as writer, logging_redirect_tqdm():
-            for number, key in enumerate(progress(keys, len(keys))):
-                logging.info("[%d] Diarizing %s", number, key)
+            left = [key for key in keys if not writer.kept(key)]
+            writer.log_kept()
+            for key, audio in progress(attempts(source, left), len(left)):
+                logging.info("Diarizing %s", key)
                 try:
-                    audio = source.read(key, entries[key])
+                    if isinstance(audio, PluginError):
+                        raise audio
                     start = time.perf_counter()
                     # ESPnet's command does not tell its class the rate.
                     made = model.diarize(audio.array)
@@ -67,14 +81,13 @@ class Diarizing(Inference):
                 writer.activities(key, made.activities)
                 if made.waves is not None:
                     writer.utterance(key, list(made.waves), args.fs)
-                writer.timing(
-                    key=key,
+                figures = dict(
                     audio_seconds=model.duration(audio.array, args.fs),
                     total_seconds=seconds,
                     peak_memory_mb=peak_memory_mb(),
                     arithmetic=arithmetic(model.bundle.manifest),
                 )
-            writer.check(len(keys))
+                writer.record(key, figures)
         logging.info("diarized %d recordings into %s", len(keys), args.output_dir)
 
 

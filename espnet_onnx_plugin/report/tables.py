@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
@@ -227,14 +225,3 @@ def to_latex(title: str, facts: Mapping[str, str], results: list[Result]) -> str
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file aside and rename it, so that no half of it is ever seen."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        data = content.encode("utf-8") if isinstance(content, str) else content
-        aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

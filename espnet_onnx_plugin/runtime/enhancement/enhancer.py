@@ -28,6 +28,7 @@ from espnet_onnx_plugin.runtime.enhancement.diffusion import DiffusionSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
 from espnet_onnx_plugin.runtime.enhancement.multi_mask import MultiMaskSeparation
 from espnet_onnx_plugin.runtime.enhancement.segmental import SegmentalSeparation
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 
 class Separation(Protocol):
@@ -118,6 +119,11 @@ class Enhancer:
             self.ref_channel = ref_channel
         self._separation = _METHODS[type(self.described.method)](bundle, device)
         self.seconds = 0.0
+
+    @property
+    def noise(self) -> Noise | None:
+        """Generator that the mixtures draw from in turn; None where none does."""
+        return getattr(self._separation, "noise", None)
 
     def begin(self, seed: int, job: bool = False) -> None:
         """Draw from now on as after a seed.
