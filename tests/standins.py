@@ -8,7 +8,10 @@ import os
 import wave
 from pathlib import Path
 
+import numpy as np
+
 from espnet_onnx_plugin.bundle import sha256
+from espnet_onnx_plugin.runtime.diarization.writer import DiarizationWriter
 from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
 from espnet_onnx_plugin.runtime.io.recipe_decode import RecipeDecode
 from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
@@ -25,6 +28,8 @@ class Inputs:
 def kind_of(name):
     if name in ("tts_inference", "svs_inference"):
         return SpeechWriter
+    if name == "diar_inference":
+        return DiarizationWriter
     return WaveWriter if name.startswith("enh_") else ResultWriter
 
 
@@ -64,7 +69,9 @@ def write_job(name, values, out):
                 continue
             if kind is SpeechWriter:
                 speak(writer, key, out, bool(lose and number == 0))
-            elif kind is WaveWriter:
+            elif issubclass(kind, WaveWriter):
+                if kind is DiarizationWriter and not (lose and number == 0):
+                    writer.activities(key, np.eye(4, 2))
                 enhance(writer, key, bool(lose and number == 0))
             else:
                 recognize(writer, name, values, lose if number == 0 else None)

@@ -69,6 +69,11 @@ def get_parser() -> ArgumentParser:
         "clean speech (spkN.scp); without it the systems do not enhance",
     )
     group.add_argument(
+        "--diarization",
+        action="store_true",
+        help="the systems also say who speaks when, and may count the speakers",
+    )
+    group.add_argument(
         "--asr_dir",
         nargs=2,
         action="append",
@@ -91,6 +96,7 @@ def report(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.files import held, write_whole
     from espnet_onnx_plugin.report import plots, tables
     from espnet_onnx_plugin.report.decodes import compare
+    from espnet_onnx_plugin.report.diarized import compare_diarized
     from espnet_onnx_plugin.report.enhanced import EnhancedSet, compare_enhanced
     from espnet_onnx_plugin.report.figures import to_csv
     from espnet_onnx_plugin.report.results import System
@@ -113,8 +119,12 @@ def report(args: argparse.Namespace) -> None:
         raise PluginError("--asr_model_dir needs the texts: --data_dir")
     if args.asr_dir and args.mixture_dir is None:
         raise PluginError("--asr_dir is for enhanced speech: --mixture_dir")
+    if args.diarization and args.mixture_dir is None:
+        raise PluginError("--diarization is of mixtures: --mixture_dir")
     heard: Sequence[EnhancedSet] | Sequence[SynthesizedSet] = []
-    if args.mixture_dir is not None:
+    if args.diarization:
+        heard = compare_diarized(args.test_sets, systems, reference, args.mixture_dir)
+    elif args.mixture_dir is not None:
         if args.data_dir is not None:
             raise PluginError("--mixture_dir and --data_dir exclude each other")
         asr_dirs = {name: Path(path) for name, path in args.asr_dir}

@@ -29,6 +29,11 @@ SINGING_SCORES = {
     "semitone_acc": "semitone accuracy %",
     "vuv_error": "V/UV error %",
 }
+# Likewise of diarization, and how near it is to the reference's.
+DIARIZATION_SCORES = {
+    "der": "DER %",
+    "activities": "same activities %",
+}
 # Likewise of enhanced speech. STOI is in percent there.
 SPEECH_SCORES = {
     "si_snr": "SI-SNR dB",
@@ -145,7 +150,7 @@ class Result:
         measured: Number of the utterances whose synthesized speech was measured.
         distances: How far its waveforms are from others, by the name of those.
         scores: Means over the test set, by ESPnet's own scoring and by its names
-            (:data:`SPEECH_SCORES`, :data:`SINGING_SCORES`).
+            (:data:`SPEECH_SCORES`, :data:`SINGING_SCORES`, :data:`DIARIZATION_SCORES`).
         agreement: With the reference's waveforms, of a system that enhances.
         timing: Over the sample that was timed, None where none was.
         streams: How the words came, None where nothing was decoded as a stream.
@@ -190,7 +195,7 @@ def agrees_with(results: Iterable[Result]) -> list[str]:
 def scored(results: Iterable[Result]) -> list[str]:
     """Return the names of the scores, in the tables' order."""
     names = {name for r in results for name in r.scores}
-    known = [*SINGING_SCORES, *SPEECH_SCORES]
+    known = [*SINGING_SCORES, *DIARIZATION_SCORES, *SPEECH_SCORES]
     return [*(n for n in known if n in names), *sorted(names - {*known})]
 
 

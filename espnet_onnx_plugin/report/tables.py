@@ -12,6 +12,7 @@ from urllib.parse import quote
 from espnet_onnx_plugin.report.notes import notes
 from espnet_onnx_plugin.report.results import (
     BLEU_TYPES,
+    DIARIZATION_SCORES,
     ERROR_TYPES,
     SINGING_SCORES,
     SPEECH_SCORES,
@@ -105,7 +106,8 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
         "chunk s": lambda r: r.streams.chunk if r.streams else MISSING,
     }
     for name in scored(results):
-        header = {**SINGING_SCORES, **SPEECH_SCORES}.get(name, name.upper())
+        known = {**SINGING_SCORES, **DIARIZATION_SCORES, **SPEECH_SCORES}
+        header = known.get(name, name.upper())
         columns[header] = partial(score_cell, name=name)
     for name in compared_with(results):
         columns |= distance_columns(name)

@@ -199,10 +199,14 @@ class RecipeDecode:
         for name, content in lines.items():
             merged = self.kind.merged(name) if name not in (TIMING, FAILED) else None
             if merged is not None and (not files or merged in files):
-                self._check(merged, content, failed)
+                if self.kind.complete(merged):
+                    self._check(merged, content, failed)
                 made[merged] = "".join(
                     f"{line}\n" for line in sorted(content, key=str.encode)
                 )
+        for name in files:
+            if not self.kind.complete(name):
+                made.setdefault(name, "")
         places = self._places(records)
         self._remove_others({self.directory / name for name in made}, places)
         for file, place in places.items():

@@ -92,6 +92,9 @@ class JobWriter:
     #: Result files that are for a recipe's merge alone.
     left_out: frozenset[str] = frozenset()
 
+    #: Result files that are there where they have no line, too.
+    lists: Sequence[str] = ()
+
     def __init__(self, job: Job, work: Path):
         self.job, self._work = job, work
         self._records = read_records(work)[1]
@@ -120,6 +123,11 @@ class JobWriter:
         jobs' ``name``, as ESPnet's recipes do; None where that stays with the jobs'.
         """
         raise NotImplementedError
+
+    @classmethod
+    def complete(cls, name: str) -> bool:
+        """Whether a result file has a line of every utterance."""
+        return True
 
     def _begin(self) -> None:
         self._lines: dict[str, list[str]] = {}
@@ -225,6 +233,8 @@ class JobWriter:
         failed = {r.key: r.failure for r in records if r.failure is not None}
         allowed = len(failed) <= self.job.max_failures
         lines = result_lines(records, self._list_path, allowed)
+        for name in self.lists:
+            lines.setdefault(name, [])
         for name in self.left_out:
             lines.pop(name, None)
         write_lines(self._work, lines)
