@@ -313,8 +313,9 @@ onnx_decode() {
     logdir=${dir}/${onnx_logdir}
     onnx_describe_decode "$1"
     onnx_find_inputs "${data}"
-    mkdir -p "${logdir}"
-    onnx_list_keys "${onnx_keys}" > "${logdir}"/keys.scp
+    if ! mkdir -p "${logdir}" || ! onnx_list_keys "${onnx_keys}" > "${logdir}"/keys.scp; then
+        onnx_die "${logdir} cannot be written: free some space and run again"
+    fi
     [ -s "${logdir}"/keys.scp ] || onnx_die "${onnx_keys} is empty: prepare the data again"
     inference=(
         --model_dir "${onnx_bundle}"
@@ -334,11 +335,12 @@ onnx_decode() {
         [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
         # Jobs of another run than this one, if they still run, write elsewhere.
         run=${logdir}/run.$(date +%s).$$
-        mkdir "${run}"
         for n in $(seq "${count}"); do
             split_scps+=("${run}/keys.${n}.scp")
         done
-        utils/split_scp.pl "${logdir}"/todo.scp "${split_scps[@]}"
+        if ! mkdir "${run}" || ! utils/split_scp.pl "${logdir}"/todo.scp "${split_scps[@]}"; then
+            onnx_die "${run} cannot be written: free some space and run again"
+        fi
         rm -f "${logdir}/${onnx_inference}".*.log
         # Which failures are too many is known when all jobs have ended.
         ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
@@ -397,6 +399,7 @@ onnx_time() {
         args=(
             --model_dir "${onnx_bundle}"
             "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_timing_args[@]}"
+            --max_failures "${onnx_max_failures}"
         )
         files=("${onnx_bundle}"/manifest.yaml)
         # The time to compare with must not be of another day than this one.
