@@ -82,15 +82,17 @@ onnx_job() {
     log "$(grep -v '^#' "${log_file}" | tail -n 1)"
 }
 
-# onnx_ask_memory COMMAND MIB FACTOR PATH...: prints COMMAND with --mem: MIB mebibytes and
+# onnx_ask_memory COMMAND MIB [FACTOR PATH...]: prints COMMAND with --mem: MIB mebibytes and
 # FACTOR times the size of the files; where COMMAND says --mem, as cmd.sh may, that holds.
 # The figures below are measured ones with room: with 110 million parameters, export took
 # 2.3 GiB, quantization 1.2; to decode 10, 30 and 60 s of speech 0.6, 0.7 and 1.0, and in
 # PyTorch 1.8, 2.1 and 3.5.
 onnx_ask_memory() {
-    local cmd=$1 mib=$2 factor=$3 bytes
-    bytes=$(find -L "${@:4}" -type f -printf '%s\n' 2> /dev/null | awk '{ n += $1 } END { print n + 0 }')
-    mib=$((mib + factor * bytes / 1048576))
+    local cmd=$1 mib=$2 bytes
+    if [ $# -gt 2 ]; then
+        bytes=$(find -L "${@:4}" -type f -printf '%s\n' 2> /dev/null | awk '{ n += $1 } END { print n + 0 }')
+        mib=$((mib + $3 * bytes / 1048576))
+    fi
     # CUDA and its libraries.
     [[ ${cmd} != *" --gpu 1"* ]] || mib=$((mib + 4096))
     # The conf/slurm.conf and conf/queue.conf of ESPnet's recipes take it for each thread.
@@ -477,7 +479,8 @@ onnx_list_sets() {
 }
 
 onnx_decode_and_score() {
-    local dsets variant decode dset system systems=() reference=() versions
+    local dsets variant decode dset system systems=() reference=() versions cmd
+    cmd=$(onnx_ask_memory "${decode_cmd}" 1024)
     dsets=$(onnx_list_sets)
     log "Stage 16: Decode and score: ${onnx_variants}"
     onnx_decode_args=(
@@ -515,7 +518,7 @@ onnx_decode_and_score() {
     # One after the other, so that each has the machine as the others have it.
     for dset in ${dsets}; do
         onnx_find_data "${data_feats}/${dset}"
-        onnx_job "${decode_cmd}" "${onnx_dir}/timing/${dset}"/sample.log sample \
+        onnx_job "${cmd}" "${onnx_dir}/timing/${dset}"/sample.log sample \
             --scp "${data_feats}/${dset}/${onnx_scp},${onnx_type}" \
             --output_file "${onnx_dir}/timing/${dset}"/keys.scp
         for system in ${reference:+PyTorch} "${onnx_decodes[@]}"; do
@@ -526,7 +529,7 @@ onnx_decode_and_score() {
 import importlib.metadata, espnet2
 others = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnxruntime")]
 print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
-    onnx_job "${decode_cmd}" "${onnx_tables}"/report.log report \
+    onnx_job "${cmd}" "${onnx_tables}"/report.log report \
         "${reference[@]}" "${systems[@]}" --test_sets ${dsets} "${onnx_report_args[@]}" \
         --fact "model" "${onnx_exp}" --fact "decoding" "${inference_tag}" \
         --fact "versions" "${versions}" \

@@ -28,7 +28,8 @@ MARK = "SLURM_TEST_NODE"
 
 #: No accounting, no cgroups, and nothing outside of ``{root}``. What a job asks for is
 #: counted, and one that takes more memory is ended. A node that is silent for
-#: SlurmdTimeout seconds is down; squeue knows a job for MinJobAge seconds after its end.
+#: SlurmdTimeout seconds is down, and its jobs begin again on others ``requeue_s`` after
+#: that; squeue knows a job for MinJobAge seconds after its end.
 CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -36,7 +37,7 @@ SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={root}/munge.socket
+AuthInfo=socket={root}/munge.socket,cred_expire={requeue_s}
 CredType=cred/munge
 StateSaveLocation={root}/state
 SlurmctldPidFile={root}/slurmctld.pid
@@ -60,7 +61,7 @@ KillWait=2
 PartitionName=cpu Nodes=ALL Default=YES State=UP DefMemPerCPU=100
 """
 NODE = "NodeName={} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs={} RealMemory={}"
-SETTINGS = dict(SlurmdTimeout=10, MinJobAge=10, SchedulerParameters="sched_interval=2")
+SETTINGS = dict(SlurmdTimeout=5, MinJobAge=10, SchedulerParameters="sched_interval=2")
 
 
 def missing_programs() -> list[str]:
@@ -79,7 +80,9 @@ class Slurm:
         directory: made where it is not there; keys, state and logs go into it.
         nodes: how many; each takes all of this machine's processors for its own.
         cpus, memory_mb: of each node, as the scheduler counts.
-        settings: others of ``slurm.conf``, such as ``SlurmdTimeout=300``.
+        requeue_s: 120 where a cluster does not say otherwise.
+        settings: others of ``slurm.conf``, where these are less than its defaults:
+            ``SlurmdTimeout=300``, ``MinJobAge=300``.
     """
 
     def __init__(
@@ -88,11 +91,13 @@ class Slurm:
         nodes: int = 3,
         cpus: int = 2,
         memory_mb: int = 8000,
+        requeue_s: int = 5,
         **settings: object,
     ):
         self.directory = directory.resolve()
         self.nodes = [f"node{i}" for i in range(1, nodes + 1)]
         self.size = (cpus, memory_mb)
+        self.requeue_s = requeue_s
         self.settings = {**SETTINGS, **settings}
         self.env = {
             **os.environ,
@@ -139,7 +144,7 @@ class Slurm:
     def start_node(self, node: str) -> None:
         """Start the daemon of a node, for the first time or after its death."""
         command = ["slurmd", "-D", "-N", node]
-        self._start(node, command, {MARK: f"{self.directory}:{node}"})
+        self._start(node, command, **{MARK: f"{self.directory}:{node}"})
 
     def kill_node(self, node: str) -> None:
         """End all that runs on a node at once, as a power cut does."""
@@ -148,8 +153,8 @@ class Slurm:
         daemon.wait()
 
     def states(self) -> dict[str, str]:
-        """State of each node, as sinfo says it: idle, mixed, allocated, down and others;
-        with ``*`` where the node does not answer.
+        """State of each node, as sinfo calls it: ``idle``, ``mixed``, ``allocated``,
+        ``down`` and others, with ``*`` where the node does not answer.
         """
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines()
         return dict(line.split() for line in lines)
@@ -213,6 +218,7 @@ class Slurm:
             host=host,
             port=port,
             user=os.getuid(),
+            requeue_s=self.requeue_s,
             settings="\n".join(f"{k}={v}" for k, v in self.settings.items()),
             nodes="\n".join(rows),
         )
@@ -234,7 +240,7 @@ class Slurm:
                 raise TimeoutError(f"munged did not start:\n{self.logs()}")
             time.sleep(0.05)
 
-    def _start(self, name: str, command: list[str], env: dict[str, str] = {}) -> None:
+    def _start(self, name: str, command: list[str], **env: str) -> None:
         with open(self.directory / f"{name}.out.log", "ab") as out:
             self._daemons[name] = subprocess.Popen(
                 command,
@@ -246,8 +252,8 @@ class Slurm:
             )
 
     def _processes(self, node: str) -> set[int]:
-        """A node's daemon, the steps that it has started, and what these have: a job has
-        an environment of its own.
+        """Ids of a node's daemon, of the steps that it has started, and of all that
+        these have started: a job has an environment of its own.
         """
         mark = f"{MARK}={self.directory}:{node}\0".encode()
         found, parents = set(), {}

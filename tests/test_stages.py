@@ -284,6 +284,7 @@ def test_jobs_ask_for_the_memory_that_they_need(recipe):
     assert asked("bin.export") == {"2248M"}
     assert asked("bin.asr_inference") == {"1024M"}  # of a bundle of no size
     assert asked("bin.reference") == {"3684M"}
+    assert asked("bin.report") == asked("bin.sample") == {"1024M"}
 
 
 @pytest.mark.parametrize(
