@@ -19,6 +19,7 @@ onnx_batch_bins=
 onnx_dir=
 onnx_asr_model_dir=
 onnx_chunk_lengths=
+onnx_trust_checkpoint=false
 
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
@@ -33,7 +34,8 @@ onnx_help_message="
     --onnx_batch_bins      # Limit of the padded size of batches in decoding, as batch_bins in training: utterances times samples of the longest, or frames times dimensions of features (default=\"${onnx_batch_bins}\", batches of --batch_size).
     --onnx_dir             # Where models and tables go (default=\"${onnx_dir}\", \"onnx\" in the model's directory).
     --onnx_asr_model_dir   # Of tts.sh: an ASR model of these stages, to hear what is spoken (default=\"${onnx_asr_model_dir}\").
-    --onnx_chunk_lengths   # With --use_streaming true: other values of sim_chunk_length that the last of the models decodes with, for a plot of error rate against latency (default=\"${onnx_chunk_lengths}\")."
+    --onnx_chunk_lengths   # With --use_streaming true: other values of sim_chunk_length that the last of the models decodes with, for a plot of error rate against latency (default=\"${onnx_chunk_lengths}\").
+    --onnx_trust_checkpoint # Whether stages 14 and 16 load checkpoints that hold more than weights, which may run code: for those whose author you know (default=\"${onnx_trust_checkpoint}\")."
 
 onnx_die() {
     echo "$0: $*" >&2
@@ -67,7 +69,8 @@ onnx_parse_options() {
         case ${name} in
             onnx | onnx_variants | onnx_export_config | onnx_optimize_config | \
                 onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | \
-                onnx_batch_bins | onnx_dir | onnx_asr_model_dir | onnx_chunk_lengths)
+                onnx_batch_bins | onnx_dir | onnx_asr_model_dir | onnx_chunk_lengths | \
+                onnx_trust_checkpoint)
                 [ $# -ge 2 ] || onnx_die "option $1 needs a value"
                 printf -v "${name}" '%s' "$2"
                 shift 2
@@ -89,6 +92,11 @@ onnx_check_options() {
     local option value variants known="fp32 optimized int8 weight8 weight4 tf32 fp16 bf16"
     [[ ${onnx} =~ ^(true|false)$ ]] ||
         onnx_die "--onnx must be true or false, not '${onnx}'"
+    [[ ${onnx_trust_checkpoint} =~ ^(true|false)$ ]] ||
+        onnx_die "--onnx_trust_checkpoint must be true or false, not '${onnx_trust_checkpoint}'"
+    # What loads checkpoints takes this besides.
+    onnx_loader_args=()
+    ! "${onnx_trust_checkpoint}" || onnx_loader_args=(--trust_checkpoint true)
     [[ ${onnx_provider} =~ ^(cpu|cuda|tensorrt)$ ]] ||
         onnx_die "--onnx_provider must be cpu, cuda or tensorrt, not '${onnx_provider}'"
     [[ ${onnx_threads} =~ ^[1-9][0-9]*$ ]] ||

@@ -206,7 +206,8 @@ onnx_export() {
     onnx_find_validation_data --parity_scp
     onnx_job "${decode_cmd}" "${onnx_dir}"/export.log export \
         --task "${onnx_task}" "${onnx_export_args[@]}" "${onnx_validation_args[@]}" \
-        --config "${onnx_export_config}" --output_dir "${onnx_dir}"/fp32
+        --config "${onnx_export_config}" "${onnx_loader_args[@]}" \
+        --output_dir "${onnx_dir}"/fp32
 }
 
 onnx_optimize() {
@@ -392,6 +393,7 @@ onnx_time() {
             --ngpu "$([ "${onnx_provider}" = cpu ] && echo 0 || echo 1)"
             --num_threads "${onnx_threads}"
             "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
+            "${onnx_loader_args[@]}"
         )
     else
         tag+=_onnx_$1

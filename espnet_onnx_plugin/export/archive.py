@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import yaml
 
+from espnet_onnx_plugin.bundle.yaml_file import load_yaml, read_yaml
 from espnet_onnx_plugin.errors import PluginError
 
 #: What says which member is which file of the model.
@@ -21,9 +22,6 @@ META = "meta.yaml"
 
 #: Bytes of that, and of a member that is YAML: ESPnet's are a few hundred KiB at most.
 LARGEST_YAML = 32 * 2**20
-
-#: Values in a YAML: references to one value may make any number of a few lines.
-MOST_VALUES = 1_000_000
 
 _CHUNK = 2**20
 
@@ -131,18 +129,10 @@ def _unpack(members: Mapping[str, _Member], directory: Path) -> dict[str, str]:
     if meta is None:
         raise PluginError(f"it has no {META}")
     content = _yaml(meta, members[meta])
-    files = {}
-    for kind in ("yaml_files", "files"):
-        table = content.get(kind) if isinstance(content, dict) else None
-        if not isinstance(table, dict):
-            raise PluginError(f"its {META} lists no {kind}")
-        for name, member in table.items():
-            # Of a file outside the working directory ESPnet packs /a/b as a/b.
-            files[str(name)] = _plain(str(member).lstrip("/"))
-            if files[str(name)] not in members:
-                raise PluginError(
-                    f"its {META} names '{member}', which it does not hold"
-                )
+    files = _listed(content)
+    for member in files.values():
+        if member not in members:
+            raise PluginError(f"its {META} names '{member}', which it does not hold")
     directory.mkdir(parents=True, exist_ok=True)
     needed = sum(member.size for member in members.values())
     free = shutil.disk_usage(directory).free
@@ -162,6 +152,34 @@ def _unpack(members: Mapping[str, _Member], directory: Path) -> dict[str, str]:
         else:
             _copy(name, member, path)
     return {name: places[member] for name, member in files.items()}
+
+
+def _listed(content: Any) -> dict[str, str]:
+    """Names of members in a ``meta.yaml``, by ESPnet's names of them."""
+    files = {}
+    for kind in ("yaml_files", "files"):
+        table = content.get(kind) if isinstance(content, dict) else None
+        if not isinstance(table, dict):
+            raise PluginError(f"its {META} lists no {kind}")
+        for name, member in table.items():
+            # Of a file outside the working directory ESPnet packs /a/b as a/b.
+            files[str(name)] = _plain(str(member).lstrip("/"))
+    return files
+
+
+def refuse_listed(directory: str | Path) -> None:
+    """Look at what the ``meta.yaml`` of an unpacked model names.
+
+    Raises:
+        PluginError: if that leads out of the directory.
+    """
+    meta = Path(directory) / META
+    if not meta.is_file():
+        return  # which espnet_model_zoo tells
+    try:
+        _listed(read_yaml(meta))
+    except PluginError as e:
+        raise PluginError(f"{directory}: {e}; get it from its author again")
 
 
 def _copy(name: str, member: _Member, path: Path) -> None:
@@ -184,37 +202,7 @@ def _yaml(name: str, member: _Member) -> Any:
         text = file.read(LARGEST_YAML + 1)
     if len(text) > LARGEST_YAML:
         raise PluginError(f"'{name}' is larger than it says")
-    try:
-        content = yaml.safe_load(text)
-        _count(content)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
-        raise PluginError(f"'{name}' is no YAML of settings: {reason}")
-    return content
-
-
-def _count(content: Any) -> None:
-    """Refuse content of too many values, however few it was written as.
-
-    Raises:
-        ValueError: then.
-        RecursionError: if it holds itself.
-    """
-    counted = 0
-
-    def count(value: Any) -> None:
-        nonlocal counted
-        counted += 1
-        if counted > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values")
-        if isinstance(value, dict):
-            for item in (*value, *value.values()):
-                count(item)
-        elif isinstance(value, (list, tuple, set)):
-            for item in value:
-                count(item)
-
-    count(content)
+    return load_yaml(text, f"'{name}'")
 
 
 def _placed(value: Any, places: Mapping[str, str]) -> Any:
