@@ -157,6 +157,56 @@ onnx_check_options() {
     done
 }
 
+# onnx_check_words: ends where a variable holds what run.pl, slurm.pl and queue.pl do not
+# pass on unchanged. They write the words of a job into a shell's script: one without
+# blanks as it is, others within double quotes, or single ones where it holds double
+# ones; the name of a log always as it is; and in all the number of the job for JOB. So
+# exp/$(command) would run. Called when ESPnet's variables are set.
+onnx_check_words() {
+    local name
+    for name in $(compgen -v); do
+        case ${name} in
+            # In names of logs too.
+            onnx_dir | *_exp | *inference*_tag | test_sets | valid_set)
+                onnx_check_word "${name}" '[]["#$&'\''()*;<>?`{|}~\[:cntrl:]]'
+                [[ ${name} == test_sets || ${!name-} != *" "* ]] ||
+                    onnx_die "--${name} '${!name-}' holds a blank, which the recipe's job" \
+                        "scripts do not pass on: name it without"
+                ;;
+            onnx_*_config | onnx_asr_model_dir | onnx_plugin_root | python | data_feats | \
+                dumpdir | teacher_dumpdir | train_set | inference*_config | vocoder_file | \
+                inference*_model | inference*lm | inference*ngram | spk_embed_tag)
+                onnx_check_word "${name}" '[]["#$&'\''()*;<>?`{|}~\[:cntrl:]]'
+                ;;
+            *inference_args) onnx_check_arguments "${name}" ;;
+        esac
+    done
+}
+
+# onnx_check_word NAME REGEX: ends where the variable NAME matches, or holds JOB
+onnx_check_word() {
+    local LC_ALL=C value=${!1-}
+    [[ ! ${value} =~ $2 && ! ${value} =~ JOB ]] ||
+        onnx_die "--$1 ${value@Q} holds ${BASH_REMATCH[0]@Q}, which the recipe's job scripts" \
+            "(run.pl, slurm.pl, queue.pl) do not pass on: name it without"
+}
+
+# onnx_check_arguments NAME: likewise of a variable with several options, in which ESPnet's
+# users put quotes around what the scripts' shell would take for its own: '<eng>'
+onnx_check_arguments() {
+    local value=${!1-} bare=${!1-} special='[]["#&'\''()*;<>?{|}~]'
+    onnx_check_word "$1" '[$`\[:cntrl:]]'
+    [[ ${bare} != *\'* || ${bare} != *\"* ]] ||
+        onnx_die "--$1 ${value@Q} holds quotes of both kinds, which the recipe's job scripts do" \
+            "not pass on: put these options into a file, --inference_config"
+    while [[ ${bare} =~ \"[^\"[:blank:]]*\"|\'[^\'[:blank:]]*\' ]]; do
+        bare=${bare/"${BASH_REMATCH[0]}"/}
+    done
+    [[ ! ${bare} =~ ${special} ]] ||
+        onnx_die "--$1 ${value@Q} holds '${BASH_REMATCH[0]}', which the recipe's job scripts do not" \
+            "pass on: put these options into a file, --inference_config"
+}
+
 # onnx_wants_stage N: whether the options ask for our stage N
 onnx_wants_stage() {
     [ "${onnx_stage}" -le "$1" ] && [ "${onnx_stop_stage}" -ge "$1" ] &&

@@ -154,16 +154,22 @@ def _unpack(members: Mapping[str, _Member], directory: Path) -> dict[str, str]:
     return {name: places[member] for name, member in files.items()}
 
 
-def _listed(content: Any) -> dict[str, str]:
-    """Names of members in a ``meta.yaml``, by ESPnet's names of them."""
+def _listed(content: Any, packed: bool = True) -> dict[str, str]:
+    """Names of members in a ``meta.yaml``, by ESPnet's names of them.
+
+    Args:
+        content: of the ``meta.yaml``.
+        packed: whether ESPnet has packed it, which has /a/b of a file outside the
+            working directory as a/b.
+    """
     files = {}
     for kind in ("yaml_files", "files"):
         table = content.get(kind) if isinstance(content, dict) else None
         if not isinstance(table, dict):
             raise PluginError(f"its {META} lists no {kind}")
         for name, member in table.items():
-            # Of a file outside the working directory ESPnet packs /a/b as a/b.
-            files[str(name)] = _plain(str(member).lstrip("/"))
+            path = str(member)
+            files[str(name)] = _plain(path.lstrip("/") if packed else path)
     return files
 
 
@@ -177,7 +183,7 @@ def refuse_listed(directory: str | Path) -> None:
     if not meta.is_file():
         return  # which espnet_model_zoo tells
     try:
-        _listed(read_yaml(meta))
+        _listed(read_yaml(meta), packed=False)
     except PluginError as e:
         raise PluginError(f"{directory}: {e}; get it from its author again")
 

@@ -45,7 +45,6 @@ _HARMLESS: list[Any] = [
     datetime.timedelta,
     argparse.Namespace,
     pathlib.PosixPath,
-    collections.defaultdict,
     np.dtype,
     np.ndarray,
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
