@@ -186,7 +186,7 @@ def make_graphs(location: str) -> dict[str, bytes]:
 
 
 def make_yamls(canary: Path) -> dict[str, tuple[str, str]]:
-    """What is no data, or too much of it, with what the line says."""
+    """Texts that are no data, or too much of it, with words of the line."""
     doubled = ["a0: &a0 {k: 1}"]
     doubled += [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
     merged = ["a0: &a0 {k: 1}"]

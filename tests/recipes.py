@@ -115,7 +115,7 @@ exit "${rc}"
 
 
 def manifest_text(graphs=("encoder",), ngram=False):
-    """What a bundle says of itself that has these graphs, though no files."""
+    """A manifest with these graphs, though with no files."""
     file = "{name: x, size: 0, sha256: ''}"
     graph = f"{{file: {file}, weights: null, inputs: {{}}, outputs: {{}}}}"
     lines = ["format_version: 5", "task: asr", "speech: null", "search: null"]

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def canary(tmp_path):
-    """What no file may make: it lies beside everything that a test writes."""
+    """A path that no file may make; it lies beside everything that a test writes."""
     path = tmp_path / "canary"
     yield path
     assert not path.exists(), "code of a file has run"

@@ -33,6 +33,9 @@ MANIFEST = "manifest.yaml"
 #: Bytes of one: those of large models have some 50 KiB.
 LARGEST_MANIFEST = 4 * 2**20
 
+#: Letters of what is wrong with one.
+_LONGEST_REASON = 500
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -120,6 +123,8 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         content = read_yaml(manifest_file, plain=True, largest=LARGEST_MANIFEST)
         version = content["format_version"]
+        if not isinstance(version, int):
+            raise TypeError(version)
         if version == lift.FORMAT_VERSION:
             content, version = lift.lift(content, path), FORMAT_VERSION
         if version == FORMAT_VERSION:
@@ -128,7 +133,8 @@ def read_manifest(path: str | Path) -> Manifest:
                 _check_name(file.name, manifest_file)
             return manifest
     except PluginError as e:
-        raise PluginError(f"{e}; it is damaged, export the bundle again")
+        reason = " ".join(str(e).split())[:_LONGEST_REASON]  # what it holds is anything
+        raise PluginError(f"{reason}; it is damaged, export the bundle again")
     except (KeyError, TypeError, AttributeError, ValueError):
         raise PluginError(f"{manifest_file} is damaged; export the bundle again")
     raise PluginError(
@@ -156,7 +162,8 @@ def read_bundle(path: str | Path) -> Bundle:
 
 def _check_name(name: str, manifest: Path) -> None:
     """Refuse a file that is not in the bundle's directory itself."""
-    if Path(name).name != name or name in ("", "..") or set(name) & {"\\", "\0"}:
+    plain = name.isprintable() and "\\" not in name and len(name) < 200
+    if Path(name).name != name or name in ("", "..") or not plain:
         raise PluginError(f"{manifest} names {name!r}, which is no file of a bundle")
 
 

@@ -63,13 +63,13 @@ def unpack(archive: str | Path, directory: str | Path) -> dict[str, str]:
             return _unpack(members, directory)
     except PluginError as e:
         raise PluginError(f"{archive}: {e}; get it from its author again")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as e:
+    except OSError as e:
+        raise PluginError(f"cannot unpack {archive}: {e.strerror or e}")
+    except Exception as e:  # of zipfile, tarfile, zlib and codecs, for what they met
         reason = " ".join(str(e).split()) or type(e).__name__
         raise PluginError(
             f"{archive} is not a model packed by ESPnet, or is damaged: {reason}"
         )
-    except OSError as e:
-        raise PluginError(f"cannot unpack {archive}: {e.strerror or e}")
 
 
 @contextlib.contextmanager
@@ -84,7 +84,7 @@ def _opened(path: Path) -> Iterator[dict[str, _Member]]:
         for name, member in members:
             name = _plain(name)
             if name in found:
-                raise PluginError(f"it holds '{name}' twice")
+                raise PluginError(f"it holds {name!r} twice")
             found[name] = member
         yield found
 
@@ -95,7 +95,7 @@ def _of_zip(file: zipfile.ZipFile) -> Iterator[tuple[str, _Member]]:
         if info.is_dir():
             continue
         if kind not in (0, 0o10):
-            raise PluginError(f"'{info.filename}' is a link or a device, no file")
+            raise PluginError(f"{info.filename!r} is a link or a device, no file")
         content = functools.partial(file.open, info)
         yield info.filename, _Member(info.file_size, content)
 
@@ -105,7 +105,7 @@ def _of_tar(file: tarfile.TarFile) -> Iterator[tuple[str, _Member]]:
         if info.isdir():
             continue
         if not info.isreg():
-            raise PluginError(f"'{info.name}' is a link or a device, no file")
+            raise PluginError(f"{info.name!r} is a link or a device, no file")
         yield info.name, _Member(info.size, functools.partial(file.extractfile, info))
 
 
@@ -118,7 +118,7 @@ def _plain(name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     drive = len(path.parts) > 0 and path.parts[0].endswith(":")
     if path.is_absolute() or drive or ".." in path.parts or not path.parts:
-        raise PluginError(f"'{name}' leads out of the directory it is unpacked into")
+        raise PluginError(f"{name!r} leads out of the directory it is unpacked into")
     if any(ord(character) < 32 for character in name):
         raise PluginError(f"{name!r} is no name of a file")
     return path.as_posix()
@@ -132,7 +132,7 @@ def _unpack(members: Mapping[str, _Member], directory: Path) -> dict[str, str]:
     files = _listed(content)
     for member in files.values():
         if member not in members:
-            raise PluginError(f"its {META} names '{member}', which it does not hold")
+            raise PluginError(f"its {META} names {member!r}, which it does not hold")
     directory.mkdir(parents=True, exist_ok=True)
     needed = sum(member.size for member in members.values())
     free = shutil.disk_usage(directory).free
@@ -194,21 +194,21 @@ def _copy(name: str, member: _Member, path: Path) -> None:
         while chunk := source.read(_CHUNK):
             left -= len(chunk)
             if left < 0:
-                raise PluginError(f"'{name}' is larger than it says")
+                raise PluginError(f"{name!r} is larger than it says")
             target.write(chunk)
     if left:
-        raise PluginError(f"'{name}' is shorter than it says")
+        raise PluginError(f"{name!r} is shorter than it says")
 
 
 def _yaml(name: str, member: _Member) -> Any:
     """Content of a YAML, of which no object but data is made."""
     if member.size > LARGEST_YAML:
-        raise PluginError(f"'{name}' is {member.size / 2**20:.0f} MiB, no settings")
+        raise PluginError(f"{name!r} is {member.size / 2**20:.0f} MiB, no settings")
     with member.open() as file:
         text = file.read(LARGEST_YAML + 1)
     if len(text) > LARGEST_YAML:
-        raise PluginError(f"'{name}' is larger than it says")
-    return load_yaml(text, f"'{name}'")
+        raise PluginError(f"{name!r} is larger than it says")
+    return load_yaml(text, repr(name))
 
 
 def _placed(value: Any, places: Mapping[str, str]) -> Any:

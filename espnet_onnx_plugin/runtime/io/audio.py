@@ -167,7 +167,8 @@ def _read_ark(value: str) -> Audio:
     try:
         content = kaldiio.load_mat(value)
     except Exception as e:  # kaldiio raises whatever its parser stumbles on
-        raise PluginError(f"cannot read {value} as a Kaldi archive: {e}")
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise PluginError(f"cannot read {value} as a Kaldi archive: {reason}")
     if not isinstance(content, tuple):
         return Audio(content, None)
     first, second = content
