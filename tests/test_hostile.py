@@ -144,6 +144,8 @@ def test_what_is_trusted_is_loaded_with_all_it_holds(tmp_path):
     made.rmdir()
     with trusting(True), trusting(False):
         refusal(read_checkpoint, file)
+    with trusting(True):
+        pass
     refusal(read_checkpoint, file)  # not trusted any more
     assert torch.load is checkpoint_file._torch_load and not made.exists()
 
@@ -417,7 +419,7 @@ def test_a_graph_reads_its_weights_wherever_they_are_named(place, bundle):
 
 
 def test_a_name_of_a_file_that_is_hidden_in_a_graph(tmp_path):
-    """Of a field that is there twice protobuf takes the last, wherever that is."""
+    """Protobuf takes the last where a field is there twice, wherever that is."""
     path = tmp_path / "lm.onnx"
 
     def graph(entry):
