@@ -33,7 +33,7 @@ from espnet_onnx_plugin.bundle import (
 from espnet_onnx_plugin.bundle.external_data import refuse_other_files
 from espnet_onnx_plugin.bundle.yaml_file import load_yaml, read_yaml
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export import checkpoint_file, model_zoo
+from espnet_onnx_plugin.export import checkpoint_file, checkpoints, model_zoo
 from espnet_onnx_plugin.export.checkpoint_file import (
     read_checkpoint,
     trusting,
@@ -125,6 +125,39 @@ def test_espnets_loaders_take_weights_alone(checkpoint, tmp_path, tiny, monkeypa
         build = functools.partial(ASRTask.build_model_from_file, config, str(path))
         assert held in refusal(build, "cpu")
         assert held in refusal(load_pretrained_model, str(path), torch.nn.ReLU(), True)
+
+
+class Loading:
+    """A task of ESPnet whose models are built of files that others load."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def build_model_from_file(self, *_):
+        """Load what, say, a configuration of AV-HuBERT names."""
+        return torch.load(self._file, weights_only=False)
+
+    def build_vocoder_from_file(self, *_):
+        """Load as parallel_wavegan does."""
+        return torch.load(self._file, weights_only=False)
+
+
+@pytest.mark.parametrize("checkpoint", ["nested"], indirect=True)
+def test_what_a_model_is_built_of_is_loaded_alike(checkpoint, tmp_path):
+    from types import SimpleNamespace
+
+    from espnet_onnx_plugin.export.tasks.synthesis import SynthesisExporter
+
+    path, held = checkpoint
+    task = Loading(str(path))
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    line = refusal(checkpoints.build, task, tmp_path / "config.yaml", path)
+    assert line.startswith(f"{path} holds more than weights ({held})")
+    voice = SimpleNamespace(require_vocoder=True)
+    exporter = SimpleNamespace(griffin_lim=True, model=None, voice=voice)
+    files = SimpleNamespace(vocoder_config=None, vocoder_file=None)
+    line = refusal(SynthesisExporter._build_vocoder, exporter, task, files)
+    assert line.startswith(f"{path} holds more than weights ({held})")
 
 
 def test_what_is_trusted_is_loaded_with_all_it_holds(tmp_path):
