@@ -250,7 +250,8 @@ onnx_export() {
     onnx_job "$(onnx_ask_memory "${decode_cmd}" 2048 4 "${onnx_checkpoints[@]}")" \
         "${onnx_dir}"/export.log export \
         --task "${onnx_task}" "${onnx_export_args[@]}" "${onnx_validation_args[@]}" \
-        --config "${onnx_export_config}" --output_dir "${onnx_dir}"/fp32 "${onnx_made_args[@]}"
+        --config "${onnx_export_config}" "${onnx_loader_args[@]}" \
+        --output_dir "${onnx_dir}"/fp32 "${onnx_made_args[@]}"
 }
 
 onnx_optimize() {
@@ -437,6 +438,7 @@ onnx_time() {
             --ngpu "$([ "${onnx_provider}" = cpu ] && echo 0 || echo 1)"
             --num_threads "${onnx_threads}"
             "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
+            "${onnx_loader_args[@]}"
         )
         cmd=$(onnx_ask_decoding_memory 3072 "${files[@]}")
     else

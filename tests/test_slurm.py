@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from recipes import ROOT, driver
-
 from slurm import Slurm, missing_programs
 
 pytestmark = [

@@ -14,6 +14,7 @@ from recipes import (
     make_data,
     make_recipe,
     make_torch_decode,
+    manifest_text,
     module_calls,
     run,
     run_onnx,
@@ -432,8 +433,9 @@ def test_models_without_an_exact_front_end_have_espnets_alone(recipe):
     args = ["--use_streaming", "true", "--inference_args", "--sim_chunk_length 512"]
     args += ["--onnx_variants", "fp32", "--onnx_chunk_lengths", "640"]
     assert run_onnx(*args, "--stage", "14", "--stop_stage", "15").returncode == 0
-    with open("exp/asr/onnx/fp32/manifest.yaml", "a") as f:
-        f.write("stream:\n  normalize: utterance_mvn\n")
+    text = manifest_text(["encoder", "stream_chunks"])
+    text += "stream:\n  again: 1\n  shortest: 1\n  normalize: utterance_mvn\n"
+    Path("exp/asr/onnx/fp32/manifest.yaml").write_text(text)
     result = run_onnx(*args, "--stage", "16")
     assert result.returncode == 0, result.stderr
     assert "Warning: no decoding with the exact front end" in result.stdout
