@@ -303,8 +303,9 @@ def write_lines(directory: Path, lines: Mapping[str, Iterable[str]]) -> None:
             file.writelines(f"{line}\n" for line in content)
 
 
-#: Bytes of a file's name that file systems take, without the suffix of ours.
-_LONGEST_NAME = 255 - len(".flac")
+#: Bytes of an id in a file's name of at most 255, as file systems take it, which also has
+#: our suffix, and while it is moved more.
+_LONGEST_NAME = 255 - len(".flac") - len("..new")
 
 
 def check_file_names(keys: Iterable[str], done: str) -> None:
