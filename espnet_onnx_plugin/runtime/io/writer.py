@@ -303,8 +303,8 @@ def write_lines(directory: Path, lines: Mapping[str, Iterable[str]]) -> None:
             file.writelines(f"{line}\n" for line in content)
 
 
-#: Bytes of an id in a file's name of at most 255, as file systems take it, which also has
-#: our suffix, and while it is moved more.
+#: Bytes of an id in the name of a file, which has at most 255, our suffix and, while it
+#: is moved, a few more among them.
 _LONGEST_NAME = 255 - len(".flac") - len("..new")
 
 
