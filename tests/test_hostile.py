@@ -518,6 +518,15 @@ def spoil(bundle, content):
     rewritten(bundle, change)
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan")])
+def test_numbers_of_a_manifest_are_finite(value, bundle):
+    def change(content):
+        content["speech"]["volume_normalize"] = value
+
+    rewritten(bundle, change)
+    assert "volume_normalize is not a number" in refusal(read_manifest, bundle)
+
+
 @pytest.mark.parametrize(
     "search, role",
     [
