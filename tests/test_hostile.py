@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-import hostile
 import kaldiio
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import torch
 import yaml
 from recipes import assert_refused, driver_calls, make_recipe, module_calls, run_onnx
 
+import hostile
 from espnet_onnx_plugin.bin import (
     asr_inference,
     export,
@@ -40,9 +40,11 @@ from espnet_onnx_plugin.export.checkpoint_file import (
     weights_only,
 )
 from espnet_onnx_plugin.report.listening import write_page
-from espnet_onnx_plugin.runtime.enhancement.writer import wave_writer
+from espnet_onnx_plugin.report.results import System
+from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
 from espnet_onnx_plugin.runtime.io.audio import READERS
-from espnet_onnx_plugin.runtime.io.speech_writer import speech_writer
+from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
+from espnet_onnx_plugin.runtime.io.writer import Job, job_writer
 
 pytestmark = pytest.mark.fast
 
@@ -575,11 +577,8 @@ def test_every_command_reads_bundles_alike(bundle, tiny, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     # Of a system's bundle the report reads what it says of itself.
     (bundle / MANIFEST).write_text("a: &a 1")
-    (tmp_path / "y").mkdir()
-    for name in ("text", "token_int", "score"):
-        (tmp_path / "y" / name).write_text("a 1\n")
-    systems = ("--system", "x", tmp_path, bundle, "--test_sets", "y")
-    assert "has the anchor 'a'" in command(capsys, report.main, *systems, *out)
+    system = System("x", tmp_path, (bundle,))
+    assert "has the anchor 'a'" in refusal(lambda: system.quantization)
 
 
 def test_digests_are_checked_once(tiny, monkeypatch):
@@ -598,24 +597,32 @@ def test_digests_are_checked_once(tiny, monkeypatch):
 # Ids
 
 
+class Inputs:
+    """Digests of utterances that are all alike."""
+
+    def of(self, key):
+        return "made up"
+
+
 @pytest.mark.parametrize("name", hostile.IDS)
-@pytest.mark.parametrize("writer", [speech_writer, wave_writer])
-def test_ids_that_no_file_is_named_after(name, writer, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/timing.jsonl").write_text("{}")
+@pytest.mark.parametrize("kind", [SpeechWriter, WaveWriter])
+def test_ids_that_no_file_is_named_after(name, kind, tmp_path):
+    job = Job(tmp_path / "out", ["good", hostile.IDS[name]], {}, Inputs())
     with pytest.raises(PluginError, match="cannot be the name of a file") as e:
-        with writer(tmp_path / "out", ["good", hostile.IDS[name]]):
+        with job_writer(kind, job):
             raise AssertionError("something was decoded")
     assert "\n" not in str(e.value) and len(str(e.value)) < 250
-    assert [p.name for p in tmp_path.rglob("*")] == ["out", "timing.jsonl"]
+    assert all(path.name.startswith(".out") for path in tmp_path.iterdir())
 
 
 def test_ids_of_which_shells_and_plots_make_something(tmp_path):
-    ids = ["$(id)", "$\\foo$", "ä" * 125, "<&>'\"", "a-b", "a;b", "~"]
+    ids = ["$(id)", "$\\foo$", "ä" * 122, "<&>'\"", "a-b", "a;b", "~"]
     made = dict(prob=np.zeros(3), att_w=np.zeros((3, 2)), wav=np.zeros(80))
-    with speech_writer(tmp_path / "speech", ids) as writer:
+    job = Job(tmp_path / "speech", ids, {}, Inputs())
+    with job_writer(SpeechWriter, job) as writer:
         for key in ids:
             writer.utterance(key, made, 8000)
+            writer.record(key, {})
     for name in ("wav", "probs", "att_ws"):
         files = {path.stem for path in (tmp_path / "speech" / name).iterdir()}
         assert files == set(ids)

@@ -8,7 +8,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import hostile
 import kaldiio
 import numpy as np
 import onnx
@@ -18,6 +17,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hostile
 from espnet_onnx_plugin.bin import export, optimize, quantize
 from espnet_onnx_plugin.bundle import (
     MANIFEST,
