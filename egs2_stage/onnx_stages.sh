@@ -399,16 +399,16 @@ onnx_decode() {
             --earlier_dir "${logdir}"/output --output_dir "${run}"/output.JOB 200>&- ||
             onnx_show_failure "${logdir}/${onnx_inference}".*.log
     fi
+    onnx_add_files "${data}" "${dir}"
     onnx_job "${cmd}" "${logdir}"/merge.log merge \
         --decode_dir "${dir}" --max_failures "${onnx_max_failures}" \
         ${onnx_merged:+--files "${onnx_merged}"} \
         "${onnx_inference}" "${inference[@]}" \
         --key_file "${logdir}"/keys.scp --output_dir "${logdir}"
-    onnx_finish_decode "${data}" "${dir}"
 }
 
-# onnx_finish_decode DATA DIR: what a template's decode of DATA has besides the results
-onnx_finish_decode() { :; }
+# onnx_add_files DATA DIR: what a template's decode of DATA has besides the results
+onnx_add_files() { :; }
 
 # onnx_score DECODE: ESPnet's own scoring
 onnx_score() {
