@@ -252,6 +252,7 @@ def test_settings_that_others_read_make_no_objects(name, tmp_path, canary):
     text, _ = hostile.make_yamls(canary)[name]
     with weights_only(), pytest.raises(yaml.YAMLError):
         yaml.load(text, Loader=yaml.Loader)
+    pytest.importorskip("parallel_wavegan")
     (tmp_path / ".pkl").write_bytes(b"")  # a name that is all suffix
     (tmp_path / "config.yml").write_text(text)
     with weights_only(), pytest.raises(yaml.YAMLError):
@@ -270,12 +271,12 @@ def test_configurations_of_a_hub_are_written_in_its_directory_alone(
     hub = tmp_path / "hub"
     hub.mkdir()
     (tmp_path / "config.yaml").write_text("a: 1\n")
-    monkeypatch.setattr(downloader.ModelDownloader, "__init__", lambda self: None)
-    monkeypatch.setattr(
-        downloader.ModelDownloader,
-        "download_and_unpack",
-        lambda self, tag: self._unpack_cache_dir_for_huggingface(str(hub)),
-    )
+    monkeypatch.setattr(downloader, "snapshot_download", lambda *_, **__: str(hub))
+    zoo = downloader.ModelDownloader
+    monkeypatch.setattr(zoo, "__init__", lambda self: None)
+    monkeypatch.setattr(zoo, "get_url", lambda *_, **__: "huggingface.co")
+    for name in ("cachedir", "_explicit_cachedir"):
+        monkeypatch.setattr(zoo, name, None, raising=False)
     files = dict(files=dict(asr_model_file="model.pth"))
     for name in ("../config.yaml", str(tmp_path / "config.yaml"), "a/../../x.yaml"):
         listed = dict(yaml_files=dict(asr_train_config=name), **files)

@@ -218,7 +218,7 @@ def test_graphs(place_of_name, location, changes):
 
 def _locations(message):
     for field, value in message.ListFields():
-        values = value if hasattr(value, "__iter__") else [value]
+        values = [value] if hasattr(value, "ListFields") else value
         for one in values if field.message_type is not None else []:
             if field.message_type.name == "StringStringEntryProto":
                 if field.name == "external_data" and one.key == "location":

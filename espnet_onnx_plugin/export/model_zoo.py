@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archive import refuse_listed, unpack
@@ -26,15 +27,15 @@ def zoo_checked() -> Iterator[None]:
     except ImportError:
         yield
         return
-    name = "_unpack_cache_dir_for_huggingface"
-    resolve = getattr(downloader.ModelDownloader, name)
+    download = downloader.snapshot_download
 
-    def checked(cache_dir: str) -> dict[str, str]:
-        refuse_listed(cache_dir)
-        return resolve(cache_dir)
+    def checked(*args: Any, **kwargs: Any) -> str:
+        directory = download(*args, **kwargs)
+        refuse_listed(directory)
+        return directory
 
     with replaced(downloader, "unpack", unpack):
-        with replaced(downloader.ModelDownloader, name, staticmethod(checked)):
+        with replaced(downloader, "snapshot_download", checked):
             yield
 
 
