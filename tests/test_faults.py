@@ -95,7 +95,7 @@ def started(*args):
 
 @pytest.fixture
 def undisturbed(recipe):
-    """What an undisturbed run makes, and how long it takes."""
+    """Outputs of an undisturbed run, and how long it takes."""
     start = time.monotonic()
     result = run_onnx(*STAGE)
     assert result.returncode == 0, result.stderr

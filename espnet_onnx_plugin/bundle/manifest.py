@@ -358,6 +358,13 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.text is self.enhancement is self.diarization is None:
             raise PluginError("there is neither text, enhancement nor diarization")
+
+    def check_graphs(self) -> None:
+        """Refuse a bundle that lacks a graph without which it runs nothing.
+
+        Raises:
+            PluginError: naming it and what runs it.
+        """
         for role, reader in self._needed().items():
             if role not in self.graphs:
                 raise PluginError(

@@ -129,6 +129,7 @@ def read_manifest(path: str | Path) -> Manifest:
             content, version = lift.lift(content, path), FORMAT_VERSION
         if version == FORMAT_VERSION:
             manifest = parse(Manifest, content, str(manifest_file))
+            manifest.check_graphs()
             for file in manifest.files:
                 _check_name(file.name, manifest_file)
             return manifest
