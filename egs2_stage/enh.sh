@@ -65,10 +65,6 @@ onnx_list_sets() {
     done
 }
 
-onnx_collect() {
-    onnx_collect_waves "$2"
-}
-
 onnx_run_espnet
 if "${is_tse_task}"; then
     onnx_describe_model enh_tse "${enh_exp}" "${inference_model}"

@@ -49,7 +49,6 @@ onnx_turn_to_enhancement() {
     onnx_report_args=(--mixture_dir "${data_feats}")
     onnx_tables=${onnx_dir}/enhancement
     onnx_find_inputs() { onnx_find_mixtures "$1"; }
-    onnx_collect() { onnx_collect_waves "$2"; }
     onnx_results() { echo "${enh_asr_exp}/$1_$2"; }
 }
 

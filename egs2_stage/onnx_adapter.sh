@@ -93,6 +93,7 @@ onnx_describe_model() {
     onnx_tags=(inference_tag)
     onnx_logdir=logdir
     onnx_found=(text)
+    onnx_merged=
     onnx_text=text
     onnx_speakers=("")
     onnx_inputs=()

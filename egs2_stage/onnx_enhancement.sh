@@ -33,19 +33,11 @@ onnx_add_clean_speech() {
     done
 }
 
-# onnx_collect_waves DIR: lists the waveforms that the jobs of a decode have written
-onnx_collect_waves() {
-    local f
-    rm -rf "$1"/scoring # of an earlier decode
-    for f in "${onnx_found[@]}"; do
-        onnx_merge "$1" "${f}" "${f}"
-    done
-}
-
 # onnx_describe_enhancement SPEAKERS CONFIG: after onnx_describe_model, what the stages
 # have to know of a model that enhances; CONFIG changes it for the inference
 onnx_describe_enhancement() {
     mapfile -t onnx_found < <(printf 'spk%s.scp\n' $(seq "$1"))
+    onnx_merged=${onnx_found[*]}
     onnx_search_args=(--fs "${fs}" "${onnx_search_args[@]}")
     onnx_reference_args=("${onnx_export_args[@]}")
     if [ -n "$2" ]; then

@@ -19,6 +19,9 @@ onnx_batch_bins=
 onnx_dir=
 onnx_asr_model_dir=
 onnx_chunk_lengths=
+onnx_max_failures=0
+onnx_force=false
+onnx_wait=false
 
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
@@ -33,7 +36,10 @@ onnx_help_message="
     --onnx_batch_bins      # Limit of the padded size of batches in decoding, as batch_bins in training: utterances times samples of the longest, or frames times dimensions of features (default=\"${onnx_batch_bins}\", batches of --batch_size).
     --onnx_dir             # Where models and tables go (default=\"${onnx_dir}\", \"onnx\" in the model's directory).
     --onnx_asr_model_dir   # Of tts.sh: an ASR model of these stages, to hear what is spoken (default=\"${onnx_asr_model_dir}\").
-    --onnx_chunk_lengths   # With --use_streaming true: other values of sim_chunk_length that the last of the models decodes with, for a plot of error rate against latency (default=\"${onnx_chunk_lengths}\")."
+    --onnx_chunk_lengths   # With --use_streaming true: other values of sim_chunk_length that the last of the models decodes with, for a plot of error rate against latency (default=\"${onnx_chunk_lengths}\").
+    --onnx_max_failures    # How many utterances of a test set may have no result; they are scored as silence, and where speech is made are left out (default=\"${onnx_max_failures}\").
+    --onnx_force           # Whether to make anew what an earlier run has made of the same (default=\"${onnx_force}\").
+    --onnx_wait            # Whether to wait where another run writes the same (default=\"${onnx_wait}\")."
 
 onnx_die() {
     echo "$0: $*" >&2
@@ -67,7 +73,8 @@ onnx_parse_options() {
         case ${name} in
             onnx | onnx_variants | onnx_export_config | onnx_optimize_config | \
                 onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | \
-                onnx_batch_bins | onnx_dir | onnx_asr_model_dir | onnx_chunk_lengths)
+                onnx_batch_bins | onnx_dir | onnx_asr_model_dir | onnx_chunk_lengths | \
+                onnx_max_failures | onnx_force | onnx_wait)
                 [ $# -ge 2 ] || onnx_die "option $1 needs a value"
                 printf -v "${name}" '%s' "$2"
                 shift 2
@@ -97,6 +104,12 @@ onnx_check_options() {
         onnx_die "--onnx_nj must be a positive integer, not '${onnx_nj}'"
     [[ ${onnx_batch_bins:-1} =~ ^[1-9][0-9]*$ ]] ||
         onnx_die "--onnx_batch_bins must be a positive integer, not '${onnx_batch_bins}'"
+    [[ ${onnx_max_failures} =~ ^[0-9]+$ ]] ||
+        onnx_die "--onnx_max_failures must be a number, not '${onnx_max_failures}'"
+    for option in onnx_force onnx_wait; do
+        [[ ${!option} =~ ^(true|false)$ ]] ||
+            onnx_die "--${option} must be true or false, not '${!option}'"
+    done
     if [ "${onnx_variants}" = default ]; then
         case ${onnx_provider} in
             cpu) onnx_variants="fp32 optimized int8" ;;

@@ -9,6 +9,7 @@
 #                        variables too
 #   onnx_logdir          where it puts the logs of a decode, in the decode's directory
 #   onnx_found           files of a decode with a line for each utterance
+#   onnx_merged          those that are made of what the jobs write; nothing for all
 #   onnx_text            file of a data directory with the text that is to be found
 #   onnx_speakers        what follows the name of each speaker's text and results, e.g.
 #                        _spk1; nothing where there is one speaker
@@ -76,8 +77,9 @@ onnx_job() {
     local cmd=$1 log_file=$2 module=$3
     shift 3
     mkdir -p "$(dirname "${log_file}")"
+    rm -f "${log_file}" # an earlier job's, where this one never starts
     ${cmd} "${log_file}" "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
-        ${python} -m "espnet_onnx_plugin.bin.${module}" "$@" ||
+        ${python} -m "espnet_onnx_plugin.bin.${module}" "$@" 200>&- ||
         onnx_show_failure "${log_file}"
     log "$(grep -v '^#' "${log_file}" | tail -n 1)"
 }
@@ -140,6 +142,8 @@ onnx_show_failure() {
         fi
         [ -z "${reason}" ] || reasons+=("${reason}")
     done
+    [ "${#failed[@]}" -gt 0 ] ||
+        onnx_die "jobs were given up, though their logs end well: run the stage again"
     if [ "${#reasons[@]}" -gt 0 ]; then
         printf '%s\n' "${reasons[@]}" | LC_ALL=C sort | uniq -c | LC_ALL=C sort -k1,1nr >&2
     else
@@ -249,7 +253,7 @@ onnx_export() {
     onnx_job "$(onnx_ask_memory "${decode_cmd}" 2048 4 "${onnx_checkpoints[@]}")" \
         "${onnx_dir}"/export.log export \
         --task "${onnx_task}" "${onnx_export_args[@]}" "${onnx_validation_args[@]}" \
-        --config "${onnx_export_config}" --output_dir "${onnx_dir}"/fp32
+        --config "${onnx_export_config}" --output_dir "${onnx_dir}"/fp32 "${onnx_made_args[@]}"
 }
 
 onnx_optimize() {
@@ -266,7 +270,7 @@ onnx_optimize() {
         onnx_job "${cmd}" "${onnx_dir}"/optimize.log optimize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/optimized \
             --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
-            --config "${onnx_optimize_config}"
+            --config "${onnx_optimize_config}" "${onnx_made_args[@]}"
     fi
     if [ "${#onnx_validation_texts[@]}" -gt 0 ]; then
         onnx_validation_args+=(--calibration_text "${onnx_validation_texts[@]}")
@@ -282,7 +286,8 @@ onnx_optimize() {
             --precision "${variant}" --provider "${onnx_provider/tensorrt/cuda}" \
             "${onnx_validation_args[@]}" "${onnx_quantize_args[@]}" \
             ${inference_config:+--inference_config "${inference_config}"} \
-            --inference_args="${search_args}" --config "${onnx_quantize_config}"
+            --inference_args="${search_args}" --config "${onnx_quantize_config}" \
+            "${onnx_made_args[@]}"
     done
 }
 
@@ -348,66 +353,62 @@ onnx_all_results() {
     echo "${dir%"/{test_set}"}"
 }
 
-# onnx_decode DECODE DSET
+# onnx_decode DECODE DSET: decodes what an earlier run has not, and puts it together
 onnx_decode() {
-    local data=${data_feats}/$2 dir logdir count n f split_scps=()
+    local data=${data_feats}/$2 dir logdir run count n inference cmd split_scps=()
+    cmd=$(onnx_ask_memory "${decode_cmd}" 1024)
     dir=$(onnx_results "${inference_tag}_onnx_$1" "$2")
     logdir=${dir}/${onnx_logdir}
     onnx_describe_decode "$1"
     onnx_find_inputs "${data}"
-    # What an earlier run left, with more jobs or of streams, must not be counted with
-    # this one's.
-    rm -rf "${logdir}" "${dir}"/stream
     mkdir -p "${logdir}"
     onnx_list_keys "${onnx_keys}" > "${logdir}"/keys.scp
-    count=$(wc -l < "${logdir}"/keys.scp)
-    [ "${count}" -gt 0 ] || onnx_die "${onnx_keys} is empty: prepare the data again"
-    [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
-    for n in $(seq "${count}"); do
-        split_scps+=("${logdir}/keys.${n}.scp")
-    done
-    utils/split_scp.pl "${logdir}"/keys.scp "${split_scps[@]}"
+    [ -s "${logdir}"/keys.scp ] || onnx_die "${onnx_keys} is empty: prepare the data again"
+    inference=(
+        --model_dir "${onnx_bundle}"
+        "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_input_args[@]}"
+    )
     log "Decoding ${data} with ${onnx_bundle}, log: '${logdir}/${onnx_inference}.*.log'"
-    $(onnx_ask_decoding_memory 512 "${onnx_bundle}") \
-        JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
-        "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
-        ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" \
-        --model_dir "${onnx_bundle}" \
-        "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_input_args[@]}" \
-        --key_file "${logdir}"/keys.JOB.scp --batch_size "${batch_size:-1}" \
-        ${onnx_batch_bins:+--batch_bins "${onnx_batch_bins}"} \
-        --output_dir "${logdir}"/output.JOB ||
-        onnx_show_failure "${logdir}/${onnx_inference}".*.log
-    onnx_merged=()
-    onnx_collect "${data}" "${dir}"
-    # Every line that is compared or scored has to be there, and once.
-    for f in "${onnx_found[@]}" "${onnx_merged[@]}"; do
-        cmp -s <(sort "${logdir}"/keys.scp) <(onnx_list_keys "${dir}/${f}" | sort) ||
-            onnx_die "${dir}/${f} holds other utterances than ${onnx_keys}"
-    done
-}
-
-# onnx_collect DATA DIR: puts together what the jobs of a decode of DATA have written
-onnx_collect() {
-    local f speaker
-    for f in 1best_recog/{token,token_int,score,text,text_nospecial,stream} \
-        1asr_best_recog/asr_{token,token_int,score,text}; do
-        for speaker in "${onnx_speakers[@]}"; do
-            onnx_merge "$2" "${f}${speaker}" "${f#*/}${speaker}"
+    onnx_job "${cmd}" "${logdir}"/resume.log resume \
+        --decode_dir "${dir}" --todo "${logdir}"/todo.scp --force "${onnx_force}" \
+        "${onnx_inference}" "${inference[@]}" \
+        --key_file "${logdir}"/keys.scp --output_dir "${logdir}"
+    # The mark of a whole decode, see runtime/io/recipe_decode.py
+    [ ! -f "${dir}"/onnx_decode.json ] || return 0
+    # Scores of an earlier one
+    rm -rf "${dir}"/score_* "${dir}"/scoring
+    count=$(wc -l < "${logdir}"/todo.scp)
+    if [ "${count}" -gt 0 ]; then
+        [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
+        # Jobs of another run than this one, if they still run, write elsewhere.
+        run=${logdir}/run.$(date +%s).$$
+        mkdir "${run}"
+        for n in $(seq "${count}"); do
+            split_scps+=("${run}/keys.${n}.scp")
         done
-    done
+        utils/split_scp.pl "${logdir}"/todo.scp "${split_scps[@]}"
+        rm -f "${logdir}/${onnx_inference}".*.log
+        # Which failures are too many is known when all jobs have ended.
+        $(onnx_ask_decoding_memory 512 "${onnx_bundle}") \
+            JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
+            "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
+            ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" "${inference[@]}" \
+            --key_file "${run}"/keys.JOB.scp --batch_size "${batch_size:-1}" \
+            ${onnx_batch_bins:+--batch_bins "${onnx_batch_bins}"} \
+            --max_failures "$(wc -l < "${logdir}"/keys.scp)" \
+            --earlier_dir "${logdir}"/output --output_dir "${run}"/output.JOB 200>&- ||
+            onnx_show_failure "${logdir}/${onnx_inference}".*.log
+    fi
+    onnx_job "${cmd}" "${logdir}"/merge.log merge \
+        --decode_dir "${dir}" --max_failures "${onnx_max_failures}" \
+        ${onnx_merged:+--files "${onnx_merged}"} \
+        "${onnx_inference}" "${inference[@]}" \
+        --key_file "${logdir}"/keys.scp --output_dir "${logdir}"
+    onnx_finish_decode "${data}" "${dir}"
 }
 
-# onnx_merge DIR FILE NAME: makes DIR/NAME of each job's FILE, where they have it, and adds
-# it to onnx_merged
-onnx_merge() {
-    local outputs=("$1/${onnx_logdir}"/output.*)
-    if [ -f "${outputs[0]}/$2" ]; then
-        mkdir -p "$(dirname "$1/$3")"
-        cat "${outputs[@]/%//$2}" | LC_ALL=C sort -k1 > "$1/$3"
-        onnx_merged+=("$3")
-    fi
-}
+# onnx_finish_decode DATA DIR: what a template's decode of DATA has besides the results
+onnx_finish_decode() { :; }
 
 # onnx_score DECODE: ESPnet's own scoring
 onnx_score() {
@@ -469,6 +470,32 @@ onnx_time() {
     echo "${setting}" > "${dir}"/setting
 }
 
+# onnx_hold NAME: be the only run that writes the decodes NAME_*; ends, or waits with
+# --onnx_wait, where another one does. The kernel lets go of what a killed run has held:
+# its jobs, which may go on, do not have the lock's descriptor, 200.
+onnx_hold() {
+    local file=${onnx_exp}/.$1.lock
+    while true; do
+        exec 200>> "${file}"
+        if ! flock --nonblock 200; then
+            "${onnx_wait}" || onnx_die "${onnx_exp}/$1_* are being written by" \
+                "$(< "${file}"); let that end, or give --onnx_wait true"
+            log "Waiting for $(< "${file}"), which writes ${onnx_exp}/$1_*"
+            flock 200
+        fi
+        # The one before may have removed the file between the two calls.
+        [ ! "${file}" -ef /dev/fd/200 ] || break
+    done
+    echo "process $$ on $(hostname) since $(date '+%Y-%m-%d %H:%M:%S')" > "${file}"
+    onnx_lock_file=${file}
+}
+
+# onnx_let_go: lets go of what onnx_hold has taken
+onnx_let_go() {
+    rm -f "${onnx_lock_file}"
+    exec 200>&-
+}
+
 # onnx_list_sets: prints the sets that ESPnet's decoding and scoring stages take
 onnx_list_sets() {
     if "${eval_valid_set:-false}"; then
@@ -483,6 +510,9 @@ onnx_decode_and_score() {
     cmd=$(onnx_ask_memory "${decode_cmd}" 1024)
     dsets=$(onnx_list_sets)
     log "Stage 16: Decode and score: ${onnx_variants}"
+    onnx_hold "${inference_tag}_onnx"
+    # Tables of an earlier run must not be taken for this one's.
+    rm -f "${onnx_tables}"/RESULTS.*
     onnx_decode_args=(
         --provider "${onnx_provider}" --num_threads "${onnx_threads}"
         "${onnx_search_args[@]}" "${onnx_unused[@]}"
@@ -534,8 +564,9 @@ print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
         --fact "model" "${onnx_exp}" --fact "decoding" "${inference_tag}" \
         --fact "versions" "${versions}" \
         --fact "jobs" "${onnx_nj} in parallel, threads in each: ${onnx_threads}, on ${onnx_provider}" \
-        --output_dir "${onnx_tables}"
+        --output_dir "${onnx_tables}" --wait true
     cat "${onnx_tables}"/RESULTS.md
+    onnx_let_go
 }
 
 # onnx_evaluate: stage 16, whose tables go to onnx_tables
@@ -545,6 +576,9 @@ onnx_run_stages() {
     onnx_dir=${onnx_dir:-${onnx_exp}/onnx}
     onnx_tables=${onnx_dir}
     onnx_nj=${onnx_nj:-${inference_nj}}
+    onnx_made_args=()
+    ! "${onnx_force}" || onnx_made_args+=(--force true)
+    ! "${onnx_wait}" || onnx_made_args+=(--wait true)
     onnx_cmd="${decode_cmd} --gpu 0"
     if [ "${onnx_provider}" != cpu ]; then
         onnx_cmd="${cuda_cmd} --gpu 1"

@@ -12,25 +12,7 @@ onnx_take_validation_data() {
     onnx_validation_args=("${onnx_input_args[@]}")
 }
 
-onnx_collect() {
-    local name outputs=("$2/${onnx_logdir}"/output.*)
-    cp "$1"/feats_type "$2"
-    rm -rf "$2"/{norm,denorm,wav,att_ws,probs}
-    for name in norm denorm; do
-        onnx_merge "$2" "${name}"/feats.scp "${name}"/feats.scp
-    done
-    for name in speech_shape durations focus_rates; do
-        onnx_merge "$2" "${name}/${name}" "${name}"
-    done
-    for name in wav att_ws probs; do
-        [ -d "${outputs[0]}/${name}" ] || continue
-        mkdir "$2/${name}"
-        find "${outputs[@]/%//${name}}" -type f -not -name '*.scp' -exec mv -t "$2/${name}" {} +
-        rm -r "${outputs[@]/%//${name}}"
-    done
-    [ ! -d "$2"/wav ] || find "$2"/wav -name '*.wav' -printf '%f %p\n' | sed 's/\.wav / /' |
-        LC_ALL=C sort -k1 > "$2"/wav/wav.scp
-}
+onnx_finish_decode() { cp "$1"/feats_type "$2"; }
 
 # The vocoder becomes part of the bundle: what inference_args say of it is not for our
 # synthesis, but for the export and for ESPnet's own.

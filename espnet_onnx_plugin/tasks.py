@@ -66,7 +66,7 @@ class Task:
     by_kind: Mapping[type, Door] = field(default_factory=lambda: MappingProxyType({}))
     others: tuple[Door, ...] = ()
     by_model: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    gives: Literal["tokens", "speech"] = "tokens"
+    gives: Literal["tokens", "speech", "speakers"] = "tokens"
     audio: str = "speech"
     reads: tuple[str, ...] = ()
     packed: str = ""
@@ -82,7 +82,7 @@ class Task:
         return (self.door, *self.by_kind.values(), *self.others)
 
 
-#: Enhancement and recognition in one model.
+#: Enhancement, and recognition or diarization, in one model.
 _JOINT: Mapping[str, Any] = MappingProxyType({"enh_s2t_task": True})
 
 _ROWS = (
@@ -182,6 +182,20 @@ _ROWS = (
         others=(Door("enh_inference", "enh", "SeparateSpeech", options=_JOINT),),
         packed="enh_s2t_",
         overwritten=("enh_encoder", "enh_separator", "enh_decoder"),
+    ),
+    Task(
+        "diar",
+        Door("diar_inference", "diar", "DiarizeSpeech"),
+        exporter="diar.DiarExporter",
+        gives="speakers",
+        evaluator="diarization.DiarizationEvaluator",
+    ),
+    Task(
+        "enh_diar",
+        Door("diar_inference", "diar", "DiarizeSpeech", options=_JOINT),
+        exporter="enh_diar.EnhDiarExporter",
+        gives="speakers",
+        evaluator="diarization.DiarizationEvaluator",
     ),
 )
 

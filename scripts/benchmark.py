@@ -50,7 +50,7 @@ from espnet_onnx_plugin.bin._parser import add_log_level, str2bool
 from espnet_onnx_plugin.bundle import MANIFEST, sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE
-from espnet_onnx_plugin.report.tables import write_atomically
+from espnet_onnx_plugin.files import write_whole
 
 # Packages by what they are imported as, and where their versions are worth telling.
 PACKAGES = {
@@ -176,7 +176,7 @@ class Benchmark:
         outcome = Outcome(setting, date, inputs.references, measurements)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"origin": origin, "outcome": outcome.to_json()}
-        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        write_whole(path, json.dumps(content, indent=1) + "\n")
         return outcome
 
     def _inputs(self, setting: BaseSetting) -> models.Inputs:

@@ -5,7 +5,7 @@ set -euo pipefail
 plugin_root=$(dirname "$(dirname "$(readlink -f "$0")")")
 usage="Usage: $0 [--uninstall] ESPNET/egs2/CORPUS/TASK1"
 # Drivers of ESPnet's templates; an adapter of the same name is in egs2_stage/.
-drivers="asr st slu s2t tts svs enh enh_asr"
+drivers="asr st slu s2t tts svs enh enh_asr enh_diar"
 
 die() {
     echo "$0: $*" >&2

@@ -4,9 +4,9 @@
 Usage: scripts/list_architectures.py [--espnet_root CHECKOUT]   (needs the extra export)
 
 With a checkout, reads every training configuration of
-egs2/*/{asr1,st1,slu1,s2t1,lm1,tts1,svs1,enh1,tse1,enh_asr1}, takes away what is not
-architecture (optimizers, dropout, sizes), builds each distinct one at tiny size with
-the installed ESPnet, and writes tests/data/architectures.yaml, which
+egs2/*/{asr1,st1,slu1,s2t1,lm1,tts1,svs1,enh1,tse1,enh_asr1,diar1,enh_diar1}, takes
+away what is not architecture (optimizers, dropout, sizes), builds each distinct one at
+tiny size with the installed ESPnet, and writes tests/data/architectures.yaml, which
 tests/test_sweep.py exports and decodes with. Then, for the list as it stands, exports
 and decodes as that test does, and prints by task how much is covered.
 

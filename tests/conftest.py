@@ -350,6 +350,117 @@ def save_enh_asr(arch: str, name: str, root: Path, **choices: Any) -> dict[str, 
     return save(model, config, root, "model.pth")
 
 
+def diar_config(**choices: Any) -> dict[str, Any]:
+    """Training configuration of task diar, with tiny sizes."""
+    from espnet2.tasks.diar import DiarizationTask
+
+    config = dict(DiarizationTask.get_default_config())
+    config.update(
+        num_spk=2,
+        frontend_conf=dict(fs=RATE, n_fft=64, hop_length=32, n_mels=20),
+        encoder_conf=dict(
+            output_size=8, attention_heads=2, linear_units=12, num_blocks=1
+        ),
+        attractor="rnn",
+        attractor_conf=dict(unit=8),
+    )
+    config.update(choices)
+    return config
+
+
+def enh_diar_config(name: str, mask: str, **choices: Any) -> dict[str, Any]:
+    """Training configuration of task enh_s2t: separation and diarization.
+
+    Args:
+        name: tiny configuration of the separator, tcn_nomask.
+        mask: likewise of the mask module, multi_mask.
+        choices: other keys.
+    """
+    from espnet2.tasks.enh_s2t import EnhS2TTask
+
+    from espnet_onnx_plugin.export.registry import find
+
+    conf = dict(find("separator_nomask", "tcn_nomask").tiny[name])
+    ends = conf.pop("ends", "conv")
+    config = dict(EnhS2TTask.get_default_config())
+    config.update(
+        subtask_series=["enh", "diar"],
+        enh_encoder=ends,
+        enh_encoder_conf=dict(ENDS[ends]),
+        enh_decoder=ends,
+        enh_decoder_conf=dict(ENDS[ends]),
+        enh_separator="tcn_nomask",
+        enh_separator_conf=conf,
+        enh_mask_module="multi_mask",
+        enh_mask_module_conf=dict(find("mask_module", "multi_mask").tiny[mask]),
+        enh_criterions=[],
+        enh_model_conf={},
+        diar_model_conf={},
+        frontend=None,
+        specaug=None,
+        model_conf=dict(calc_enh_loss=False),
+        init=None,
+    )
+    for key, value in diar_config(frontend=None).items():
+        if f"diar_{key}" in config:
+            config[f"diar_{key}"] = value
+    config.update(diar_input_size=conf["bottleneck_dim"])
+    config.update(choices)
+    return config
+
+
+def save_enh_diar(name: str, mask: str, root: Path, **choices: Any) -> dict[str, Path]:
+    """A model of :func:`enh_diar_config` with random weights, see :func:`save`."""
+    from espnet2.tasks.enh_s2t import EnhS2TTask
+
+    config = enh_diar_config(name, mask, **choices)
+    model = build(EnhS2TTask, config)
+    encoder_out, *_ = model.encode_diar(*noise_about_a_mean(), 1)
+    few_speakers(model.s2t_model.attractor, encoder_out)
+    return save(model, config, root, "model.pth")
+
+
+def save_diar(root: Path, **choices: Any) -> dict[str, Path]:
+    """A model of :func:`diar_config` with random weights, see :func:`save`."""
+    from espnet2.tasks.diar import DiarizationTask
+
+    config = diar_config(**choices)
+    model = build(DiarizationTask, config)
+    if model.frontend is not None:
+        encoder_out, _ = model.encode(*noise_about_a_mean(), None, None)
+        few_speakers(model.attractor, encoder_out)
+    return save(model, config, root, "model.pth")
+
+
+def noise_about_a_mean():
+    """A waveform (1, samples), and its length, as ESPnet's models take them."""
+    import torch
+
+    wave = torch.from_numpy(0.4 * waves()["utt1"] + 0.02).float()
+    return wave[None], torch.tensor([len(wave)])
+
+
+def few_speakers(attractor, encoder_out) -> None:
+    """Let attractors of random weights count about two speakers.
+
+    Args:
+        attractor: an ``RnnAttractor``, or None.
+        encoder_out: frames (1, frames, size) of a recording, in which they are two.
+    """
+    import torch
+
+    if attractor is None:
+        return
+    _, frames, size = encoder_out.shape
+    zeros, lengths = torch.zeros(1, 16, size), torch.tensor([frames])
+    with torch.no_grad():
+        [found], _ = attractor(encoder_out, lengths, zeros)
+        way = found[0] - found[-1]
+        weight = 10 * (way / way.norm() ** 2)[None]
+        attractor.linear_projection.weight.copy_(weight)
+        attractor.linear_projection.bias.copy_(-(weight @ found.T)[0, 1:3].mean())
+
+
 def build_asr(config: dict[str, Any], seed: int = 0):
     """A model of task asr, see :func:`build`."""
     from espnet2.tasks.asr import ASRTask

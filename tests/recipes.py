@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ while [ $# -gt 0 ]; do
 done
 inference_tag=${inference_tag:-tag}
 [ -z "${num_ref-}" ] || num_inf=${num_inf:=${num_ref}}
+[ -z "${diar_tag-}" ] || diar_exp=exp/enh_${diar_tag}
 [ -z "${ref_num-}" ] || inf_num=${inf_num:=${ref_num}}
 inference_asr_tag=${inference_asr_tag:-asr}
 for n in $(seq "${stage}" "$((stop_stage < 15 ? stop_stage : 15))"); do
@@ -80,6 +82,21 @@ VARIABLES = dict(
     asr_inference_args=; enh_inference_args=; inference_enh_tag=enhanced
     inference_enh_config=; spk_num=1; use_speech_ref=true
     """,
+    enh_diar=f"""{GENERAL.replace("inference_args=", "")}
+    diar_tag=diar; diar_exp=exp/enh_diar; inference_model=m.pth; fs=8k; spk_num=2
+    download_model=
+    made_up_stage() {{
+        for name in ${{test_sets}}; do
+            mkdir -p "${{diar_exp}}/diarized_enhanced_${{name}}/scoring"
+            cd "${{diar_exp}}/diarized_enhanced_${{name}}/scoring"
+            echo 7.25 > result_si_snr.txt
+            echo "OVERALL SPEAKER DIARIZATION ERROR = 12.50 percent (ALL)" \
+                > result_th0.3_med1_collar0
+            sed s/12.50/8.25/ result_th0.3_med1_collar0 > result_th0.5_med1_collar0
+            cd - > /dev/null
+        done
+    }}
+    """,
     tts=f"""{GENERAL}
     tts_exp=exp/tts; inference_model=m.pth; train_set=train; dumpdir=dump
     vocoder_file=none; teacher_dumpdir=; skip_scoring=false; spk_embed_tag=embed
@@ -114,9 +131,11 @@ exit "${rc}"
 """
 
 # Stands for the recipe's python: writes down its calls; the tables are really made.
+# What the environment's REALLY names is really run.
 PYTHON = f"""#!{sys.executable}
 import json, os, sys
 from pathlib import Path
+sys.path.append({str(ROOT / "tests")!r})
 args = sys.argv[1:]
 if args[0] == "-c":
     missing = os.environ.get("NO_MODULES", "")
@@ -136,65 +155,19 @@ with open("module_calls", "a") as f:
 print("about to run")
 if os.environ.get("FAIL") == name:
     sys.exit("the reason of the failure")
-if name in ("sample", "report"):
+if name in ("sample", "report", *os.environ.get("REALLY", "").split()):
     without_plots = "import runpy, sys; sys.modules['matplotlib'] = None; "
     without_plots += "runpy.run_module(sys.argv.pop(1), run_name='__main__')"
     os.execv(sys.executable, [sys.executable, "-c", without_plots, *args[1:]])
+if name in ("resume", "merge"):
+    from standins import recipe_decode
+    recipe_decode(name, values, args[2:])
+    sys.exit()
 out = Path(values["output_dir"][0])
-if name == "tts_inference":
-    import wave
-    keys = [line.split()[0] for line in open(values["key_file"][0])]
-    files = ["norm/feats.scp", "speech_shape/speech_shape", "durations/durations"]
-    for f in files:
-        (out / f).parent.mkdir(parents=True)
-        (out / f).write_text("".join(k + " of " + out.name + "\\n" for k in keys))
-    for directory in ("wav", "att_ws"):
-        (out / directory).mkdir()
-    for k in keys[bool(os.environ.get("LOSE")):]:
-        with wave.open(str(out / "wav" / (k + ".wav")), "wb") as f:
-            f.setparams((1, 2, 8000, 0, "NONE", ""))
-            f.writeframes(bytes(2 * int(k[1:])))
-        (out / "att_ws" / (k + ".png")).write_text(k)
-    rows = [dict(key=k, audio_seconds=2, total_seconds=1, peak_memory_mb=9)
-            for k in keys]
-elif name.startswith("enh_"):
-    import wave
-    keys = [line.split()[0] for line in open(values["key_file"][0])]
-    for n in ("1", "2"):
-        (out / "wavs" / n).mkdir(parents=True)
-        with open(out / ("spk" + n + ".scp"), "w") as scp:
-            for k in keys[bool(os.environ.get("LOSE")):]:
-                path = out.resolve() / "wavs" / n / (k + ".wav")
-                with wave.open(str(path), "wb") as f:
-                    f.setparams((1, 2, 8000, 0, "NONE", ""))
-                    f.writeframes(bytes(range(100)))
-                print(k, path, file=scp)
-    rows = [dict(key=k, audio_seconds=2, total_seconds=1, peak_memory_mb=9)
-            for k in keys]
-elif "_inference" in name:
-    best = out / "1best_recog"
-    best.mkdir(parents=True)
-    keys = [line.split()[0] for line in open(values["key_file"][0])]
-    several = values.keys() & {{"multi_asr", "enh_s2t_task"}}
-    speakers = ["_spk1", "_spk2"] if several else [""]
-    for f in [f + s for f in ("text", "token_int", "score", "token") for s in speakers]:
-        found = keys[f == os.environ.get("LOSE"):]
-        (best / f).write_text("".join(k + " 1 2\\n" for k in found))
-        if name == "s2t_inference":
-            (best / "text_nospecial").write_text("".join(k + " 1\\n" for k in keys))
-        if name == "st_inference":
-            first = out / "1asr_best_recog" / ("asr_" + f)
-            first.parent.mkdir(exist_ok=True)
-            first.write_text("".join(k + " 3\\n" for k in keys))
-    if name.endswith("_streaming"):
-        row = dict.fromkeys(("first_partial", "last_word", "work", "said", "erased"), 1)
-        row |= dict(first_computation=0.5, last_computation=0.25)
-        row |= dict(frontend=values.get("frontend", ["espnet"])[-1])
-        row |= dict(chunk_seconds=int(values.get("sim_chunk_length", [0])[-1]) / 16000)
-        (best / "stream").write_text("".join(k + " " + json.dumps(row) + "\\n"
-                                             for k in keys))
-    rows = [dict(key=k, audio_seconds=2, total_seconds=1, peak_memory_mb=9)
-            for k in keys]
+if "_inference" in name:
+    from standins import write_job
+    write_job(name, values, out)
+    rows = []
 elif name == "reference":
     out.mkdir(parents=True, exist_ok=True)
     rows = [dict(key=line.strip(), audio_seconds=2, total_seconds=4, peak_memory_mb=9)
@@ -287,7 +260,9 @@ def driver_calls():
 def module_calls(name=None):
     if not Path("module_calls").exists():
         return []
-    calls = [json.loads(line) for line in open("module_calls")]
+    # The directory of a run's jobs has another name in each run.
+    text = re.sub(r"/run\.\d+\.\d+/", "/run/", Path("module_calls").read_text())
+    calls = [json.loads(line) for line in text.splitlines()]
     return calls if name is None else [args for n, args in calls if n == name]
 
 

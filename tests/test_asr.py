@@ -216,8 +216,11 @@ def read(path):
     )
 
 
-def refused(capsys, tiny, tmp_path, *args, code=1, **where):
-    """Run the command, which has to fail with one line; returns that line."""
+def refused(capsys, tiny, tmp_path, *args, code=1, left=(), **where):
+    """Run the command, which has to fail with one line; returns that line.
+
+    It leaves nothing, but for ``left`` where other utterances have results.
+    """
     with pytest.raises(SystemExit) as e:
         decode(tiny, tmp_path, *args, **where)
     assert e.value.code == code
@@ -225,8 +228,8 @@ def refused(capsys, tiny, tmp_path, *args, code=1, **where):
     lines = [line for line in message.splitlines() if "error:" in line]
     assert len(lines) == 1, message
     assert "Traceback" not in message
-    left = [p.name for p in tmp_path.iterdir() if p.name.startswith((".out", "out"))]
-    assert left == []
+    names = [p.name for p in tmp_path.iterdir() if p.name.startswith((".out", "out"))]
+    assert names == list(left)
     return lines[0]
 
 
@@ -411,11 +414,23 @@ def test_bad_audio_is_named(capsys, tiny, tmp_path, content, rate, message):
     assert message in line and "utt9" in line
 
 
-def test_a_failure_in_the_middle_leaves_no_results(capsys, tiny, tmp_path):
+def test_a_failure_in_the_middle_leaves_the_results_of_the_others(
+    capsys, tiny, tmp_path
+):
     good = (tiny["data"] / "wav.scp").read_text()
-    (tmp_path / "wav.scp").write_text(good + "utt9 /nonexistent.wav\n")
-    line = refused(capsys, tiny, tmp_path, "--beam_size", 1, data=tmp_path / "wav.scp")
-    assert "utt9" in line and "/nonexistent.wav" in line
+    data = tmp_path / "wav.scp"
+    data.write_text("utt9 /nonexistent.wav\n" + good)
+    left = ["out.incomplete"]
+    args = ("--beam_size", 1)
+    line = refused(capsys, tiny, tmp_path, *args, data=data, left=left)
+    assert "utt9" in line and "/nonexistent.wav" in line and left[0] in line
+    found = tmp_path / left[0] / "1best_recog"
+    keys = list(sound_waves(tiny))
+    assert list(read(found / "text")) == keys
+    # What may fail gets the result of silence, in its place.
+    out = decode(tiny, tmp_path, *args, "--max_failures", 1, data=data)
+    assert list(read(out / "1best_recog/text")) == ["utt9", *keys]
+    assert read(out / "failed").keys() == {"utt9"}
 
 
 def test_other_bad_input_is_named(capsys, tiny, tmp_path):

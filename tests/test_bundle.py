@@ -274,7 +274,7 @@ def test_what_format_4_has_elsewhere_is_found(tmp_path):
         (dict(search=dict(kind="mask_ctc", blank=0)), "search: mask is missing"),
         (dict(search=dict(kind="mask_ctc", blank=0, mask=1.5)), "not a whole number"),
         (dict(colour="red"), "unknown key 'colour'"),
-        (dict(text=None), "there is neither text nor enhancement"),
+        (dict(text=None), "there is neither text, enhancement nor diarization"),
     ],
 )
 def test_a_manifest_that_is_not_as_it_should_be_is_damaged(tmp_path, change, message):

@@ -30,9 +30,10 @@ from espnet_onnx_plugin.report.timing import read_timings, summarize
 from espnet_onnx_plugin.runtime import s2t
 from espnet_onnx_plugin.runtime.io import memory
 from espnet_onnx_plugin.runtime.io.audio import READERS
+from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.lists import read_keys, read_scp
 from espnet_onnx_plugin.runtime.io.speech import prepare
-from espnet_onnx_plugin.runtime.io.writer import result_writer
+from espnet_onnx_plugin.runtime.io.writer import Job, ResultWriter, job_writer
 from espnet_onnx_plugin.runtime.recognition import engine
 from espnet_onnx_plugin.runtime.text.converter import read_tokens
 from espnet_onnx_plugin.tasks import TASKS
@@ -148,9 +149,13 @@ def test_keys_that_are_not_there_are_named_before_anything_is_decoded(
 
 
 def test_a_line_break_in_a_result_is_a_space(tmp_path):
-    with result_writer(tmp_path / "out") as writer:
+    scp = tmp_path / "wav.scp"
+    scp.write_text("utt1 a\n")
+    job = Job(tmp_path / "out", ["utt1"], {}, InputDigests([(scp, "text")]))
+    with job_writer(ResultWriter, job) as writer:
         files = {"1best_recog/text": "a\r\nb", "1best_recog/ctm": ["1 \n", "2"]}
-        writer.results("utt1", files)
+        writer.results(files)
+        writer.record("utt1", {})
     best = tmp_path / "out" / "1best_recog"
     assert (best / "text").read_text() == "utt1 a b\n"
     assert (best / "ctm").read_text() == "utt1 1  \nutt1 2\n"
@@ -164,8 +169,12 @@ def test_what_is_no_number_is_named_with_its_second(capsys, tiny, tmp_path, valu
     wave = waves()["utt0"].astype(np.float32)
     wave[RATE // 4 :] = value
     data = scp(tmp_path, {"good": waves()["utt1"], "bad": wave})
-    line = refused(capsys, tiny, tmp_path, "--beam_size", 1, data=data)
-    assert f"utterance 'bad': the input is {value} at 0.250 s" in line
+    left = ["out.incomplete"]
+    line = refused(capsys, tiny, tmp_path, "--beam_size", 1, data=data, left=left)
+    assert (
+        f"1 of 2 utterances could not be decoded: 'bad' (the input is {value}" in line
+    )
+    assert "at 0.250 s" in line
     speech2text = espnet_onnx_plugin.Speech2Text(tiny["bundle"], beam_size=1)
     with pytest.raises(PluginError, match="at 0.250 s"):
         speech2text(wave)
@@ -355,13 +364,13 @@ def test_a_failing_graph_harms_no_other_utterance(
     del expected["utt1"]
     capfd.readouterr()
     with unfit({len(waves()["utt1"])}), pytest.raises(SystemExit) as e:
-        decode(tiny, tmp_path, *args)
+        decode(tiny, tmp_path, *args, "--force", True)
     assert e.value.code == 1
     error = capfd.readouterr().err
     [line] = [line for line in error.splitlines() if "asr_inference: error:" in line]
     assert "1 of 4 utterances could not be decoded: 'utt1' (frontend.onnx" in line
     assert "out.incomplete" in line and "double" in line and "\x1b" not in error
-    assert "utterance 'utt1': frontend.onnx failed" in caplog.text
+    assert "utterance 'utt1' is not decoded: frontend.onnx failed" in caplog.text
     assert not (tmp_path / "out").exists()
     found = read(tmp_path / "out.incomplete" / "1best_recog" / "token_int")
     assert found == expected

@@ -15,14 +15,23 @@ PACKAGE = ROOT / "espnet_onnx_plugin"
 ALLOWED = {
     "errors": set(),
     "packages": set(),
-    "bundle": set(),
+    "files": set(),
+    "bundle": {"files"},
     "tasks": {"bundle"},
-    "runtime": {"packages", "bundle", "tasks"},
-    "evaluate": {"packages", "bundle", "tasks", "runtime"},
-    "export": {"packages", "bundle", "tasks", "runtime", "evaluate"},
-    "optimize": {"packages", "bundle", "tasks", "runtime", "evaluate"},
-    "report": {"packages", "bundle", "tasks", "runtime", "evaluate"},
-    "quantize": {"packages", "bundle", "tasks", "runtime", "evaluate", "optimize"},
+    "runtime": {"packages", "files", "bundle", "tasks"},
+    "evaluate": {"packages", "files", "bundle", "tasks", "runtime"},
+    "export": {"packages", "files", "bundle", "tasks", "runtime", "evaluate"},
+    "optimize": {"packages", "files", "bundle", "tasks", "runtime", "evaluate"},
+    "report": {"packages", "files", "bundle", "tasks", "runtime", "evaluate"},
+    "quantize": {
+        "packages",
+        "files",
+        "bundle",
+        "tasks",
+        "runtime",
+        "evaluate",
+        "optimize",
+    },
 }
 ALLOWED["bin"] = set(ALLOWED)
 

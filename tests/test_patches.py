@@ -9,8 +9,9 @@ import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from espnet_onnx_plugin.bundle import Tensor
+from espnet_onnx_plugin.export.espnet_compat import import_nets
 from espnet_onnx_plugin.export.graph import GraphSpec, write_graph
-from espnet_onnx_plugin.export.patches import one_operator_table, replaced
+from espnet_onnx_plugin.export.patches import one_operator_table, replaced, small_masks
 
 
 class Base:
@@ -69,3 +70,16 @@ def test_guards_against_zeros_stay_in_graphs(tmp_path):
 class _Guarded(torch.nn.Module):
     def forward(self, x):
         return x / (x.abs() + 1e-8)
+
+
+def test_small_masks_are_espnets():
+    """Alone, of a waveform, and of features."""
+    nets_utils = import_nets("pytorch_backend.nets_utils")
+    lengths = torch.tensor([3, 5])
+    cases = [(), (torch.zeros(2, 5), 1), (torch.zeros(2, 5, 4), 1)]
+    expected = [nets_utils.make_pad_mask(lengths, *case) for case in cases]
+    with small_masks():
+        made = [nets_utils.make_pad_mask(lengths, *case) for case in cases]
+    for mask, other in zip(made, expected, strict=True):
+        assert torch.equal(mask.bool(), other.bool())
+    assert nets_utils.make_pad_mask(lengths).shape == (2, 5)

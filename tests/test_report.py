@@ -8,6 +8,7 @@ import pytest
 from espnet_onnx_plugin.bin import report
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
+from espnet_onnx_plugin.files import write_whole
 from espnet_onnx_plugin.report import plots
 from espnet_onnx_plugin.report.bleu import read_bleu
 from espnet_onnx_plugin.report.counts import STAND_IN, read_result
@@ -20,7 +21,6 @@ from espnet_onnx_plugin.report.tables import (
     markdown_escape,
     to_latex,
     to_markdown,
-    write_atomically,
 )
 from espnet_onnx_plugin.report.timing import TIMING, Timing
 from espnet_onnx_plugin.runtime.core.arithmetic import WIDE
@@ -294,9 +294,9 @@ def test_scorers_are_named(decodes):
 
 def test_write_leaves_the_old_file_where_it_fails(tmp_path):
     path = tmp_path / "RESULTS.md"
-    write_atomically(path, "old")
+    write_whole(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \udc80")
+        write_whole(path, "new \udc80")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["RESULTS.md"]
 

@@ -225,9 +225,11 @@ def test_all_three_stages(recipe):
         "provider": ["cpu"],
         "num_threads": ["1"],
         "data_path_and_name_and_type": ["dump/raw/test_a/wav.scp,speech,sound"],
-        "key_file": ["exp/asr/tag_onnx_fp32/test_a/logdir/keys.1.scp"],
+        "key_file": ["exp/asr/tag_onnx_fp32/test_a/logdir/run/keys.1.scp"],
         "batch_size": ["1"],
-        "output_dir": ["exp/asr/tag_onnx_fp32/test_a/logdir/output.1"],
+        "max_failures": ["4"],
+        "earlier_dir": ["exp/asr/tag_onnx_fp32/test_a/logdir/output"],
+        "output_dir": ["exp/asr/tag_onnx_fp32/test_a/logdir/run/output.1"],
         "config": ["decode.yaml"],
         "beam_size": ["5"],
         "ngram_weight": ["0"],
@@ -393,7 +395,7 @@ def test_streams_are_cut_in_other_ways_by_the_last_variant(recipe):
     decodes = module_calls("asr_inference_streaming")
     made = [
         (
-            call["output_dir"][0].split("/")[-4],
+            call["output_dir"][0].split("/")[-5],
             call["model_dir"][0].split("/")[-1],
             call["sim_chunk_length"],
             call.get("frontend"),
@@ -622,13 +624,16 @@ def test_fewer_jobs_leave_nothing_of_an_earlier_run(recipe):
     args = ["--stage", "14", "--onnx_variants", "fp32"]
     assert run_onnx(*args).returncode == 0
     logdir = Path("exp/asr/tag_onnx_fp32/test_a/logdir")
-    assert (logdir / "output.3").is_dir()
-    assert run_onnx(*args, "--onnx_nj", "1").returncode == 0
+    assert (logdir / "asr_inference.3.log").is_file()
+    more = ["--onnx_nj", "1", "--onnx_force", "true"]
+    assert run_onnx(*args, *more).returncode == 0
     assert sorted(path.name for path in logdir.iterdir()) == [
         "asr_inference.1.log",
-        "keys.1.scp",
         "keys.scp",
-        "output.1",
+        "merge.log",
+        "output",
+        "resume.log",
+        "todo.scp",
     ]
 
 
@@ -639,11 +644,9 @@ def test_lists_are_read_as_the_decoding_commands_read_them(recipe):
     make_torch = Path("exp/asr/tag/test_a")
     shutil.rmtree(make_torch, ignore_errors=True)
     args = ["--stage", "14", "--onnx_variants", "fp32", "--test_sets", "test_a"]
-    result = run_onnx(*args, "--onnx_nj", "8")
-    assert "holds other utterances" not in result.stderr, result.stderr
+    run_onnx(*args, "--onnx_nj", "8")
     logdir = Path("exp/asr/tag_onnx_fp32/test_a/logdir")
-    keys = logdir.glob("keys.*.scp")
-    assert sorted(path.read_text() for path in keys) == ["u1\n", "u2\n", "u3\n"]
+    assert (logdir / "keys.scp").read_text() == "u1\nu2\nu3\n"
     text = Path("exp/asr/tag_onnx_fp32/test_a/text").read_text()
     assert [line.split()[0] for line in text.splitlines()] == ["u1", "u2", "u3"]
 
@@ -701,6 +704,10 @@ def test_reasons_of_failed_jobs_are_counted(tmp_path):
     assert last == f"Error: 7 of 9 job(s) failed, see {logs[0]}"
     logs[0].write_text("a traceback\n" + end.format(1))
     assert shown(logs[0], logs[1])[0] == "a traceback"
+    given_up = (
+        "Error: jobs were given up, though their logs end well: run the stage again"
+    )
+    assert shown(logs[1]) == [given_up]
     # The scheduler has a log of its own for all jobs of an array.
     said = "slurmstepd: error: *** JOB 5 ON node2 CANCELLED DUE TO TIME LIMIT ***"
     (tmp_path / "q").mkdir()
@@ -728,7 +735,8 @@ def test_a_lost_utterance_is_an_error(recipe, text, args):
     args = ["--stage", "14", "--onnx_variants", "fp32", *args]
     result = run_onnx(*args, env={"LOSE": text})
     assert result.returncode == 1
-    assert f"{text} holds other utterances" in result.stderr
+    assert f"test_a/{text} lacks 'u1'" in result.stderr
+    assert not Path("exp/asr/tag_onnx_fp32/test_a/onnx_decode.json").exists()
 
 
 @pytest.mark.parametrize("variants", ["fp32", "int8"])

@@ -11,7 +11,9 @@ from recipes import ROOT, assert_refused, run
 
 
 @pytest.mark.skipif("ESPNET_ROOT" not in os.environ, reason="ESPNET_ROOT is not set")
-@pytest.mark.parametrize("name", ["asr", "st", "slu", "s2t", "tts", "enh", "enh_asr"])
+@pytest.mark.parametrize(
+    "name", ["asr", "st", "slu", "s2t", "tts", "enh", "enh_asr", "enh_diar"]
+)
 def test_espnets_own_driver(tmp_path, monkeypatch, name):
     templates = Path(os.environ["ESPNET_ROOT"]).resolve() / "egs2/TEMPLATE"
     recipe = tmp_path / "egs2/corpus" / f"{name}1"
@@ -43,4 +45,5 @@ def test_espnets_own_driver(tmp_path, monkeypatch, name):
     for way in ([], streaming) if name in ("asr", "st") else ([],):
         result = run(*sets, *last, *way, template=name)
         assert result.returncode == 1
-        assert f"{name}_train_raw" in result.stderr
+        model = "diar_enh" if name == "enh_diar" else name
+        assert f"{model}_train_raw" in result.stderr

@@ -6,12 +6,20 @@ import argparse
 import errno
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from espnet_onnx_plugin.bin._parser import ArgumentParser, add_options, values_of
+from espnet_onnx_plugin.bin._parser import (
+    ArgumentParser,
+    add_force,
+    add_options,
+    add_wait,
+    values_of,
+)
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.files import InUseError
 
 if TYPE_CHECKING:
     from espnet_onnx_plugin.evaluate.data_options import DataOptions
@@ -29,6 +37,8 @@ def add_derive_options(
     """
     parser.add_argument("--model_dir", type=Path, required=True, help="the bundle")
     parser.add_argument("--output_dir", type=Path, required=True, help="the new one")
+    add_force(parser)
+    add_wait(parser)
     for options_class in data:
         add_options(parser, options_class)
 
@@ -75,7 +85,7 @@ def run(
         format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
     )
     try:
-        command(args)
+        _run_in_turn(command, args)
     except PluginError as e:
         message = str(e)
     except OSError as e:
@@ -87,3 +97,20 @@ def run(
         return
     print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(1)
+
+
+def _run_in_turn(
+    command: Callable[[argparse.Namespace], None], args: argparse.Namespace
+) -> None:
+    """Run, with ``--wait true`` as soon as nobody else writes the output."""
+    waiting = False
+    while True:
+        try:
+            return command(args)
+        except InUseError as e:
+            if not getattr(args, "wait", False):
+                raise
+            if not waiting:
+                logging.info("waiting: %s", e)
+            waiting = True
+            time.sleep(1)

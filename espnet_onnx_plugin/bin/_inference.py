@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import espnet_onnx_plugin
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.bin._parser import (
     READERS,
     ArgumentParser,
+    add_force,
     add_options,
+    add_wait,
     anything,
     at_least_one,
     str_or_none,
@@ -25,6 +30,8 @@ from espnet_onnx_plugin.tasks import TASKS, door_called
 
 if TYPE_CHECKING:
     from espnet_onnx_plugin.runtime.io.data import Source
+    from espnet_onnx_plugin.runtime.io.digests import InputDigests
+    from espnet_onnx_plugin.runtime.io.writer import Job, JobWriter
 
 _INT8 = "use the int8 bundle"
 _WORD_LM = "word language models are not supported"
@@ -69,6 +76,23 @@ WITHOUT_EFFECT = (
     "bpemodel",
 )
 
+#: Options that do not decide what the results of an utterance are.
+_NOT_FACTS = (
+    "config",
+    "log_level",
+    "wait",
+    "model_dir",
+    "output_dir",
+    "key_file",
+    "data_path_and_name_and_type",
+    "batch_size",
+    "batch_bins",
+    "max_failures",
+    "force",
+    "earlier_dir",
+    "time_first_audio",
+)
+
 #: Options of ``partial_ar``.
 OF_PARTIAL_AR = ("threshold_probability", "max_seq_len", "max_mask_parallel")
 
@@ -98,6 +122,7 @@ class Inference:
         parser.add_argument(
             "--output_dir", required=True, help="directory of the results"
         )
+        add_wait(parser)
         parser.add_argument(
             "--provider",
             choices=tuple(PROVIDERS),
@@ -130,6 +155,17 @@ class Inference:
             "utterances times the samples of the longest, or of features its frames "
             "times their dimension; a larger utterance is decoded alone",
         )
+        group = parser.add_argument_group("Failures")
+        group.add_argument(
+            "--max_failures",
+            type=int,
+            default=0,
+            help="how many utterances may fail; they get an empty result, or none "
+            "where waveforms are made",
+        )
+        add_force(parser)
+        # Of the recipe's stages: results of earlier jobs, which are not repeated.
+        group.add_argument("--earlier_dir", type=Path, help=argparse.SUPPRESS)
         group = parser.add_argument_group(f"Search, as in espnet2.bin.{self.name}")
         add_options(group, self.options)
         for name in self.unsupported:
@@ -174,6 +210,52 @@ class Inference:
             **values_of(args, self.options),
         )
 
+    def facts(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Model, options and versions, on which the results depend."""
+        import onnxruntime
+
+        from espnet_onnx_plugin.bundle import MANIFEST, read_manifest, sha256
+
+        read_manifest(args.model_dir)  # or it is refused
+        options = {k: v for k, v in vars(args).items() if k not in _NOT_FACTS}
+        facts = {
+            "command": self.name,
+            "bundle": sha256(Path(args.model_dir, MANIFEST)),
+            "espnet_onnx_plugin": espnet_onnx_plugin.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "options": options,
+        }
+        made: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+        return made
+
+    def digests(self, args: argparse.Namespace) -> InputDigests:
+        """Digests of what the utterances are made of."""
+        from espnet_onnx_plugin.runtime.io.digests import InputDigests
+
+        data = args.data_path_and_name_and_type
+        return InputDigests((path, kind) for path, _, kind in data)
+
+    def job(self, args: argparse.Namespace, keys: Sequence[str]) -> Job:
+        """The job of decoding ``keys``."""
+        from espnet_onnx_plugin.runtime.io.writer import Job
+
+        return Job(
+            Path(args.output_dir),
+            keys,
+            self.facts(args),
+            self.digests(args),
+            args.max_failures,
+            args.force,
+            args.earlier_dir,
+        )
+
+    @property
+    def writer(self) -> type[JobWriter]:
+        """Class of what writes the results."""
+        from espnet_onnx_plugin.runtime.io.writer import ResultWriter
+
+        return ResultWriter
+
     def run(self, args: argparse.Namespace) -> None:
         """Decode every utterance and write the results."""
         self.check(args)
@@ -182,23 +264,28 @@ class Inference:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
-        from espnet_onnx_plugin.runtime.io.data import iterate
+        from espnet_onnx_plugin.runtime.io.data import attempts
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.io.progress import progress
-        from espnet_onnx_plugin.runtime.io.writer import result_writer
+        from espnet_onnx_plugin.runtime.io.writer import ResultWriter, job_writer
         from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits, decode
 
         keys = read_keys(args.key_file) if args.key_file else list(source.entries())
         model = self.open_model(args)
-        with result_writer(args.output_dir) as writer, logging_redirect_tqdm():
-            utterances = progress(iterate(source, keys), len(keys))
+        job = self.job(args, keys)
+        with job_writer(ResultWriter, job) as writer, logging_redirect_tqdm():
+            left = [key for key in keys if not writer.kept(key)]
+            writer.log_kept()
+            utterances = progress(attempts(source, left), len(left))
             limits = BatchLimits(args.batch_size, args.batch_bins)
             for decoded in decode(model, utterances, limits, others):
                 timing = decoded.timing
-                writer.results(decoded.key, model.files(decoded.results))
-                writer.timing(
-                    key=decoded.key,
+                writer.results(model.files(decoded.results))
+                if decoded.failure is not None:
+                    writer.failure(decoded.key, decoded.failure)
+                    continue
+                figures = dict(
                     audio_seconds=decoded.audio_seconds,
                     encoder_seconds=timing.frontend + timing.encoder,
                     search_seconds=timing.decoder
@@ -209,6 +296,7 @@ class Inference:
                     peak_memory_mb=peak_memory_mb(),
                     arithmetic=arithmetic(model.bundle.manifest),
                 )
+                writer.record(decoded.key, figures)
         logging.info("decoded %d utterances into %s", len(keys), args.output_dir)
 
     def _inputs(

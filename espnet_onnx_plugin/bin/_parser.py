@@ -125,6 +125,26 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that leave alone what is up to date."""
+    parser.add_argument(
+        "--force",
+        type=str2bool,
+        default=False,
+        help="make anew what an earlier run has made of the same",
+    )
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that write a directory which another one may write."""
+    parser.add_argument(
+        "--wait",
+        type=str2bool,
+        default=False,
+        help="where another process is writing the output, wait for its end",
+    )
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse with errors of one line, where its own print the usage first."""
 

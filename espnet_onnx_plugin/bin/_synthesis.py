@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import time
 from collections.abc import Mapping
@@ -42,6 +41,13 @@ class Synthesis(Inference):
         )
         return parser
 
+    @property
+    def writer(self) -> type[SpeechWriter]:
+        """Class of what writes the results."""
+        from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
+
+        return SpeechWriter
+
     def run(self, args: argparse.Namespace) -> None:
         """Synthesize every text and write the results."""
         self.check(args)
@@ -50,7 +56,9 @@ class Synthesis(Inference):
 
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.progress import progress
-        from espnet_onnx_plugin.runtime.io.speech_writer import speech_writer
+        from espnet_onnx_plugin.runtime.io.records import decoded, encoded
+        from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
+        from espnet_onnx_plugin.runtime.io.writer import job_writer
 
         model = self.open_model(args)
         texts = model.data(args.data_path_and_name_and_type).read(model.use_speech)
@@ -59,18 +67,22 @@ class Synthesis(Inference):
         if args.batch_size > 1 or args.batch_bins:
             logging.info("--batch_size has no effect: texts are spoken one by one")
         model.begin_job()
-        results = speech_writer(args.output_dir, keys, self.lists_waves)
-        with results as writer, logging_redirect_tqdm():
+        output = job_writer(
+            SpeechWriter, self.job(args, keys), lists_waves=self.lists_waves
+        )
+        with output as writer, logging_redirect_tqdm():
             for key in progress(keys, len(keys)):
-                noise = copy.deepcopy(model.noise)
+                if writer.kept(key, model.noise):
+                    continue
+                before = encoded(model.noise)
                 try:
                     made, seconds = synthesize(model, texts.of(key), args)
                 except (PluginError, RuntimeError) as e:
-                    model.noise = noise  # the others have theirs
+                    model.noise.restore(decoded(before))  # the others have theirs
                     writer.failure(key, e)
                 else:
-                    write(writer, key, model, made, seconds)
-            writer.check(len(keys))
+                    write(writer, key, model, made, seconds, before)
+            writer.log_kept()
         logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
 
 
@@ -99,8 +111,17 @@ def write(
     model: Synthesizer,
     made: Mapping[str, np.ndarray],
     seconds: Mapping[str, float],
+    before: str,
 ) -> None:
-    """Write the results of one utterance, see :func:`synthesize`."""
+    """Write the results of one utterance, see :func:`synthesize`.
+
+    Args:
+        writer: of the job.
+        key: id of the utterance.
+        model: what made them.
+        made, seconds: as returned.
+        before: state of the model's noise before.
+    """
     from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
     from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
 
@@ -108,10 +129,10 @@ def write(
     logging.info("%s (size:%d->%d)", key, model.symbols, size)
     logging.info("inference speed = %.1f / sec.", size / seconds["total_seconds"])
     writer.utterance(key, made, model.fs)
-    writer.timing(
-        key=key,
+    figures = dict(
         audio_seconds=model.audio_seconds(made),
         **seconds,
         peak_memory_mb=peak_memory_mb(),
         arithmetic=arithmetic(model.bundle.manifest),
     )
+    writer.record(key, figures, before, model.noise)

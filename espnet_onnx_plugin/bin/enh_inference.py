@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from espnet_onnx_plugin.runtime.enhancement.inputs import Mixture, Mixtures
+    from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
+    from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 
 def frequency(value: str) -> int:
@@ -81,6 +83,13 @@ class Enhancing(Inference):
         """
         return [wave[0] for wave in model(fs=fs, **mixture.arguments())], {}
 
+    @property
+    def writer(self) -> type[WaveWriter]:
+        """Class of what writes the results."""
+        from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
+
+        return WaveWriter
+
     def run(self, args: argparse.Namespace) -> None:
         """Enhance every mixture and write the results."""
         self.check(args)
@@ -88,10 +97,12 @@ class Enhancing(Inference):
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
-        from espnet_onnx_plugin.runtime.enhancement.writer import wave_writer
+        from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
         from espnet_onnx_plugin.runtime.io.progress import progress
+        from espnet_onnx_plugin.runtime.io.records import decoded, encoded
+        from espnet_onnx_plugin.runtime.io.writer import job_writer
 
         mixtures = self.mixtures(args)
         keys = read_keys(args.key_file) if args.key_file else mixtures.keys
@@ -99,9 +110,14 @@ class Enhancing(Inference):
         model = self.open_model(args)
         mixtures.require(model.enhancement)
         self.begin(model)
-        output = wave_writer(args.output_dir, keys, args.output_format)
+        job = self.job(args, keys)
+        output = job_writer(WaveWriter, job, audio_format=args.output_format)
         with output as writer, logging_redirect_tqdm():
             for number, key in enumerate(progress(keys, len(keys))):
+                noise: Noise | None = model.noise
+                if writer.kept(key, noise):
+                    continue
+                before = None if noise is None else encoded(noise)
                 logging.info("[%d] Enhancing %s", number, key)
                 try:
                     mixture = mixtures.of(key, model.enhancement)
@@ -110,18 +126,20 @@ class Enhancing(Inference):
                     waves, figures = self.enhance(model, mixture, fs)
                     seconds = time.perf_counter() - start
                 except PluginError as e:
+                    if noise is not None and before is not None:
+                        noise.restore(decoded(before))  # the others have theirs
                     writer.failure(key, e)
                     continue
                 writer.utterance(key, waves, fs)
-                writer.timing(
-                    key=key,
+                more = dict(
                     audio_seconds=len(mixture.speech_mix) / fs,
                     total_seconds=seconds,
                     **figures,
                     peak_memory_mb=peak_memory_mb(),
                     arithmetic=arithmetic(model.bundle.manifest),
                 )
-            writer.check(len(keys))
+                writer.record(key, more, before, noise)
+            writer.log_kept()
         logging.info("enhanced %d utterances into %s", len(keys), args.output_dir)
 
 

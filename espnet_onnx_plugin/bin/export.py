@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_onnx_plugin.bin._common import run
-from espnet_onnx_plugin.bin._parser import ArgumentParser, at_least_one, str_or_none
+from espnet_onnx_plugin.bin._parser import (
+    ArgumentParser,
+    add_force,
+    add_wait,
+    at_least_one,
+    str_or_none,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.tasks import TASKS
 
@@ -25,6 +31,8 @@ def get_parser() -> ArgumentParser:
     )
     parser.add_argument("--task", default="asr", choices=tuple(TASKS))
     parser.add_argument("--output_dir", type=Path, required=True, help="the bundle")
+    add_force(parser)
+    add_wait(parser)
     group = parser.add_argument_group("Model: files, or a tag or zip")
     group.add_argument("--train_config", type=Path, help="config.yaml of the model")
     group.add_argument("--model_file", type=Path, help="checkpoint of the model")
@@ -114,11 +122,17 @@ def export(args: argparse.Namespace) -> None:
     if args.model_tag is not None:
         with from_tag(args.task, args.model_tag, **more) as checkpoints:
             bundle = export_bundle(
-                args.task, checkpoints, args.output_dir, parity, device
+                args.task, checkpoints, args.output_dir, parity, device, args.force
             )
     else:
-        checkpoints = Checkpoints(**files, **more)
-        bundle = export_bundle(args.task, checkpoints, args.output_dir, parity, device)
+        bundle = export_bundle(
+            args.task,
+            Checkpoints(**files, **more),
+            args.output_dir,
+            parity,
+            device,
+            args.force,
+        )
     worst = max(bundle.manifest.checks["parity"].values())
     print(
         f"{bundle.path}: {', '.join(bundle.manifest.graphs)}, "

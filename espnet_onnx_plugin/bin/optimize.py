@@ -30,7 +30,9 @@ def optimize(args: argparse.Namespace) -> None:
     model = read_bundle(args.model_dir)
     task = task_of(model)
     evaluator = make_evaluator(args, task, COMPARED)
-    bundle = optimize(model, args.output_dir, args.provider, evaluator, Device())
+    bundle = optimize(
+        model, args.output_dir, args.provider, evaluator, Device(), args.force
+    )
     figures = bundle.manifest.checks["optimize"]
     nodes = figures["nodes"].values()
     print(

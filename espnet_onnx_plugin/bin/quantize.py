@@ -94,6 +94,7 @@ def quantize(args: argparse.Namespace) -> None:
         evaluator,
         budget,
         Device(args.provider),
+        args.force,
     )
     figures = bundle.manifest.checks["quantize"]
     speed = "emulated on the CPU, no speed measured"

@@ -20,7 +20,7 @@ from typing import Any
 
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.tables import write_atomically
+from espnet_onnx_plugin.files import write_whole
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.io.lists import read_keys
@@ -176,7 +176,7 @@ def reference(args: argparse.Namespace) -> None:
         options["batch_size"] = 1
     timings = time_inference(command, options, threads)
     path = Path(options["output_dir"]) / "timing.jsonl"
-    write_atomically(path, "".join(json.dumps(timing) + "\n" for timing in timings))
+    write_whole(path, "".join(json.dumps(timing) + "\n" for timing in timings))
     audio = sum(timing["audio_seconds"] for timing in timings)
     total = sum(timing["total_seconds"] for timing in timings)
     print(f"timed {len(timings)} utterances of {audio:.1f} s: RTF {total / audio:.3f}")

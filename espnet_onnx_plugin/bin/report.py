@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from espnet_onnx_plugin.bin._common import run
-from espnet_onnx_plugin.bin._parser import ArgumentParser, at_least_one
+from espnet_onnx_plugin.bin._parser import ArgumentParser, add_wait, at_least_one
 
 
 def get_parser() -> ArgumentParser:
@@ -69,6 +69,11 @@ def get_parser() -> ArgumentParser:
         "clean speech (spkN.scp); without it the systems do not enhance",
     )
     group.add_argument(
+        "--diarization",
+        action="store_true",
+        help="the systems also say who speaks when, and may count the speakers",
+    )
+    group.add_argument(
         "--asr_dir",
         nargs=2,
         action="append",
@@ -80,6 +85,7 @@ def get_parser() -> ArgumentParser:
     parser.add_argument(
         "--output_dir", type=Path, required=True, help="of RESULTS.* and plots"
     )
+    add_wait(parser)
     return parser
 
 
@@ -87,8 +93,10 @@ def report(args: argparse.Namespace) -> None:
     """Read, compare, write."""
     from espnet_onnx_plugin.errors import PluginError
     from espnet_onnx_plugin.evaluate.asr_scoring import AsrScorer
+    from espnet_onnx_plugin.files import held, write_whole
     from espnet_onnx_plugin.report import plots, tables
     from espnet_onnx_plugin.report.decodes import compare
+    from espnet_onnx_plugin.report.diarized import compare_diarized
     from espnet_onnx_plugin.report.enhanced import EnhancedSet, compare_enhanced
     from espnet_onnx_plugin.report.figures import to_csv
     from espnet_onnx_plugin.report.results import System
@@ -103,13 +111,20 @@ def report(args: argparse.Namespace) -> None:
 
     systems = [system(values) for values in args.system]
     reference = system(args.reference) if args.reference else None
+    for test_set in args.test_sets:
+        for one in systems:
+            one.check_decode(test_set)
     facts = dict(args.fact)
     if args.asr_model_dir is not None and args.data_dir is None:
         raise PluginError("--asr_model_dir needs the texts: --data_dir")
     if args.asr_dir and args.mixture_dir is None:
         raise PluginError("--asr_dir is for enhanced speech: --mixture_dir")
+    if args.diarization and args.mixture_dir is None:
+        raise PluginError("--diarization is of mixtures: --mixture_dir")
     heard: Sequence[EnhancedSet] | Sequence[SynthesizedSet] = []
-    if args.mixture_dir is not None:
+    if args.diarization:
+        heard = compare_diarized(args.test_sets, systems, reference, args.mixture_dir)
+    elif args.mixture_dir is not None:
         if args.data_dir is not None:
             raise PluginError("--mixture_dir and --data_dir exclude each other")
         asr_dirs = {name: Path(path) for name, path in args.asr_dir}
@@ -129,17 +144,18 @@ def report(args: argparse.Namespace) -> None:
     else:
         results = compare(args.test_sets, systems, reference)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    plotted, pages = "no plots, they need matplotlib", {}
-    if find_spec("matplotlib") is not None:
-        names = plots.plot_results(args.output_dir, results)
-        pages = {a_set.name: a_set.write_page(args.output_dir) for a_set in heard}
-        plotted = ", ".join([*names, *pages.values()]) or "no plots"
-    for suffix, text in {
-        "md": tables.to_markdown(args.title, facts, results, pages),
-        "tex": tables.to_latex(args.title, facts, results),
-        "csv": to_csv(results),
-    }.items():
-        tables.write_atomically(args.output_dir / f"RESULTS.{suffix}", text)
+    with held(args.output_dir / "RESULTS"):
+        plotted, pages = "no plots, they need matplotlib", {}
+        if find_spec("matplotlib") is not None:
+            names = plots.plot_results(args.output_dir, results)
+            pages = {a_set.name: a_set.write_page(args.output_dir) for a_set in heard}
+            plotted = ", ".join([*names, *pages.values()]) or "no plots"
+        for suffix, text in {
+            "md": tables.to_markdown(args.title, facts, results, pages),
+            "tex": tables.to_latex(args.title, facts, results),
+            "csv": to_csv(results),
+        }.items():
+            write_whole(args.output_dir / f"RESULTS.{suffix}", text)
     print(f"wrote {args.output_dir}/RESULTS.md, .tex and .csv; {plotted}")
 
 

@@ -31,12 +31,12 @@ def get_parser() -> ArgumentParser:
 def sample(args: argparse.Namespace) -> None:
     """Read lengths, choose, write."""
     from espnet_onnx_plugin.evaluate.sample import choose_keys, read_lengths
-    from espnet_onnx_plugin.report.tables import write_atomically
+    from espnet_onnx_plugin.files import write_whole
     from espnet_onnx_plugin.runtime.io.data import Source
 
     keys = choose_keys(read_lengths(Source.parse(args.scp)), args.num_utts)
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.output_file, "".join(f"{key}\n" for key in keys))
+    write_whole(args.output_file, "".join(f"{key}\n" for key in keys))
     print(f"chose {len(keys)} utterances of {args.scp}")
 
 

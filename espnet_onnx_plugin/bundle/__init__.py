@@ -5,6 +5,7 @@ tokenizer's files. It is complete and is never changed in place:
 :func:`~espnet_onnx_plugin.bundle.store.new_bundle` writes aside and renames.
 """
 
+from espnet_onnx_plugin.bundle.diarization import Diarization
 from espnet_onnx_plugin.bundle.enhancement import Enhancement, FrameStream, Stft
 from espnet_onnx_plugin.bundle.manifest import (
     FORMAT_VERSION,
@@ -46,6 +47,7 @@ __all__ = [
     "BlockStream",
     "Bundle",
     "ChunkStream",
+    "Diarization",
     "Enhancement",
     "Excitation",
     "File",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import (
     MANIFEST,
     Bundle,
@@ -19,6 +20,7 @@ from espnet_onnx_plugin.bundle import (
     write_manifest,
 )
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.files import held
 
 #: Writes the new form of a graph: (role, old file, new file). Returns whether an
 #: utterance gets the same result in a batch as alone, where it did before.
@@ -37,6 +39,7 @@ def derive(
     check: Check,
     precision: Precision | None = None,
     graphs: Mapping[str, Graph] | None = None,
+    force: bool = False,
 ) -> Bundle:
     """Write the bundle that ``rewrite`` makes of ``parent``.
 
@@ -48,6 +51,7 @@ def derive(
         check: called with the new bundle before it takes its place.
         precision: of the new bundle, where it is not the parent's.
         graphs: entries of the new graphs, where their tensors are not the parent's.
+        force: write it anew where it is up to date too.
 
     Raises:
         PluginError: if ``output_dir`` is the parent, or the check refuses; an older
@@ -57,42 +61,47 @@ def derive(
         raise PluginError(
             f"--output_dir {output_dir} is --model_dir; give another directory"
         )
-    origin = {"parent": sha256(parent.path / MANIFEST), "made_by": dict(made_by)}
-    if is_current(output_dir, origin):
-        return read_bundle(output_dir)
-    graph_files = {
-        file.name
-        for graph in parent.manifest.graphs.values()
-        for file in (graph.file, graph.weights)
-        if file is not None
+    origin = {
+        "parent": sha256(parent.path / MANIFEST),
+        "made_by": dict(made_by),
+        "espnet_onnx_plugin": espnet_onnx_plugin.__version__,
     }
-    with new_bundle(output_dir) as work:
-        for file in parent.path.iterdir():
-            if file.name != MANIFEST and file.name not in graph_files:
-                shutil.copyfile(file, work / file.name)
-        graphs = {
-            role: _rewritten(role, graph, parent, work, rewrite)
-            for role, graph in (graphs or parent.manifest.graphs).items()
+    with held(output_dir):
+        if not force and is_current(output_dir, origin):
+            return read_bundle(output_dir)
+        graph_files = {
+            file.name
+            for graph in parent.manifest.graphs.values()
+            for file in (graph.file, graph.weights)
+            if file is not None
         }
-        source = {
-            k: v for k, v in parent.manifest.source.items() if k not in origin
-        } | origin
-        manifest: Manifest = dataclasses.replace(
-            parent.manifest,
-            graphs=graphs,
-            precision=precision or parent.manifest.precision,
-            source=source,
-            checks={},
-        )
-        checks = {**parent.manifest.checks, **check(Bundle(work, manifest))}
-        graphs = {  # a check may mend what it measures
-            role: redescribe(work / graph.file.name, graph)
-            for role, graph in graphs.items()
-        }
-        write_manifest(
-            work, dataclasses.replace(manifest, graphs=graphs, checks=checks)
-        )
-    return read_bundle(output_dir)
+        with new_bundle(output_dir) as work:
+            for file in parent.path.iterdir():
+                if file.name != MANIFEST and file.name not in graph_files:
+                    shutil.copyfile(file, work / file.name)
+            graphs = {
+                role: _rewritten(role, graph, parent, work, rewrite)
+                for role, graph in (graphs or parent.manifest.graphs).items()
+            }
+            source = {
+                k: v for k, v in parent.manifest.source.items() if k not in origin
+            } | origin
+            manifest: Manifest = dataclasses.replace(
+                parent.manifest,
+                graphs=graphs,
+                precision=precision or parent.manifest.precision,
+                source=source,
+                checks={},
+            )
+            checks = {**parent.manifest.checks, **check(Bundle(work, manifest))}
+            graphs = {  # a check may mend what it measures
+                role: redescribe(work / graph.file.name, graph)
+                for role, graph in graphs.items()
+            }
+            write_manifest(
+                work, dataclasses.replace(manifest, graphs=graphs, checks=checks)
+            )
+        return read_bundle(output_dir)
 
 
 def _rewritten(

@@ -218,8 +218,19 @@ class Diffusion:
     drawn: int = 0
 
 
+@dataclass(frozen=True)
+class MultiMask:
+    """Masks for as many speakers as a mixture has, which is known when it is separated.
+
+    The graph ``separator`` makes the bottleneck feature of a mixture, and ``masks_N``
+    makes the outputs of N speakers of it: at most as many as the model's outputs.
+    """
+
+    kind: ClassVar[str] = "multi_mask"
+
+
 #: Modules of runtime.enhancement run each.
-Method = Direct | Beamforming | KMeans | SoftKMeans | Segmental | Diffusion
+Method = Direct | Beamforming | KMeans | SoftKMeans | Segmental | Diffusion | MultiMask
 
 
 @dataclass(frozen=True, kw_only=True)

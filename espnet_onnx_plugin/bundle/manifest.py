@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from espnet_onnx_plugin.bundle.diarization import Diarization
 from espnet_onnx_plugin.bundle.enhancement import Enhancement
 from espnet_onnx_plugin.bundle.search import Features, Search
 from espnet_onnx_plugin.errors import PluginError
@@ -321,6 +322,7 @@ class Manifest:
         search: what follows the tokens; None where there are none.
         enhancement: the waveforms that it makes of a mixture, or None. Where it also
             recognizes speech, these are what the other graphs read.
+        diarization: what it says of who speaks when, or None.
         stream: how its encoder encodes streams; None: it encodes whole utterances.
         ngram: a KenLM model, or None.
         src_text, src_ngram: the same of the source language, where a translation model
@@ -338,6 +340,7 @@ class Manifest:
     search: Search | Features | None
     synthesis: Synthesis | None = None
     enhancement: Enhancement | None = None
+    diarization: Diarization | None = None
     ngram: File | None = None
     transcript: Transcript | None = None
     stream: BlockStream | ChunkStream | None = None
@@ -349,8 +352,8 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.text is None and self.enhancement is None:
-            raise PluginError("there is neither text nor enhancement")
+        if self.text is self.enhancement is self.diarization is None:
+            raise PluginError("there is neither text, enhancement nor diarization")
 
     @property
     def files(self) -> list[File]:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from espnet_onnx_plugin.bundle.manifest import (
 )
 from espnet_onnx_plugin.bundle.typed import parse, plain
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.files import clear, new_directory, replace_directory
 
 MANIFEST = "manifest.yaml"
 
@@ -189,6 +189,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def new_bundle(output_dir: str | Path) -> Iterator[Path]:
     """Give a directory to write a bundle in; it becomes ``output_dir`` at the end.
 
+    To be used by the one that holds ``output_dir``, see :func:`~.files.held`.
+
     On an exception the directory is removed and an older ``output_dir`` stays as it
     was. An ``output_dir`` that exists and is no bundle is refused.
     """
@@ -199,18 +201,11 @@ def new_bundle(output_dir: str | Path) -> Iterator[Path]:
                 f"{output_dir} exists and is not a bundle; remove it or give another "
                 "--output_dir"
             )
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
+    clear(output_dir)
+    work = new_directory(output_dir)
     try:
         yield work
-        work.chmod(0o755)  # mkdtemp's is private; the recipe's are not
-        if output_dir.exists():
-            old = Path(tempfile.mkdtemp(prefix=".old.", dir=output_dir.parent))
-            output_dir.rename(old / "bundle")
-            work.rename(output_dir)
-            shutil.rmtree(old)
-        else:
-            work.rename(output_dir)
+        replace_directory(work, output_dir)
     finally:
         if work.exists():
             shutil.rmtree(work)

@@ -93,5 +93,39 @@ class SeparationBudget(Budget):
                 raise PluginError(f"{name} {value} must be 0 or more")
 
 
+@dataclass(frozen=True)
+class DiarizationBudget(Budget):
+    """Limits for diarization, and separation by it, against fp32."""
+
+    min_activity_agreement: float = option(
+        0.99,
+        "share of the speakers' activities, frame by frame, that have to be fp32's",
+    )
+    min_separation_agreement: float = option(
+        20.0,
+        "mean ratio in dB to the separated speech of fp32, where there are as many "
+        "speakers",
+    )
+
+    title = "The budget of tasks diar and enh_diar, against fp32"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_activity_agreement <= 1:
+            raise PluginError(
+                f"min_activity_agreement {self.min_activity_agreement} must lie "
+                "between 0 and 1"
+            )
+        if not self.min_separation_agreement >= 0:
+            raise PluginError(
+                f"min_separation_agreement {self.min_separation_agreement} must be 0 "
+                "or more"
+            )
+
+
 #: The budget of every kind of task.
-BUDGETS: Sequence[type[Budget]] = (TokenBudget, SpeechBudget, SeparationBudget)
+BUDGETS: Sequence[type[Budget]] = (
+    TokenBudget,
+    SpeechBudget,
+    SeparationBudget,
+    DiarizationBudget,
+)

@@ -34,6 +34,7 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import LENS
 from espnet_onnx_plugin.runtime.core.values import to_numpy
 from espnet_onnx_plugin.runtime.io.data import Source, usable
+from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
@@ -115,11 +116,15 @@ class RecognitionEvaluator(Evaluator[TokenBudget]):
         """For the manifest: what decides the figures."""
         if self.source is None:
             return None
+        others = self.source.others
+        data = [(self.source.path, self.source.type)]
+        data += [(path, "text") for path in (*others.values(), *self.texts)]
         return dict(
+            digest=InputDigests(data).of_all(self.source.limit),
             scp=str(self.source.path),
             type=self.source.type,
             limit=self.source.limit,
-            others={name: str(path) for name, path in self.source.others.items()},
+            others={name: str(path) for name, path in others.items()},
             texts=list(map(str, self.texts)),
             options=self.options and dict(self.options),
         )

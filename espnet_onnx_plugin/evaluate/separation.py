@@ -42,6 +42,7 @@ from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of
 from espnet_onnx_plugin.runtime.enhancement.inputs import Mixtures, made_up
 from espnet_onnx_plugin.runtime.enhancement.segments import best_order, si_snr
 from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.tasks import Task
 
@@ -190,7 +191,9 @@ class SeparationEvaluator(Evaluator[SeparationBudget]):
         """For the manifest: what decides the measures."""
         if self.source is None:
             return None
+        data = [(path, kind) for path, _, kind in self.source.data]
         return dict(
+            digest=InputDigests(data).of_all(self.source.limit),
             data=[list(entry) for entry in self.source.data],
             limit=self.source.limit,
             options=self.options and dict(self.options),

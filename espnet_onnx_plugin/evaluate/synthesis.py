@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.bundle import MANIFEST, Bundle, sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.asr_scoring import (
     AsrScorer,
@@ -33,6 +33,7 @@ from espnet_onnx_plugin.evaluate.speech_quality import average
 from espnet_onnx_plugin.evaluate.speed import Seconds, time_in_turns
 from espnet_onnx_plugin.evaluate.synthesized import SpeechQuality, measure_or_lost
 from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.runtime.synthesis.described import synthesis_of
 from espnet_onnx_plugin.runtime.synthesis.engine import Synthesizer
@@ -85,11 +86,13 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
         """For the manifest: what decides the measures."""
         if self.source is None:
             return None
+        data = [(path, kind) for path, _, kind in self.source.data]
         return dict(
+            digest=InputDigests(data).of_all(self.source.limit),
             data=[list(entry) for entry in self.source.data],
             limit=self.source.limit,
             options=self.options and dict(self.options),
-            asr_model_dir=self.asr_model_dir and str(self.asr_model_dir),
+            asr_model=self.asr_model_dir and sha256(self.asr_model_dir / MANIFEST),
         )
 
     def check_options(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from espnet_onnx_plugin.export.checkpoints import (
 from espnet_onnx_plugin.export.graph import OPSET, export_graphs
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.tasks.exporter import Exporter, find_exporter
+from espnet_onnx_plugin.files import held
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.tasks import find
@@ -63,6 +64,7 @@ def export_bundle(
     output_dir: Path,
     parity_source: Source | None = None,
     device: Device = CPU,
+    force: bool = False,
 ) -> Bundle:
     """Write a bundle from ESPnet's checkpoints, and check it.
 
@@ -72,6 +74,7 @@ def export_bundle(
         output_dir: the bundle; left alone when it is up to date.
         parity_source: real audio, of which a few utterances check the encoder.
         device: what the graphs are checked on.
+        force: write it anew where it is up to date too.
 
     Raises:
         PluginError: if something is not supported, cannot be read, or a graph differs
@@ -79,15 +82,16 @@ def export_bundle(
     """
     task = _recognized(task, checkpoints)
     source = fingerprint(task, checkpoints)
-    if is_current(output_dir, source):
-        logger.info("%s is up to date", output_dir)
+    with held(output_dir):
+        if not force and is_current(output_dir, source):
+            logger.info("%s is up to date", output_dir)
+            return read_bundle(output_dir)
+        other, parts = checkpoints.inference_enh_config, find(task).overwritten
+        with overwritten(checkpoints.train_config, other, parts) as config:
+            checkpoints = dataclasses.replace(checkpoints, train_config=config)
+            with new_bundle(output_dir) as work:
+                _export(task, checkpoints, work, source, parity_source, device)
         return read_bundle(output_dir)
-    other, parts = checkpoints.inference_enh_config, find(task).overwritten
-    with overwritten(checkpoints.train_config, other, parts) as config:
-        checkpoints = dataclasses.replace(checkpoints, train_config=config)
-        with new_bundle(output_dir) as work:
-            _export(task, checkpoints, work, source, parity_source, device)
-    return read_bundle(output_dir)
 
 
 def _recognized(task: str, checkpoints: Checkpoints) -> str:

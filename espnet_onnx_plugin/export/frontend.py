@@ -128,32 +128,45 @@ def audio_specs(
     if frontend is None:
         length = max(length, encoder.trace_frames)
         return {"encoder": encoder.graph_spec(length, (speech.feature_dim,))}
-    feats = _features(frontend, length)
+    feats = features_of(frontend, length)
     while feats.size(1) < encoder.trace_frames:
         length *= 2
-        feats = _features(frontend, length)
-    frames, shape = getattr(frontend, "frames", "frames_in"), feats.shape[2:]
+        feats = features_of(frontend, length)
     return {
-        "frontend": GraphSpec(
-            frontend,
-            {
-                "speech": Tensor("float32", ("utterances", "samples")),
-                "speech_lengths": Tensor("int64", ("utterances",)),
-            },
-            {
-                "feats": Tensor("float32", ("utterances", frames, *shape)),
-                "feats_lengths": Tensor("int64", ("utterances",)),
-            },
-            sizes={"samples": length},
-        ),
+        "frontend": frontend_spec(frontend, length),
         # With an even number of frames torch 2.11 fails on strided convolutions:
         # "Unable to determine the domain of the given function".
-        "encoder": encoder.graph_spec(feats.size(1) - 1 + feats.size(1) % 2, shape),
+        "encoder": encoder.graph_spec(
+            feats.size(1) - 1 + feats.size(1) % 2, feats.shape[2:]
+        ),
     }
 
 
+def frontend_spec(frontend: torch.nn.Module, length: int) -> GraphSpec:
+    """The graph of a frontend.
+
+    Args:
+        frontend: what :func:`wrap_frontend` gave.
+        length: samples that it is traced with.
+    """
+    frames = getattr(frontend, "frames", "frames_in")
+    shape = features_of(frontend, length).shape[2:]
+    return GraphSpec(
+        frontend,
+        {
+            "speech": Tensor("float32", ("utterances", "samples")),
+            "speech_lengths": Tensor("int64", ("utterances",)),
+        },
+        {
+            "feats": Tensor("float32", ("utterances", frames, *shape)),
+            "feats_lengths": Tensor("int64", ("utterances",)),
+        },
+        sizes={"samples": length},
+    )
+
+
 @torch.no_grad()
-def _features(frontend: torch.nn.Module, length: int) -> torch.Tensor:
+def features_of(frontend: torch.nn.Module, length: int) -> torch.Tensor:
     """Features of so many samples of noise."""
     generator = torch.Generator().manual_seed(1)
     speech = torch.randn((2, length), generator=generator)

@@ -166,6 +166,31 @@ def traceable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def small_masks() -> Iterator[None]:
+    """Give ESPnet's modules masks that are one comparison, for the time of the block.
+
+    ESPnet's function multiplies matrices of length by length: of a waveform of 5 s at
+    8 kHz, which a diarization without a frontend hands to ``normalize``, 6 GB. This can
+    go when it does not.
+    """
+
+    def mask(
+        lengths: torch.Tensor,
+        xs: torch.Tensor | None = None,
+        length_dim: int = -1,
+        maxlen: int | None = None,
+    ) -> torch.Tensor:
+        if xs is None and maxlen is None:
+            maxlen = int(lengths.max())
+        return make_pad_mask(lengths, xs, length_dim, maxlen)
+
+    with contextlib.ExitStack() as stack:
+        for module in _importers("make_pad_mask"):
+            stack.enter_context(replaced(module, "make_pad_mask", mask))
+        yield
+
+
+@contextlib.contextmanager
 def one_operator_table() -> Iterator[None]:
     """Let torch's exporter make the table of its operators once, not for every graph.
 

@@ -97,6 +97,7 @@ def optimize(
     provider: str,
     evaluator: Evaluator[Any] | None = None,
     device: Device = CPU,
+    force: bool = False,
 ) -> Bundle:
     """Write the fused form of a bundle, and check that it decodes the same.
 
@@ -106,6 +107,7 @@ def optimize(
         provider: where it will run.
         evaluator: what to compare on, of the model's task.
         device: where it is optimized and compared.
+        force: write it anew where it is up to date too.
 
     Raises:
         PluginError: if an output differs from the original's, or any token or waveform
@@ -151,5 +153,10 @@ def optimize(
             )
         return {"optimize": {"nodes": nodes, **comparison.as_dict()}}
 
-    made_by = dict(step="optimize", provider=provider, onnxruntime=ort.__version__)
-    return derive(model, output_dir, made_by, rewrite, check)
+    made_by = dict(
+        step="optimize",
+        provider=provider,
+        calibration=evaluator.as_dict(),
+        onnxruntime=ort.__version__,
+    )
+    return derive(model, output_dir, made_by, rewrite, check, force=force)

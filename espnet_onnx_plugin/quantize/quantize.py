@@ -62,6 +62,7 @@ def quantize(
     evaluator: Evaluator[BudgetOf] | None = None,
     budget: BudgetOf | None = None,
     device: Device = CPU,
+    force: bool = False,
 ) -> Bundle:
     """Write a bundle in lower precision, with the figures of its quality.
 
@@ -73,6 +74,7 @@ def quantize(
             holds the budget, and convolutions stay in fp32.
         budget: what quantization may cost, by default that of the evaluator.
         device: where it is measured.
+        force: write it anew where it is up to date too.
 
     Raises:
         PluginError: if the budget does not hold; nothing is written then.
@@ -118,6 +120,7 @@ def quantize(
         lambda bundle: quantizer().check(bundle),
         precision,
         _entries(model, precision),
+        force,
     )
 
 

@@ -89,8 +89,8 @@ class EnhancedSet:
         errors = self._errors(name)
         if self.reference is not None and system is not self.reference:
             base = self.reference.name
-            ratios = [r for one in self.ratios[name] for r in one.values()]
-            agreement = Agreement(base, statistics.median(ratios), min(ratios))
+            if ratios := [r for one in self.ratios[name] for r in one.values()]:
+                agreement = Agreement(base, statistics.median(ratios), min(ratios))
             faster = speed_up(timings[name], timings[base])
             for rate in errors.keys() & self._errors(base).keys():
                 differences[rate] = errors[rate].rate - self._errors(base)[rate].rate

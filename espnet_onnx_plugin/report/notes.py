@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from espnet_onnx_plugin.report.results import (
+    DIARIZATION_SCORES,
     SINGING_SCORES,
     TIE,
     Result,
@@ -48,7 +49,17 @@ def notes(results: list[Result]) -> Iterator[str]:
             "Semitone accuracy (the higher the better) and V/UV error (the lower) are "
             "means over all songs, by ESPnet's own scoring stage, against recordings."
         )
-    if names - SINGING_SCORES.keys():
+    if "der" in names:
+        yield (
+            "DER: diarization error rate, by ESPnet's own scoring stage: the lowest of "
+            "its thresholds and median filters."
+        )
+    if "activities" in names:
+        yield (
+            "Same activities: share of the decisions, of each speaker at each frame, "
+            "that are PyTorch's; those of a speaker that only one has found are not."
+        )
+    if names - SINGING_SCORES.keys() - DIARIZATION_SCORES.keys():
         yield (
             "Scores are means over utterances and speakers, by ESPnet's own scoring "
             "stage, against clean speech; STOI in percent."
@@ -158,6 +169,7 @@ def _quantization(figures: Mapping[str, Any]) -> str:
                 f"{budget['max_log_f0_rmse']:.3f})"
             )
         parts += _enhanced(figures)
+        parts += _diarized(figures)
         if len(parts) == 1:
             parts.append("none of them long enough to be measured")
     kept = [
@@ -195,4 +207,20 @@ def _enhanced(figures: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"SI-SNR to fp32 {figures['agreement']:.1f} dB (budget at least "
             f"{budget['min_agreement']:.1f})"
+        )
+
+
+def _diarized(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how the speakers of a quantized model stand to their budget."""
+    budget = figures["budget"]
+    if "activity_agreement" in figures:
+        yield (
+            f"as many speakers in {figures['same_speakers']}, "
+            f"{100 * figures['activity_agreement']:.2f} % of fp32's activities (budget "
+            f"{100 * budget['min_activity_agreement']:.2f} %)"
+        )
+    if "separation_agreement" in figures:
+        yield (
+            f"SI-SNR to fp32 {figures['separation_agreement']:.1f} dB (budget at least "
+            f"{budget['min_separation_agreement']:.1f})"
         )

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from espnet_onnx_plugin.evaluate.speech_quality import F0_RANGE
+from espnet_onnx_plugin.files import write_whole
 from espnet_onnx_plugin.report.results import (
     BLEU_TYPES,
     ERROR_TYPES,
     Result,
     compared_with,
 )
-from espnet_onnx_plugin.report.tables import write_atomically
 
 DPI = 150
 MARKS = "osD^vXP*"
@@ -56,7 +56,7 @@ def _axes() -> Any:
 def _save(figure: Any, path: Path) -> None:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI)
-    write_atomically(path, png.getvalue())
+    write_whole(path, png.getvalue())
 
 
 def plot_results(output_dir: Path, results: Sequence[Result]) -> list[str]:

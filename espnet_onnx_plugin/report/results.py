@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
-from espnet_onnx_plugin.bundle import MANIFEST
+from espnet_onnx_plugin.bundle import MANIFEST, sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.evaluate.speech_quality import Measures
 from espnet_onnx_plugin.report.bleu import Bleu
 from espnet_onnx_plugin.report.streams import Streams
 from espnet_onnx_plugin.report.timing import Timing
+from espnet_onnx_plugin.runtime.io.recipe_decode import MARK, changed, read_mark
 
 # Error rates by the names that the tables have for them.
 ERROR_TYPES = ("WER", "CER", "TER")
@@ -27,6 +28,11 @@ BLEU_TYPES = ("BLEU", "BLEU lc.rm")
 SINGING_SCORES = {
     "semitone_acc": "semitone accuracy %",
     "vuv_error": "V/UV error %",
+}
+# Likewise of diarization, and how near it is to the reference's.
+DIARIZATION_SCORES = {
+    "der": "DER %",
+    "activities": "same activities %",
 }
 # Likewise of enhanced speech. STOI is in percent there.
 SPEECH_SCORES = {
@@ -72,6 +78,27 @@ class System:
         if TEST_SET in str(self.decode_dir):
             return Path(str(self.decode_dir).replace(TEST_SET, test_set))
         return self.decode_dir / test_set
+
+    def check_decode(self, test_set: str) -> None:
+        """Refuse a decode of a bundle that is not whole, or is another bundle's.
+
+        Raises:
+            PluginError: saying so.
+        """
+        bundles = [path for path in self.model_paths if (path / MANIFEST).is_file()]
+        if not bundles:
+            return  # PyTorch's
+        directory = self.directory(test_set)
+        mark = read_mark(directory)
+        if mark is None:
+            problem = f"is no whole decode: it has no {MARK}"
+        elif mark["facts"]["bundle"] != sha256(bundles[0] / MANIFEST):
+            problem = f"was decoded with another model than {bundles[0]} holds now"
+        elif files := changed(directory, mark):
+            problem = f"has another {files[0]} than the decode has written"
+        else:
+            return
+        raise PluginError(f"{directory} {problem}; run stage 16 again")
 
     @property
     def model_bytes(self) -> int | None:
@@ -123,7 +150,7 @@ class Result:
         measured: Number of the utterances whose synthesized speech was measured.
         distances: How far its waveforms are from others, by the name of those.
         scores: Means over the test set, by ESPnet's own scoring and by its names
-            (:data:`SPEECH_SCORES`, :data:`SINGING_SCORES`).
+            (:data:`SPEECH_SCORES`, :data:`SINGING_SCORES`, :data:`DIARIZATION_SCORES`).
         agreement: With the reference's waveforms, of a system that enhances.
         timing: Over the sample that was timed, None where none was.
         streams: How the words came, None where nothing was decoded as a stream.
@@ -168,7 +195,7 @@ def agrees_with(results: Iterable[Result]) -> list[str]:
 def scored(results: Iterable[Result]) -> list[str]:
     """Return the names of the scores, in the tables' order."""
     names = {name for r in results for name in r.scores}
-    known = [*SINGING_SCORES, *SPEECH_SCORES]
+    known = [*SINGING_SCORES, *DIARIZATION_SCORES, *SPEECH_SCORES]
     return [*(n for n in known if n in names), *sorted(names - {*known})]
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
 from espnet_onnx_plugin.report.notes import notes
 from espnet_onnx_plugin.report.results import (
     BLEU_TYPES,
+    DIARIZATION_SCORES,
     ERROR_TYPES,
     SINGING_SCORES,
     SPEECH_SCORES,
@@ -107,7 +106,8 @@ def _columns(results: list[Result]) -> dict[str, Callable[[Result], str]]:
         "chunk s": lambda r: r.streams.chunk if r.streams else MISSING,
     }
     for name in scored(results):
-        header = {**SINGING_SCORES, **SPEECH_SCORES}.get(name, name.upper())
+        known = {**SINGING_SCORES, **DIARIZATION_SCORES, **SPEECH_SCORES}
+        header = known.get(name, name.upper())
         columns[header] = partial(score_cell, name=name)
     for name in compared_with(results):
         columns |= distance_columns(name)
@@ -225,14 +225,3 @@ def to_latex(title: str, facts: Mapping[str, str], results: list[Result]) -> str
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file aside and rename it, so that no half of it is ever seen."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        data = content.encode("utf-8") if isinstance(content, str) else content
-        aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

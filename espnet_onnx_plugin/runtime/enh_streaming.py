@@ -18,6 +18,7 @@ from espnet_onnx_plugin.runtime.enhancement.frames import (
 )
 from espnet_onnx_plugin.runtime.enhancement.options import EnhStreamingOptions
 from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 
 class SeparateSpeechStreaming(OpenedModel[EnhStreamingOptions]):
@@ -45,6 +46,7 @@ class SeparateSpeechStreaming(OpenedModel[EnhStreamingOptions]):
     """
 
     task = "enh"
+    noise: Noise | None = None  # nothing is drawn
     options_class: type[EnhStreamingOptions] = EnhStreamingOptions
 
     def _open(self) -> None:

@@ -9,6 +9,7 @@ from benchmarking.measurement import Agreement, Distance, Measurement, Outcome
 from benchmarking.settings import Decode, Separation, StreamDecode, Synthesis
 
 from espnet_onnx_plugin.evaluate.error_rate import count_errors
+from espnet_onnx_plugin.files import write_whole
 from espnet_onnx_plugin.report.figures import csv_table
 from espnet_onnx_plugin.report.plots import (
     Point,
@@ -22,7 +23,6 @@ from espnet_onnx_plugin.report.tables import (
     MISSING,
     markdown_escape,
     markdown_table,
-    write_atomically,
 )
 
 NOTES = (
@@ -99,8 +99,8 @@ def write_report(
     notes = [note.format(inputs=words[0], result=words[1]) for note in NOTES]
     notes += NOTES_OF[kind]
     lines += ["", *(f"- {markdown_escape(note)}" for note in notes)]
-    write_atomically(output_dir / "results.csv", csv_table(list(_csv_rows(outcomes))))
-    write_atomically(output_dir / "RESULTS.md", "\n".join(lines) + "\n")
+    write_whole(output_dir / "results.csv", csv_table(list(_csv_rows(outcomes))))
+    write_whole(output_dir / "RESULTS.md", "\n".join(lines) + "\n")
 
 
 def _error_rate(outcome: Outcome, measurement: Measurement) -> float | None:

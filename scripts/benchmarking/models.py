@@ -30,7 +30,7 @@ from espnet_onnx_plugin.bundle import Bundle, Speech, read_bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.evaluator import evaluator_class
 from espnet_onnx_plugin.evaluate.sample import choose_keys, read_lengths
-from espnet_onnx_plugin.report.tables import write_atomically
+from espnet_onnx_plugin.files import write_whole
 from espnet_onnx_plugin.runtime.io.data import Source, iterate
 from espnet_onnx_plugin.runtime.io.lists import read_scp
 from espnet_onnx_plugin.runtime.io.speech import check_rate, prepare
@@ -176,7 +176,7 @@ def make_random_model(
             _make_calibration_texts(directory, model.tokens)
         else:
             _make_calibration_noise(directory, model.channels)
-        write_atomically(done, spec)
+        write_whole(done, spec)
     return files
 
 
@@ -220,7 +220,7 @@ def _make_calibration_texts(directory: Path, vocabulary: int) -> None:
     for number, length in enumerate(CALIBRATION_TOKENS):
         ids = random.integers(2, vocabulary - 1, length)
         text += f"text_{number} {' '.join(map(str, ids))}\n"
-    write_atomically(directory / CALIBRATION_TEXTS, text)
+    write_whole(directory / CALIBRATION_TEXTS, text)
 
 
 def _make_calibration_songs(directory: Path, vocabulary: int) -> None:
@@ -232,13 +232,13 @@ def _make_calibration_songs(directory: Path, vocabulary: int) -> None:
         times, phones = made["label"]
         score = directory / f"song_{number}.json"
         content = json.dumps({"tempo": tempo, "note": notes})
-        write_atomically(score, content)
+        write_whole(score, content)
         label = [f"{s:.4f} {e:.4f} {p}" for (s, e), p in zip(times, phones)]
         lines["text"].append(f"song_{number} {made['text']}")
         lines["label"].append(f"song_{number} {' '.join(label)}")
         lines["score"].append(f"song_{number} {score}")
     for name, content in lines.items():
-        write_atomically(directory / f"songs_{name}", "\n".join(content) + "\n")
+        write_whole(directory / f"songs_{name}", "\n".join(content) + "\n")
 
 
 def _song(seconds: float, vocabulary: int, seed: int) -> dict[str, Any]:
@@ -370,7 +370,7 @@ def make_song(seconds: float, bundle: Bundle, directory: Path) -> Inputs:
     song = _song(seconds, len(TokenConverter(bundle).token_list), seed=0)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"song_{seconds:g}.json"
-    write_atomically(path, json.dumps(song))
+    write_whole(path, json.dumps(song))
     return Inputs([path])
 
 

@@ -24,7 +24,8 @@ from gpu_checking.job import VARIANTS, Job, Model
 
 from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.report.tables import MIB, write_atomically
+from espnet_onnx_plugin.files import write_whole
+from espnet_onnx_plugin.report.tables import MIB
 
 
 def models(job: Job) -> None:
@@ -50,7 +51,7 @@ def models(job: Job) -> None:
 def _tell(model: Model, job: Job) -> None:
     made = model.made()
     if made is None:  # it crashed
-        write_atomically(model.state, "{}")
+        write_whole(model.state, "{}")
         made = dict.fromkeys(VARIANTS, last_line(model.directory / "make.log"))
     size = None
     with contextlib.suppress(PluginError):
@@ -98,7 +99,7 @@ def make(model: Model) -> None:
             made[variant] = round(time.perf_counter() - start, 1)
         except PluginError as e:
             made[variant] = str(e)
-    write_atomically(model.state, json.dumps(made))
+    write_whole(model.state, json.dumps(made))
 
 
 def make_alone(args: argparse.Namespace) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.files import write_whole
 from espnet_onnx_plugin.report.tables import (
     MISSING,
     markdown_escape,
     markdown_table,
-    write_atomically,
 )
 
 Cell: TypeAlias = str | int | float | bool | None
@@ -87,8 +87,8 @@ class Results:
         if text == self._written:
             return
         self._output_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, text)
-        write_atomically(self._output_dir / "RESULTS.md", self.page())
+        write_whole(self._path, text)
+        write_whole(self._output_dir / "RESULTS.md", self.page())
         self._written = text
 
     def page(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from sweeping.build import find_task
-from sweeping.sizes import SIZES, SIZES_OF
+from sweeping.sizes import BOTTLENECK_SIZES, SIZES, SIZES_OF
 
 #: What a recipe's directory trains, by the name of the directory.
 TASKS = {
@@ -24,14 +24,25 @@ TASKS = {
     "enh1": "enh",
     "tse1": "enh_tse",
     "enh_asr1": "enh_asr",
+    "diar1": "diar",
+    "enh_diar1": "enh_diar",
 }
 
 #: Choices that change how a model is trained or its text is read, not the model.
-NOT_ARCHITECTURE = ("specaug", "preprocessor")
+NOT_ARCHITECTURE = ("specaug", "preprocessor", "label_aggregator")
 
 #: The choices of a training configuration that are architecture, where the others are
 #: options of the recipe's driver (the features) or of the training (pitch, energy).
-CHOICES = {"tts": ("tts",), "svs": ("svs", "postfrontend")}
+#: Of joint models, those of the parts that there are.
+CHOICES = {
+    "tts": ("tts",),
+    "svs": ("svs", "postfrontend"),
+    "enh_diar": (
+        *("enh_encoder", "enh_separator", "enh_mask_module", "enh_decoder", "frontend"),
+        *("diar_frontend", "diar_normalize", "diar_encoder", "diar_decoder"),
+        "diar_attractor",
+    ),
+}
 
 #: Likewise, in the tasks whose encoders and decoders are transforms.
 ENHANCEMENT = ("enh", "enh_tse")
@@ -151,6 +162,8 @@ def architecture(task: str, content: _Config) -> tuple[str, _Config]:
         if name is not None:
             conf = content.get(f"{choices.name}_conf") or {}
             sizes = SIZES_OF.get(choices.name, SIZES)
+            if task == "enh_diar":
+                sizes = sizes | BOTTLENECK_SIZES
             if task in ENHANCEMENT and choices.name in ("encoder", "decoder"):
                 sizes = SIZES_OF["enh_encoder"]
             of_enh = task in ENHANCEMENT or choices.name.startswith("enh_")
@@ -165,6 +178,10 @@ def architecture(task: str, content: _Config) -> tuple[str, _Config]:
             config[f"{name}_conf"] = conf
     if content.get("input_size") not in (None, "none"):
         config["input_size"] = 1 if content["input_size"] == 1 else SIZES["n_mels"]
+    if task == "enh_diar":
+        config["subtask_series"] = content["subtask_series"]
+        if content.get("diar_input_size") is not None:
+            config["diar_input_size"] = BOTTLENECK_SIZES["bottleneck_dim"]
     for key in ("use_lora", "lora_conf", "use_adapter", "adapter", "adapter_conf"):
         if content.get(key):
             config[key] = content[key]

@@ -32,6 +32,8 @@ _TASK_CLASSES = {
     "enh": ("enh", "EnhancementTask"),
     "enh_tse": ("enh_tse", "TargetSpeakerExtractionTask"),
     "enh_asr": ("enh_s2t", "EnhS2TTask"),
+    "diar": ("diar", "DiarizationTask"),
+    "enh_diar": ("enh_s2t", "EnhS2TTask"),
 }
 
 _LETTERS = [*"abcdefghijklmnopqrstuvwx", "<space>"]
@@ -124,6 +126,9 @@ def training_config(architecture: dict[str, Any]) -> dict[str, Any]:
     full.update(copy.deepcopy(config))
     if task in ("enh", "enh_tse"):
         return full
+    if task in ("diar", "enh_diar"):
+        number = "num_spk" if task == "diar" else "diar_num_spk"
+        return {**full, number: 2}  # an option of the drivers
     full.update(token_list=tokens, token_type="char")
     if task.startswith("s2t"):
         full.update(preprocessor_conf=S2T_PREPROCESSOR)

@@ -12,8 +12,11 @@ import yaml
 from sweeping.architectures import ENHANCEMENT
 from sweeping.build import build, lengthen, sharpen, training_config
 
+from espnet_onnx_plugin.evaluate.graphs import WAVEFORM_TOLERANCE, difference
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, losses_left_out
 from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.parity.tolerance import TOLERANCE
+from espnet_onnx_plugin.runtime.diar import DiarizeSpeech
 from espnet_onnx_plugin.runtime.enhancement.engine import Separator
 from espnet_onnx_plugin.runtime.enhancement.inputs import LENGTHS as MIXTURES
 from espnet_onnx_plugin.runtime.enhancement.inputs import made_up
@@ -25,6 +28,8 @@ _REFERENCES = {
     "slu": ("slu_inference", "Speech2Understand"),
     "s2t_ctc": ("s2t_inference_ctc", "Speech2Text"),
     "enh_asr": ("asr_inference", "Speech2Text"),
+    "diar": ("diar_inference", "DiarizeSpeech"),
+    "enh_diar": ("diar_inference", "DiarizeSpeech"),
     "maskctc": ("asr_inference_maskctc", "Speech2Text"),
 }
 
@@ -45,6 +50,9 @@ LENGTHS = (2000, 5300, 9100)
 
 #: Tasks whose models make speech of text, or of songs.
 SYNTHESIS = ("tts", "svs")
+
+#: Tasks whose models say who speaks when.
+DIARIZATION = ("diar", "enh_diar")
 
 #: Scores that are nearer than this to each other are a tie.
 TIE = 1e-3
@@ -68,6 +76,8 @@ def options(architecture: _Config) -> _Config:
         return dict(maxlenratio=2.5)
     if architecture["task"] in ("svs", *ENHANCEMENT):
         return {}
+    if architecture["task"] in DIARIZATION:
+        return dict(num_spk=2, enh_s2t_task=architecture["task"] == "enh_diar")
     beam = dict(beam_size=3, nbest=3)
     if architecture["task"] == "asr_transducer":  # bounded, as below
         return dict(beam, beam_search_config=dict(search_type="tsd"))
@@ -133,6 +143,8 @@ def compare(architecture: _Config, directory: Path) -> list[str]:
     if task in ENHANCEMENT:
         return silent(ours)
     theirs = open_reference(architecture, files)
+    if task in DIARIZATION:
+        return [m for s in utterances(architecture) for m in unlike(ours, theirs, s)]
     found, tokens = [], set()
     for speech in utterances(architecture):
         for result, expected in zip(
@@ -183,6 +195,24 @@ def silent(model: Separator) -> list[str]:
     return found
 
 
+def unlike(ours: DiarizeSpeech, theirs: Any, speech: np.ndarray) -> list[str]:
+    """Evidence that speakers are not ESPnet's, or that nothing is said of them."""
+    (waves, activities), (expected, probabilities) = (
+        model(speech[None].copy()) for model in (ours, theirs)
+    )
+    what, found = f"a recording of {len(speech)} samples", []
+    if not np.ptp(activities) > 0:
+        found.append(f"{what} has no activities")
+    if difference(activities, probabilities) > TOLERANCE:
+        found.append(f"{what} has other activities than in ESPnet")
+    for wave, reference in zip(waves or [], expected or [], strict=True):
+        if not np.ptp(wave) > 0:
+            found.append(f"{what} becomes silence")
+        elif difference(wave, reference) > WAVEFORM_TOLERANCE:
+            found.append(f"{what} becomes another one than in ESPnet")
+    return found
+
+
 def write_model(architecture: _Config, directory: Path) -> list[Path]:
     """Configuration and checkpoint, and those of the language model if it is one."""
     parts = [architecture]
@@ -193,7 +223,7 @@ def write_model(architecture: _Config, directory: Path) -> list[Path]:
         model, config = build(part), training_config(part)
         if part["task"] in SYNTHESIS:
             lengthen(model)
-        elif part["task"] not in ENHANCEMENT:
+        elif part["task"] not in (*ENHANCEMENT, *DIARIZATION):
             sharpen(getattr(model, "s2t_model", model), len(config["token_list"]))
         files += _save(model, config, directory / part["task"])
     return files
@@ -216,7 +246,8 @@ def open_reference(architecture: _Config, files: list[Path]):
     cls = getattr(importlib.import_module(f"espnet2.bin.{module}"), name)
     others = {"s2t_ctc": "s2t", "asr_transducer": "asr", "enh_asr": "asr"}
     prefix = others.get(task, task)
-    names = [f"{prefix}_{name}" for name in ("train_config", "model_file")]
+    prefix = "" if task in DIARIZATION else f"{prefix}_"
+    names = [f"{prefix}{name}" for name in ("train_config", "model_file")]
     names += ["lm_train_config", "lm_file"]
     with losses_left_out():
         return cls(**dict(zip(names, map(str, files))), **options(architecture))

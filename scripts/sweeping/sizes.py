@@ -143,6 +143,9 @@ SEPARATOR_SIZES = {
     "badim": 6,
 }
 
+#: Of separators and masks before a diarization, whose subsampling needs a few bins.
+BOTTLENECK_SIZES = {"bottleneck_dim": 16}
+
 #: Sizes by role, where they are not those of :data:`SIZES`.
 SIZES_OF = {
     "lm": LM_SIZES,
@@ -153,5 +156,8 @@ SIZES_OF = {
     "extractor": SEPARATOR_SIZES,
     "diffusion_model": {"N": 2},  # steps of the sampler
     "enh_encoder": {"channel": 8},
+    "enh_mask_module": BOTTLENECK_SIZES,
+    "attractor": {"unit": 8},
+    "diar_attractor": {"unit": 8},
     "enh_decoder": {"channel": 8},
 }

@@ -6,8 +6,8 @@ Everywhere x is (time, sequences, dim), where ESPnet has (sequences, time, dim) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -112,25 +112,31 @@ class Projected(torch.nn.Module):
 
 
 def _global_norm(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    if self.shape == "BTD":
+    swapped = getattr(self, "shape", "BDT") == "BTD"
+    if swapped:
         x = x.transpose(1, 2)
     # Over one axis, then the other: see Norm.
     x = x - x.mean(2, keepdim=True).mean(1, keepdim=True)
     variance = (x * x).mean(2, keepdim=True).mean(1, keepdim=True)
     eps = torch.finfo(torch.float32).eps
     x = x * (self.gamma / torch.sqrt(variance + eps)) + self.beta
-    return x.transpose(1, 2) if self.shape == "BTD" else x
+    return x.transpose(1, 2) if swapped else x
 
 
-def global_norms() -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def global_norms() -> Iterator[None]:
     """Patch ESPnet's ``GlobalLayerNorm``, for the time of a block.
 
     It scales in two passes over the input, and squares by a power, which onnxruntime
     takes twice as long for as for a product: of a Conv-TasNet's time they are a tenth.
     """
+    from espnet2.diar.layers.tcn_nomask import GlobalLayerNorm as OfDiarization
     from espnet2.enh.layers.tcn import GlobalLayerNorm
 
-    return replaced(GlobalLayerNorm, "forward", _global_norm)
+    with contextlib.ExitStack() as stack:
+        for norm in (GlobalLayerNorm, OfDiarization):
+            stack.enter_context(replaced(norm, "forward", _global_norm))
+        yield
 
 
 class Norm(torch.nn.Module):

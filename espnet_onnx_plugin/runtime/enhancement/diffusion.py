@@ -44,9 +44,9 @@ class DiffusionSeparation:
             seed: as torch's.
             job: whether numbers are left out that ESPnet's job draws before.
         """
-        self._noise = Noise(seed)
+        self.noise = Noise(seed)
         if job:
-            self._noise.skip(self._method.drawn)
+            self.noise.skip(self._method.drawn)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Outputs of one mixture, see :class:`~.engine.Separation`."""
@@ -92,7 +92,7 @@ class DiffusionSeparation:
         the order of memory; with a single frame, or frequency, they are not.
         """
         blocked = 1 in like.shape[:2]
-        return self._noise.normal(*like.shape, blocked=blocked) * np.float32(0.5**0.5)
+        return self.noise.normal(*like.shape, blocked=blocked) * np.float32(0.5**0.5)
 
     def _deviation(self, time: float) -> np.float32:
         """Standard deviation of the process at a time: ``OUVESDE._std``."""

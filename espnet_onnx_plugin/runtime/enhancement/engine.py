@@ -14,6 +14,7 @@ from espnet_onnx_plugin.runtime.enhancement.options import ExtractionOptions
 from espnet_onnx_plugin.runtime.enhancement.resample import resample
 from espnet_onnx_plugin.runtime.enhancement.segments import Stitching
 from espnet_onnx_plugin.runtime.enhancement.stream import MixtureStream
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 #: Makes outputs (outputs, samples) of a mixture (samples[, channels]).
 Separate = Callable[[np.ndarray], np.ndarray]
@@ -49,6 +50,11 @@ class Separator(OpenedModel[ExtractionOptions]):
     def seconds(self) -> dict[str, float]:
         """Seconds of the newest call by part: separator, which is the method's."""
         return {"separator": self._enhancer.seconds}
+
+    @property
+    def noise(self) -> Noise | None:
+        """Generator that the mixtures draw from in turn; None where none does."""
+        return self._enhancer.noise
 
     def begin_job(self) -> None:
         """Draw on as ESPnet's command does, which seeds before it builds the model."""

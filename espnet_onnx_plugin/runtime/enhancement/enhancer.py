@@ -15,6 +15,7 @@ from espnet_onnx_plugin.bundle.enhancement import (
     Diffusion,
     Direct,
     KMeans,
+    MultiMask,
     Segmental,
     SoftKMeans,
 )
@@ -25,7 +26,9 @@ from espnet_onnx_plugin.runtime.enhancement.beamformer import BeamformingSeparat
 from espnet_onnx_plugin.runtime.enhancement.clustering import ClusteredSeparation
 from espnet_onnx_plugin.runtime.enhancement.diffusion import DiffusionSeparation
 from espnet_onnx_plugin.runtime.enhancement.direct import DirectSeparation
+from espnet_onnx_plugin.runtime.enhancement.multi_mask import MultiMaskSeparation
 from espnet_onnx_plugin.runtime.enhancement.segmental import SegmentalSeparation
+from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 
 class Separation(Protocol):
@@ -50,6 +53,7 @@ _METHODS: Mapping[type, Callable[[Bundle, Device], Separation]] = {
     SoftKMeans: ClusteredSeparation,
     Segmental: SegmentalSeparation,
     Diffusion: DiffusionSeparation,
+    MultiMask: MultiMaskSeparation,
 }
 
 
@@ -115,6 +119,11 @@ class Enhancer:
             self.ref_channel = ref_channel
         self._separation = _METHODS[type(self.described.method)](bundle, device)
         self.seconds = 0.0
+
+    @property
+    def noise(self) -> Noise | None:
+        """Generator that the mixtures draw from in turn; None where none does."""
+        return getattr(self._separation, "noise", None)
 
     def begin(self, seed: int, job: bool = False) -> None:
         """Draw from now on as after a seed.
@@ -200,14 +209,7 @@ class Enhancer:
             fs: samples a second; None: as in training.
             others: what else the method reads.
         """
-        inputs: dict[str, Any] = {"speech": mix, "mode": np.array(0, np.int64)}
-        inputs.update(others)
-        inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
-        inputs["channel_weights"] = self._channel_weights(mix)
-        analysis, synthesis = self.described.analysis, self.described.synthesis
-        if analysis is not None:
-            spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
-            inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
+        inputs, synthesis = self._inputs(mix, fs, others), self.described.synthesis
         start = time.perf_counter()
         made = self._separation(inputs)
         self.seconds += time.perf_counter() - start
@@ -215,3 +217,29 @@ class Enhancer:
             return made
         spectra = np.ascontiguousarray(made).view(np.complex64)[..., 0]
         return stft.inverse(spectra, stft.at_rate(synthesis, fs), len(mix))
+
+    def encode(self, mix: np.ndarray) -> dict[str, np.ndarray]:
+        """Features that masks for any number of speakers are made of, by name.
+
+        Args:
+            mix: (samples,), checked; of a model whose method is :class:`.MultiMask`.
+        """
+        assert isinstance(self._separation, MultiMaskSeparation)
+        inputs, start = self._inputs(mix, None, {}), time.perf_counter()
+        made = self._separation.encode(inputs)
+        self.seconds += time.perf_counter() - start
+        return made
+
+    def _inputs(
+        self, mix: np.ndarray, fs: int | None, others: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Everything that a method may read, see :class:`Separation`."""
+        inputs: dict[str, Any] = {"speech": mix, "mode": np.array(0, np.int64)}
+        inputs.update(others)
+        inputs["ref_channel"] = np.array(self.ref_channel, np.int64)
+        inputs["channel_weights"] = self._channel_weights(mix)
+        analysis = self.described.analysis
+        if analysis is not None:
+            spectrum = stft.transform(mix, stft.at_rate(analysis, fs))
+            inputs["spectrum"] = np.stack((spectrum.real, spectrum.imag), axis=-1)
+        return inputs

@@ -21,7 +21,8 @@ class Stitching:
     One that is not longer than a segment is separated as it is.
 
     Args:
-        separate: makes outputs (speakers, samples) of (samples[, channels]).
+        separate: makes outputs (speakers, samples) of (samples[, channels]); it may
+            change the samples, as the segments after this one see them.
         fs: samples a second.
         segments: seconds of one, and from one to the next.
         reference: picks of a segment (samples[, channels]) what its outputs have the
@@ -40,7 +41,7 @@ class Stitching:
     ):
         size, hop = segments
         self._separate, self._reference = separate, reference
-        self._length, self._hop = int(size * fs), hop * fs
+        self._length, self._hop, self._fs = int(size * fs), hop, fs
         self.latency = self._length
         self._overlap = int(np.round(fs * (size - hop)))
         if not self._overlap:
@@ -51,6 +52,7 @@ class Stitching:
         self._number = self._begin = 0  # of the next segment, and its first sample
         self._waiting: list[np.ndarray] = []  # from there on
         self._size = 0  # of what waits
+        self._given = 0  # outputs that have been handed on
         self._common: np.ndarray | None = None  # outputs that the next one may change
 
     def add(self, samples: np.ndarray) -> np.ndarray | None:
@@ -77,23 +79,26 @@ class Stitching:
         """
         if self._common is None and self._size <= self._length:
             return self._separate(np.concatenate(self._waiting))
-        made = []
+        left, made = self._begin + self._size - self._given, []
         while self._exists(self._number):
             made.append(self._segment())
         assert self._common is not None
-        return np.concatenate((*made, self._common), axis=1)
+        # Where the last one begins a sample early, by rounding, ESPnet gives up.
+        return np.concatenate((*made, self._common), axis=1)[:, :left]
 
     def _exists(self, number: int) -> bool:
         """Whether a mixture of what has come has this segment."""
-        return number < (self._begin + self._size - self._overlap) / self._hop
+        samples = self._begin + self._size
+        return number < (samples - self._overlap) / (self._hop * self._fs)
 
     def _segment(self) -> np.ndarray:
         """Separate the next segment and give what the one after it does not change."""
         waiting = np.concatenate(self._waiting)
         piece = waiting[: self._length]
         there, overlap = len(piece), self._overlap
-        padding = [(0, self._length - there), *[(0, 0)] * (piece.ndim - 1)]
-        piece = np.pad(piece, padding)
+        if there < self._length:
+            padding = [(0, self._length - there), *[(0, 0)] * (piece.ndim - 1)]
+            piece = np.pad(piece, padding)
         made = self._separate(piece)
         if self._reference is not None:
             energy = np.sqrt(np.mean(self._reference(piece)[:there] ** 2))
@@ -107,10 +112,11 @@ class Stitching:
             joint = (self._common + made[:, :overlap]) / 2
             made = np.concatenate((joint, made[:, overlap:there]), axis=1)
         self._number += 1
-        begin = int(self._number * self._hop)
+        begin = int(self._number * self._hop * self._fs)  # in ESPnet's order
         waiting = waiting[begin - self._begin :].copy()
         self._waiting, self._size, self._begin = [waiting], len(waiting), begin
         made, self._common = np.split(made, [made.shape[1] - overlap], axis=1)
+        self._given += made.shape[1]
         return made
 
 

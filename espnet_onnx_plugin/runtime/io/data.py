@@ -11,6 +11,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.audio import READERS, Audio
+from espnet_onnx_plugin.runtime.io.digests import spread
 from espnet_onnx_plugin.runtime.io.lists import named, of_utterance, read_scp, some
 from espnet_onnx_plugin.runtime.io.speech import check_rate, prepare
 
@@ -86,13 +87,30 @@ def iterate(
     Raises:
         PluginError: before the first one, if the source lacks one of the keys.
     """
+    for key, audio in attempts(source, keys):
+        if isinstance(audio, PluginError):
+            raise audio
+        yield key, audio
+
+
+def attempts(
+    source: Source, keys: list[str] | None = None
+) -> Iterator[tuple[str, Audio | PluginError]]:
+    """Yield the utterances of a source as :func:`iterate`, or why one cannot be read.
+
+    Raises:
+        PluginError: before the first one, if the source lacks one of the keys.
+    """
     entries = source.entries()
     keys = list(entries) if keys is None else keys
     if missing := [key for key in keys if key not in entries]:
         others = f" and {len(missing) - 1} more are" if missing[1:] else " is"
         raise PluginError(f"utterance '{missing[0]}'{others} not in {source.path}")
     for key in keys:
-        yield key, source.read(key, entries[key])
+        try:
+            yield key, source.read(key, entries[key])
+        except PluginError as e:
+            yield key, e
 
 
 def usable(
@@ -107,9 +125,7 @@ def usable(
         PluginError: if there is none.
     """
     tables = {name: read_scp(path) for name, path in source.others.items()}
-    keys = list(source.entries())
-    wanted = len(keys) if source.limit is None else min(source.limit, len(keys))
-    keys = [keys[i * len(keys) // wanted] for i in range(wanted)]
+    keys = spread(list(source.entries()), source.limit)
     count = 0
     for key, audio in iterate(source, keys):
         check_rate(key, audio, expected)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from espnet_onnx_plugin.runtime.io.writer import (
-    FAILED,
+    Job,
     JobWriter,
     check_file_names,
-    written_aside,
 )
 
 logger = logging.getLogger(__name__)
@@ -35,25 +33,42 @@ _DIRECTORIES = (
 class SpeechWriter(JobWriter):
     """Writes ``wav/KEY.wav`` and what else ESPnet's commands write.
 
-    A directory is made when there is something to put into it. Use
-    :func:`speech_writer`, which makes them appear only when they are whole.
-
     Args:
-        work: where it writes.
-        final: where that will be.
+        job, work: see :class:`JobWriter`.
         lists_waves: whether to write ``wav/wav.scp``.
+
+    Raises:
+        PluginError: if an id cannot be the name of a file.
     """
 
     done = "spoken"
 
-    def __init__(self, work: Path, final: Path, lists_waves: bool):
-        super().__init__(work)
-        self._final = final
-        self._lists_waves = lists_waves
+    def __init__(self, job: Job, work: Path, lists_waves: bool = False):
+        check_file_names(job.keys, self.done)
+        super().__init__(job, work)
+        if not lists_waves:
+            self.left_out = frozenset({"wav/wav.scp"})
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        """Whether it is a directory of results."""
+        return name in _DIRECTORIES
+
+    @classmethod
+    def lists_in(cls, final: Path, name: str) -> Path:
+        """ESPnet lists waveforms with their whole paths."""
+        return final.absolute() if name == "wav/wav.scp" else final
+
+    @classmethod
+    def merged(cls, name: str) -> str | None:
+        """Features stay where the jobs have written them; ESPnet moves the rest."""
+        directory, _, file = name.partition("/")
+        if directory in ("norm", "denorm"):
+            return name if file == "feats.scp" else None
+        return name if directory in ("wav", "att_ws", "probs") else file
 
     def _features(self, name: str, key: str, feats: np.ndarray) -> None:
-        self._line(f"{name}/feats.scp", f"{key} {self._final / name / key}.npy")
-        np.save(self._work / name / f"{key}.npy", feats)
+        np.save(self._file(f"{name}/{key}.npy", f"{name}/feats.scp"), feats)
 
     def utterance(self, key: str, made: Mapping[str, Any], rate: int | None) -> None:
         """Write what was made of an utterance.
@@ -66,15 +81,14 @@ class SpeechWriter(JobWriter):
         if "feat_gen" in made:
             self._features("norm", key, made["feat_gen"])
             shape = ",".join(map(str, made["feat_gen"].shape))
-            self._line("speech_shape/speech_shape", f"{key} {shape}")
+            self._line("speech_shape/speech_shape", shape)
         if "feat_gen_denorm" in made:
             self._features("denorm", key, made["feat_gen_denorm"])
         if "duration" in made:
             frames = " ".join(map(str, made["duration"].astype(np.int64)))
-            self._line("durations/durations", f"{key} {frames}")
+            self._line("durations/durations", frames)
         if "focus_rate" in made:
-            line = f"{key} {float(made['focus_rate']):.5f}"
-            self._line("focus_rates/focus_rates", line)
+            self._line("focus_rates/focus_rates", f"{float(made['focus_rate']):.5f}")
         if "att_w" in made:
             self._plot("att_ws", key, _plot_attention, made["att_w"])
         if "prob" in made:
@@ -82,12 +96,8 @@ class SpeechWriter(JobWriter):
         if "wav" in made:
             import soundfile
 
-            path = self._work / "wav" / f"{key}.wav"
-            path.parent.mkdir(exist_ok=True)
+            path = self._file(f"wav/{key}.wav", "wav/wav.scp")
             soundfile.write(path, made["wav"], rate, "PCM_16")
-            if self._lists_waves:
-                listed = self._final.absolute() / "wav" / path.name
-                self._line("wav/wav.scp", f"{key} {listed}")
 
     def _plot(
         self, name: str, key: str, plot: Callable[..., Any], values: np.ndarray
@@ -97,10 +107,7 @@ class SpeechWriter(JobWriter):
         except ImportError:
             logger.warning("%s is not drawn: pip install matplotlib", name)
             return
-        path = self._work / name / f"{key}.png"
-        path.parent.mkdir(exist_ok=True)
-        figure = plot(Figure, key, values)
-        figure.savefig(path)
+        plot(Figure, key, values).savefig(self._file(f"{name}/{key}.png"))
 
 
 def _plot_attention(figure_class: type, key: str, weights: np.ndarray) -> Any:
@@ -130,26 +137,3 @@ def _plot_stop(figure_class: type, key: str, prob: np.ndarray) -> Any:
     axes.set(title=key, xlabel="Output", ylabel="Stop probability", ylim=(0, 1))
     axes.grid(which="both")
     return figure
-
-
-@contextlib.contextmanager
-def speech_writer(
-    output_dir: str | Path, keys: Iterable[str], lists_waves: bool = False
-) -> Iterator[SpeechWriter]:
-    """A writer whose files lie in ``output_dir`` once the block has ended well.
-
-    Args:
-        output_dir: where they will lie.
-        keys: the ids of the utterances that will be written.
-        lists_waves: whether to write ``wav/wav.scp``.
-
-    Raises:
-        PluginError: if an id cannot be the name of a file.
-    """
-    check_file_names(keys, SpeechWriter.done)
-    with written_aside(output_dir, lambda n: n in (*_DIRECTORIES, FAILED)) as work:
-        writer = SpeechWriter(work, Path(output_dir), lists_waves)
-        try:
-            yield writer
-        finally:
-            writer.close()

@@ -1,18 +1,36 @@
-"""Result files of a decoding job, as ESPnet lays them out."""
+"""Result files of a decoding job, as ESPnet lays them out, and what a killed job keeps.
+
+A job works in ``OUTPUT_DIR.incomplete``, where it appends a record of each utterance.
+In the end it writes ESPnet's files of all records and renames the directory. Run again
+after a kill, or a failure, it goes on from the records that are still current.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TextIO
+from typing import Any, ClassVar, TypeVar
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.files import held, sync_tree
+from espnet_onnx_plugin.runtime.io.digests import InputDigests, file_digest
+from espnet_onnx_plugin.runtime.io.records import (
+    RECORDS,
+    Draws,
+    Facts,
+    Journal,
+    Record,
+    decoded,
+    encoded,
+    read_records,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +39,12 @@ TIMING = "timing.jsonl"
 #: Utterances that have no results, and why; there only where there is one.
 FAILED = "failed"
 
+#: Files of a recognizer's best hypothesis, which may be of several speakers.
+_MERGED = r"(asr_)?(token|token_int|score|text|text_nospecial|stream)(_spk\d+)?"
+
+#: Number of failed utterances that an error names; the log names them all.
+NAMED = 5
+
 
 class IncompleteError(PluginError):
     """Some utterances have no result; those of the others are kept, under a name that
@@ -28,11 +52,36 @@ class IncompleteError(PluginError):
     """
 
 
+@dataclass(frozen=True)
+class Job:
+    """A decoding job.
+
+    Attributes:
+        output_dir: where its results will be.
+        keys: ids of its utterances, in their order.
+        facts: what the results depend on besides the utterances.
+        digests: of the inputs of the utterances.
+        max_failures: how many utterances may have no result.
+        force: decode everything anew.
+        earlier: directory of results of other jobs; an utterance of which they are
+            current is left to them.
+    """
+
+    output_dir: Path
+    keys: Sequence[str]
+    facts: Facts
+    digests: InputDigests
+    max_failures: int = 0
+    force: bool = False
+    earlier: Path | None = None
+
+
 class JobWriter:
-    """Files of a job, each of which begins with its first line.
+    """Records what becomes of the utterances of a job. Use :func:`job_writer`.
 
     Args:
-        work: where it writes.
+        job: the job.
+        work: where it writes, with the records that it begins with.
 
     Attributes:
         done: what becomes of utterances in the job, as a participle.
@@ -40,45 +89,218 @@ class JobWriter:
 
     done: ClassVar[str] = "decoded"
 
-    def __init__(self, work: Path):
-        self._work = work
-        self._files: dict[str, TextIO] = {}
-        self._failures: list[str] = []
+    #: Result files that are for a recipe's merge alone.
+    left_out: frozenset[str] = frozenset()
+
+    #: Result files that are there where they have no line, too.
+    lists: Sequence[str] = ()
+
+    def __init__(self, job: Job, work: Path):
+        self.job, self._work = job, work
+        self._records = read_records(work)[1]
+        self._earlier: dict[str, Record] = {}
+        if job.earlier is not None:
+            facts, found = read_records(job.earlier)
+            self._earlier = found if facts == job.facts else {}
+        self._kept: set[str] = set()
+        self._left: set[str] = set()
+        self._journal = Journal(work, job.facts)
+        self._begin()
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        """Whether jobs write something of this name into their directory."""
+        raise NotImplementedError
+
+    @classmethod
+    def lists_in(cls, final: Path, name: str) -> Path:
+        """The directory ``final`` as the result file ``name`` lists its files."""
+        return final
+
+    @classmethod
+    def merged(cls, name: str) -> str | None:
+        """The file or directory of a decode's directory that a recipe makes of the
+        jobs' ``name``, as ESPnet's recipes do; None where that stays with the jobs'.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def complete(cls, name: str) -> bool:
+        """Whether a result file has a line of every utterance."""
+        return True
+
+    def _begin(self) -> None:
+        self._lines: dict[str, list[str]] = {}
+        self._listed: dict[str, str] = {}
+        self._files: list[str] = []
 
     def _line(self, name: str, line: str) -> None:
-        if name not in self._files:
-            path = self._work / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[name] = open(path, "w", encoding="utf-8")
-        self._files[name].write(line + "\n")
+        """A line of a result file for the utterance, less its id."""
+        self._lines.setdefault(name, []).append(line)
+
+    def _file(self, name: str, in_list: str | None = None) -> Path:
+        """Where to write a file for the utterance, which a result file may list."""
+        self._files.append(name)
+        if in_list is not None:
+            self._listed[in_list] = name
+        path = self._work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def kept(self, key: str, draws: Draws | None = None) -> bool:
+        """Whether the results of an utterance are there and current.
+
+        Args:
+            key: its id.
+            draws: what it would draw from; goes on from where it would be afterwards.
+        """
+        for records, directory, kept in (
+            (self._records, self._work, self._kept),
+            (self._earlier, self.job.earlier, self._left),
+        ):
+            record = records.get(key)
+            if record is None or directory is None:
+                continue
+            inputs = self.job.digests.of(key)
+            if record.is_current(inputs, draws) and record.is_intact(directory):
+                if record.drawn is not None and draws is not None:
+                    draws.restore(decoded(record.drawn[1]))
+                kept.add(key)
+                return True
+        return False
+
+    def _record(self, key: str, **more: Any) -> None:
+        files = {name: file_digest(self._work / name) for name in self._files}
+        record = Record(
+            key,
+            self.job.digests.of(key),
+            self._lines,
+            self._listed,
+            files,
+            **more,
+        )
+        self._journal.append(record)
+        self._records[key] = record
+        self._begin()
+
+    def record(
+        self,
+        key: str,
+        timing: Mapping[str, Any],
+        before: str | None = None,
+        draws: Draws | None = None,
+    ) -> None:
+        """Record what was written of an utterance.
+
+        Args:
+            key: its id.
+            timing: figures for ``timing.jsonl``.
+            before: state of ``draws`` before the utterance, see
+                :func:`~.records.encoded`.
+            draws: what it has drawn from.
+        """
+        drawn = None
+        if before is not None and draws is not None:
+            after = encoded(draws)
+            drawn = None if after == before else (before, after)
+        self._record(key, timing={"key": key, **timing}, drawn=drawn)
 
     def failure(self, key: str, error: Exception) -> None:
-        """Write down that an utterance has no results, and why."""
-        reason = " ".join(str(error).split())
-        logger.error("utterance '%s' is not %s: %s", key, self.done, reason)
-        self._line(FAILED, f"{key} {reason}")
-        self._failures.append(f"utterance '{key}': {reason}")
+        """Record that an utterance has no results, and why.
 
-    def check(self, total: int) -> None:
-        """Refuse a job of ``total`` utterances of which some have no results.
+        What was written of it stands for its results where failures are allowed.
+        """
+        reason = " ".join(str(error).split()).removeprefix(f"utterance '{key}': ")
+        logger.error("utterance '%s' is not %s: %s", key, self.done, reason)
+        for name in self._files:
+            (self._work / name).unlink(missing_ok=True)
+        self._files, self._listed = [], {}
+        self._record(key, failure=reason)
+
+    def log_kept(self) -> None:
+        """Say how much of the job is left to do, where something was kept."""
+        kept, total = len(self._kept | self._left), len(self.job.keys)
+        if kept:
+            logger.info("kept %d of %d utterances; %d to do", kept, total, total - kept)
+
+    def finish(self) -> None:
+        """Write the result files.
 
         Raises:
-            IncompleteError: with their number and the first.
+            IncompleteError: if more utterances have no result than are allowed.
         """
-        if self._failures:
-            raise IncompleteError(
-                f"{len(self._failures)} of {total} utterances could not be {self.done},"
-                f" the file {FAILED} names them; the first: {self._failures[0]}"
-            )
+        records = [self._records[key] for key in self.job.keys if key not in self._left]
+        failed = {r.key: r.failure for r in records if r.failure is not None}
+        allowed = len(failed) <= self.job.max_failures
+        lines = result_lines(records, self._list_path, allowed)
+        for name in self.lists:
+            lines.setdefault(name, [])
+        for name in self.left_out:
+            lines.pop(name, None)
+        write_lines(self._work, lines)
+        self.close()
+        sync_tree(self._work)
+        if not allowed:
+            raise IncompleteError(not_done(failed, len(self.job.keys), self.done))
 
-    def timing(self, **values: str | float | None) -> None:
-        """Write one line of ``timing.jsonl``."""
-        self._line(TIMING, json.dumps(values))
+    def _list_path(self, name: str, file: str) -> Path:
+        return self.lists_in(self.job.output_dir, name) / file
 
     def close(self) -> None:
-        """Close every file."""
-        for file in self._files.values():
-            file.close()
+        """Bring the records to the disk."""
+        self._journal.close()
+
+
+def not_done(failed: Mapping[str, str], total: int, done: str) -> str:
+    """Sentence on utterances without results.
+
+    Args:
+        failed: reasons by id.
+        total: number of utterances.
+        done: what should have become of them.
+    """
+    reasons = [f"'{key}' ({why})" for key, why in list(failed.items())[:NAMED]]
+    if len(failed) > NAMED:
+        reasons.append(f"and {len(failed) - NAMED} more, which the log names")
+    return (
+        f"{len(failed)} of {total} utterances could not be {done}: {', '.join(reasons)}"
+    )
+
+
+def result_lines(
+    records: Iterable[Record],
+    list_path: Callable[[str, str], Path],
+    with_failed: bool,
+) -> dict[str, list[str]]:
+    """The lines of result files, by file.
+
+    Args:
+        records: of the utterances, in the order of the lines.
+        list_path: the path that a result file has for a file that it lists.
+        with_failed: whether what stands for the results of failed ones is among them.
+    """
+    lines: dict[str, list[str]] = {}
+    for record in records:
+        key = record.key
+        if record.failure is not None:
+            lines.setdefault(FAILED, []).append(f"{key} {record.failure}")
+        if record.failure is None or with_failed:
+            for name, values in record.lines.items():
+                lines.setdefault(name, []).extend(f"{key} {value}" for value in values)
+        for name, file in record.listed.items():
+            lines.setdefault(name, []).append(f"{key} {list_path(name, file)}")
+        if record.timing is not None:
+            lines.setdefault(TIMING, []).append(json.dumps(record.timing))
+    return lines
+
+
+def write_lines(directory: Path, lines: Mapping[str, Iterable[str]]) -> None:
+    """Write files of lines into a directory."""
+    for name, content in lines.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in content)
 
 
 def check_file_names(keys: Iterable[str], done: str) -> None:
@@ -100,75 +322,116 @@ def check_file_names(keys: Iterable[str], done: str) -> None:
 
 
 class ResultWriter(JobWriter):
-    """Writes ``{n}best_recog/{token,token_int,score,text}`` and ``timing.jsonl``.
+    """Writes ``{n}best_recog/{token,token_int,score,text}``."""
 
-    Use :func:`result_writer`, which makes them appear only when they are whole.
-    """
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        """Whether it is a directory of results."""
+        return name.endswith("best_recog")
 
-    def results(self, key: str, files: Mapping[str, str | Sequence[str]]) -> None:
+    @classmethod
+    def merged(cls, name: str) -> str | None:
+        """ESPnet's recipes take these files of the best hypothesis."""
+        directory, _, file = name.partition("/")
+        if directory not in ("1best_recog", "1asr_best_recog"):
+            return None
+        return file if re.fullmatch(_MERGED, file) else None
+
+    def results(self, files: Mapping[str, str | Sequence[str]]) -> None:
         """Write the results of an utterance.
 
         A token may hold a line break; in a file it is a space.
 
         Args:
-            key: the utterance's id.
             files: the line or lines of each file, by its path.
         """
         for name, content in files.items():
             for line in [content] if isinstance(content, str) else content:
-                self._line(name, re.sub(r"[\r\n]+", " ", f"{key} {line}"))
+                self._line(name, re.sub(r"[\r\n]+", " ", line))
+
+
+Writer = TypeVar("Writer", bound=JobWriter)
 
 
 @contextlib.contextmanager
-def written_aside(
-    output_dir: str | Path, ours: Callable[[str], bool]
-) -> Iterator[Path]:
-    """A directory that becomes ``output_dir`` once the block has ended well.
+def job_writer(kind: type[Writer], job: Job, **options: Any) -> Iterator[Writer]:
+    """The writer of a job, whose results lie in ``output_dir`` once the block has
+    ended well.
 
-    On an exception nothing is left of it, but for :class:`IncompleteError`, after which
-    it lies in ``{output_dir}.incomplete``. Results of an earlier run are removed first,
-    so that they cannot be taken for this one's.
+    On an exception the records stay in ``{output_dir}.incomplete``, from which the next
+    job with the same facts goes on. Results of an earlier run are that first, or are
+    removed, so that they cannot be taken for this one's.
 
     Args:
-        output_dir: where it will be.
-        ours: whether a job writes something of this name; what holds anything else is
-            not removed.
+        kind: class of the writer.
+        job: the job.
+        options: of the class besides.
 
     Raises:
-        PluginError: if ``output_dir`` holds something else.
+        PluginError: if ``output_dir`` holds something else, another job writes it, or
+            more utterances failed than are allowed; the results of the others are then
+            in ``{output_dir}.incomplete``.
     """
-    output_dir = Path(output_dir)
-    incomplete = output_dir.with_name(f"{output_dir.name}.incomplete")
-    for earlier in filter(Path.exists, (output_dir, incomplete)):
+    with held(job.output_dir), contextlib.ExitStack() as stack:
+        work = _earlier_work(job, kind)
+        stack.callback(_remove_if_useless, work)
+        writer = kind(job, work, **options)
+        stack.callback(writer.close)
+        yield writer
+        try:
+            writer.finish()
+        except IncompleteError as e:
+            others = any(r.failure is None for r in read_records(work)[1].values())
+            kept = f"; the results of the others are in {work}" if others else ""
+            raise PluginError(f"{e}{kept}")
+        work.rename(job.output_dir)
+
+
+def _remove_if_useless(work: Path) -> None:
+    """Remove records of no result, from which nothing can go on."""
+    found = read_records(work)[1].values() if work.exists() else ()
+    if work.exists() and all(record.failure is not None for record in found):
+        shutil.rmtree(work)
+
+
+def _earlier_work(job: Job, kind: type[JobWriter]) -> Path:
+    """The directory to work in, with the records of an earlier run if they serve."""
+    final = job.output_dir
+    work = final.with_name(f"{final.name}.incomplete")
+    serves = None
+    for earlier in filter(Path.exists, (work, final)):
         for entry in earlier.iterdir():
-            if entry.name != TIMING and not ours(entry.name):
+            ours = entry.name in (TIMING, FAILED, RECORDS) or kind.owns(entry.name)
+            if not ours:
                 raise PluginError(
                     f"{earlier} holds {entry.name}, which no decoding job wrote; "
                     "give another --output_dir"
                 )
-        shutil.rmtree(earlier)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
-    work.chmod(0o755)  # mkdtemp's is private; ESPnet's are not
-    try:
-        yield work
-        work.rename(output_dir)
-    except IncompleteError as e:
-        if not any(work.iterdir()):
-            raise
-        work.rename(incomplete)
-        raise PluginError(f"{e}; the results of the others are in {incomplete}")
-    finally:
-        if work.exists():
-            shutil.rmtree(work)
+        if not job.force and read_records(earlier)[0] == job.facts:
+            serves = earlier
+    for earlier in filter(Path.exists, (work, final)):
+        if earlier != serves:
+            shutil.rmtree(earlier)
+    if serves is None:
+        work.mkdir(parents=True)
+    else:
+        if serves == final:
+            final.rename(work)
+        prune(work)
+    return work
 
 
-@contextlib.contextmanager
-def result_writer(output_dir: str | Path) -> Iterator[ResultWriter]:
-    """A writer whose files lie in ``output_dir`` once the block has ended well."""
-    with written_aside(output_dir, lambda n: n.endswith("best_recog")) as work:
-        writer = ResultWriter(work)
-        try:
-            yield writer
-        finally:
-            writer.close()
+def prune(directory: Path) -> None:
+    """Remove all of a job's directory but its records and their files."""
+    keep = {
+        name for record in read_records(directory)[1].values() for name in record.files
+    }
+    keep.add(RECORDS)
+    for at, directories, names in os.walk(directory, topdown=False):
+        for name in names:
+            path = Path(at, name)
+            if path.relative_to(directory).as_posix() not in keep:
+                path.unlink()
+        for name in directories:
+            with contextlib.suppress(OSError):  # it holds files that are kept
+                Path(at, name).rmdir()

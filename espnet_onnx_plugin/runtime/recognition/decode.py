@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from espnet_onnx_plugin.bundle import Speech
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
 from espnet_onnx_plugin.runtime.core.session import GraphError, MemoryShort
 from espnet_onnx_plugin.runtime.io.audio import Audio
-from espnet_onnx_plugin.runtime.io.lists import named, of_utterance
+from espnet_onnx_plugin.runtime.io.lists import of_utterance
 from espnet_onnx_plugin.runtime.io.speech import check_rate
-from espnet_onnx_plugin.runtime.io.writer import IncompleteError
 from espnet_onnx_plugin.runtime.recognition.engine import TooShortUttError
 from espnet_onnx_plugin.runtime.recognition.results import Results, Timing
 
@@ -45,9 +45,6 @@ class AnyModel(Protocol):
 #: similar lengths, few enough to keep their audio in memory.
 WINDOW = 16
 
-#: Number of failed utterances that an error names; the log names them all.
-NAMED = 5
-
 
 @dataclass(frozen=True)
 class Decoded:
@@ -60,13 +57,15 @@ class Decoded:
         total_seconds: time that decoding took; in a batch, the utterance's share by the
             duration of the model's input, which may be padded.
         timing: the same by part.
+        failure: why the utterance has no results; ``results`` are those of silence.
     """
 
     key: str
     results: Results
-    audio_seconds: float
+    audio_seconds: float = 0.0
     total_seconds: float = 0.0
     timing: Timing = Timing(*[0.0] * len(Timing._fields))
+    failure: PluginError | None = None
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,14 @@ class BatchLimits:
         return math.inf if self.size == 1 and self.bins else self.size
 
     def window(
-        self, utterances: Iterator[tuple[str, Audio]]
-    ) -> list[tuple[str, Audio]]:
+        self, utterances: Iterator[tuple[str, Audio | PluginError]]
+    ) -> list[tuple[str, Audio | PluginError]]:
         """The next utterance, or those of which :data:`WINDOW` batches are made."""
         batches = 1 if self._most == 1 else WINDOW
         taken, bins = [], 0
         for key, audio in utterances:
             taken.append((key, audio))
-            bins += audio.array.size
+            bins += 0 if isinstance(audio, PluginError) else audio.array.size
             if len(taken) >= self._most * batches:
                 break
             if self.bins is not None and bins >= self.bins * batches:
@@ -121,33 +120,31 @@ class BatchLimits:
 
 def decode(
     speech2text: AnyModel,
-    utterances: Iterable[tuple[str, Audio]],
+    utterances: Iterable[tuple[str, Audio | PluginError]],
     limits: BatchLimits = BatchLimits(),
     others: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Iterator[Decoded]:
     """Decode utterances; a too short one gets ESPnet's placeholder.
 
-    Where a graph fails on an utterance, the others are decoded all the same.
+    One that cannot be read, that the model cannot take or on which a graph fails gets
+    the placeholder too, and the reason; the others are decoded all the same.
 
     Args:
         speech2text: the model and its search.
-        utterances: ids and audio.
+        utterances: ids and audio, or why that could not be read.
         limits: how many are decoded together.
         others: inputs besides the audio, by name and utterance.
 
     Raises:
-        PluginError: naming an utterance that the model cannot take, or a batch that the
-            GPU's memory does not hold.
-        IncompleteError: after the last one, naming those on which a graph failed.
+        PluginError: naming a batch that the GPU's memory does not hold.
     """
-    utterances = iter(utterances)
     total, several = 0, 0
-    failed: dict[str, GraphError] = {}
     expected = speech2text.speech
+    utterances = iter(utterances)
     while window := limits.window(utterances):
         total += len(window)
         several += sum(_channels(audio, expected) > 1 for _, audio in window)
-        yield from _decode_window(speech2text, window, limits, others, failed)
+        yield from _decode_window(speech2text, window, limits, others)
     if several:
         logger.warning(
             "%d of %d utterances have more than one channel, of which the first is "
@@ -155,18 +152,12 @@ def decode(
             several,
             total,
         )
-    if failed:
-        reasons = [f"'{key}' ({e})" for key, e in list(failed.items())[:NAMED]]
-        if len(failed) > NAMED:
-            reasons.append(f"and {len(failed) - NAMED} more, which the log names")
-        raise IncompleteError(
-            f"{len(failed)} of {total} utterances could not be decoded: "
-            + ", ".join(reasons)
-        )
 
 
-def _channels(audio: Audio, expected: Speech) -> int:
+def _channels(audio: Audio | PluginError, expected: Speech) -> int:
     """Number of channels that one is taken of."""
+    if isinstance(audio, PluginError):
+        return 1
     if expected.kind != "waveform" or expected.average_channels:
         return 1
     return audio.array.shape[1] if audio.array.ndim == 2 else 1
@@ -174,38 +165,40 @@ def _channels(audio: Audio, expected: Speech) -> int:
 
 def _decode_window(
     speech2text: AnyModel,
-    window: list[tuple[str, Audio]],
+    window: list[tuple[str, Audio | PluginError]],
     limits: BatchLimits,
     others: Mapping[str, Mapping[str, str]],
-    failed: dict[str, GraphError],
 ) -> list[Decoded]:
     decoded: dict[str, Decoded] = {}
     prepared: dict[str, Utterance] = {}
     seconds: dict[str, float] = {}
     expected = speech2text.speech
     for key, audio in window:
-        check_rate(key, audio, expected)
-        # The audio itself: the model's input may be padded.
-        seconds[key] = expected.seconds(len(audio.array))
-        given = of_utterance(key, others)
         try:
-            with named(key):
-                prepared[key] = speech2text.prepare(audio.array, **given)
+            if isinstance(audio, PluginError):
+                raise audio
+            check_rate(key, audio, expected)
+            # The audio itself: the model's input may be padded.
+            seconds[key] = expected.seconds(len(audio.array))
+            prepared[key] = speech2text.prepare(
+                audio.array, **of_utterance(key, others)
+            )
         except TooShortUttError as e:
             logger.warning("Utterance %s %s", key, e)
             decoded[key] = Decoded(key, speech2text.placeholder(), seconds[key])
+        except PluginError as e:
+            decoded[key] = Decoded(key, speech2text.placeholder(), failure=e)
     sizes = {key: utterance.size for key, utterance in prepared.items()}
     for keys in limits.batches(sizes):
         batch = {key: prepared[key] for key in keys}
-        decoded.update(_decode_what_can_be(speech2text, batch, seconds, failed))
-    return [decoded[key] for key, _ in window if key not in failed]
+        decoded.update(_decode_what_can_be(speech2text, batch, seconds))
+    return [decoded[key] for key, _ in window]
 
 
 def _decode_what_can_be(
     speech2text: AnyModel,
     batch: dict[str, Utterance],
     seconds: Mapping[str, float],
-    failed: dict[str, GraphError],
 ) -> dict[str, Decoded]:
     """Decode a batch; where a graph fails, each utterance alone."""
     try:
@@ -215,14 +208,11 @@ def _decode_what_can_be(
             raise
         if len(batch) == 1:
             [key] = batch
-            logger.error("utterance '%s': %s", key, e)
-            failed[key] = e
-            return {}
+            failed = Decoded(key, speech2text.placeholder(), seconds[key], failure=e)
+            return {key: failed}
     decoded: dict[str, Decoded] = {}
     for key, utterance in batch.items():
-        decoded.update(
-            _decode_what_can_be(speech2text, {key: utterance}, seconds, failed)
-        )
+        decoded.update(_decode_what_can_be(speech2text, {key: utterance}, seconds))
     return decoded
 
 

@@ -41,6 +41,19 @@ class Noise:
         self._mkl = mkl
         self._next: float | None = None  # a normal one, left over by a pair
 
+    def state(self) -> bytes:
+        """Where the generator is."""
+        _, words, position, *_ = self._generator.get_state()
+        spare = np.float64(np.nan if self._next is None else self._next)
+        return np.int32(position).tobytes() + spare.tobytes() + words.tobytes()
+
+    def restore(self, state: bytes) -> None:
+        """Go on from where :meth:`state` was called."""
+        [position], [spare] = np.frombuffer(state[:4], "i4"), np.frombuffer(state[4:12])
+        words = np.frombuffer(state[12:], np.uint32)
+        self._generator.set_state(("MT19937", words, int(position), 0, 0.0))
+        self._next = None if np.isnan(spare) else float(spare)
+
     def normal(self, *shape: int, blocked: bool = True) -> np.ndarray:
         """Equal to ``torch.randn(*shape)`` to some units in the last place.
 

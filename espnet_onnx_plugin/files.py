@@ -1,0 +1,185 @@
+"""Files and directories that are there whole or not at all, and who is writing them.
+
+A process may be killed between any two of its instructions, and a machine may lose its
+power. So what counts is written under another name, brought to the disk and renamed;
+and what a killed process leaves behind, the next one that writes there removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import glob
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from espnet_onnx_plugin.errors import PluginError
+
+logger = logging.getLogger(__name__)
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+#: What a file system says that cannot exchange two names, or a libc without the call.
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
+#: What it says that cannot lock.
+_CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
+class InUseError(PluginError):
+    """Another process is writing there."""
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(directory: Path) -> None:
+    """Bring a directory and everything in it to the disk."""
+    for at, _, names in os.walk(directory):
+        for name in names:
+            sync(Path(at, name))
+        sync(Path(at))
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that others see as it was, or whole."""
+    data = content.encode() if isinstance(content, str) else content
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with open(new, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def new_directory(target: Path) -> Path:
+    """An empty directory beside ``target``, for :func:`replace_directory`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent)
+    os.chmod(work, 0o755)  # mkdtemp's is private; ESPnet's are not
+    return Path(work)
+
+
+def replace_directory(work: Path, target: Path) -> None:
+    """Put ``work`` in the place of ``target``, which may be there, and remove that.
+
+    At every instant one of them is there whole. Only where a file system cannot
+    exchange two names, as NFS, is there none for the time between two calls; killed
+    there, the old one lies beside it until :func:`clear` brings it back.
+    """
+    sync_tree(work)
+    if not target.exists():
+        work.rename(target)
+    elif _exchange(work, target):
+        sync(target.parent)
+        shutil.rmtree(work)
+    else:
+        old = _old(target)
+        target.rename(old)
+        work.rename(target)
+        sync(target.parent)
+        shutil.rmtree(old)
+    sync(target.parent)
+
+
+def clear(target: Path) -> None:
+    """Remove what killed processes have left of their work on a directory.
+
+    To be called by the one that holds it, see :func:`held`.
+    """
+    old = _old(target)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for left in [old, *target.parent.glob(f".{glob.escape(target.name)}.new-*")]:
+        if left.exists():
+            logger.info("removing %s, which a process has left that ended early", left)
+            shutil.rmtree(left)
+
+
+@contextlib.contextmanager
+def held(target: Path) -> Iterator[None]:
+    """Be the only one that writes ``target`` during the block.
+
+    The kernel lets go of what a killed process has held, on NFS the server does, so
+    that there are no stale holders. It needs a lock file, which is gone afterwards.
+
+    Raises:
+        InUseError: saying who holds it and since when.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.lock")
+    with contextlib.ExitStack() as stack:
+        descriptor = _lock(path, target)
+        stack.callback(os.close, descriptor)
+        stack.callback(path.unlink, missing_ok=True)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _holder().encode(), 0)
+        yield
+
+
+def _lock(path: Path, target: Path) -> int:
+    """The descriptor of the lock file, locked."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            raise InUseError(
+                f"{target} is being written by {who or 'another process'}; let it end, "
+                "or give --wait true"
+            )
+        except OSError as e:
+            if e.errno not in _CANNOT_LOCK:
+                os.close(descriptor)
+                raise
+            logger.warning("%s: this file system has no locks: %s", path, e.strerror)
+            return descriptor
+        # The one before may have removed the file between the two calls.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        os.close(descriptor)
+
+
+def _holder() -> str:
+    """This process, as an error of another one names it."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    if (code := ctypes.get_errno()) in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(other))

@@ -1,0 +1,1 @@
+"""Diarization, who speaks when, with the graphs of a bundle."""

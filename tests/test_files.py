@@ -1,0 +1,175 @@
+"""Files and directories that are there whole or not at all, and locks."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from espnet_onnx_plugin import files
+from espnet_onnx_plugin.files import (
+    InUseError,
+    clear,
+    held,
+    new_directory,
+    replace_directory,
+    write_whole,
+)
+
+
+@pytest.fixture
+def directories(tmp_path):
+    """A new directory and the one that it replaces."""
+    target = tmp_path / "int8"
+    for directory, text in ((target, "old"), (new_directory(target), "new")):
+        directory.mkdir(exist_ok=True)
+        for name in "abc":
+            (directory / name).write_text(text)
+    [work] = tmp_path.glob(".int8.new-*")
+    return work, target
+
+
+def contents(directory):
+    return {path.read_text() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_directory_is_replaced_whole(directories, monkeypatch, exchange):
+    work, target = directories
+    if not exchange:  # as on NFS
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    replace_directory(work, target)
+    assert contents(target) == {"new"}
+    assert [path.name for path in target.parent.iterdir()] == ["int8"]
+
+
+def test_at_every_instant_one_is_there(directories):
+    """A reader beside a writer that replaces the directory again and again."""
+    work, target = directories
+    code = f"""
+import shutil
+from pathlib import Path
+from espnet_onnx_plugin.files import new_directory, replace_directory
+target = Path({str(target)!r})
+for number in range(300):
+    work = new_directory(target)
+    for name in "abc":
+        (work / name).write_text(str(number))
+    replace_directory(work, target)
+"""
+    seen = 0
+    with subprocess.Popen([sys.executable, "-c", code]) as writer:
+        while writer.poll() is None:
+            descriptor = os.open(target, os.O_RDONLY)  # or there is none
+            os.close(descriptor)
+            seen += 1
+    assert writer.returncode == 0 and seen > 100
+    assert contents(target) == {"299"}
+
+
+def test_a_kill_between_two_renames_is_mended(directories, monkeypatch):
+    work, target = directories
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    rename = Path.rename
+
+    def killed(self, other):
+        if self == work:
+            raise KeyboardInterrupt
+        return rename(self, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            replace_directory(work, target)
+    assert not target.exists()
+    clear(target)
+    assert contents(target) == {"old"}
+    assert [path.name for path in target.parent.iterdir()] == ["int8"]
+
+
+def test_what_is_left_of_others_is_not_touched(tmp_path):
+    others = [".int8x.new-1", ".int8.yaml", "int8.new-1"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    clear(tmp_path / "int8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_file_is_there_as_it_was_or_whole(tmp_path, monkeypatch):
+    path = tmp_path / "RESULTS.md"
+    write_whole(path, "old\n")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError):
+            write_whole(path, "new\n")
+    assert path.read_text() == "old\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["RESULTS.md"]
+    write_whole(path, "new\n")
+    assert path.read_text() == "new\n"
+
+
+def hold(target, entered):
+    with held(Path(target)):
+        entered.set()
+        time.sleep(60)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds a directory."""
+    context = multiprocessing.get_context("spawn")
+    entered = context.Event()
+    process = context.Process(target=hold, args=(str(tmp_path / "int8"), entered))
+    process.start()
+    assert entered.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_second_one_is_told_who_holds_it_since_when(tmp_path, holder):
+    who = rf"process {holder.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    with pytest.raises(InUseError, match=rf"int8 is being written by {who}; .*--wait"):
+        with held(tmp_path / "int8"):
+            pass
+    with held(tmp_path / "fp32"):  # another one
+        pass
+
+
+def test_a_killed_holder_holds_nothing(tmp_path, holder):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with held(tmp_path / "int8"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_hold_it_one_after_the_other(tmp_path):
+    """The lock file is removed and made again; no two are inside at once."""
+    code = f"""
+import time
+from pathlib import Path
+from espnet_onnx_plugin.files import InUseError, held
+target, inside = Path({str(tmp_path / "x")!r}), Path({str(tmp_path / "inside")!r})
+done = 0
+while done < 40:
+    try:
+        with held(target):
+            inside.mkdir()
+            time.sleep(0.001)
+            inside.rmdir()
+            done += 1
+    except InUseError:
+        time.sleep(0.0005)
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    assert [process.wait(120) for process in processes] == [0] * 4
+    assert list(tmp_path.iterdir()) == []
