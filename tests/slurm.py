@@ -77,7 +77,8 @@ class Slurm:
         nodes: names of the nodes: ``node1`` and so on.
 
     Args:
-        directory: made where it is not there; keys, state and logs go into it.
+        directory: made where it is not there; keys, state and logs go into it, in the
+            place of an earlier cluster's.
         nodes: how many; each takes all of this machine's processors for its own.
         cpus, memory_mb: of each node, as the scheduler counts.
         requeue_s: 120 where a cluster does not say otherwise.
@@ -108,7 +109,11 @@ class Slurm:
 
     def __enter__(self) -> Slurm:
         for name in ("state", *(f"spool.{node}" for node in self.nodes)):
-            (self.directory / name).mkdir(parents=True, exist_ok=True)
+            # An earlier cluster's state has nodes that are idle on other ports.
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+            (self.directory / name).mkdir(parents=True)
+        for log in self.directory.glob("*.log"):
+            log.unlink()
         self._configure()
         try:
             self._start_munged()
