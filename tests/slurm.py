@@ -8,6 +8,7 @@ By hand, until Enter is pressed::
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -29,7 +30,8 @@ MARK = "SLURM_TEST_NODE"
 #: No accounting, no cgroups, and nothing outside of ``{root}``. What a job asks for is
 #: counted, and one that takes more memory is ended. A node that is silent for
 #: SlurmdTimeout seconds is down, and its jobs begin again on others ``requeue_s`` after
-#: that; squeue knows a job for MinJobAge seconds after its end.
+#: that; squeue knows a job for MinJobAge seconds after its end. Jobs get no environment
+#: of a login shell, which sbatch --export=PATH asks for and some users' takes a minute.
 CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -54,6 +56,7 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
 MpiDefault=none
+GetEnvTimeout=0
 ReturnToService=2
 KillWait=2
 {settings}
@@ -228,6 +231,10 @@ class Slurm:
             nodes="\n".join(rows),
         )
         (self.directory / "slurm.conf").write_text(config)
+        environments = self.directory / "state/env_cache"
+        environments.mkdir()
+        user = pwd.getpwuid(os.getuid()).pw_name
+        (environments / user).write_text(f"HOME={Path.home()}\nUSER={user}\n")
         key = self.directory / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
