@@ -77,6 +77,7 @@ onnx_job() {
     local cmd=$1 log_file=$2 module=$3
     shift 3
     mkdir -p "$(dirname "${log_file}")"
+    rm -f "${log_file}" # an earlier job's, where this one never starts
     ${cmd} "${log_file}" "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
         ${python} -m "espnet_onnx_plugin.bin.${module}" "$@" 200>&- ||
         onnx_show_failure "${log_file}"
@@ -141,6 +142,8 @@ onnx_show_failure() {
         fi
         [ -z "${reason}" ] || reasons+=("${reason}")
     done
+    [ "${#failed[@]}" -gt 0 ] ||
+        onnx_die "jobs were given up, though their logs end well: run the stage again"
     if [ "${#reasons[@]}" -gt 0 ]; then
         printf '%s\n' "${reasons[@]}" | LC_ALL=C sort | uniq -c | LC_ALL=C sort -k1,1nr >&2
     else

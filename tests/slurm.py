@@ -8,6 +8,7 @@ By hand, until Enter is pressed::
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -29,7 +30,8 @@ MARK = "SLURM_TEST_NODE"
 #: No accounting, no cgroups, and nothing outside of ``{root}``. What a job asks for is
 #: counted, and one that takes more memory is ended. A node that is silent for
 #: SlurmdTimeout seconds is down, and its jobs begin again on others ``requeue_s`` after
-#: that; squeue knows a job for MinJobAge seconds after its end.
+#: that; squeue knows a job for MinJobAge seconds after its end. Jobs get no environment
+#: of a login shell, which sbatch --export=PATH asks for and some users' takes a minute.
 CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -54,6 +56,7 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
 MpiDefault=none
+GetEnvTimeout=0
 ReturnToService=2
 KillWait=2
 {settings}
@@ -77,7 +80,8 @@ class Slurm:
         nodes: names of the nodes: ``node1`` and so on.
 
     Args:
-        directory: made where it is not there; keys, state and logs go into it.
+        directory: made where it is not there; keys, state and logs go into it, in the
+            place of an earlier cluster's.
         nodes: how many; each takes all of this machine's processors for its own.
         cpus, memory_mb: of each node, as the scheduler counts.
         requeue_s: 120 where a cluster does not say otherwise.
@@ -108,7 +112,11 @@ class Slurm:
 
     def __enter__(self) -> Slurm:
         for name in ("state", *(f"spool.{node}" for node in self.nodes)):
-            (self.directory / name).mkdir(parents=True, exist_ok=True)
+            # An earlier cluster's state has nodes that are idle on other ports.
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+            (self.directory / name).mkdir(parents=True)
+        for log in self.directory.glob("*.log"):
+            log.unlink()
         self._configure()
         try:
             self._start_munged()
@@ -223,6 +231,10 @@ class Slurm:
             nodes="\n".join(rows),
         )
         (self.directory / "slurm.conf").write_text(config)
+        environments = self.directory / "state/env_cache"
+        environments.mkdir()
+        user = pwd.getpwuid(os.getuid()).pw_name
+        (environments / user).write_text(f"HOME={Path.home()}\nUSER={user}\n")
         key = self.directory / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)

@@ -706,6 +706,10 @@ def test_reasons_of_failed_jobs_are_counted(tmp_path):
     assert last == f"Error: 7 of 9 job(s) failed, see {logs[0]}"
     logs[0].write_text("a traceback\n" + end.format(1))
     assert shown(logs[0], logs[1])[0] == "a traceback"
+    given_up = (
+        "Error: jobs were given up, though their logs end well: run the stage again"
+    )
+    assert shown(logs[1]) == [given_up]
     # The scheduler has a log of its own for all jobs of an array.
     said = "slurmstepd: error: *** JOB 5 ON node2 CANCELLED DUE TO TIME LIMIT ***"
     (tmp_path / "q").mkdir()

@@ -60,6 +60,7 @@ for name in "${!options[@]}"; do
 done
 
 task=()
+numbers=1:1
 if [ -n "${range}" ]; then
     numbers=${range#*=}
     sbatch+=("--array=${numbers/:/-}${limit:+%${limit}}")
@@ -69,7 +70,12 @@ log=$1
 logs=$(dirname "${log}")/q
 name=$(basename "${log}" .log)
 name=${name%".${range%%=*}"}
+job_logs=()
+for number in $(seq "${numbers%:*}" "${numbers#*:}"); do
+    job_logs+=("${log//"${range%%=*}"/${number}}")
+done
 mkdir -p "${logs}"
+rm -f "${logs}/${name}.log" "${job_logs[@]}"
 {
     echo "#!/usr/bin/env bash"
     printf 'cd %q\n. ./path.sh\nexec utils/run.pl' "${PWD}"
@@ -78,8 +84,16 @@ mkdir -p "${logs}"
     echo
 } > "${logs}/${name}.sh"
 
-"${sbatch[@]}" --parsable --wait --open-mode=append --output "${logs}/${name}.log" \
-    "${logs}/${name}.sh" > "${logs}/${name}.id" &
-waited=$!
-trap 'scancel "$(< "${logs}/${name}.id")"; exit 130' INT TERM
-wait "${waited}" || fail "jobs failed, logs are in ${log}, Slurm's in ${logs}/${name}.log"
+id=$("${sbatch[@]}" --parsable --open-mode=append --output "${logs}/${name}.log" "${logs}/${name}.sh")
+trap 'scancel "${id}"; exit 130' INT TERM
+# A controller that does not answer has not lost the jobs.
+while said=$(squeue --noheader --jobs "${id}" 2>&1) || [[ ${said} != *"Invalid job id"* ]]; do
+    [ -n "${said}" ] || break
+    sleep 1
+done
+
+failed=0
+for one in "${job_logs[@]}"; do
+    grep -qs "^# Ended (code 0)" "${one}" || failed=$((failed + 1))
+done
+[ "${failed}" -eq 0 ] || fail "${failed} job(s) failed, logs are in ${log}, Slurm's in ${logs}/${name}.log"
