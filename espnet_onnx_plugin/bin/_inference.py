@@ -277,7 +277,8 @@ class Inference:
         with job_writer(ResultWriter, job) as writer, logging_redirect_tqdm():
             left = [key for key in keys if not writer.kept(key)]
             writer.log_kept()
-            utterances = progress(attempts(source, left), len(left))
+            read = attempts(source, left, model.speech.dtype)
+            utterances = progress(read, len(left))
             limits = BatchLimits(args.batch_size, args.batch_bins)
             for decoded in decode(model, utterances, limits, others):
                 timing = decoded.timing

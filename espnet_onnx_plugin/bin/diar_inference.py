@@ -66,7 +66,10 @@ class Diarizing(Inference):
         with output as writer, logging_redirect_tqdm():
             left = [key for key in keys if not writer.kept(key)]
             writer.log_kept()
-            for key, audio in progress(attempts(source, left), len(left)):
+            manifest = model.bundle.manifest
+            described = manifest.speech or manifest.enhancement
+            read = attempts(source, left, described.dtype)
+            for key, audio in progress(read, len(left)):
                 logging.info("Diarizing %s", key)
                 try:
                     if isinstance(audio, PluginError):
@@ -85,7 +88,7 @@ class Diarizing(Inference):
                     audio_seconds=model.duration(audio.array, args.fs),
                     total_seconds=seconds,
                     peak_memory_mb=peak_memory_mb(),
-                    arithmetic=arithmetic(model.bundle.manifest),
+                    arithmetic=arithmetic(manifest),
                 )
                 writer.record(key, figures)
         logging.info("diarized %d recordings into %s", len(keys), args.output_dir)
