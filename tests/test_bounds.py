@@ -1,5 +1,7 @@
 """Bounds of a job: audio is held once, memory and files stay as they were."""
 
+import re
+import resource
 import weakref
 
 import numpy as np
@@ -9,6 +11,10 @@ from conftest import RATE, waves
 from test_input import scp
 
 import espnet_onnx_plugin
+from espnet_onnx_plugin.runtime.core import limits
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.limits import Free, free_memory, memory_of
+from espnet_onnx_plugin.runtime.core.session import GraphError
 from espnet_onnx_plugin.runtime.io.audio import READERS, Audio
 from espnet_onnx_plugin.runtime.io.data import Source, attempts
 from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits, decode
@@ -69,3 +75,120 @@ def test_audio_is_let_go_with_its_batch(tiny, tmp_path):
     several = ((f"u{i}", Audio(wave, RATE)) for i in range(8))
     list(decode(Model(tiny["bundle"], beam_size=1), several, BatchLimits(2)))
     assert most == [8, 6, 4, 2]
+
+
+# Memory
+
+
+def files(root, **content):
+    for name, text in content.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+GIB = 2**30
+
+MACHINE = {"proc__meminfo": "MemTotal: 9437184 kB\nMemAvailable:    8388608 kB\n"}
+
+
+def test_free_memory_is_that_of_the_machine(tmp_path):
+    assert free_memory(tmp_path, {}) is None
+    files(tmp_path, **MACHINE)
+    assert free_memory(tmp_path, {}) == (8 * GIB, "on this machine")
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["host", "container"])
+def test_free_memory_is_that_of_the_smallest_cgroup(tmp_path, inside):
+    files(
+        tmp_path,
+        **MACHINE,
+        proc__self__cgroup="0::/slurm/job_7/step_0\n",
+    )
+    group = tmp_path / "sys/fs/cgroup" / ("slurm/job_7" if inside else "")
+    files(group, **{"memory.max": f"{4 * GIB}\n", "memory.current": f"{3 * GIB}\n"})
+    files(group, **{"memory.stat": f"anon 1\ninactive_file {GIB}\nactive_file 0\n"})
+    if inside:
+        files(group / "step_0", **{"memory.max": "max\n", "memory.current": "5\n"})
+    assert free_memory(tmp_path, {}) == (2 * GIB, "in this job's cgroup")
+
+
+def test_free_memory_is_that_of_a_cgroup_of_version_1(tmp_path):
+    files(
+        tmp_path,
+        **MACHINE,
+        proc__self__cgroup="5:cpu,cpuacct:/a\n4:memory:/b\n0::/\n",
+    )
+    group = tmp_path / "sys/fs/cgroup/memory/b"
+    files(group, **{"memory.usage_in_bytes": "0\n", "memory.stat": ""})
+    files(group, **{"memory.limit_in_bytes": f"{2**63 - 4096}\n"})
+    assert free_memory(tmp_path, {})[1] == "on this machine"
+    files(group, **{"memory.limit_in_bytes": f"{GIB}\n"})
+    assert free_memory(tmp_path, {}) == (GIB, "in this job's cgroup")
+
+
+@pytest.mark.parametrize(
+    "environment, gib",
+    [
+        ({"SLURM_MEM_PER_NODE": "2048"}, 2),
+        ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "4"}, 4),
+        ({"SLURM_MEM_PER_NODE": "0"}, None),
+        ({"SLURM_MEM_PER_CPU": "1024"}, None),
+    ],
+)
+def test_free_memory_is_that_of_a_slurm_job(tmp_path, environment, gib):
+    files(tmp_path, **MACHINE, proc__self__status="VmRSS:\t1048576 kB\n")
+    free = free_memory(tmp_path, environment)
+    if gib is None:
+        assert free.where == "on this machine"
+    else:
+        assert free == ((gib - 1) * GIB, "in this Slurm job")
+
+
+def test_an_utterance_that_is_too_long_for_the_memory_is_refused_alone(
+    tiny, tmp_path, monkeypatch
+):
+    free = Free(GIB // 8, "in this Slurm job")
+    monkeypatch.setattr(limits, "free_memory", lambda: free)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    noise = np.random.default_rng(0).standard_normal(120 * RATE).astype(np.float32)
+    lengths = {"a": 1, "long": 120, "b": 1}
+    audio = {key: Audio(noise[: n * RATE], RATE) for key, n in lengths.items()}
+    model = espnet_onnx_plugin.Speech2Text(tiny["bundle"], beam_size=1)
+    alone = {u.key: u.results for u in decode(model, audio.items()) if u.key != "long"}
+    for batches in (BatchLimits(), BatchLimits(3)):
+        found = {u.key: u for u in decode(model, audio.items(), batches)}
+        assert [u.failure is None for u in found.values()] == [True, False, True]
+        assert re.fullmatch(
+            r"needs more than \d+\.\d GiB of memory, 0\.1 GiB are free in this Slurm "
+            r"job; segment it .*, or give the job more memory",
+            str(found["long"].failure),
+        )
+        for key in "ab":
+            assert found[key].results[0][:3] == alone[key][0][:3]
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_what_a_failed_run_had_taken_is_given_back(tiny, monkeypatch):
+    model = espnet_onnx_plugin.Speech2Text(tiny["bundle"], beam_size=1)
+    noise = np.random.default_rng(0).standard_normal(120 * RATE).astype(np.float32)
+    short = model.prepare(noise[:RATE])
+    model.encode([short])
+    before = limits._mapped()
+    free = Free(GIB // 8, "")
+    monkeypatch.setattr(limits, "free_memory", lambda: free)
+    with pytest.raises(GraphError), memory_of(Device(), "none"):
+        model.encode([model.prepare(noise)])
+    taken = limits._mapped() - before
+    model.encode([short])
+    assert limits._mapped() - before < taken / 2
+
+
+def test_arrays_are_refused_too(monkeypatch):
+    monkeypatch.setattr(limits, "free_memory", lambda: Free(GIB // 8, "here"))
+    with pytest.raises(GraphError, match="more than 3.0 GiB of memory, 0.1 GiB are"):
+        with memory_of(Device(), "none"):
+            np.ones(3 * GIB, np.uint8)
+    with pytest.raises(GraphError, match="^of something else$"):
+        with memory_of(Device(), "none"):
+            raise GraphError("of something else")

@@ -307,6 +307,7 @@ class TooSmall:
     """A model for which more than two utterances are too many."""
 
     speech = Speech("waveform", 8000, feature_dim=0, min_length=1)
+    device = Device()
     timing = None
 
     def __init__(self):

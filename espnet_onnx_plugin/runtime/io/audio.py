@@ -118,7 +118,9 @@ def _read_sound(value: str, dtype: str = "float64", always_2d: bool = False) -> 
             array = file.read(dtype=dtype, always_2d=always_2d)
         lengths = _wav_seconds(value)
         there = len(array)
-    except (RuntimeError, OSError, MemoryError) as e:
+    except MemoryError as e:
+        raise PluginError(f"cannot read audio file {value} ({e}); segment it") from e
+    except (RuntimeError, OSError) as e:
         reason = str(e).partition("\n")[0] or type(e).__name__
         lengths = None
         there = claimed
@@ -159,7 +161,7 @@ def _read_ark(value: str, dtype: str | None = None) -> Audio:
 def _read_npy(value: str, dtype: str | None = None) -> Audio:
     try:
         return Audio(np.load(value), None)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, MemoryError) as e:
         raise PluginError(f"cannot read {value} as a numpy file: {e}")
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
+from espnet_onnx_plugin.runtime.core.limits import memory_of
 from espnet_onnx_plugin.runtime.core.session import GraphError, MemoryShort
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.lists import of_utterance
@@ -29,6 +31,7 @@ class AnyModel(Protocol):
     """A model that recognizes batches of utterances."""
 
     speech: Speech
+    device: Device
     timing: Timing
 
     def prepare(self, speech: np.ndarray, **others: str) -> Utterance:
@@ -44,6 +47,12 @@ class AnyModel(Protocol):
 #: Batches of which the utterances are sorted by length together: enough for batches of
 #: similar lengths, few enough to keep their audio in memory.
 WINDOW = 16
+
+#: What to do about an utterance that needs too much memory.
+REMEDY = (
+    "segment it (or use a model that decodes long speech by windows, as OWSM), or give "
+    "the job more memory"
+)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,13 @@ def decode(
 
     def prepared() -> Iterator[Prepared | Decoded]:
         nonlocal total, several
-        for key, audio in utterances:
+        read = iter(utterances)
+        while True:
+            with memory_of(speech2text.device, REMEDY):
+                taken = next(read, None)
+            if taken is None:
+                return
+            key, audio = taken
             total += 1
             several += _channels(audio, speech2text.speech) > 1
             yield _prepare(speech2text, key, audio, of_utterance(key, others))
@@ -200,7 +215,8 @@ def _prepare(
             raise audio
         check_rate(key, audio, expected)
         seconds = expected.seconds(len(audio.array))
-        return Prepared(key, speech2text.prepare(audio.array, **others), seconds)
+        with memory_of(speech2text.device, REMEDY):
+            return Prepared(key, speech2text.prepare(audio.array, **others), seconds)
     except TooShortUttError as e:
         logger.warning("Utterance %s %s", key, e)
         return Decoded(key, speech2text.placeholder(), seconds)
@@ -246,7 +262,8 @@ def _decode_what_can_be(
 def _decode_batch(speech2text: AnyModel, batch: list[Prepared]) -> dict[str, Decoded]:
     logger.info("utterance: %s", ", ".join(utterance.key for utterance in batch))
     start = time.perf_counter()
-    all_results: list[Results] = speech2text.batch([u.speech for u in batch])
+    with memory_of(speech2text.device, REMEDY):
+        all_results: list[Results] = speech2text.batch([u.speech for u in batch])
     total = time.perf_counter() - start
     length = sum(len(utterance.speech) for utterance in batch)
     decoded = {}
