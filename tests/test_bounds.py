@@ -2,12 +2,15 @@
 
 import re
 import resource
+import types
 import weakref
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import RATE, waves
+from test_asr import decode as command
+from test_asr import read, refused
 from test_input import scp
 
 import espnet_onnx_plugin
@@ -15,8 +18,10 @@ from espnet_onnx_plugin.runtime.core import limits
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.limits import Free, free_memory, memory_of
 from espnet_onnx_plugin.runtime.core.session import GraphError
+from espnet_onnx_plugin.runtime.io import progress
 from espnet_onnx_plugin.runtime.io.audio import READERS, Audio
 from espnet_onnx_plugin.runtime.io.data import Source, attempts
+from espnet_onnx_plugin.runtime.io.records import read_records
 from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits, decode
 
 
@@ -160,7 +165,7 @@ def test_an_utterance_that_is_too_long_for_the_memory_is_refused_alone(
         found = {u.key: u for u in decode(model, audio.items(), batches)}
         assert [u.failure is None for u in found.values()] == [True, False, True]
         assert re.fullmatch(
-            r"needs more than \d+\.\d GiB of memory, 0\.1 GiB are free in this Slurm "
+            r"needs at least \d+\.\d\d GiB of memory, 0\.12 GiB are free in this Slurm "
             r"job; segment it .*, or give the job more memory",
             str(found["long"].failure),
         )
@@ -186,9 +191,39 @@ def test_what_a_failed_run_had_taken_is_given_back(tiny, monkeypatch):
 
 def test_arrays_are_refused_too(monkeypatch):
     monkeypatch.setattr(limits, "free_memory", lambda: Free(GIB // 8, "here"))
-    with pytest.raises(GraphError, match="more than 3.0 GiB of memory, 0.1 GiB are"):
+    with pytest.raises(GraphError, match="needs at least 3.00 GiB of memory, 0.12"):
         with memory_of(Device(), "none"):
             np.ones(3 * GIB, np.uint8)
     with pytest.raises(GraphError, match="^of something else$"):
         with memory_of(Device(), "none"):
             raise GraphError("of something else")
+
+
+# Time
+
+
+def test_a_job_whose_time_is_over_is_gone_on_with(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(
+        progress, "time", types.SimpleNamespace(monotonic=lambda: next(clock))
+    )
+    data = scp(tmp_path, waves())
+    message = refused(
+        capsys,
+        tiny,
+        tmp_path,
+        *("--beam_size", 1, "--time_limit", 25),
+        data=data,
+        left=["out.incomplete"],
+    )
+    assert message == (
+        "asr_inference: error: the time limit of 25 s is over with 2 of 4 utterances "
+        "left; what is done is kept, run it again to go on"
+    )
+    assert list(read_records(tmp_path / "out.incomplete")[1]) == ["utt0", "utt1"]
+
+    command(tiny, tmp_path, "--beam_size", 1, "--time_limit", 10_000, data=data)
+    assert list(read_records(tmp_path / "out")[1]) == list(waves())
+    assert read(tmp_path / "out" / "1best_recog" / "text").keys() == waves().keys()

@@ -75,7 +75,7 @@ class Synthesis(Inference):
             SpeechWriter, self.job(args, keys), lists_waves=self.lists_waves
         )
         with output as writer, logging_redirect_tqdm():
-            for key in progress(keys, len(keys)):
+            for key in progress(keys, len(keys), args.time_limit):
                 if writer.kept(key, model.noise):
                     continue
                 before = encoded(model.noise)

@@ -73,7 +73,7 @@ class Diarizing(Inference):
             manifest = model.bundle.manifest
             described = manifest.speech or manifest.enhancement
             read = attempts(source, left, described.dtype)
-            for key, audio in progress(read, len(left)):
+            for key, audio in progress(read, len(left), args.time_limit):
                 logging.info("Diarizing %s", key)
                 try:
                     if isinstance(audio, PluginError):

@@ -118,7 +118,8 @@ class Enhancing(Inference):
         job = self.job(args, keys)
         output = job_writer(WaveWriter, job, audio_format=args.output_format)
         with output as writer, logging_redirect_tqdm():
-            for number, key in enumerate(progress(keys, len(keys))):
+            waiting = progress(keys, len(keys), args.time_limit)
+            for number, key in enumerate(waiting):
                 noise: Noise | None = model.noise
                 if writer.kept(key, noise):
                     continue

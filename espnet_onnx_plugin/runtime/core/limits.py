@@ -21,10 +21,10 @@ from espnet_onnx_plugin.runtime.core.session import GraphError
 #: Part of the free memory that a job leaves: page tables, files that are being read.
 MARGIN = 0.05
 
-#: How onnxruntime says that there is no memory; the first gives the size.
+#: How onnxruntime says that there is no memory; one tells the size.
 _FAILED = re.compile(
-    r"requested buffer of size (\d+)|bad_alloc|bad allocation"
-    r"|Failed to allocate memory|Available memory of \d+ is smaller"
+    r"Failed to allocate memory for requested buffer of size (\d+)"
+    r"|Failed to allocate memory|bad_alloc|bad allocation"
 )
 
 #: Sizes from here on are cgroup's "no limit".
@@ -198,6 +198,6 @@ def memory_of(device: Device, remedy: str) -> Iterator[None]:
             raise
         needed = max(bound, (_mapped() or 0) - before + requested)
         raise GraphError(
-            f"needs more than {needed / _GIB:.1f} GiB of memory, "
-            f"{free.bytes / _GIB:.1f} GiB are free {free.where}; {remedy}"
+            f"needs at least {needed / _GIB:.2f} GiB of memory, {bound / _GIB:.2f} GiB "
+            f"are free {free.where}; {remedy}"
         ) from e
