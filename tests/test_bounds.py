@@ -1,28 +1,40 @@
 """Bounds of a job: audio is held once, memory and files stay as they were."""
 
+import contextlib
+import gc
+import os
 import re
 import resource
+import tempfile
 import types
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, waves
+import test_diar
+import test_enh
+from conftest import RATE, a_few, save_diar, save_tts, waves
 from test_asr import decode as command
 from test_asr import read, refused
 from test_input import scp
 
 import espnet_onnx_plugin
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
+from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.runtime.core import limits
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.limits import Free, free_memory, memory_of
 from espnet_onnx_plugin.runtime.core.session import GraphError
+from espnet_onnx_plugin.runtime.diar import DiarizeSpeech
+from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.io import progress
 from espnet_onnx_plugin.runtime.io.audio import READERS, Audio
 from espnet_onnx_plugin.runtime.io.data import Source, attempts
 from espnet_onnx_plugin.runtime.io.records import read_records
 from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits, decode
+from espnet_onnx_plugin.runtime.tts import Text2Speech
 
 
 @pytest.mark.parametrize(
@@ -202,9 +214,7 @@ def test_arrays_are_refused_too(monkeypatch):
 # Time
 
 
-def test_a_job_whose_time_is_over_is_gone_on_with(
-    tiny, tmp_path, monkeypatch, capsys
-):
+def test_a_job_whose_time_is_over_is_gone_on_with(tiny, tmp_path, monkeypatch, capsys):
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr(
         progress, "time", types.SimpleNamespace(monotonic=lambda: next(clock))
@@ -227,3 +237,68 @@ def test_a_job_whose_time_is_over_is_gone_on_with(
     command(tiny, tmp_path, "--beam_size", 1, "--time_limit", 10_000, data=data)
     assert list(read_records(tmp_path / "out")[1]) == list(waves())
     assert read(tmp_path / "out" / "1best_recog" / "text").keys() == waves().keys()
+
+
+# What is left open
+
+
+def left_open():
+    """Files, threads, processes and temporary files of this process."""
+    gc.collect()
+    pid = os.getpid()
+    tasks = [Path(f"/proc/{pid}/task/{task}") for task in os.listdir("/proc/self/task")]
+    return dict(
+        files=len(os.listdir("/proc/self/fd")),
+        threads=len(tasks),
+        processes="".join((task / "children").read_text() for task in tasks),
+        temporary=sorted(os.listdir(tempfile.gettempdir())),
+    )
+
+
+def asr(tiny, root):
+    return espnet_onnx_plugin.Speech2Text, tiny["bundle"], waves()["utt0"]
+
+
+def enh(tiny, root):
+    bundle, _ = test_enh.exported("tcn", "global", root)
+    return SeparateSpeech, bundle, waves()["utt0"][None]
+
+
+def diar(tiny, root):
+    bundle = test_diar.made("diar", root, save_diar(root))["bundle"]
+    return DiarizeSpeech, bundle, waves()["utt0"][None]
+
+
+def tts(tiny, root):
+    files = save_tts("fastspeech", "transformer", root)
+    checkpoints = Checkpoints(files["config"], files["file"])
+    return Text2Speech, export_bundle("tts", checkpoints, root / "fp32"), "abc"
+
+
+@pytest.mark.parametrize("kind", a_few([asr, enh, diar, tts], keep=2))
+def test_a_door_that_is_closed_leaves_nothing_open(
+    kind, tiny, tmp_path, tmp_path_factory, monkeypatch
+):
+    door, bundle, given = kind(tiny, tmp_path)
+    own = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(own))
+
+    def use():
+        door(getattr(bundle, "path", bundle), "cpu", 2)(given)
+
+    use()  # what is opened once for all, such as libraries
+    before = left_open()
+    for _ in range(4):
+        use()
+    assert left_open() == before
+
+
+def test_a_command_leaves_nothing_open(tiny, tmp_path):
+    data = scp(tmp_path, {**waves(), "bad": np.full(RATE, np.nan, np.float32)})
+    call = (tiny, tmp_path, "--beam_size", 1, "--force", "true")
+    command(*call, "--max_failures", 1, data=data)
+    before = left_open()
+    for most in (0, 1):
+        with contextlib.suppress(SystemExit):
+            command(*call, "--max_failures", most, data=data)
+    assert left_open() == before
