@@ -1,6 +1,7 @@
 """Bounds of a job: audio is held once, memory and files stay as they were."""
 
 import contextlib
+import functools
 import gc
 import os
 import re
@@ -162,11 +163,17 @@ def test_free_memory_is_that_of_a_slurm_job(tmp_path, environment, gib):
         assert free == ((gib - 1) * GIB, "in this Slurm job")
 
 
+def pretend(monkeypatch, free):
+    """Say that so much memory is free."""
+    look = limits._bound.__wrapped__
+    monkeypatch.setattr(limits, "_bound", functools.lru_cache(maxsize=1)(look))
+    monkeypatch.setattr(limits, "free_memory", lambda: free)
+
+
 def test_an_utterance_that_is_too_long_for_the_memory_is_refused_alone(
     tiny, tmp_path, monkeypatch
 ):
-    free = Free(GIB // 8, "in this Slurm job")
-    monkeypatch.setattr(limits, "free_memory", lambda: free)
+    pretend(monkeypatch, Free(GIB // 8, "in this Slurm job"))
     before = resource.getrlimit(resource.RLIMIT_AS)
     noise = np.random.default_rng(0).standard_normal(120 * RATE).astype(np.float32)
     lengths = {"a": 1, "long": 120, "b": 1}
@@ -192,8 +199,7 @@ def test_what_a_failed_run_had_taken_is_given_back(tiny, monkeypatch):
     short = model.prepare(noise[:RATE])
     model.encode([short])
     before = limits._mapped()
-    free = Free(GIB // 8, "")
-    monkeypatch.setattr(limits, "free_memory", lambda: free)
+    pretend(monkeypatch, Free(GIB // 8, ""))
     with pytest.raises(GraphError), memory_of(Device(), "none"):
         model.encode([model.prepare(noise)])
     taken = limits._mapped() - before
@@ -202,7 +208,7 @@ def test_what_a_failed_run_had_taken_is_given_back(tiny, monkeypatch):
 
 
 def test_arrays_are_refused_too(monkeypatch):
-    monkeypatch.setattr(limits, "free_memory", lambda: Free(GIB // 8, "here"))
+    pretend(monkeypatch, Free(GIB // 8, "here"))
     with pytest.raises(GraphError, match="needs at least 3.00 GiB of memory, 0.12"):
         with memory_of(Device(), "none"):
             np.ones(3 * GIB, np.uint8)

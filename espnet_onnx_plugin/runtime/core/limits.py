@@ -9,8 +9,10 @@ kernel ends the process.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -143,17 +145,36 @@ def _allowed() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+class Bound(NamedTuple):
+    """Bytes that this process may map.
+
+    Attributes:
+        mapped: how many it had.
+        more: how many may be added.
+        where: of what, for a message.
+    """
+
+    mapped: int
+    more: int
+    where: str
+
+
+@functools.lru_cache(maxsize=1)
+def _bound(second: int) -> Bound | None:
+    """The bound in a second of the clock: to look takes a millisecond or two."""
+    free, mapped = free_memory(), _mapped()
+    if free is None or mapped is None:  # not Linux
+        return None
+    return Bound(mapped, int(free.bytes * (1 - MARGIN)), free.where)
+
+
 @contextlib.contextmanager
-def _at_most(more: int) -> Iterator[None]:
-    """Let this process map so many bytes more than it has."""
-    mapped = _mapped()
-    if mapped is None:  # not Linux
-        yield
-        return
+def _at_most(size: int) -> Iterator[None]:
+    """Let this process map so many bytes."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + more, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
     try:
         yield
     finally:
@@ -184,20 +205,20 @@ def memory_of(device: Device, remedy: str) -> Iterator[None]:
     Raises:
         GraphError: in the place of an error for want of memory.
     """
-    free = free_memory() if device.memory == "cpu" else None
-    if free is None:
+    bound = _bound(int(time.monotonic())) if device.memory == "cpu" else None
+    if bound is None:
         yield
         return
-    before, bound = _mapped() or 0, int(free.bytes * (1 - MARGIN))
     try:
-        with _at_most(bound):
+        with _at_most(bound.mapped + bound.more):
             yield
     except (GraphError, MemoryError) as e:
         requested = _requested(e)
         if requested is None:
             raise
-        needed = max(bound, (_mapped() or 0) - before + requested)
+        taken = (_mapped() or 0) - bound.mapped
+        needed = max(bound.more, taken + requested) / _GIB
         raise GraphError(
-            f"needs at least {needed / _GIB:.2f} GiB of memory, {bound / _GIB:.2f} GiB "
-            f"are free {free.where}; {remedy}"
+            f"needs at least {needed:.2f} GiB of memory, {bound.more / _GIB:.2f} GiB "
+            f"are free {bound.where}; {remedy}"
         ) from e

@@ -261,10 +261,10 @@ def _decode_what_can_be(
 
 def _decode_batch(speech2text: AnyModel, batch: list[Prepared]) -> dict[str, Decoded]:
     logger.info("utterance: %s", ", ".join(utterance.key for utterance in batch))
-    start = time.perf_counter()
     with memory_of(speech2text.device, REMEDY):
+        start = time.perf_counter()
         all_results: list[Results] = speech2text.batch([u.speech for u in batch])
-    total = time.perf_counter() - start
+        total = time.perf_counter() - start
     length = sum(len(utterance.speech) for utterance in batch)
     decoded = {}
     for utterance, results in zip(batch, all_results):
