@@ -70,6 +70,7 @@ onnx_last_stage=13
 
 # onnx_run_espnet: ESPnet's own stages, up to its scoring
 onnx_run_espnet() {
+    onnx_check_words
     [ -z "${onnx_chunk_lengths}" ] || "${onnx_streams}" ||
         onnx_die "--onnx_chunk_lengths is for decoding streams: give --use_streaming true" \
             "to asr.sh or st.sh"

@@ -23,6 +23,7 @@ onnx_max_failures=0
 onnx_time_limit=
 onnx_force=false
 onnx_wait=false
+onnx_trust_checkpoint=false
 
 onnx_help_message="
     # ONNX, with --onnx true: stage 14 export, stage 15 optimize, stage 16 decode and score
@@ -41,7 +42,8 @@ onnx_help_message="
     --onnx_max_failures    # How many utterances of a test set may have no result; they are scored as silence, and where speech is made are left out (default=\"${onnx_max_failures}\").
     --onnx_time_limit      # Seconds after which a decoding job begins no further utterance; the stage, run again, goes on with the others (default=\"${onnx_time_limit}\", none).
     --onnx_force           # Whether to make anew what an earlier run has made of the same (default=\"${onnx_force}\").
-    --onnx_wait            # Whether to wait where another run writes the same (default=\"${onnx_wait}\")."
+    --onnx_wait            # Whether to wait where another run writes the same (default=\"${onnx_wait}\").
+    --onnx_trust_checkpoint # Whether stages 14 and 16 load checkpoints that hold more than weights, which may run code: for those whose author you know (default=\"${onnx_trust_checkpoint}\")."
 
 onnx_die() {
     echo "$0: $*" >&2
@@ -76,7 +78,8 @@ onnx_parse_options() {
             onnx | onnx_variants | onnx_export_config | onnx_optimize_config | \
                 onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | \
                 onnx_batch_bins | onnx_dir | onnx_asr_model_dir | onnx_chunk_lengths | \
-                onnx_max_failures | onnx_time_limit | onnx_force | onnx_wait)
+                onnx_max_failures | onnx_time_limit | onnx_force | onnx_wait | \
+                onnx_trust_checkpoint)
                 [ $# -ge 2 ] || onnx_die "option $1 needs a value"
                 printf -v "${name}" '%s' "$2"
                 shift 2
@@ -98,6 +101,11 @@ onnx_check_options() {
     local option value variants known="fp32 optimized int8 weight8 weight4 tf32 fp16 bf16"
     [[ ${onnx} =~ ^(true|false)$ ]] ||
         onnx_die "--onnx must be true or false, not '${onnx}'"
+    [[ ${onnx_trust_checkpoint} =~ ^(true|false)$ ]] ||
+        onnx_die "--onnx_trust_checkpoint must be true or false, not '${onnx_trust_checkpoint}'"
+    # What loads checkpoints takes this besides.
+    onnx_loader_args=()
+    ! "${onnx_trust_checkpoint}" || onnx_loader_args=(--trust_checkpoint true)
     [[ ${onnx_provider} =~ ^(cpu|cuda|tensorrt)$ ]] ||
         onnx_die "--onnx_provider must be cpu, cuda or tensorrt, not '${onnx_provider}'"
     [[ ${onnx_threads} =~ ^[1-9][0-9]*$ ]] ||
@@ -164,6 +172,56 @@ onnx_check_options() {
         [[ ${!value} =~ ^[0-9]+$ ]] ||
             onnx_die "--${option} must be a number, not '${!value}'"
     done
+}
+
+# onnx_check_words: ends where a variable holds what run.pl, slurm.pl and queue.pl do not
+# pass on unchanged. They write the words of a job into a shell's script: one without
+# blanks as it is, others within double quotes, or single ones where it holds double
+# ones; the name of a log always as it is; and in all the number of the job for JOB. So
+# exp/$(command) would run. Called when ESPnet's variables are set.
+onnx_check_words() {
+    local name
+    for name in $(compgen -v); do
+        case ${name} in
+            # In names of logs too.
+            onnx_dir | *_exp | *inference*_tag | test_sets | valid_set)
+                onnx_check_word "${name}" '[]["#$&'\''()*;<>?`{|}~\[:cntrl:]]'
+                [[ ${name} == test_sets || ${!name-} != *" "* ]] ||
+                    onnx_die "--${name} '${!name-}' holds a blank, which the recipe's job" \
+                        "scripts do not pass on: name it without"
+                ;;
+            onnx_*_config | onnx_asr_model_dir | onnx_plugin_root | python | data_feats | \
+                dumpdir | teacher_dumpdir | train_set | inference*_config | vocoder_file | \
+                inference*_model | inference*lm | inference*ngram | spk_embed_tag)
+                onnx_check_word "${name}" '[]["#$&'\''()*;<>?`{|}~\[:cntrl:]]'
+                ;;
+            *inference_args) onnx_check_arguments "${name}" ;;
+        esac
+    done
+}
+
+# onnx_check_word NAME REGEX: ends where the variable NAME matches, or holds JOB
+onnx_check_word() {
+    local LC_ALL=C value=${!1-}
+    [[ ! ${value} =~ $2 && ! ${value} =~ JOB ]] ||
+        onnx_die "--$1 ${value@Q} holds ${BASH_REMATCH[0]@Q}, which the recipe's job scripts" \
+            "(run.pl, slurm.pl, queue.pl) do not pass on: name it without"
+}
+
+# onnx_check_arguments NAME: likewise of a variable with several options, in which ESPnet's
+# users put quotes around what the scripts' shell would take for its own: '<eng>'
+onnx_check_arguments() {
+    local value=${!1-} bare=${!1-} special='[]["#&'\''()*;<>?{|}~]'
+    onnx_check_word "$1" '[$`\[:cntrl:]]'
+    [[ ${bare} != *\'* || ${bare} != *\"* ]] ||
+        onnx_die "--$1 ${value@Q} holds quotes of both kinds, which the recipe's job scripts do" \
+            "not pass on: put these options into a file, --inference_config"
+    while [[ ${bare} =~ \"[^\"[:blank:]]*\"|\'[^\'[:blank:]]*\' ]]; do
+        bare=${bare/"${BASH_REMATCH[0]}"/}
+    done
+    [[ ! ${bare} =~ ${special} ]] ||
+        onnx_die "--$1 ${value@Q} holds '${BASH_REMATCH[0]}', which the recipe's job scripts do not" \
+            "pass on: put these options into a file, --inference_config"
 }
 
 # onnx_wants_stage N: whether the options ask for our stage N

@@ -83,23 +83,61 @@ onnx_job() {
     log "$(grep -v '^#' "${log_file}" | tail -n 1)"
 }
 
+# onnx_ask_memory COMMAND MIB [FACTOR PATH...]: prints COMMAND with --mem: MIB mebibytes and
+# FACTOR times the size of the files; where COMMAND says --mem, as cmd.sh may, that holds.
+# The figures below are measured ones with room: with 110 million parameters, export took
+# 2.3 GiB, quantization 1.2; to decode 10, 30 and 60 s of speech 0.6, 0.7 and 1.0, and in
+# PyTorch 1.8, 2.1 and 3.5.
+onnx_ask_memory() {
+    local cmd=$1 mib=$2 bytes
+    if [ $# -gt 2 ]; then
+        bytes=$(find -L "${@:4}" -type f -printf '%s\n' 2> /dev/null | awk '{ n += $1 } END { print n + 0 }')
+        mib=$((mib + $3 * bytes / 1048576))
+    fi
+    # CUDA and its libraries.
+    [[ ${cmd} != *" --gpu 1"* ]] || mib=$((mib + 4096))
+    # The conf/slurm.conf and conf/queue.conf of ESPnet's recipes take it for each thread.
+    if [[ ${cmd} != *pbs.pl* && ${cmd} =~ .*--num-threads\ +([0-9]+) ]]; then
+        mib=$(((mib + BASH_REMATCH[1] - 1) / BASH_REMATCH[1]))
+    fi
+    [[ ${cmd} == *" --mem "* ]] || cmd+=" --mem ${mib}M"
+    echo "${cmd}"
+}
+
+# onnx_ask_decoding_memory MIB PATH...: prints the command of jobs that decode with a model
+# of these files; MIB is what their program takes
+onnx_ask_decoding_memory() {
+    local mib=$((512 * ${batch_size:-1}))
+    # As much for a minute, which is 960,000 samples.
+    [ -z "${onnx_batch_bins}" ] || mib=$((512 + onnx_batch_bins / 1875))
+    onnx_ask_memory "${onnx_cmd}" "$(($1 + mib))" 2 "${@:2}"
+}
+
+# onnx_end_code LOG: prints the exit code at the end of a job's log, as run.pl writes it or
+# as slurm.pl, queue.pl and pbs.pl do; nothing where the log has no end
+onnx_end_code() {
+    sed -nE 's/^# (Ended \(code|Finished at .* with status) ([0-9]+)\)?( .*)?$/\2/p' "$1" 2> /dev/null |
+        tail -n 1 || true # there may be no log
+}
+
 # onnx_show_failure LOG...: shows why jobs failed, each reason with the number of jobs that
 # give it, and ends; where none is given, the end of the first failed job's log
 onnx_show_failure() {
-    local failed=() log_file reason reasons=() code
+    local failed=() log_file reason reasons=() code queue_log
     for log_file; do
-        ! grep -qs 'Ended (code 0)' "${log_file}" || continue
+        code=$(onnx_end_code "${log_file}")
+        [ "${code}" != 0 ] || continue
         failed+=("${log_file}")
         reason=$(grep -sE '^[a-z0-9_]+: error: ' "${log_file}" | tail -n 1 || true)
-        code=$(grep -soE 'Ended \(code [0-9]+\)' "${log_file}" | tail -n 1 | tr -dc 0-9 || true)
         if [ -n "${reason}" ]; then
             :
         elif [ ! -s "${log_file}" ]; then
             reason="a job never started: it has no log"
         elif [ -z "${code}" ] && grep -q '^# Started at' "${log_file}"; then
-            reason="a job was lost: its log has no end"
+            reason="a job was lost: its log has no end; run the stage again"
         elif [[ ${code} == 13[07] || ${code} == 143 ]]; then
-            reason="a job was killed (code ${code}): for its memory or time, or by hand"
+            reason="a job was killed (code ${code}): for its memory or time, or by hand;"
+            reason+=" --mem or --time in cmd.sh gives it more"
         fi
         [ -z "${reason}" ] || reasons+=("${reason}")
     done
@@ -108,6 +146,10 @@ onnx_show_failure() {
     else
         tail -n 50 "${failed[0]}" >&2
     fi
+    # What the scheduler says of its own, such as a limit or the death of a node.
+    queue_log=${failed[0]%.log}
+    queue_log=$(dirname "${queue_log}")/q/$(basename "${queue_log%.[0-9]*}").log
+    grep -sE 'error: ' "${queue_log}" | tail -n 5 >&2 || true
     onnx_die "${#failed[@]} of $# job(s) failed, see ${failed[0]}"
 }
 
@@ -205,22 +247,25 @@ onnx_need_scorers() {
 onnx_export() {
     log "Stage 14: Export: ${onnx_exp} -> ${onnx_dir}/fp32, log: '${onnx_dir}/export.log'"
     onnx_find_validation_data --parity_scp
-    onnx_job "${decode_cmd}" "${onnx_dir}"/export.log export \
+    onnx_job "$(onnx_ask_memory "${decode_cmd}" 2048 4 "${onnx_checkpoints[@]}")" \
+        "${onnx_dir}"/export.log export \
         --task "${onnx_task}" "${onnx_export_args[@]}" "${onnx_validation_args[@]}" \
-        --config "${onnx_export_config}" --output_dir "${onnx_dir}"/fp32 "${onnx_made_args[@]}"
+        --config "${onnx_export_config}" "${onnx_loader_args[@]}" \
+        --output_dir "${onnx_dir}"/fp32 "${onnx_made_args[@]}"
 }
 
 onnx_optimize() {
-    local variant search_args=${inference_args}
+    local variant cmd search_args=${inference_args}
     if [ "${onnx_variants}" = fp32 ]; then
         log "Stage 15: Nothing to do for --onnx_variants fp32"
         return
     fi
     onnx_need_bundle fp32
     onnx_find_validation_data --calibration_scp
+    cmd=$(onnx_ask_memory "${onnx_cmd}" 1024 4 "${onnx_dir}"/fp32)
     if [[ ${onnx_variants} == *optimized* || ${onnx_variants} == *tf32* ]]; then
         log "Stage 15: Optimize: ${onnx_dir}/fp32 -> ${onnx_dir}/optimized, log: '${onnx_dir}/optimize.log'"
-        onnx_job "${onnx_cmd}" "${onnx_dir}"/optimize.log optimize \
+        onnx_job "${cmd}" "${onnx_dir}"/optimize.log optimize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}"/optimized \
             --provider "${onnx_provider}" "${onnx_validation_args[@]}" \
             --config "${onnx_optimize_config}" "${onnx_made_args[@]}"
@@ -234,7 +279,7 @@ onnx_optimize() {
         [[ " fp32 optimized tf32 " != *" ${variant} "* ]] || continue
         # From the exported graphs: fused operators have no quantized form.
         log "Stage 15: Quantize: ${onnx_dir}/fp32 -> ${onnx_dir}/${variant}, log: '${onnx_dir}/quantize_${variant}.log'"
-        onnx_job "${onnx_cmd}" "${onnx_dir}/quantize_${variant}".log quantize \
+        onnx_job "${cmd}" "${onnx_dir}/quantize_${variant}".log quantize \
             --model_dir "${onnx_dir}"/fp32 --output_dir "${onnx_dir}/${variant}" \
             --precision "${variant}" --provider "${onnx_provider/tensorrt/cuda}" \
             "${onnx_validation_args[@]}" "${onnx_quantize_args[@]}" \
@@ -308,20 +353,22 @@ onnx_all_results() {
 
 # onnx_decode DECODE DSET: decodes what an earlier run has not, and puts it together
 onnx_decode() {
-    local data=${data_feats}/$2 dir logdir run count n inference split_scps=()
+    local data=${data_feats}/$2 dir logdir run cmd count n inference split_scps=()
     dir=$(onnx_results "${inference_tag}_onnx_$1" "$2")
     logdir=${dir}/${onnx_logdir}
     onnx_describe_decode "$1"
     onnx_find_inputs "${data}"
-    mkdir -p "${logdir}"
-    onnx_list_keys "${onnx_keys}" > "${logdir}"/keys.scp
+    if ! mkdir -p "${logdir}" || ! onnx_list_keys "${onnx_keys}" > "${logdir}"/keys.scp; then
+        onnx_die "${logdir} cannot be written: free some space and run again"
+    fi
     [ -s "${logdir}"/keys.scp ] || onnx_die "${onnx_keys} is empty: prepare the data again"
     inference=(
         --model_dir "${onnx_bundle}"
         "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_input_args[@]}"
     )
     log "Decoding ${data} with ${onnx_bundle}, log: '${logdir}/${onnx_inference}.*.log'"
-    onnx_job "${decode_cmd}" "${logdir}"/resume.log resume \
+    cmd=$(onnx_ask_memory "${decode_cmd}" 1024)
+    onnx_job "${cmd}" "${logdir}"/resume.log resume \
         --decode_dir "${dir}" --todo "${logdir}"/todo.scp --force "${onnx_force}" \
         "${onnx_inference}" "${inference[@]}" \
         --key_file "${logdir}"/keys.scp --output_dir "${logdir}"
@@ -334,14 +381,16 @@ onnx_decode() {
         [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
         # Jobs of another run than this one, if they still run, write elsewhere.
         run=${logdir}/run.$(date +%s).$$
-        mkdir "${run}"
         for n in $(seq "${count}"); do
             split_scps+=("${run}/keys.${n}.scp")
         done
-        utils/split_scp.pl "${logdir}"/todo.scp "${split_scps[@]}"
+        if ! mkdir "${run}" || ! utils/split_scp.pl "${logdir}"/todo.scp "${split_scps[@]}"; then
+            onnx_die "${run} cannot be written: free some space and run again"
+        fi
         rm -f "${logdir}/${onnx_inference}".*.log
         # Which failures are too many is known when all jobs have ended.
-        ${onnx_cmd} JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
+        $(onnx_ask_decoding_memory 512 "${onnx_bundle}") \
+            JOB=1:"${count}" "${logdir}/${onnx_inference}".JOB.log \
             "${onnx_plugin_root}"/egs2_stage/bin/with_plugin \
             ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" "${inference[@]}" \
             --key_file "${run}"/keys.JOB.scp --batch_size "${batch_size:-1}" \
@@ -351,16 +400,16 @@ onnx_decode() {
             --earlier_dir "${logdir}"/output --output_dir "${run}"/output.JOB 200>&- ||
             onnx_show_failure "${logdir}/${onnx_inference}".*.log
     fi
-    onnx_job "${decode_cmd}" "${logdir}"/merge.log merge \
+    onnx_add_files "${data}" "${dir}"
+    onnx_job "${cmd}" "${logdir}"/merge.log merge \
         --decode_dir "${dir}" --max_failures "${onnx_max_failures}" \
         ${onnx_merged:+--files "${onnx_merged}"} \
         "${onnx_inference}" "${inference[@]}" \
         --key_file "${logdir}"/keys.scp --output_dir "${logdir}"
-    onnx_finish_decode "${data}" "${dir}"
 }
 
-# onnx_finish_decode DATA DIR: what a template's decode of DATA has besides the results
-onnx_finish_decode() { :; }
+# onnx_add_files DATA DIR: what a template's decode of DATA has besides the results
+onnx_add_files() { :; }
 
 # onnx_score DECODE: ESPnet's own scoring
 onnx_score() {
@@ -382,7 +431,7 @@ onnx_score() {
 onnx_time() {
     local data=${data_feats}/$2 tag=${inference_tag} module=reference
     local keys=${onnx_dir}/timing/$2/keys.scp files=("${onnx_checkpoints[@]}") args=()
-    local reference dir setting
+    local reference dir setting cmd
     reference=$(onnx_results "${inference_tag}" "$2")/onnx_timing/setting
     if [ "$1" = PyTorch ]; then
         args=(
@@ -390,7 +439,9 @@ onnx_time() {
             --ngpu "$([ "${onnx_provider}" = cpu ] && echo 0 || echo 1)"
             --num_threads "${onnx_threads}"
             "${onnx_reference_args[@]}" "${onnx_search_args[@]}"
+            "${onnx_loader_args[@]}"
         )
+        cmd=$(onnx_ask_decoding_memory 3072 "${files[@]}")
     else
         tag+=_onnx_$1
         module=${onnx_inference}
@@ -398,8 +449,10 @@ onnx_time() {
         args=(
             --model_dir "${onnx_bundle}"
             "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_timing_args[@]}"
+            --max_failures "${onnx_max_failures}"
         )
         files=("${onnx_bundle}"/manifest.yaml)
+        cmd=$(onnx_ask_decoding_memory 512 "${onnx_bundle}")
         # The time to compare with must not be of another day than this one.
         [ ! -f "${reference}" ] || files+=("${reference}")
     fi
@@ -416,7 +469,7 @@ onnx_time() {
     fi
     rm -rf "${dir}"
     log "Timing $1 on some of ${data}, log: '${dir}/${module}.log'"
-    onnx_job "${onnx_cmd}" "${dir}/${module}".log "${module}" "${args[@]}"
+    onnx_job "${cmd}" "${dir}/${module}".log "${module}" "${args[@]}"
     echo "${setting}" > "${dir}"/setting
 }
 
@@ -456,7 +509,8 @@ onnx_list_sets() {
 }
 
 onnx_decode_and_score() {
-    local dsets variant decode dset system systems=() reference=() versions
+    local dsets variant decode dset system systems=() reference=() versions cmd
+    cmd=$(onnx_ask_memory "${decode_cmd}" 1024)
     dsets=$(onnx_list_sets)
     log "Stage 16: Decode and score: ${onnx_variants}"
     onnx_hold "${inference_tag}_onnx"
@@ -497,7 +551,7 @@ onnx_decode_and_score() {
     # One after the other, so that each has the machine as the others have it.
     for dset in ${dsets}; do
         onnx_find_data "${data_feats}/${dset}"
-        onnx_job "${decode_cmd}" "${onnx_dir}/timing/${dset}"/sample.log sample \
+        onnx_job "${cmd}" "${onnx_dir}/timing/${dset}"/sample.log sample \
             --scp "${data_feats}/${dset}/${onnx_scp},${onnx_type}" \
             --output_file "${onnx_dir}/timing/${dset}"/keys.scp
         for system in ${reference:+PyTorch} "${onnx_decodes[@]}"; do
@@ -508,7 +562,7 @@ onnx_decode_and_score() {
 import importlib.metadata, espnet2
 others = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnxruntime")]
 print(f"ESPnet {espnet2.__version__}", *others, sep=", ")')
-    onnx_job "${decode_cmd}" "${onnx_tables}"/report.log report \
+    onnx_job "${cmd}" "${onnx_tables}"/report.log report \
         "${reference[@]}" "${systems[@]}" --test_sets ${dsets} "${onnx_report_args[@]}" \
         --fact "model" "${onnx_exp}" --fact "decoding" "${inference_tag}" \
         --fact "versions" "${versions}" \

@@ -12,7 +12,7 @@ onnx_take_validation_data() {
     onnx_validation_args=("${onnx_input_args[@]}")
 }
 
-onnx_finish_decode() { cp "$1"/feats_type "$2"; }
+onnx_add_files() { cp "$1"/feats_type "$2"; }
 
 # The vocoder becomes part of the bundle: what inference_args say of it is not for our
 # synthesis, but for the export and for ESPnet's own.

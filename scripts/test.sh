@@ -22,7 +22,7 @@ if [ "${1-}" = --fast ]; then
     tier=(-m fast)
     shift
 fi
-scripts/setup_env.sh "${release[@]}" enh,export,ngram,optimize,report,s4,test,tts shellcheck qemu-x86_64=qemu-user
+scripts/setup_env.sh "${release[@]}" enh,export,ngram,optimize,report,s4,test,tts shellcheck qemu-x86_64=qemu-user sbatch=slurm-wlm munge
 # shellcheck source=/dev/null
 . "${venv}"/bin/activate
 export PATH="${PATH}:/usr/lib/sctk/bin"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export import archive, checkpoints
+from espnet_onnx_plugin.export import archive, model_zoo
 from espnet_onnx_plugin.export.archive import unpack
 
 META = dict(
@@ -217,4 +217,4 @@ def test_the_model_zoos_are_unpacked_alike(place, tmp_path, monkeypatch):
     )
     path = tarred(tmp_path / "model.tgz", {**FILES, "../evil": b""})
     with pytest.raises(PluginError, match="leads out of"):
-        checkpoints._download(str(path))
+        model_zoo._download(str(path))

@@ -451,7 +451,7 @@ def test_other_bad_input_is_named(capsys, tiny, tmp_path):
     (tmp_path / "c.yaml").write_text("beam_sise: 3\n")
     assert "unknown option 'beam_sise'" in line("--config", tmp_path / "c.yaml", code=2)
     (tmp_path / "c.yaml").write_text("beam_size: [\n")
-    assert "not YAML" in line("--config", tmp_path / "c.yaml", code=2)
+    assert "no YAML" in line("--config", tmp_path / "c.yaml", code=2)
     assert "c.yml" in line("--config", tmp_path / "c.yml", code=2)
 
 

@@ -20,7 +20,7 @@ from conftest import RATE, waves
 from test_asr import decode, read, refused
 
 import espnet_onnx_plugin
-from espnet_onnx_plugin.bundle import Speech
+from espnet_onnx_plugin.bundle import Bundle, Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.report.decodes import compare
 from espnet_onnx_plugin.report.figures import to_csv
@@ -410,9 +410,11 @@ def test_a_failing_graph_is_one_line_in_python(tiny, capfd):
 )
 def test_what_opens_a_bundle_is_pickled_as_its_arguments(door, monkeypatch):
     cls = door.load()
+    bundle = Bundle(Path("bundle"), Namespace(search=None))
 
     def opened(self, *args, **kwargs):
         self.given = args, kwargs
+        self.bundle = bundle
         self.session = lambda: "cannot be pickled"
 
     monkeypatch.setattr(cls, "__init__", opened)
@@ -421,7 +423,8 @@ def test_what_opens_a_bundle_is_pickled_as_its_arguments(door, monkeypatch):
     one = cls("bundle", "cpu", threads=2, nbest=3)
     other = pickle.loads(pickle.dumps(one))
     assert type(other) is cls
-    assert other.given == (("bundle", "cpu"), dict(threads=2, nbest=3))
+    # The bundle is not read again.
+    assert other.given == ((bundle, "cpu"), dict(threads=2, nbest=3))
 
 
 def test_a_pool_of_processes_decodes(tiny):

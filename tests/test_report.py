@@ -6,6 +6,7 @@ import json
 import pytest
 
 from espnet_onnx_plugin.bin import report
+from espnet_onnx_plugin.bundle import File, Manifest, Text, write_manifest
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.files import write_whole
@@ -460,12 +461,11 @@ FIGURES = {
 
 
 def quantized_markdown(root, **changes):
-    import yaml
-
     checks = {"parity": {}, "quantize": {**FIGURES, **changes}}
+    text = Text("char", File("tokens.txt", 0, ""))
     (root / "bundle").mkdir(exist_ok=True)
-    (root / "bundle/manifest.yaml").write_text(
-        yaml.safe_dump({"checks": checks}, sort_keys=False)
+    write_manifest(
+        root / "bundle", Manifest("asr", {}, None, text, None, checks=checks)
     )
     systems = [
         System("fp32", root / "fp32"),

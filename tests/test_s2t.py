@@ -39,8 +39,9 @@ from espnet_onnx_plugin.bundle import (
     read_manifest,
 )
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.checkpoints import Checkpoints, from_tag
+from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.model_zoo import from_tag
 from espnet_onnx_plugin.runtime import s2t_ctc
 from espnet_onnx_plugin.runtime.core.releases import conventions
 from espnet_onnx_plugin.runtime.recognition.long_form import fixed_length

@@ -14,6 +14,7 @@ from recipes import (
     make_data,
     make_recipe,
     make_torch_decode,
+    manifest_text,
     module_calls,
     run,
     run_onnx,
@@ -270,6 +271,50 @@ def test_a_gpu_is_asked_for_and_batches_have_a_limit(recipe):
     assert set(Path("gpu_calls").read_text().splitlines()) == {"--gpu 1"}
 
 
+def test_jobs_ask_for_the_memory_that_they_need(recipe):
+    log = '#!/usr/bin/env bash\necho "$*" >> job_calls\nexec ./run "$@"\n'
+    Path("job").rename("run")
+    Path("job").write_text(log)
+    Path("job").chmod(0o755)
+    Path("exp/asr/m.pth").write_bytes(bytes(50 << 20))
+    make_torch_decode()
+    assert run_onnx("--stage", "14", "--onnx_variants", "fp32").returncode == 0
+
+    def asked(part):
+        lines = [line for line in open("job_calls") if part in line]
+        return {line.split("--mem ")[1].split()[0] for line in lines}
+
+    assert asked("bin.export") == {"2248M"}
+    assert asked("bin.asr_inference") == {"1024M"}  # of a bundle of no size
+    assert asked("bin.reference") == {"3684M"}
+    assert asked("bin.report") == asked("bin.sample") == {"1024M"}
+
+
+@pytest.mark.parametrize(
+    "settings, asked",
+    [
+        ("true", "1124M"),
+        ("batch_size=4", "2660M"),
+        ("onnx_batch_bins=1920000", "2148M"),
+        ("onnx_cmd='queue.pl --gpu 1'", "5220M"),
+        # Schedulers count for each thread, but for PBS; the last option is the one.
+        ("onnx_cmd='slurm.pl --num-threads 8 --num-threads 4'", "281M"),
+        ("onnx_cmd='pbs.pl --num-threads 4'", "1124M"),
+        # What cmd.sh says holds.
+        ("onnx_cmd='slurm.pl --mem 7G --num-threads 4'", "7G"),
+    ],
+)
+def test_memory_is_that_of_the_model_and_the_utterances(tmp_path, settings, asked):
+    (tmp_path / "encoder.weights").write_bytes(bytes(50 << 20))
+    code = (
+        f"set -euo pipefail; . {ROOT}/egs2_stage/onnx_stages.sh; onnx_batch_bins=; "
+        f'onnx_cmd="slurm.pl --gpu 0"; {settings}; onnx_ask_decoding_memory 512 "$1"'
+    )
+    command = ["bash", "-c", code, "bash", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.count("--mem") == 1 and said.split("--mem ")[1].split()[0] == asked
+
+
 def test_an_onnxruntime_without_cuda_is_refused_first(recipe):
     args = ["--onnx_provider", "cuda", "--stage", "1"]
     result = run("--onnx", "true", "--python", sys.executable, *args)
@@ -388,8 +433,9 @@ def test_models_without_an_exact_front_end_have_espnets_alone(recipe):
     args = ["--use_streaming", "true", "--inference_args", "--sim_chunk_length 512"]
     args += ["--onnx_variants", "fp32", "--onnx_chunk_lengths", "640"]
     assert run_onnx(*args, "--stage", "14", "--stop_stage", "15").returncode == 0
-    with open("exp/asr/onnx/fp32/manifest.yaml", "a") as f:
-        f.write("stream:\n  normalize: utterance_mvn\n")
+    text = manifest_text(["encoder", "stream_chunks"])
+    text += "stream:\n  again: 1\n  shortest: 1\n  normalize: utterance_mvn\n"
+    Path("exp/asr/onnx/fp32/manifest.yaml").write_text(text)
     result = run_onnx(*args, "--stage", "16")
     assert result.returncode == 0, result.stderr
     assert "Warning: no decoding with the exact front end" in result.stdout
@@ -617,7 +663,9 @@ def test_a_failing_job_is_shown_and_ends_the_stage(recipe, module):
 
 
 def test_reasons_of_failed_jobs_are_counted(tmp_path):
-    end = "# Ended (code {}) at Sat Nov 28 11:20:00 UTC 2026\n"
+    # The last lines of run.pl, and those of slurm.pl, queue.pl and pbs.pl.
+    end = "# Ended (code {}) at Sat Nov 28 11:20:00 UTC 2026, elapsed time 1 seconds\n"
+    finished = "# Finished at Sat Nov 28 11:20:00 UTC 2026 with status {}\n"
     wav, scp = (
         "asr_inference: error: a.wav is empty; x",
         "asr_inference: error: no scp; y",
@@ -625,9 +673,11 @@ def test_reasons_of_failed_jobs_are_counted(tmp_path):
     contents = [
         f"log\n{wav}\n" + end.format(1),
         end.format(0),
-        f"{scp}\n" + end.format(1),
+        f"{scp}\n" + finished.format(1),
+        finished.format(0),
         f"log\n{scp}\n" + end.format(1),
         "log\n" + end.format(137),
+        "log\n" + finished.format(137),
         "# Started at Sat Nov 28 11:19:00 UTC 2026\nlog\n",
     ]
     logs = [tmp_path / f"{number}.log" for number in range(len(contents) + 1)]
@@ -645,16 +695,27 @@ def test_reasons_of_failed_jobs_are_counted(tmp_path):
         return [line.strip() for line in done.stderr.splitlines()]
 
     *reasons, last = shown(*logs)
-    assert reasons[0] == f"2 {scp}" and f"1 {wav}" in reasons
-    assert sorted(r.split(":")[0] for r in reasons[1:]) == [
+    assert f"2 {scp}" in reasons[:2] and f"1 {wav}" in reasons[2:]
+    assert sorted(r.split(":")[0] for r in reasons) == [
         "1 a job never started",
-        "1 a job was killed (code 137)",
         "1 a job was lost",
         "1 asr_inference",
+        "2 a job was killed (code 137)",
+        "2 asr_inference",
     ]
-    assert last == f"Error: 6 of 7 job(s) failed, see {logs[0]}"
+    assert last == f"Error: 7 of 9 job(s) failed, see {logs[0]}"
     logs[0].write_text("a traceback\n" + end.format(1))
     assert shown(logs[0], logs[1])[0] == "a traceback"
+    # The scheduler has a log of its own for all jobs of an array.
+    said = "slurmstepd: error: *** JOB 5 ON node2 CANCELLED DUE TO TIME LIMIT ***"
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q/decode.log").write_text(f"Submitted batch job 4\n{said}\n")
+    decodes = [tmp_path / f"decode.{number}.log" for number in (1, 2)]
+    decodes[0].write_text("# Started at Sat Nov 28 11:19:00 UTC 2026\nlog\n")
+    decodes[1].write_text(end.format(0))
+    lost, scheduler, last = shown(*decodes)
+    assert lost.startswith("1 a job was lost") and scheduler == said
+    assert last == f"Error: 1 of 2 job(s) failed, see {decodes[0]}"
 
 
 def test_a_failing_scoring_is_shown(recipe):

@@ -9,6 +9,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.data_options import Count, DataFile
 
 LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")
@@ -57,11 +58,11 @@ def settings(value: Any) -> Mapping[str, Any]:
     pairs = [pair.partition("=") for pair in str(value).split(",")]
     if not all(separator for _, separator, _ in pairs):
         raise argparse.ArgumentTypeError(f"'{value}' is not NAME=VALUE,NAME=VALUE")
-    import yaml
+    from espnet_onnx_plugin.bundle.yaml_file import load_yaml
 
     try:
-        return {name: yaml.safe_load(content) for name, _, content in pairs}
-    except yaml.YAMLError:
+        return {name: load_yaml(content, name) for name, _, content in pairs}
+    except PluginError:
         raise argparse.ArgumentTypeError(f"'{value}' holds a value that is not YAML")
 
 
@@ -145,6 +146,16 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust(parser: argparse._ActionsContainer) -> None:
+    """The option of commands that load checkpoints."""
+    parser.add_argument(
+        "--trust_checkpoint",
+        type=str2bool,
+        default=False,
+        help="load checkpoints that hold more than weights too, which may run code",
+    )
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse with errors of one line, where its own print the usage first."""
 
@@ -181,14 +192,12 @@ class ArgumentParser(OneLineParser):
 
     def _take(self, config: str) -> None:
         """Make the values of a YAML file the defaults."""
-        import yaml
+        from espnet_onnx_plugin.bundle.yaml_file import read_yaml
 
         try:
-            values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as e:
-            self.error(f"cannot read --config {config}: {e}")
-        except yaml.YAMLError as e:
-            self.error(f"--config {config} is not YAML: {' '.join(str(e).split())}")
+            values = read_yaml(Path(config))
+        except PluginError as e:
+            self.error(f"--config: {e}")
         values = {} if values is None else values
         if not isinstance(values, dict):
             self.error(f"--config {config} does not hold options: {values!r}")

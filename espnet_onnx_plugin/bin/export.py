@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from espnet_onnx_plugin.bin._common import run
 from espnet_onnx_plugin.bin._parser import (
     ArgumentParser,
     add_force,
+    add_trust,
     add_wait,
     at_least_one,
     str_or_none,
@@ -46,6 +48,7 @@ def get_parser() -> ArgumentParser:
     group.add_argument(
         "--model_tag", help="tag of espnet_model_zoo, or a zip that ESPnet packed"
     )
+    add_trust(group)
     group = parser.add_argument_group("The vocoder of a text-to-speech model")
     group.add_argument(
         "--vocoder_file",
@@ -105,12 +108,10 @@ def export(args: argparse.Namespace) -> None:
     if args.model_tag is None and not (args.train_config and args.model_file):
         raise PluginError("give --train_config and --model_file, or --model_tag")
 
-    from espnet_onnx_plugin.export.checkpoints import (
-        Checkpoints,
-        from_tag,
-        vocoder_from_tag,
-    )
+    from espnet_onnx_plugin.export.checkpoint_file import trusting
+    from espnet_onnx_plugin.export.checkpoints import Checkpoints
     from espnet_onnx_plugin.export.export import export_bundle
+    from espnet_onnx_plugin.export.model_zoo import from_tag, vocoder_from_tag
     from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.runtime.io.data import Source
 
@@ -119,19 +120,15 @@ def export(args: argparse.Namespace) -> None:
     parity, device = None, Device()
     if args.parity_scp:
         parity = Source.parse(args.parity_scp, args.parity_utterances)
-    if args.model_tag is not None:
-        with from_tag(args.task, args.model_tag, **more) as checkpoints:
-            bundle = export_bundle(
-                args.task, checkpoints, args.output_dir, parity, device, args.force
-            )
-    else:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(trusting(args.trust_checkpoint))
+        if args.model_tag is not None:
+            tagged = from_tag(args.task, args.model_tag, **more)
+            checkpoints = stack.enter_context(tagged)
+        else:
+            checkpoints = Checkpoints(**files, **more)
         bundle = export_bundle(
-            args.task,
-            Checkpoints(**files, **more),
-            args.output_dir,
-            parity,
-            device,
-            args.force,
+            args.task, checkpoints, args.output_dir, parity, device, args.force
         )
     worst = max(bundle.manifest.checks["parity"].values())
     print(

@@ -13,13 +13,14 @@ import importlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from espnet_onnx_plugin.bin._common import run
+from espnet_onnx_plugin.bin._parser import add_trust
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.replace import replaced
 from espnet_onnx_plugin.files import write_whole
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.data import Source
@@ -44,18 +45,8 @@ def get_parser(command: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--num_threads", type=int, default=1, help="Threads of PyTorch on the CPU"
     )
+    add_trust(parser.add_argument_group("The model configuration related"))
     return parser
-
-
-@contextlib.contextmanager
-def replaced(module: ModuleType, classes: Mapping[str, type]) -> Iterator[None]:
-    """Classes of a module by others, until the block ends."""
-    originals = {name: getattr(module, name) for name in classes}
-    vars(module).update(classes)
-    try:
-        yield
-    finally:
-        vars(module).update(originals)
 
 
 def _heard_seconds(model: Any, audio: Audio, fs: int | None) -> float:
@@ -158,7 +149,9 @@ def time_inference(command: str, options: dict, num_threads: int) -> list[dict]:
     # s2t_inference_ctc decodes with one class at beam 1, else with the other.
     names = {decoder, "Speech2Text"}
     classes = {n: timed(getattr(module, n)) for n in names if hasattr(module, n)}
-    with replaced(module, classes):
+    with contextlib.ExitStack() as stack:
+        for name, cls in classes.items():
+            stack.enter_context(replaced(module, name, cls))
         module.inference(**options)
     if len(timings) != len(keys):
         raise PluginError(f"{len(keys)} utterances, but {len(timings)} were decoded")
@@ -169,12 +162,17 @@ def reference(args: argparse.Namespace) -> None:
     """Run ESPnet's inference and write what it took."""
     options = vars(args)
     options.pop("config", None)
+    # They import torch, and --help has to be fast.
+    from espnet_onnx_plugin.export.checkpoint_file import trusting, weights_only
+    from espnet_onnx_plugin.export.model_zoo import zoo_checked
+
     command, threads = options.pop("inference"), options.pop("num_threads")
     if options.get("batch_size", 1) != 1:
         # From 202611 on a batch does not go through what is timed.
         print("batch_size is 1 here: utterances are timed one by one")
         options["batch_size"] = 1
-    timings = time_inference(command, options, threads)
+    with trusting(options.pop("trust_checkpoint")), weights_only(), zoo_checked():
+        timings = time_inference(command, options, threads)
     path = Path(options["output_dir"]) / "timing.jsonl"
     write_whole(path, "".join(json.dumps(timing) + "\n" for timing in timings))
     audio = sum(timing["audio_seconds"] for timing in timings)

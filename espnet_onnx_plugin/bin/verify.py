@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_onnx_plugin.bin._common import run
-from espnet_onnx_plugin.bin._parser import ArgumentParser
+from espnet_onnx_plugin.bin._parser import ArgumentParser, add_trust
 from espnet_onnx_plugin.errors import PluginError
 
 
@@ -23,6 +23,7 @@ def get_parser() -> ArgumentParser:
     parser.add_argument("--src_lm_file", type=Path, help="likewise, source LM")
     parser.add_argument("--vocoder_config", type=Path, help="of a voice's vocoder")
     parser.add_argument("--vocoder_file", type=Path, help="its checkpoint")
+    add_trust(parser)
     parser.add_argument("--parity_scp", help="SCP,TYPE of real audio to check on")
     return parser
 
@@ -40,6 +41,7 @@ def verify(args: argparse.Namespace) -> None:
     if (args.train_config is None) != (args.model_file is None):
         raise PluginError("--train_config and --model_file go together")
     if args.train_config is not None:
+        from espnet_onnx_plugin.export.checkpoint_file import trusting
         from espnet_onnx_plugin.export.checkpoints import Checkpoints
         from espnet_onnx_plugin.export.export import check_parity
         from espnet_onnx_plugin.export.tasks.exporter import find_exporter
@@ -56,7 +58,8 @@ def verify(args: argparse.Namespace) -> None:
             vocoder_file=args.vocoder_file,
         )
         source = Source.parse(args.parity_scp) if args.parity_scp else None
-        model = find_exporter(bundle.manifest.task)(checkpoints)
+        with trusting(args.trust_checkpoint):
+            model = find_exporter(bundle.manifest.task)(checkpoints)
         figures, skipped = check_parity(bundle, model, device, source)
         worst = max(figures, key=figures.__getitem__)
         report += f"; largest difference from PyTorch {figures[worst]:.1e} ({worst})"

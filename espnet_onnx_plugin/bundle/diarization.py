@@ -27,3 +27,8 @@ class Diarization:
 
     num_spk: int | None
     normalized: Literal["mean", "deviation"] | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Graphs without which it runs nothing."""
+        return ("encoder", "attractor" if self.num_spk is None else "decoder")

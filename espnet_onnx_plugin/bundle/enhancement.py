@@ -56,6 +56,7 @@ class Direct:
     """One graph, ``separator``, makes all that comes out of all that goes in."""
 
     kind: ClassVar[str] = "direct"
+    needs: ClassVar[tuple[str, ...]] = ("separator",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +122,7 @@ class Beamforming:
     """
 
     kind: ClassVar[str] = "beamforming"
+    needs: ClassVar[tuple[str, ...]] = ("masks",)
 
     type: BeamformerType
     noise_mask: bool
@@ -146,6 +148,7 @@ class KMeans:
     """
 
     kind: ClassVar[str] = "k_means"
+    needs: ClassVar[tuple[str, ...]] = ("embedding", "separator")
 
     clusters: int
     masks: Literal["clusters", "attractors"]
@@ -163,6 +166,7 @@ class SoftKMeans:
     """
 
     kind: ClassVar[str] = "soft_k_means"
+    needs: ClassVar[tuple[str, ...]] = ("embedding", "separator")
 
     clusters: int
     alpha: float
@@ -183,6 +187,11 @@ class Segmental:
     """
 
     kind: ClassVar[str] = "segmental"
+    needs: ClassVar[tuple[str, ...]] = (
+        "separator_encoder",
+        "separator",
+        "separator_decoder",
+    )
 
     frames: int
 
@@ -206,6 +215,7 @@ class Diffusion:
     """
 
     kind: ClassVar[str] = "diffusion"
+    needs: ClassVar[tuple[str, ...]] = ("separator",)
 
     theta: float
     sigma_min: float
@@ -227,6 +237,7 @@ class MultiMask:
     """
 
     kind: ClassVar[str] = "multi_mask"
+    needs: ClassVar[tuple[str, ...]] = ("separator", "masks_1")
 
 
 #: Modules of runtime.enhancement run each.
@@ -250,6 +261,8 @@ class FrameStream:
         exact: whether a stream gets what the whole mixture gets.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("separator_step",)
+
     frame_size: int
     hop_length: int
     padding: int = 0
@@ -270,6 +283,8 @@ class Enrollment:
         size: of features or a speaker embedding; of a waveform 1.
         min_length: the fewest samples or frames that the model can take.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("enrollment",)
 
     reads: Literal["waveform", "features", "embedding"]
     size: int = 1

@@ -42,7 +42,7 @@ def lift(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
         lifted["transcript"].update(reading)
     for name in ("ngram", "src_ngram"):
         if lifted.get(name) is not None:
-            lifted[name] = _file(path / lifted[name])
+            lifted[name] = _file(path, lifted[name])
     # Older ones have it among the figures of the quantization alone.
     figures = content.get("checks", {}).get("quantize", {})
     lifted.setdefault("precision", figures.get("precision", "fp32"))
@@ -51,12 +51,14 @@ def lift(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _text(text: Mapping[str, Any], path: Path) -> dict[str, Any]:
     names = ("token_list", "bpemodel", "tokenizer")
-    files = {name: _file(path / text[name]) for name in names if text.get(name)}
+    files = {name: _file(path, text[name]) for name in names if text.get(name)}
     return {**text, **files}
 
 
-def _file(path: Path) -> dict[str, Any]:
-    if not path.is_file():  # which is told when the bundle is opened
-        return dict(name=path.name, size=0, sha256="")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return dict(name=path.name, size=path.stat().st_size, sha256=digest)
+def _file(path: Path, name: str) -> dict[str, Any]:
+    file = path / name
+    # A name that leads elsewhere, or a file that is missing, is told afterwards.
+    if file.parent != path or not file.is_file():
+        return dict(name=name, size=0, sha256="")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return dict(name=name, size=file.stat().st_size, sha256=digest)

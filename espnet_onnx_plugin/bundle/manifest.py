@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from espnet_onnx_plugin.bundle.diarization import Diarization
 from espnet_onnx_plugin.bundle.enhancement import Enhancement
-from espnet_onnx_plugin.bundle.search import Features, Search
+from espnet_onnx_plugin.bundle.search import Features, LabelSynchronous, Search
 from espnet_onnx_plugin.errors import PluginError
 
 FORMAT_VERSION = 5
@@ -166,6 +166,8 @@ class BlockStream:
             (``utterance_mvn``); None where nothing does.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("stream_embed", "stream_blocks")
+
     block_size: int
     hop_size: int
     look_ahead: int
@@ -183,6 +185,8 @@ class ChunkStream:
         shortest: feature frames of a chunk that gives one encoder frame.
         normalize: see :class:`BlockStream`.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("stream_chunks",)
 
     again: int
     shortest: int
@@ -364,6 +368,28 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.text is self.enhancement is self.diarization is None:
             raise PluginError("there is neither text, enhancement nor diarization")
+        for role, reader in self._needed().items():
+            if role not in self.graphs:
+                raise PluginError(
+                    f"{reader} needs the graph '{role}', which is not there"
+                )
+
+    def _needed(self) -> dict[str, str]:
+        """Roles of the graphs that it has to have, and what runs each."""
+        parts: list[Any] = [self.search, self.stream, self.diarization]
+        if self.enhancement is not None:
+            parts += [self.enhancement.method, self.enhancement.enrollment]
+            parts.append(self.enhancement.stream)
+        needed = {
+            role: getattr(part, "kind", type(part).__name__)
+            for part in parts
+            if part is not None
+            for role in part.needs
+        }
+        if isinstance(self.search, LabelSynchronous):
+            if self.search.recognition is not None:
+                needed["md_encoder"] = "recognition before translation"
+        return needed
 
     @property
     def files(self) -> list[File]:

@@ -1,7 +1,7 @@
 """Kinds of search and of synthesis, which run the graphs of a model.
 
 Each says what has to be known to run the graphs, and nothing of the options that a user
-gives.
+gives. The class names the graphs without which it runs nothing (``needs``).
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class LabelSynchronous:
     """
 
     kind: ClassVar[str] = "label_synchronous"
+    needs: ClassVar[tuple[str, ...]] = ("encoder",)
     sos: int
     eos: int
     blank: int
@@ -136,6 +137,11 @@ class MaskCTC:
     """
 
     kind: ClassVar[str] = "mask_ctc"
+    needs: ClassVar[tuple[str, ...]] = (
+        "encoder",
+        "mask_decoder",
+        "mask_decoder_memory",
+    )
     blank: int
     mask: int
 
@@ -153,6 +159,7 @@ class Transducer:
     """
 
     kind: ClassVar[str] = "transducer"
+    needs: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "joint", "joint_memory")
     blank: int
     sos: int
     multi_blank_durations: tuple[int, ...] = ()
@@ -228,6 +235,7 @@ class Durations(_Features):
     """
 
     kind: ClassVar[str] = "durations"
+    needs: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
     rounding: Literal["round", "ceil"]
     pitch: Pitch | None = None
     energy: Energy | None = None
@@ -245,6 +253,7 @@ class Frames(_Features):
     """
 
     kind: ClassVar[str] = "frames"
+    needs: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "postnet")
     reduction_factor: int
     dropout: float
     limits_steps: bool = False
@@ -255,6 +264,7 @@ class Framewise(_Features):
     """Synthesis by a model that reads a row of inputs for every frame it makes."""
 
     kind: ClassVar[str] = "framewise"
+    needs: ClassVar[tuple[str, ...]] = ("encoder",)
 
 
 Search = LabelSynchronous | Prompted | PromptedCTC | MaskCTC | Transducer

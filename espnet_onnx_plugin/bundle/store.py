@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from espnet_onnx_plugin.bundle import lift
+from espnet_onnx_plugin.bundle.external_data import refuse_other_files
 from espnet_onnx_plugin.bundle.manifest import (
     FORMAT_VERSION,
     File,
@@ -23,10 +24,17 @@ from espnet_onnx_plugin.bundle.manifest import (
     Tensor,
 )
 from espnet_onnx_plugin.bundle.typed import parse, plain
+from espnet_onnx_plugin.bundle.yaml_file import read_yaml
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import clear, new_directory, replace_directory
 
 MANIFEST = "manifest.yaml"
+
+#: Bytes of one: those of large models have some 50 KiB.
+LARGEST_MANIFEST = 4 * 2**20
+
+#: Letters of what is wrong with one.
+_LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -111,12 +119,12 @@ def read_manifest(path: str | Path) -> Manifest:
     manifest_file = path / MANIFEST
     if not manifest_file.is_file():
         raise PluginError(f"{path} is not a bundle: it has no {MANIFEST}; export it")
+    _refuse_link(manifest_file)
     try:
-        content = yaml.load(
-            manifest_file.read_text(encoding="utf-8"),
-            Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
-        )
+        content = read_yaml(manifest_file, plain=True, largest=LARGEST_MANIFEST)
         version = content["format_version"]
+        if not isinstance(version, int):
+            raise TypeError(version)
         if version == lift.FORMAT_VERSION:
             content, version = lift.lift(content, path), FORMAT_VERSION
         if version == FORMAT_VERSION:
@@ -125,8 +133,9 @@ def read_manifest(path: str | Path) -> Manifest:
                 _check_name(file.name, manifest_file)
             return manifest
     except PluginError as e:
-        raise PluginError(f"{e}; it is damaged, export the bundle again")
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        reason = " ".join(str(e).split())[:_LONGEST_REASON]  # what it holds is anything
+        raise PluginError(f"{reason}; it is damaged, export the bundle again")
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise PluginError(f"{manifest_file} is damaged; export the bundle again")
     raise PluginError(
         f"{manifest_file} has format {version}, this version reads "
@@ -138,19 +147,23 @@ def read_bundle(path: str | Path) -> Bundle:
     """Open a bundle and check that its files are the ones that were written.
 
     Raises:
-        PluginError: if the directory is no bundle, is of another format, or a file is
-            missing, truncated or changed.
+        PluginError: if the directory is no bundle, is of another format, a file is
+            missing, truncated or changed, or a graph reads one that is not listed.
     """
     path = Path(path)
     manifest = read_manifest(path)
     for file in manifest.files:
         _verify(path / file.name, file)
+    for graph in manifest.graphs.values():
+        weights = graph.weights.name if graph.weights else None
+        refuse_other_files(path / graph.file.name, weights)
     return Bundle(path, manifest)
 
 
 def _check_name(name: str, manifest: Path) -> None:
     """Refuse a file that is not in the bundle's directory itself."""
-    if Path(name).name != name or name in ("", "..") or set(name) & {"\\", "\0"}:
+    plain = name.isprintable() and "\\" not in name and len(name) < 200
+    if Path(name).name != name or name in ("", "..") or not plain:
         raise PluginError(f"{manifest} names {name!r}, which is no file of a bundle")
 
 
@@ -163,11 +176,15 @@ def _leads_out(file: Path) -> bool:
     return target.parent not in (home, *caches)
 
 
-def _verify(file: Path, expected: File) -> None:
+def _refuse_link(file: Path) -> None:
     if file.is_symlink() and _leads_out(file):
         raise PluginError(
             f"{file} is a link that leads out of the bundle; copy what it links to"
         )
+
+
+def _verify(file: Path, expected: File) -> None:
+    _refuse_link(file)
     if not file.is_file():
         raise PluginError(f"{file} is missing; copy the bundle again, or export it")
     if file.stat().st_size != expected.size or sha256(file) != expected.sha256:

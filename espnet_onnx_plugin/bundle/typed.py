@@ -7,8 +7,8 @@ which stands first among its keys.
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -137,9 +137,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             items = enumerate(zip(arguments, value))
             return tuple(_value(h, v, f"{where}: {i}") for i, (h, v) in items)
     if origin is Mapping and isinstance(value, dict):
-        _, of_value = arguments
+        of_name, of_value = arguments
+        for name in value:
+            _value(of_name, name, f"{where}: key")
         return {k: _value(of_value, v, f"{where}: {k}") for k, v in value.items()}
-    if hint is float and _is_of(value, hint) and math.isfinite(value):
+    if hint is float and _is_of(value, hint) and abs(value) <= sys.float_info.max:
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)

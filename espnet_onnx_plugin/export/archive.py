@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import yaml
 
+from espnet_onnx_plugin.bundle.yaml_file import load_yaml, read_yaml
 from espnet_onnx_plugin.errors import PluginError
 
 #: What says which member is which file of the model.
@@ -21,9 +22,6 @@ META = "meta.yaml"
 
 #: Bytes of that, and of a member that is YAML: ESPnet's are a few hundred KiB at most.
 LARGEST_YAML = 32 * 2**20
-
-#: Values in a YAML: references to one value may make any number of a few lines.
-MOST_VALUES = 1_000_000
 
 _CHUNK = 2**20
 
@@ -65,13 +63,13 @@ def unpack(archive: str | Path, directory: str | Path) -> dict[str, str]:
             return _unpack(members, directory)
     except PluginError as e:
         raise PluginError(f"{archive}: {e}; get it from its author again")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as e:
+    except OSError as e:
+        raise PluginError(f"cannot unpack {archive}: {e.strerror or e}")
+    except Exception as e:  # of zipfile, tarfile, zlib and codecs, for what they met
         reason = " ".join(str(e).split()) or type(e).__name__
         raise PluginError(
             f"{archive} is not a model packed by ESPnet, or is damaged: {reason}"
         )
-    except OSError as e:
-        raise PluginError(f"cannot unpack {archive}: {e.strerror or e}")
 
 
 @contextlib.contextmanager
@@ -86,7 +84,7 @@ def _opened(path: Path) -> Iterator[dict[str, _Member]]:
         for name, member in members:
             name = _plain(name)
             if name in found:
-                raise PluginError(f"it holds '{name}' twice")
+                raise PluginError(f"it holds {name!r} twice")
             found[name] = member
         yield found
 
@@ -97,7 +95,7 @@ def _of_zip(file: zipfile.ZipFile) -> Iterator[tuple[str, _Member]]:
         if info.is_dir():
             continue
         if kind not in (0, 0o10):
-            raise PluginError(f"'{info.filename}' is a link or a device, no file")
+            raise PluginError(f"{info.filename!r} is a link or a device, no file")
         content = functools.partial(file.open, info)
         yield info.filename, _Member(info.file_size, content)
 
@@ -107,7 +105,7 @@ def _of_tar(file: tarfile.TarFile) -> Iterator[tuple[str, _Member]]:
         if info.isdir():
             continue
         if not info.isreg():
-            raise PluginError(f"'{info.name}' is a link or a device, no file")
+            raise PluginError(f"{info.name!r} is a link or a device, no file")
         yield info.name, _Member(info.size, functools.partial(file.extractfile, info))
 
 
@@ -120,7 +118,7 @@ def _plain(name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     drive = len(path.parts) > 0 and path.parts[0].endswith(":")
     if path.is_absolute() or drive or ".." in path.parts or not path.parts:
-        raise PluginError(f"'{name}' leads out of the directory it is unpacked into")
+        raise PluginError(f"{name!r} leads out of the directory it is unpacked into")
     if any(ord(character) < 32 for character in name):
         raise PluginError(f"{name!r} is no name of a file")
     return path.as_posix()
@@ -131,18 +129,10 @@ def _unpack(members: Mapping[str, _Member], directory: Path) -> dict[str, str]:
     if meta is None:
         raise PluginError(f"it has no {META}")
     content = _yaml(meta, members[meta])
-    files = {}
-    for kind in ("yaml_files", "files"):
-        table = content.get(kind) if isinstance(content, dict) else None
-        if not isinstance(table, dict):
-            raise PluginError(f"its {META} lists no {kind}")
-        for name, member in table.items():
-            # Of a file outside the working directory ESPnet packs /a/b as a/b.
-            files[str(name)] = _plain(str(member).lstrip("/"))
-            if files[str(name)] not in members:
-                raise PluginError(
-                    f"its {META} names '{member}', which it does not hold"
-                )
+    files = _listed(content)
+    for member in files.values():
+        if member not in members:
+            raise PluginError(f"its {META} names {member!r}, which it does not hold")
     directory.mkdir(parents=True, exist_ok=True)
     needed = sum(member.size for member in members.values())
     free = shutil.disk_usage(directory).free
@@ -164,57 +154,61 @@ def _unpack(members: Mapping[str, _Member], directory: Path) -> dict[str, str]:
     return {name: places[member] for name, member in files.items()}
 
 
+def _listed(content: Any, packed: bool = True) -> dict[str, str]:
+    """Names of members in a ``meta.yaml``, by ESPnet's names of them.
+
+    Args:
+        content: of the ``meta.yaml``.
+        packed: whether ESPnet has packed it, which has /a/b of a file outside the
+            working directory as a/b.
+    """
+    files = {}
+    for kind in ("yaml_files", "files"):
+        table = content.get(kind) if isinstance(content, dict) else None
+        if not isinstance(table, dict):
+            raise PluginError(f"its {META} lists no {kind}")
+        for name, member in table.items():
+            path = str(member)
+            files[str(name)] = _plain(path.lstrip("/") if packed else path)
+    return files
+
+
+def refuse_listed(directory: str | Path) -> None:
+    """Look at what the ``meta.yaml`` of an unpacked model names.
+
+    Raises:
+        PluginError: if that leads out of the directory.
+    """
+    meta = Path(directory) / META
+    if not meta.is_file():
+        return  # which espnet_model_zoo tells
+    try:
+        _listed(read_yaml(meta), packed=False)
+    except PluginError as e:
+        raise PluginError(f"{directory}: {e}; get it from its author again")
+
+
 def _copy(name: str, member: _Member, path: Path) -> None:
     left = member.size
     with member.open() as source, path.open("wb") as target:
         while chunk := source.read(_CHUNK):
             left -= len(chunk)
             if left < 0:
-                raise PluginError(f"'{name}' is larger than it says")
+                raise PluginError(f"{name!r} is larger than it says")
             target.write(chunk)
     if left:
-        raise PluginError(f"'{name}' is shorter than it says")
+        raise PluginError(f"{name!r} is shorter than it says")
 
 
 def _yaml(name: str, member: _Member) -> Any:
     """Content of a YAML, of which no object but data is made."""
     if member.size > LARGEST_YAML:
-        raise PluginError(f"'{name}' is {member.size / 2**20:.0f} MiB, no settings")
+        raise PluginError(f"{name!r} is {member.size / 2**20:.0f} MiB, no settings")
     with member.open() as file:
         text = file.read(LARGEST_YAML + 1)
     if len(text) > LARGEST_YAML:
-        raise PluginError(f"'{name}' is larger than it says")
-    try:
-        content = yaml.safe_load(text)
-        _count(content)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
-        raise PluginError(f"'{name}' is no YAML of settings: {reason}")
-    return content
-
-
-def _count(content: Any) -> None:
-    """Refuse content of too many values, however few it was written as.
-
-    Raises:
-        ValueError: then.
-        RecursionError: if it holds itself.
-    """
-    counted = 0
-
-    def count(value: Any) -> None:
-        nonlocal counted
-        counted += 1
-        if counted > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values")
-        if isinstance(value, dict):
-            for item in (*value, *value.values()):
-                count(item)
-        elif isinstance(value, (list, tuple, set)):
-            for item in value:
-                count(item)
-
-    count(content)
+        raise PluginError(f"{name!r} is larger than it says")
+    return load_yaml(text, repr(name))
 
 
 def _placed(value: Any, places: Mapping[str, str]) -> Any:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
+import contextvars
 import datetime
 import logging
 import os
+import pathlib
+import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 import yaml
 
+from espnet_onnx_plugin.bundle.yaml_file import read_yaml
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.export.replace import replaced
 
 logger = logging.getLogger(__name__)
-
-#: ESPnet's own variable, by which a user trusts a file.
-UNSAFE = "ESPNET_ALLOW_UNSAFE_TORCH_LOAD"
 
 #: Names that are told of many.
 _NAMED = 5
@@ -31,17 +35,148 @@ _NAMED = 5
 #: Lightning.
 _ENTRIES = ("model", "module", "state_dict")
 
-#: What ESPnet's trainer reports in a checkpoint besides weights; it runs no code.
+#: Of numpy, what its numbers and arrays name in a pickle of theirs.
 _SCALAR = np.float64(0).__reduce__()[0]
+_ARRAY = np.zeros(0).__reduce__()[0]
+_KINDS = "? i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()
+
+#: What trainers keep in a checkpoint besides weights. None of it runs code.
 _HARMLESS: list[Any] = [
     datetime.timedelta,
+    argparse.Namespace,
+    pathlib.PosixPath,
     np.dtype,
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "f4", "f8")},
+    np.ndarray,
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *{type(np.dtype(kind)) for kind in _KINDS},
 ]
 
+#: Why torch reads a file not with weights only, and what it names as held there.
+_HELD = (
+    re.compile(r"GLOBAL ([\w.]+\w)"),
+    re.compile(r"Can only (?:build|create) .* but got <class '([\w.]+)'>"),
+    re.compile(r"weights_only=True`* with (TorchScript) archives"),
+    re.compile(r"weights_only=True.* in the (legacy \.tar) format"),
+)
+
+_trusted: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "trusted", default=False
+)
+
 Weights = dict[str, torch.Tensor]
+
+
+@contextlib.contextmanager
+def trusting(trust: bool) -> Iterator[None]:
+    """Load checkpoints with whatever they hold, for the time of the block.
+
+    Args:
+        trust: whether the user knows their author, see ``--trust_checkpoint``.
+    """
+    token = _trusted.set(trust)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+@contextlib.contextmanager
+def weights_only() -> Iterator[None]:
+    """Hold what others load to the same: ESPnet, s3prl, parallel_wavegan.
+
+    ESPnet 202511 asks torch for whatever a file holds, 202611 asks whom it finds at the
+    terminal, and parallel_wavegan, with ESPnet 202511 also ESPnet, makes whatever
+    objects a YAML names. In the block every ``torch.load`` is :func:`load_file`, and
+    ``yaml.Loader`` the safe one.
+
+    It can go when ESPnet 202511 is no longer supported and parallel_wavegan reads its
+    settings with ``yaml.SafeLoader``.
+    """
+    with replaced(torch, "load", load_file), replaced(yaml, "Loader", yaml.SafeLoader):
+        yield
+
+
+def load_file(
+    f: Any,
+    map_location: Any = None,
+    pickle_module: Any = None,
+    *,
+    weights_only: bool | None = None,
+    **options: Any,
+) -> Any:
+    """As ``torch.load``, but for ``weights_only``: that is the user's to say.
+
+    Raises:
+        PluginError: if the file holds more than weights and the user does not trust it.
+    """
+    start = f.tell() if hasattr(f, "tell") else 0
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            return _torch_load(f, map_location, weights_only=True, **options)
+    except (pickle.UnpicklingError, RuntimeError) as e:
+        held = _held(str(e), f)
+        if held is None:
+            raise
+    name = f if isinstance(f, (str, os.PathLike)) else getattr(f, "name", "a file")
+    if not _trusted.get():
+        raise PluginError(
+            f"{name} holds more than weights ({held}), and loading that may run code; "
+            "if you know its author, give --trust_checkpoint true"
+        )
+    logger.warning("loading %s with whatever code it holds (%s)", name, held)
+    if hasattr(f, "seek"):
+        f.seek(start)
+    return _torch_load(f, map_location, weights_only=False, **options)
+
+
+_torch_load = torch.load
+
+
+def _held(message: str, file: Any) -> str | None:
+    """Name of what a file holds besides weights; None: it is damaged.
+
+    Args:
+        message: of torch, on why it does not read the file with weights only.
+        file: the file.
+    """
+    for pattern in _HELD:
+        found = pattern.search(message)
+        if found is not None:
+            return found[1]
+    # Torch does not know all operations of pickles, and then names none of its objects.
+    if "Unsupported operand" in message and isinstance(file, (str, os.PathLike)):
+        return next(iter(_named_in(Path(file))), None)
+    return None
+
+
+def _named_in(path: Path) -> Iterator[str]:
+    """Classes and functions that the pickles of a file name, but torch's own."""
+    with contextlib.suppress(Exception):  # whatever a damaged file leads to
+        for content in _pickles(path):
+            texts: list[str] = []
+            for operation, argument, _ in pickletools.genops(content):
+                name = None
+                if operation.name in ("GLOBAL", "INST"):
+                    name = str(argument).replace(" ", ".")
+                elif operation.name == "STACK_GLOBAL":
+                    name = ".".join(texts[-2:])
+                elif isinstance(argument, str):
+                    texts.append(argument)
+                if name and not name.startswith(("torch.", "collections.")):
+                    yield name
+
+
+def _pickles(path: Path) -> Iterator[bytes | IO[bytes]]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".pkl"):
+                    yield archive.read(name)
+        return
+    with path.open("rb") as file:  # one after another, as torch wrote them once
+        while file.peek(1):
+            yield file
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -61,46 +196,17 @@ def read_checkpoint(path: Path) -> Any:
                 damaged = archive.testzip()
             if damaged is not None:
                 raise zipfile.BadZipFile(damaged)
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path, map_location="cpu")
+    except PluginError:
+        raise
     except Exception as e:  # of pickle, zipfile and torch, for whatever they met
-        unsafe = re.search(r"GLOBAL ([\w.]+\w)", str(e))
-        if unsafe is None:
-            raise PluginError(
-                f"{path} is no checkpoint of torch, or is cut short or damaged; "
-                "copy it again, or take another epoch's"
-            )
-    if not unsafe_allowed():
+        if _trusted.get():
+            reason = " ".join(str(e).split())[:300] or type(e).__name__
+            raise PluginError(f"{path} cannot be loaded: {reason}")
         raise PluginError(
-            f"{path} holds more than weights ({unsafe[1]}), and loading that may run "
-            f"code; if you trust its source, set {UNSAFE}=1"
+            f"{path} is no checkpoint of torch, or is cut short or damaged; copy it "
+            "again, or take another epoch's"
         )
-    logger.warning("loading %s with whatever code it holds (%s=1)", path, UNSAFE)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as e:  # whatever that code raises
-        reason = " ".join(str(e).split())[:300] or type(e).__name__
-        raise PluginError(f"{path} cannot be loaded: {reason}")
-
-
-def unsafe_allowed() -> bool:
-    """Whether the user trusts the checkpoints, as ESPnet 202611 asks."""
-    return os.environ.get(UNSAFE, "0") == "1"
-
-
-@contextlib.contextmanager
-def loading_as_allowed() -> Iterator[None]:
-    """Let another package's ``torch.load`` run code if the user trusts checkpoints."""
-    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch's own variable
-    before = os.environ.get(name)
-    if unsafe_allowed():
-        os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
 
 
 def read_weights(path: Path) -> Weights:
@@ -159,13 +265,7 @@ def read_generator(path: Path, config: Path | None = None) -> None:
             makes whatever objects their YAML names.
     """
     config = config or path.with_name("config.yml")
-    try:
-        yaml.safe_load(config.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise PluginError(f"cannot read {config}: {e.strerror}")
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
-        raise PluginError(f"{config} is no YAML of settings: {reason}")
+    read_yaml(config)
     content = read_checkpoint(path)
     models = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(models, Mapping) or not isinstance(

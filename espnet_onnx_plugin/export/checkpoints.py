@@ -1,4 +1,4 @@
-"""Loading what training wrote: from a recipe, a packed zip or the model zoo."""
+"""Loading what training wrote."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ import torch
 import yaml
 
 from espnet_onnx_plugin.bundle.typed import check_keys
+from espnet_onnx_plugin.bundle.yaml_file import read_yaml
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.archive import unpack
-from espnet_onnx_plugin.export.patches import replaced
+from espnet_onnx_plugin.export.checkpoint_file import weights_only
 from espnet_onnx_plugin.export.weights import load_weights
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.search.ngram_scorer import NgramScorer
-from espnet_onnx_plugin.tasks import find
 
 
 @dataclass(frozen=True)
@@ -63,97 +62,13 @@ class Checkpoints:
         return {name: path for name, path in vars(self).items() if path is not None}
 
 
-@contextlib.contextmanager
-def from_tag(task: str, tag: str, **others: Path | None) -> Iterator[Checkpoints]:
-    """Files of a packed model: a local zip, or a tag of espnet_model_zoo.
-
-    Args:
-        task: of the model.
-        tag: the zip or the tag.
-        others: files that are not packed with it, by name of :class:`Checkpoints`.
-
-    Raises:
-        PluginError: if it is neither, or holds no model of the task.
-    """
-    with tempfile.TemporaryDirectory() as work:
-        files = unpack(tag, work) if Path(tag).is_file() else _download(tag)
-        # ESPnet packs models of tts under shorter names than those of other tasks, and
-        # the CTC models of s2t.sh under those of its other models.
-        prefix = find(task).packed
-        names = [f"{prefix}train_config", f"{prefix}model_file"]
-        if not set(names) <= set(files):
-            raise PluginError(
-                f"{tag} is no model of task {task}: it holds {', '.join(sorted(files))}"
-            )
-        lm = {
-            name: Path(files[name])
-            for name in Checkpoints.__dataclass_fields__
-            if "lm_" in name and name in files
-        }
-        yield Checkpoints(
-            *(Path(files[name]) for name in names),
-            **others,
-            **lm,
-        )
-
-
-def _download(tag: str) -> dict[str, str]:
-    try:
-        from espnet_model_zoo import downloader
-    except ImportError:
-        raise PluginError(
-            f"--model_tag {tag} is no file, and a tag needs espnet_model_zoo: pip "
-            "install espnet_model_zoo"
-        )
-    try:
-        with replaced(downloader, "unpack", unpack):
-            return downloader.ModelDownloader().download_and_unpack(tag)
-    except PluginError:
-        raise
-    except Exception as e:  # network and hub errors of several packages
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise PluginError(
-            f"--model_tag {tag} is no file and could not be fetched from the model "
-            f"zoo: {reason}"
-        )
-
-
-def vocoder_from_tag(tag: str) -> dict[str, Path]:
-    """Files of a vocoder that parallel_wavegan offers, by name of :class:`Checkpoints`.
-
-    Args:
-        tag: as ESPnet's ``--vocoder_tag``, ``parallel_wavegan/NAME``.
-
-    Raises:
-        PluginError: if there is none of this name, or it cannot be fetched.
-    """
-    library, _, name = tag.partition("/")
-    if library != "parallel_wavegan" or not name:
-        raise PluginError(f"--vocoder_tag {tag} does not begin with parallel_wavegan/")
-    try:
-        from parallel_wavegan.utils import download_pretrained_model
-    except ImportError:
-        raise PluginError(
-            f"--vocoder_tag {tag} needs parallel_wavegan: pip install parallel_wavegan"
-        )
-    try:
-        file = Path(download_pretrained_model(name))
-    except Exception as e:  # network errors of several packages
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise PluginError(f"--vocoder_tag {tag} could not be fetched: {reason}")
-    return {"vocoder_file": file, "vocoder_config": file.parent / "config.yml"}
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """Read a training configuration.
 
     Raises:
         PluginError: if it is not one.
     """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise PluginError(f"{path} is not YAML: {' '.join(str(e).split())}")
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise PluginError(f"{path} is not a training configuration of ESPnet")
     return config
@@ -266,8 +181,10 @@ def _build(task: type, config: Path) -> tuple[torch.nn.Module, argparse.Namespac
         empty = Path(work) / "empty.pth"
         torch.save({}, empty)
         try:
-            with losses_left_out():
+            with losses_left_out(), weights_only():
                 return task.build_model_from_file(str(config), str(empty), "cpu")
+        except PluginError:
+            raise
         except FileNotFoundError as e:
             raise PluginError(
                 f"{config} names {e.filename}, which does not exist; run this in the "

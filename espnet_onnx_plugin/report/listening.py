@@ -6,6 +6,7 @@ so that a copy of the directory, or of one that holds it, is complete.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -107,7 +108,8 @@ def _figures(
     seconds = max(len(wave) / rate for wave, rate in waves.values())
     lines = []
     for number, (name, (wave, rate)) in enumerate(waves.items(), 1):
-        audio = f"{prefix}_{number}{files[name].suffix}"
+        suffix = re.sub(r"[^.A-Za-z0-9]", "_", files[name].suffix)
+        audio = f"{prefix}_{number}{suffix}"
         image = f"{prefix}_{number}.png"
         shutil.copyfile(files[name], directory / audio)
         f0 = f0_contour(wave, rate) if with_f0 else None

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from espnet_onnx_plugin.bundle import MANIFEST, sha256
+from espnet_onnx_plugin.bundle import MANIFEST, read_manifest, sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.error_rate import ErrorCounts
 from espnet_onnx_plugin.evaluate.speech_quality import Measures
@@ -112,8 +110,7 @@ class System:
         """Return what the quantization measured, None where there was none."""
         for path in self.model_paths:
             if (path / MANIFEST).is_file():
-                manifest = yaml.safe_load((path / MANIFEST).read_text(encoding="utf-8"))
-                return (manifest.get("checks") or {}).get("quantize")
+                return read_manifest(path).checks.get("quantize")
         return None
 
 

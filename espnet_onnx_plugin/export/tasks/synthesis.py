@@ -14,7 +14,7 @@ import torch
 from espnet_onnx_plugin.bundle import Bundle, Manifest, Speech, Synthesis, Text
 from espnet_onnx_plugin.bundle.search import Features
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.export.checkpoint_file import loading_as_allowed, read_generator
+from espnet_onnx_plugin.export.checkpoint_file import read_generator, weights_only
 from espnet_onnx_plugin.export.checkpoints import Checkpoints, build, read_config
 from espnet_onnx_plugin.export.graph import GraphSpec
 from espnet_onnx_plugin.export.layers.draws import (
@@ -139,16 +139,18 @@ class SynthesisExporter(ABC):
         if checkpoints.vocoder_file is None and not self.griffin_lim:
             return None
         files = (checkpoints.vocoder_config, checkpoints.vocoder_file)
-        if files[1] is not None and files[1].suffix == ".pkl":
+        if files[1] is not None and files[1].name.endswith(".pkl"):
             read_generator(files[1], files[0])
         try:
-            with loading_as_allowed():  # parallel_wavegan loads it once more
+            with weights_only():  # parallel_wavegan loads it once more
                 vocoder = task.build_vocoder_from_file(*files, self.model, "cpu")
         except ModuleNotFoundError as e:
             raise PluginError(
                 f"--vocoder_file {files[1]} needs the package {e.name}: pip install "
                 f"{e.name}"
             )
+        except PluginError:
+            raise
         except Exception as e:  # of yaml, pickle and whatever the modules raise
             reason = " ".join(str(e).split())[:300] or type(e).__name__
             raise PluginError(f"--vocoder_file {files[1]} cannot be used: {reason}")

@@ -60,7 +60,8 @@ class OpenedModel(ABC, Generic[OptionsT]):
     """A bundle's model with decoding options; copied and pickled as its arguments.
 
     Sessions of onnxruntime cannot be pickled, and need not be: the process that
-    receives one opens the bundle again.
+    receives one opens the bundle's graphs again. It does not read all files for their
+    digests again, which the first has done.
 
     Args:
         model_dir: the bundle, or its directory.
@@ -109,6 +110,10 @@ class OpenedModel(ABC, Generic[OptionsT]):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         args, kwargs = self._arguments
+        if args:
+            args = self.bundle, *args[1:]
+        else:
+            kwargs = {**kwargs, "model_dir": self.bundle}
         return functools.partial(type(self), **kwargs), args
 
     @abstractmethod

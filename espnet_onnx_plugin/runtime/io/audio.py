@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,13 +146,32 @@ def _read_columns(value: str, dtype: str = "float64") -> Audio:
     return Audio(np.concatenate([f.array for f in files], axis=1), files[0].rate)
 
 
+def _holds_pickle(value: str) -> bool:
+    """Whether kaldiio would unpickle what a line names, which may run code.
+
+    Of a pipe it is not known, which runs what the line says in any case.
+    """
+    name, _, offset = re.sub(r"\[[^]]*\]$", "", value).rpartition(":")
+    if not offset.isdecimal():
+        name, offset = value, "0"
+    try:
+        with open(name, "rb") as file:
+            file.seek(int(offset))
+            return file.read(3) == b"PKL"
+    except (OSError, OverflowError, ValueError):
+        return False
+
+
 def _read_ark(value: str, dtype: str | None = None) -> Audio:
     import kaldiio
 
+    if _holds_pickle(value):
+        raise PluginError(f"{value} is a pickle, no array of a Kaldi archive")
     try:
         content = kaldiio.load_mat(value)
     except Exception as e:  # kaldiio raises whatever its parser stumbles on
-        raise PluginError(f"cannot read {value} as a Kaldi archive: {e}")
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise PluginError(f"cannot read {value} as a Kaldi archive: {reason}")
     if not isinstance(content, tuple):
         return Audio(content, None)
     first, second = content
@@ -160,9 +180,15 @@ def _read_ark(value: str, dtype: str | None = None) -> Audio:
 
 def _read_npy(value: str, dtype: str | None = None) -> Audio:
     try:
-        return Audio(np.load(value), None)
-    except (OSError, ValueError, MemoryError) as e:
-        raise PluginError(f"cannot read {value} as a numpy file: {e}")
+        content = np.load(value)
+    except Exception as e:  # numpy's own, of its parser of headers, of zipfile
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise PluginError(f"cannot read {value} as a numpy file: {reason}")
+    if not isinstance(content, np.ndarray):
+        raise PluginError(
+            f"cannot read {value} as a numpy file: it holds several arrays"
+        )
+    return Audio(content, None)
 
 
 class Reader(Protocol):

@@ -119,7 +119,7 @@ def _plot_attention(figure_class: type, key: str, weights: np.ndarray) -> Any:
     figure = figure_class(
         figsize=(6.4 * min(columns, 2.5), 4.8 * min(rows, 2.5)), layout="constrained"
     )
-    figure.suptitle(key)
+    figure.suptitle(key, parse_math=False)
     for row, of_layer in zip(figure.subplots(rows, columns, squeeze=False), weights):
         for axes, of_head in zip(row, of_layer):
             axes.imshow(of_head, aspect="auto")
@@ -134,6 +134,7 @@ def _plot_stop(figure_class: type, key: str, prob: np.ndarray) -> Any:
     figure = figure_class(layout="constrained")
     axes = figure.add_subplot()
     axes.plot(prob)
-    axes.set(title=key, xlabel="Output", ylabel="Stop probability", ylim=(0, 1))
+    axes.set_title(key, parse_math=False)
+    axes.set(xlabel="Output", ylabel="Stop probability", ylim=(0, 1))
     axes.grid(which="both")
     return figure

@@ -303,8 +303,16 @@ def write_lines(directory: Path, lines: Mapping[str, Iterable[str]]) -> None:
             file.writelines(f"{line}\n" for line in content)
 
 
+#: Bytes of an id in the name of a file, which has at most 255, our suffix and, while it
+#: is moved, a few more among them.
+_LONGEST_NAME = 255 - len(".flac") - len("..new")
+
+
 def check_file_names(keys: Iterable[str], done: str) -> None:
     """Refuse utterances that no file can be named after.
+
+    A file's name is the id and a suffix, of which dots alone are no part. Scripts read
+    it as an option where it begins with a dash.
 
     Args:
         keys: their ids.
@@ -314,9 +322,16 @@ def check_file_names(keys: Iterable[str], done: str) -> None:
         PluginError: naming the first.
     """
     for key in keys:
-        if "/" in key or "\0" in key:
+        size = len(os.fsencode(key))
+        if (
+            set(key) & {"/", "\0"}
+            or not key.strip(".")
+            or key.startswith("-")
+            or size > _LONGEST_NAME
+        ):
+            shown = repr(key) if size < 80 else f"{key[:40]!r}... of {size} bytes"
             raise PluginError(
-                f"utterance id '{key}' cannot be the name of a file: rename the "
+                f"utterance id {shown} cannot be the name of a file: rename the "
                 f"utterance; nothing was {done}"
             )
 
