@@ -248,6 +248,13 @@ def test_a_job_whose_time_is_over_is_gone_on_with(tiny, tmp_path, monkeypatch, c
 # What is left open
 
 
+@pytest.fixture
+def own_temporary(tmp_path_factory, monkeypatch):
+    """A directory of temporary files that no other process writes into."""
+    own = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(own))
+
+
 def left_open():
     """Files, threads, processes and temporary files of this process."""
     gc.collect()
@@ -282,12 +289,8 @@ def tts(tiny, root):
 
 
 @pytest.mark.parametrize("kind", a_few([asr, enh, diar, tts], keep=2))
-def test_a_door_that_is_closed_leaves_nothing_open(
-    kind, tiny, tmp_path, tmp_path_factory, monkeypatch
-):
+def test_a_door_that_is_closed_leaves_nothing_open(kind, tiny, tmp_path, own_temporary):
     door, bundle, given = kind(tiny, tmp_path)
-    own = tmp_path_factory.mktemp("temporary")
-    monkeypatch.setattr(tempfile, "tempdir", str(own))
 
     def use():
         door(getattr(bundle, "path", bundle), "cpu", 2)(given)
@@ -299,7 +302,7 @@ def test_a_door_that_is_closed_leaves_nothing_open(
     assert left_open() == before
 
 
-def test_a_command_leaves_nothing_open(tiny, tmp_path):
+def test_a_command_leaves_nothing_open(tiny, tmp_path, own_temporary):
     data = scp(tmp_path, {**waves(), "bad": np.full(RATE, np.nan, np.float32)})
     call = (tiny, tmp_path, "--beam_size", 1, "--force", "true")
     command(*call, "--max_failures", 1, data=data)
