@@ -20,6 +20,7 @@ onnx_dir=
 onnx_asr_model_dir=
 onnx_chunk_lengths=
 onnx_max_failures=0
+onnx_time_limit=
 onnx_force=false
 onnx_wait=false
 onnx_trust_checkpoint=false
@@ -39,6 +40,7 @@ onnx_help_message="
     --onnx_asr_model_dir   # Of tts.sh: an ASR model of these stages, to hear what is spoken (default=\"${onnx_asr_model_dir}\").
     --onnx_chunk_lengths   # With --use_streaming true: other values of sim_chunk_length that the last of the models decodes with, for a plot of error rate against latency (default=\"${onnx_chunk_lengths}\").
     --onnx_max_failures    # How many utterances of a test set may have no result; they are scored as silence, and where speech is made are left out (default=\"${onnx_max_failures}\").
+    --onnx_time_limit      # Seconds after which a decoding job begins no further utterance; the stage, run again, goes on with the others (default=\"${onnx_time_limit}\", none).
     --onnx_force           # Whether to make anew what an earlier run has made of the same (default=\"${onnx_force}\").
     --onnx_wait            # Whether to wait where another run writes the same (default=\"${onnx_wait}\").
     --onnx_trust_checkpoint # Whether stages 14 and 16 load checkpoints that hold more than weights, which may run code: for those whose author you know (default=\"${onnx_trust_checkpoint}\")."
@@ -76,7 +78,8 @@ onnx_parse_options() {
             onnx | onnx_variants | onnx_export_config | onnx_optimize_config | \
                 onnx_quantize_config | onnx_provider | onnx_threads | onnx_nj | \
                 onnx_batch_bins | onnx_dir | onnx_asr_model_dir | onnx_chunk_lengths | \
-                onnx_max_failures | onnx_force | onnx_wait | onnx_trust_checkpoint)
+                onnx_max_failures | onnx_time_limit | onnx_force | onnx_wait | \
+                onnx_trust_checkpoint)
                 [ $# -ge 2 ] || onnx_die "option $1 needs a value"
                 printf -v "${name}" '%s' "$2"
                 shift 2
@@ -113,6 +116,8 @@ onnx_check_options() {
         onnx_die "--onnx_batch_bins must be a positive integer, not '${onnx_batch_bins}'"
     [[ ${onnx_max_failures} =~ ^[0-9]+$ ]] ||
         onnx_die "--onnx_max_failures must be a number, not '${onnx_max_failures}'"
+    [[ ${onnx_time_limit:-1} =~ ^[1-9][0-9]*$ ]] ||
+        onnx_die "--onnx_time_limit must be a positive integer, not '${onnx_time_limit}'"
     for option in onnx_force onnx_wait; do
         [[ ${!option} =~ ^(true|false)$ ]] ||
             onnx_die "--${option} must be true or false, not '${!option}'"

@@ -398,6 +398,7 @@ onnx_decode() {
             ${python} -m "espnet_onnx_plugin.bin.${onnx_inference}" "${inference[@]}" \
             --key_file "${run}"/keys.JOB.scp --batch_size "${batch_size:-1}" \
             ${onnx_batch_bins:+--batch_bins "${onnx_batch_bins}"} \
+            ${onnx_time_limit:+--time_limit "${onnx_time_limit}"} \
             --max_failures "$(wc -l < "${logdir}"/keys.scp)" \
             --earlier_dir "${logdir}"/output --output_dir "${run}"/output.JOB 200>&- ||
             onnx_show_failure "${logdir}/${onnx_inference}".*.log

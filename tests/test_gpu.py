@@ -16,7 +16,7 @@ from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device, check_prec
 from espnet_onnx_plugin.runtime.core.providers import PROFILE, providers
 from espnet_onnx_plugin.runtime.core.session import MemoryShort, Session
 from espnet_onnx_plugin.runtime.io.audio import Audio
-from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits, decode
+from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits, Prepared, decode
 
 ENCODER = Graph(
     File("encoder.onnx", 1, "a"),
@@ -307,6 +307,7 @@ class TooSmall:
     """A model for which more than two utterances are too many."""
 
     speech = Speech("waveform", 8000, feature_dim=0, min_length=1)
+    device = Device()
     timing = None
 
     def __init__(self):
@@ -352,7 +353,7 @@ def test_batches_stay_within_limits(limits, batches):
 def test_what_is_read_ahead_has_limits():
     def endless():
         while True:
-            yield "u", Audio(np.zeros(10), 8000)
+            yield Prepared("u", np.zeros(10, np.float32), 1.0)
 
     lengths = [
         len(limits.window(endless()))

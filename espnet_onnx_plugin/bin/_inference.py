@@ -88,6 +88,7 @@ _NOT_FACTS = (
     "batch_size",
     "batch_bins",
     "max_failures",
+    "time_limit",
     "force",
     "earlier_dir",
     "time_first_audio",
@@ -162,6 +163,12 @@ class Inference:
             default=0,
             help="how many utterances may fail; they get an empty result, or none "
             "where waveforms are made",
+        )
+        group.add_argument(
+            "--time_limit",
+            type=at_least_one,
+            help="seconds after which no further utterance is begun; those that are "
+            "done are kept, and the command, given again, goes on with the others",
         )
         add_force(parser)
         # Of the recipe's stages: results of earlier jobs, which are not repeated.
@@ -277,7 +284,8 @@ class Inference:
         with job_writer(ResultWriter, job) as writer, logging_redirect_tqdm():
             left = [key for key in keys if not writer.kept(key)]
             writer.log_kept()
-            utterances = progress(attempts(source, left), len(left))
+            read = attempts(source, left, model.speech.dtype)
+            utterances = progress(read, len(left), args.time_limit)
             limits = BatchLimits(args.batch_size, args.batch_bins)
             for decoded in decode(model, utterances, limits, others):
                 timing = decoded.timing

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
     from espnet_onnx_plugin.runtime.synthesis.engine import Synthesizer
 
+#: What to do about a text that needs too much memory.
+REMEDY = "divide the text, or give the job more memory"
+
 
 @dataclass(frozen=True)
 class Synthesis(Inference):
@@ -54,6 +57,7 @@ class Synthesis(Inference):
 
         from tqdm.contrib.logging import logging_redirect_tqdm
 
+        from espnet_onnx_plugin.runtime.core.limits import memory_of
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.progress import progress
         from espnet_onnx_plugin.runtime.io.records import decoded, encoded
@@ -71,12 +75,13 @@ class Synthesis(Inference):
             SpeechWriter, self.job(args, keys), lists_waves=self.lists_waves
         )
         with output as writer, logging_redirect_tqdm():
-            for key in progress(keys, len(keys)):
+            for key in progress(keys, len(keys), args.time_limit):
                 if writer.kept(key, model.noise):
                     continue
                 before = encoded(model.noise)
                 try:
-                    made, seconds = synthesize(model, texts.of(key), args)
+                    with memory_of(model.device, REMEDY):
+                        made, seconds = synthesize(model, texts.of(key), args)
                 except (PluginError, RuntimeError) as e:
                     model.noise.restore(decoded(before))  # the others have theirs
                     writer.failure(key, e)

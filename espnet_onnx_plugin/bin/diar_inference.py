@@ -16,6 +16,9 @@ from espnet_onnx_plugin.runtime.diarization.options import DiarOptions
 if TYPE_CHECKING:
     from espnet_onnx_plugin.runtime.diarization.writer import DiarizationWriter
 
+#: What to do about a recording that needs too much memory.
+REMEDY = "give --segment_size and --hop_size, or the job more memory"
+
 
 class Diarizing(Inference):
     """The command that says who speaks when, and separates them."""
@@ -52,6 +55,7 @@ class Diarizing(Inference):
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
+        from espnet_onnx_plugin.runtime.core.limits import memory_of
         from espnet_onnx_plugin.runtime.diarization.writer import DiarizationWriter
         from espnet_onnx_plugin.runtime.io.data import attempts
         from espnet_onnx_plugin.runtime.io.lists import read_keys
@@ -66,14 +70,18 @@ class Diarizing(Inference):
         with output as writer, logging_redirect_tqdm():
             left = [key for key in keys if not writer.kept(key)]
             writer.log_kept()
-            for key, audio in progress(attempts(source, left), len(left)):
+            manifest = model.bundle.manifest
+            described = manifest.speech or manifest.enhancement
+            read = attempts(source, left, described.dtype)
+            for key, audio in progress(read, len(left), args.time_limit):
                 logging.info("Diarizing %s", key)
                 try:
                     if isinstance(audio, PluginError):
                         raise audio
                     start = time.perf_counter()
                     # ESPnet's command does not tell its class the rate.
-                    made = model.diarize(audio.array)
+                    with memory_of(model.device, REMEDY):
+                        made = model.diarize(audio.array)
                     seconds = time.perf_counter() - start
                 except PluginError as e:
                     writer.failure(key, e)
@@ -85,7 +93,7 @@ class Diarizing(Inference):
                     audio_seconds=model.duration(audio.array, args.fs),
                     total_seconds=seconds,
                     peak_memory_mb=peak_memory_mb(),
-                    arithmetic=arithmetic(model.bundle.manifest),
+                    arithmetic=arithmetic(manifest),
                 )
                 writer.record(key, figures)
         logging.info("diarized %d recordings into %s", len(keys), args.output_dir)

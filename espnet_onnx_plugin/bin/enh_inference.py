@@ -29,6 +29,10 @@ def frequency(value: str) -> int:
     return int(number) * (1000 if value[-1] in "kK" else 1)
 
 
+#: What to do about a recording that needs too much memory.
+REMEDY = "give --segment_size and --hop_size, or the job more memory"
+
+
 class Enhancing(Inference):
     """The command that makes waveforms of mixtures."""
 
@@ -97,6 +101,7 @@ class Enhancing(Inference):
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from espnet_onnx_plugin.runtime.core.arithmetic import arithmetic
+        from espnet_onnx_plugin.runtime.core.limits import memory_of
         from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
         from espnet_onnx_plugin.runtime.io.lists import read_keys
         from espnet_onnx_plugin.runtime.io.memory import peak_memory_mb
@@ -113,18 +118,20 @@ class Enhancing(Inference):
         job = self.job(args, keys)
         output = job_writer(WaveWriter, job, audio_format=args.output_format)
         with output as writer, logging_redirect_tqdm():
-            for number, key in enumerate(progress(keys, len(keys))):
+            waiting = progress(keys, len(keys), args.time_limit)
+            for number, key in enumerate(waiting):
                 noise: Noise | None = model.noise
                 if writer.kept(key, noise):
                     continue
                 before = None if noise is None else encoded(noise)
                 logging.info("[%d] Enhancing %s", number, key)
                 try:
-                    mixture = mixtures.of(key, model.enhancement)
-                    fs = mixture.fs or args.fs
-                    start = time.perf_counter()
-                    waves, figures = self.enhance(model, mixture, fs)
-                    seconds = time.perf_counter() - start
+                    with memory_of(model.device, REMEDY):
+                        mixture = mixtures.of(key, model.enhancement)
+                        fs = mixture.fs or args.fs
+                        start = time.perf_counter()
+                        waves, figures = self.enhance(model, mixture, fs)
+                        seconds = time.perf_counter() - start
                 except PluginError as e:
                     if noise is not None and before is not None:
                         noise.restore(decoded(before))  # the others have theirs

@@ -342,3 +342,8 @@ class Enhancement:
     volume_normalize: float | None = None
     stream: FrameStream | None = None
     enrollment: Enrollment | None = None
+
+    @property
+    def dtype(self) -> str:
+        """Type that the samples of mixtures are read in, see :attr:`Speech.dtype`."""
+        return "float32" if self.volume_normalize is None else "float64"

@@ -136,6 +136,16 @@ class Speech:
     frame_shift: float | None = None
     framing: Framing | None = None
 
+    @property
+    def dtype(self) -> str:
+        """Type that the samples of sound files are read in.
+
+        ESPnet reads float64 and makes float32 of what its preprocessor gives; where
+        that computes nothing, samples read in float32 are the same.
+        """
+        computes = self.volume_normalize is not None or self.average_channels
+        return "float64" if computes else "float32"
+
     def seconds(self, length: float) -> float:
         """Duration of an input of ``length`` samples or frames."""
         return length / self.sampling_rate

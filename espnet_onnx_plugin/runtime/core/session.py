@@ -43,10 +43,16 @@ def _reason(error: Exception) -> str:
 
 
 @functools.lru_cache(maxsize=None)
-def _run_options() -> ort.RunOptions:
-    """Options of a run: what fails is told by the exception, not logged besides."""
+def _run_options(give_back: bool = False) -> ort.RunOptions:
+    """Options of a run: what fails is told by the exception, not logged besides.
+
+    Args:
+        give_back: whether the system gets the arena's free memory afterwards.
+    """
     options = ort.RunOptions()
     options.log_severity_level = 4
+    if give_back:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 
@@ -151,6 +157,7 @@ class Runner:
         memory: onnxruntime's name of where outputs stay.
         name: of the graph, for messages.
         inputs: descriptions of its inputs, for them too.
+        arena: whether it keeps freed memory on the CPU.
     """
 
     def __init__(
@@ -159,11 +166,14 @@ class Runner:
         memory: str,
         name: str,
         inputs: Mapping[str, Tensor] = MappingProxyType({}),
+        arena: bool = False,
     ):
         self._session = session
         self._memory = memory
         self._name = name
         self._described = inputs
+        self._arena = arena
+        self._failed = False
         self._inputs = frozenset(i.name for i in session.get_inputs())
         self._outputs = [output.name for output in session.get_outputs()]
 
@@ -195,7 +205,10 @@ class Runner:
             self._bind(binding, feeds)
             for name in self._outputs:
                 binding.bind_output(name, "cpu" if name in fetch else self._memory)
-            self._session.run_with_iobinding(binding, _run_options())
+            # What a failed run had taken, maybe all there is, others may need.
+            give_back, self._failed = self._failed and self._arena, True
+            self._session.run_with_iobinding(binding, _run_options(give_back))
+            self._failed = False
             return {
                 name: value.numpy() if name in fetch else value
                 for name, value in zip(self._outputs, binding.get_outputs())
@@ -253,7 +266,8 @@ class Session:
             )
         self._device = device
         name, inputs = self.graph.file.name, self.graph.inputs
-        self._runner = Runner(session, device.memory, name, inputs)
+        arena = device.arena and device.memory == "cpu"
+        self._runner = Runner(session, device.memory, name, inputs, arena)
 
     def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> dict[str, Value]:
         """Run the graph.

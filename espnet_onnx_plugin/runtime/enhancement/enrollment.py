@@ -55,7 +55,7 @@ def read_enrollment(value: str, described: Enrollment) -> np.ndarray:
             "not make: call SeparateSpeech of espnet_onnx_plugin.runtime.enh_tse"
         )
     kind = "sound" if described.reads == "waveform" else "npy"
-    return np.asarray(READERS[kind](value).array, np.float32)
+    return np.asarray(READERS[kind](value, "float32").array, np.float32)
 
 
 def made_up_enrollment(

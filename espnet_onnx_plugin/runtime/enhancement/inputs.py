@@ -141,7 +141,7 @@ class Mixtures:
             if key not in table:
                 raise PluginError(f"there is no {name}")
             given[name] = table[key]
-        audio = self.source.read(key, self.entries[key])
+        audio = self.source.read(key, self.entries[key], described.dtype)
         mix = prepared(audio.array, described)
         category = _category(given.get("category"), mix, described)
         enrollments = {

@@ -6,9 +6,10 @@ import contextlib
 import os
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def _frames_there(value: str) -> int:
     return there
 
 
-def _read_sound(value: str, always_2d: bool = False) -> Audio:
+def _read_sound(value: str, dtype: str = "float64", always_2d: bool = False) -> Audio:
     import soundfile
 
     claimed = 0
@@ -115,10 +116,12 @@ def _read_sound(value: str, always_2d: bool = False) -> Audio:
             rate, claimed = file.samplerate, file.frames
             if claimed >= _UNKNOWN_FRAMES:
                 raise RuntimeError("its header does not say how long it is")
-            array = file.read(always_2d=always_2d)
+            array = file.read(dtype=dtype, always_2d=always_2d)
         lengths = _wav_seconds(value)
         there = len(array)
-    except (RuntimeError, OSError, MemoryError) as e:
+    except MemoryError as e:
+        raise PluginError(f"cannot read audio file {value} ({e}); segment it") from e
+    except (RuntimeError, OSError) as e:
         reason = str(e).partition("\n")[0] or type(e).__name__
         lengths = None
         there = claimed
@@ -136,8 +139,8 @@ def _read_sound(value: str, always_2d: bool = False) -> Audio:
     return Audio(array, rate)
 
 
-def _read_columns(value: str) -> Audio:
-    files = [_read_sound(file, always_2d=True) for file in value.split()]
+def _read_columns(value: str, dtype: str = "float64") -> Audio:
+    files = [_read_sound(file, dtype, always_2d=True) for file in value.split()]
     if len({(f.rate, len(f.array)) for f in files}) != 1:
         raise PluginError(f"channels differ in length or sampling rate: {value}")
     return Audio(np.concatenate([f.array for f in files], axis=1), files[0].rate)
@@ -159,7 +162,7 @@ def _holds_pickle(value: str) -> bool:
         return False
 
 
-def _read_ark(value: str) -> Audio:
+def _read_ark(value: str, dtype: str | None = None) -> Audio:
     import kaldiio
 
     if _holds_pickle(value):
@@ -175,7 +178,7 @@ def _read_ark(value: str) -> Audio:
     return Audio(first, second) if isinstance(second, int) else Audio(second, first)
 
 
-def _read_npy(value: str) -> Audio:
+def _read_npy(value: str, dtype: str | None = None) -> Audio:
     try:
         content = np.load(value)
     except Exception as e:  # numpy's own, of its parser of headers, of zipfile
@@ -188,7 +191,20 @@ def _read_npy(value: str) -> Audio:
     return Audio(content, None)
 
 
-READERS: dict[str, Callable[[str], Audio]] = {
+class Reader(Protocol):
+    """Reads what a line of an scp file names."""
+
+    def __call__(self, value: str, dtype: str = ..., /) -> Audio:
+        """Read it.
+
+        Args:
+            value: the line, less the utterance's id.
+            dtype: the samples of sound files are read in: ``float64``, as ESPnet does,
+                or ``float32``. Arrays keep the type that they are stored in.
+        """
+
+
+READERS: dict[str, Reader] = {
     "sound": _read_sound,
     "multi_columns_sound": _read_columns,
     "kaldi_ark": _read_ark,

@@ -58,8 +58,8 @@ class Source:
         """
         return some(self.path, read_scp(self.path))
 
-    def read(self, key: str, value: str) -> Audio:
-        """Read one entry.
+    def read(self, key: str, value: str, dtype: str = "float64") -> Audio:
+        """Read one entry; ``dtype`` as of a :class:`~.audio.Reader`.
 
         Raises:
             PluginError: naming the utterance, if its file is missing, broken or empty.
@@ -67,7 +67,7 @@ class Source:
         if not value:
             raise PluginError(f"{self.path} names no file for utterance '{key}'")
         with named(key):
-            audio = READERS[self.type](value)
+            audio = READERS[self.type](value, dtype)
         if audio.array.dtype.kind in "iu":
             # An archive's integers are taken as they are, in ESPnet too: that is how
             # a model has seen them in training.
@@ -94,9 +94,14 @@ def iterate(
 
 
 def attempts(
-    source: Source, keys: list[str] | None = None
+    source: Source, keys: list[str] | None = None, dtype: str = "float64"
 ) -> Iterator[tuple[str, Audio | PluginError]]:
     """Yield the utterances of a source as :func:`iterate`, or why one cannot be read.
+
+    Args:
+        source: the utterances.
+        keys: of them; default: all.
+        dtype: see :class:`~.audio.Reader`.
 
     Raises:
         PluginError: before the first one, if the source lacks one of the keys.
@@ -108,7 +113,7 @@ def attempts(
         raise PluginError(f"utterance '{missing[0]}'{others} not in {source.path}")
     for key in keys:
         try:
-            yield key, source.read(key, entries[key])
+            yield key, source.read(key, entries[key], dtype)
         except PluginError as e:
             yield key, e
 

@@ -8,13 +8,39 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from espnet_onnx_plugin.errors import PluginError
+
 T = TypeVar("T")
 
 LOG_EVERY_SECONDS = 60.0
 
 
-def progress(items: Iterable[T], total: int) -> Iterator[T]:
-    """Yield the items and show how far it is."""
+def _in_time(items: Iterable[T], total: int, time_limit: int) -> Iterator[T]:
+    start = time.monotonic()
+    for done, item in enumerate(items):
+        if done and time.monotonic() - start >= time_limit:
+            raise PluginError(
+                f"the time limit of {time_limit} s is over with {total - done} of "
+                f"{total} utterances left; what is done is kept, run it again to go on"
+            )
+        yield item
+
+
+def progress(
+    items: Iterable[T], total: int, time_limit: int | None = None
+) -> Iterator[T]:
+    """Yield the items and show how far it is.
+
+    Args:
+        items: utterances, or what stands for them.
+        total: their number.
+        time_limit: seconds after which none is begun; None: any time.
+
+    Raises:
+        PluginError: when the time is over before the items are.
+    """
+    if time_limit is not None:
+        items = _in_time(items, total, time_limit)
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -44,7 +44,7 @@ def check_values(speech: np.ndarray, expected: Speech) -> np.ndarray:
             "scale integers as soundfile.read does, int16 by 1 / 32768"
         )
     with np.errstate(over="ignore"):
-        finite = np.isfinite(speech.astype(np.float32))
+        finite = np.isfinite(speech.astype(np.float32, copy=False))
     if not finite.all():
         row = int(np.flatnonzero(~finite.reshape(len(speech), -1).all(axis=1))[0])
         value = speech[row][~finite[row]][0] if speech.ndim == 2 else speech[row]

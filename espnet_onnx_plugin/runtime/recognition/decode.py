@@ -14,7 +14,9 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
+from espnet_onnx_plugin.runtime.core.limits import memory_of
 from espnet_onnx_plugin.runtime.core.session import GraphError, MemoryShort
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.lists import of_utterance
@@ -29,6 +31,7 @@ class AnyModel(Protocol):
     """A model that recognizes batches of utterances."""
 
     speech: Speech
+    device: Device
     timing: Timing
 
     def prepare(self, speech: np.ndarray, **others: str) -> Utterance:
@@ -44,6 +47,12 @@ class AnyModel(Protocol):
 #: Batches of which the utterances are sorted by length together: enough for batches of
 #: similar lengths, few enough to keep their audio in memory.
 WINDOW = 16
+
+#: What to do about an utterance that needs too much memory.
+REMEDY = (
+    "segment it (or use a model that decodes long speech by windows, as OWSM), or give "
+    "the job more memory"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,25 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """An utterance that waits for its batch.
+
+    Attributes:
+        key: its id.
+        speech: the graphs' input.
+        audio_seconds: how long the audio lasts; the input may be padded.
+    """
+
+    key: str
+    speech: Utterance
+    audio_seconds: float
+
+
+#: Utterances that are sorted by length together, and those that have been answered.
+Window = list[Prepared | Decoded]
+
+
+@dataclass(frozen=True)
 class BatchLimits:
     """How many utterances are decoded together.
 
@@ -88,15 +116,14 @@ class BatchLimits:
         """Number of utterances that a batch never exceeds."""
         return math.inf if self.size == 1 and self.bins else self.size
 
-    def window(
-        self, utterances: Iterator[tuple[str, Audio | PluginError]]
-    ) -> list[tuple[str, Audio | PluginError]]:
+    def window(self, utterances: Iterator[Prepared | Decoded]) -> Window:
         """The next utterance, or those of which :data:`WINDOW` batches are made."""
         batches = 1 if self._most == 1 else WINDOW
-        taken, bins = [], 0
-        for key, audio in utterances:
-            taken.append((key, audio))
-            bins += 0 if isinstance(audio, PluginError) else audio.array.size
+        taken: Window = []
+        bins = 0
+        for utterance in utterances:
+            taken.append(utterance)
+            bins += utterance.speech.size if isinstance(utterance, Prepared) else 0
             if len(taken) >= self._most * batches:
                 break
             if self.bins is not None and bins >= self.bins * batches:
@@ -139,12 +166,23 @@ def decode(
         PluginError: naming a batch that the GPU's memory does not hold.
     """
     total, several = 0, 0
-    expected = speech2text.speech
-    utterances = iter(utterances)
-    while window := limits.window(utterances):
-        total += len(window)
-        several += sum(_channels(audio, expected) > 1 for _, audio in window)
-        yield from _decode_window(speech2text, window, limits, others)
+
+    def prepared() -> Iterator[Prepared | Decoded]:
+        nonlocal total, several
+        read = iter(utterances)
+        while True:
+            with memory_of(speech2text.device, REMEDY):
+                taken = next(read, None)
+            if taken is None:
+                return
+            key, audio = taken
+            total += 1
+            several += _channels(audio, speech2text.speech) > 1
+            yield _prepare(speech2text, key, audio, of_utterance(key, others))
+
+    waiting = prepared()
+    while window := limits.window(waiting):
+        yield from _decode_window(speech2text, window, limits)
     if several:
         logger.warning(
             "%d of %d utterances have more than one channel, of which the first is "
@@ -163,76 +201,78 @@ def _channels(audio: Audio | PluginError, expected: Speech) -> int:
     return audio.array.shape[1] if audio.array.ndim == 2 else 1
 
 
-def _decode_window(
+def _prepare(
     speech2text: AnyModel,
-    window: list[tuple[str, Audio | PluginError]],
-    limits: BatchLimits,
-    others: Mapping[str, Mapping[str, str]],
-) -> list[Decoded]:
-    decoded: dict[str, Decoded] = {}
-    prepared: dict[str, Utterance] = {}
-    seconds: dict[str, float] = {}
+    key: str,
+    audio: Audio | PluginError,
+    others: Mapping[str, str],
+) -> Prepared | Decoded:
+    """An utterance as it waits: of its audio only what the graphs read is kept."""
+    seconds = 0.0
     expected = speech2text.speech
-    for key, audio in window:
-        try:
-            if isinstance(audio, PluginError):
-                raise audio
-            check_rate(key, audio, expected)
-            # The audio itself: the model's input may be padded.
-            seconds[key] = expected.seconds(len(audio.array))
-            prepared[key] = speech2text.prepare(
-                audio.array, **of_utterance(key, others)
-            )
-        except TooShortUttError as e:
-            logger.warning("Utterance %s %s", key, e)
-            decoded[key] = Decoded(key, speech2text.placeholder(), seconds[key])
-        except PluginError as e:
-            decoded[key] = Decoded(key, speech2text.placeholder(), failure=e)
-    sizes = {key: utterance.size for key, utterance in prepared.items()}
+    try:
+        if isinstance(audio, PluginError):
+            raise audio
+        check_rate(key, audio, expected)
+        seconds = expected.seconds(len(audio.array))
+        with memory_of(speech2text.device, REMEDY):
+            return Prepared(key, speech2text.prepare(audio.array, **others), seconds)
+    except TooShortUttError as e:
+        logger.warning("Utterance %s %s", key, e)
+        return Decoded(key, speech2text.placeholder(), seconds)
+    except PluginError as e:
+        return Decoded(key, speech2text.placeholder(), failure=e)
+
+
+def _decode_window(
+    speech2text: AnyModel, window: Window, limits: BatchLimits
+) -> list[Decoded]:
+    waiting = {u.key: u for u in window if isinstance(u, Prepared)}
+    decoded = {u.key: u for u in window if isinstance(u, Decoded)}
+    order = [utterance.key for utterance in window]
+    window.clear()  # the audio of a batch is let go with it
+    sizes = {key: utterance.speech.size for key, utterance in waiting.items()}
     for keys in limits.batches(sizes):
-        batch = {key: prepared[key] for key in keys}
-        decoded.update(_decode_what_can_be(speech2text, batch, seconds))
-    return [decoded[key] for key, _ in window]
+        batch = [waiting.pop(key) for key in keys]
+        decoded.update(_decode_what_can_be(speech2text, batch))
+    return [decoded[key] for key in order]
 
 
 def _decode_what_can_be(
-    speech2text: AnyModel,
-    batch: dict[str, Utterance],
-    seconds: Mapping[str, float],
+    speech2text: AnyModel, batch: list[Prepared]
 ) -> dict[str, Decoded]:
     """Decode a batch; where a graph fails, each utterance alone."""
     try:
-        return _decode_batch(speech2text, batch, seconds)
+        return _decode_batch(speech2text, batch)
     except GraphError as e:
         if isinstance(e, MemoryShort) and len(batch) > 1:
             raise
         if len(batch) == 1:
-            [key] = batch
-            failed = Decoded(key, speech2text.placeholder(), seconds[key], failure=e)
-            return {key: failed}
+            [u] = batch
+            failed = Decoded(
+                u.key, speech2text.placeholder(), u.audio_seconds, failure=e
+            )
+            return {u.key: failed}
     decoded: dict[str, Decoded] = {}
-    for key, utterance in batch.items():
-        decoded.update(_decode_what_can_be(speech2text, {key: utterance}, seconds))
+    for utterance in batch:
+        decoded.update(_decode_what_can_be(speech2text, [utterance]))
     return decoded
 
 
-def _decode_batch(
-    speech2text: AnyModel,
-    batch: dict[str, Utterance],
-    seconds: Mapping[str, float],
-) -> dict[str, Decoded]:
-    logger.info("utterance: %s", ", ".join(batch))
-    start = time.perf_counter()
-    all_results: list[Results] = speech2text.batch(list(batch.values()))
-    total = time.perf_counter() - start
-    length = sum(len(audio) for audio in batch.values())
+def _decode_batch(speech2text: AnyModel, batch: list[Prepared]) -> dict[str, Decoded]:
+    logger.info("utterance: %s", ", ".join(utterance.key for utterance in batch))
+    with memory_of(speech2text.device, REMEDY):
+        start = time.perf_counter()
+        all_results: list[Results] = speech2text.batch([u.speech for u in batch])
+        total = time.perf_counter() - start
+    length = sum(len(utterance.speech) for utterance in batch)
     decoded = {}
-    for (key, audio), results in zip(batch.items(), all_results):
-        share = len(audio) / length
-        decoded[key] = Decoded(
-            key,
+    for utterance, results in zip(batch, all_results):
+        share = len(utterance.speech) / length
+        decoded[utterance.key] = Decoded(
+            utterance.key,
             results,
-            seconds[key],
+            utterance.audio_seconds,
             total * share,
             Timing(*(part * share for part in speech2text.timing)),
         )

@@ -46,10 +46,10 @@ def read_speech(speech: Audio, expected: Speech) -> np.ndarray:
         PluginError: if the model cannot take it.
     """
     if isinstance(speech, (str, Path)):
-        read = READERS["sound"](str(speech))
+        read = READERS["sound"](str(speech), expected.dtype)
         check_rate(str(speech), read, expected)
         array = read.array
-        speech = array.mean(axis=1) if array.ndim == 2 else array
+        speech = array.mean(axis=1, dtype=np.float64) if array.ndim == 2 else array
     return prepare(np.asarray(speech), expected)
 
 
