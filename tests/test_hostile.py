@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import hostile
 import kaldiio
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ import torch
 import yaml
 from recipes import assert_refused, driver_calls, make_recipe, module_calls, run_onnx
 
-import hostile
 from espnet_onnx_plugin.bin import (
     asr_inference,
     export,

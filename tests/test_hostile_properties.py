@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import hostile
 import kaldiio
 import numpy as np
 import onnx
@@ -17,7 +18,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hostile
 from espnet_onnx_plugin.bin import export, optimize, quantize
 from espnet_onnx_plugin.bundle import (
     MANIFEST,
