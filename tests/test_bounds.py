@@ -311,3 +311,17 @@ def test_a_command_leaves_nothing_open(tiny, tmp_path, own_temporary):
         with contextlib.suppress(SystemExit):
             command(*call, "--max_failures", most, data=data)
     assert left_open() == before
+
+
+def test_audio_that_does_not_fit_is_no_end_of_the_job(tmp_path, monkeypatch):
+    pretend(monkeypatch, Free(GIB // 16, "here"))
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", RATE, 1) as file:
+        for _ in range(30):
+            file.write(np.zeros(2**20, np.float32))
+    (tmp_path / "wav.scp").write_text(f"a {path}\nb {path}\n")
+    read = attempts(Source(tmp_path / "wav.scp", "sound"), None, "float32")
+    for _ in "ab":
+        with memory_of(Device(), "none"):
+            _, refusal = next(read)
+        assert "Unable to allocate 120. MiB" in str(refusal)

@@ -162,6 +162,10 @@ class Bound(NamedTuple):
 @functools.lru_cache(maxsize=1)
 def _bound(second: int) -> Bound | None:
     """The bound in a second of the clock: to look takes a millisecond or two."""
+    try:
+        import resource  # noqa: F401
+    except ImportError:  # Windows
+        return None
     free, mapped = free_memory(), _mapped()
     if free is None or mapped is None:  # not Linux
         return None

@@ -119,14 +119,13 @@ def _read_sound(value: str, dtype: str = "float64", always_2d: bool = False) -> 
             array = file.read(dtype=dtype, always_2d=always_2d)
         lengths = _wav_seconds(value)
         there = len(array)
-    except MemoryError as e:
-        raise PluginError(f"cannot read audio file {value} ({e}); segment it") from e
-    except (RuntimeError, OSError) as e:
+    except (RuntimeError, OSError, MemoryError) as e:
         reason = str(e).partition("\n")[0] or type(e).__name__
         lengths = None
         there = claimed
         if 0 < claimed < _UNKNOWN_FRAMES:
-            there = _frames_there(value)
+            with contextlib.suppress(MemoryError):  # all of it is there
+                there = _frames_there(value)
     if lengths is None and there < claimed:
         lengths = claimed / rate, there / rate
     if lengths is not None:
