@@ -13,9 +13,9 @@ RUN_BY = {
     "./run.sh --stage 14 --onnx true": ("scripts/demo.sh", "./run.sh --stage 14"),
     "scripts/demo.sh": (".ci/run", "step scripts/demo.sh"),
     "scripts/test.sh": (".ci/run", "step scripts/test.sh"),
-    "scripts/test.sh --espnet 202511 -m espnet": (
+    'scripts/test.sh --espnet 202511 -m "espnet and fast"': (
         ".ci/run",
-        "step scripts/test.sh --espnet 202511 -m espnet",
+        'step scripts/test.sh --espnet 202511 -m "espnet and fast"',
     ),
     "scripts/install_recipe.sh ESPNET/egs2/CORPUS/asr1": (
         "tests/test_install_recipe.py",
