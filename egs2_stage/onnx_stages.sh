@@ -375,8 +375,11 @@ onnx_decode() {
         --decode_dir "${dir}" --todo "${logdir}"/todo.scp --force "${onnx_force}" \
         "${onnx_inference}" "${inference[@]}" \
         --key_file "${logdir}"/keys.scp --output_dir "${logdir}"
-    # The mark of a whole decode, see runtime/io/recipe_decode.py
-    [ ! -f "${dir}"/onnx_decode.json ] || return 0
+    # The mark of a whole decode, see runtime/io/recipe_decode.py. It is opened, for NFS
+    # may still list what another machine has removed.
+    if { : < "${dir}"/onnx_decode.json; } 2> /dev/null; then
+        return 0
+    fi
     # Scores of an earlier one
     rm -rf "${dir}"/score_* "${dir}"/scoring
     count=$(wc -l < "${logdir}"/todo.scp)
