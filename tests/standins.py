@@ -13,9 +13,10 @@ import numpy as np
 from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.runtime.diarization.writer import DiarizationWriter
 from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
+from espnet_onnx_plugin.runtime.io.job import Job
 from espnet_onnx_plugin.runtime.io.recipe_decode import RecipeDecode
 from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
-from espnet_onnx_plugin.runtime.io.writer import Job, ResultWriter, job_writer
+from espnet_onnx_plugin.runtime.io.writer import ResultWriter, job_writer
 
 
 class Inputs:

@@ -19,8 +19,8 @@ from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.quantize import lowering
 from espnet_onnx_plugin.runtime.diar import DiarizeSpeech
 from espnet_onnx_plugin.runtime.io.data import Source
+from espnet_onnx_plugin.runtime.io.job import TIMING
 from espnet_onnx_plugin.runtime.io.records import RECORDS
-from espnet_onnx_plugin.runtime.io.writer import TIMING
 
 #: Of an encoder behind a separation.
 _RNN = dict(

@@ -43,8 +43,9 @@ from espnet_onnx_plugin.report.listening import write_page
 from espnet_onnx_plugin.report.results import System
 from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
 from espnet_onnx_plugin.runtime.io.audio import READERS
+from espnet_onnx_plugin.runtime.io.job import Job
 from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
-from espnet_onnx_plugin.runtime.io.writer import Job, job_writer
+from espnet_onnx_plugin.runtime.io.writer import job_writer
 
 pytestmark = pytest.mark.fast
 

@@ -31,9 +31,10 @@ from espnet_onnx_plugin.runtime import s2t
 from espnet_onnx_plugin.runtime.io import memory
 from espnet_onnx_plugin.runtime.io.audio import READERS
 from espnet_onnx_plugin.runtime.io.digests import InputDigests
+from espnet_onnx_plugin.runtime.io.job import Job
 from espnet_onnx_plugin.runtime.io.lists import read_keys, read_scp
 from espnet_onnx_plugin.runtime.io.speech import prepare
-from espnet_onnx_plugin.runtime.io.writer import Job, ResultWriter, job_writer
+from espnet_onnx_plugin.runtime.io.writer import ResultWriter, job_writer
 from espnet_onnx_plugin.runtime.recognition import engine
 from espnet_onnx_plugin.runtime.text.converter import read_tokens
 from espnet_onnx_plugin.tasks import TASKS

@@ -9,6 +9,7 @@ import pytest
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import InUseError
 from espnet_onnx_plugin.runtime.io.digests import InputDigests
+from espnet_onnx_plugin.runtime.io.job import Job
 from espnet_onnx_plugin.runtime.io.recipe_decode import (
     MARK,
     RecipeDecode,
@@ -23,7 +24,7 @@ from espnet_onnx_plugin.runtime.io.records import (
     read_records,
 )
 from espnet_onnx_plugin.runtime.io.speech_writer import SpeechWriter
-from espnet_onnx_plugin.runtime.io.writer import Job, ResultWriter, job_writer
+from espnet_onnx_plugin.runtime.io.writer import ResultWriter, job_writer
 from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 
 FACTS = {"bundle": "a", "options": {"beam_size": 5}}

@@ -31,7 +31,8 @@ from espnet_onnx_plugin.tasks import TASKS, door_called
 if TYPE_CHECKING:
     from espnet_onnx_plugin.runtime.io.data import Source
     from espnet_onnx_plugin.runtime.io.digests import InputDigests
-    from espnet_onnx_plugin.runtime.io.writer import Job, JobWriter
+    from espnet_onnx_plugin.runtime.io.job import Job
+    from espnet_onnx_plugin.runtime.io.writer import JobWriter
 
 _INT8 = "use the int8 bundle"
 _WORD_LM = "word language models are not supported"
@@ -244,7 +245,7 @@ class Inference:
 
     def job(self, args: argparse.Namespace, keys: Sequence[str]) -> Job:
         """The job of decoding ``keys``."""
-        from espnet_onnx_plugin.runtime.io.writer import Job
+        from espnet_onnx_plugin.runtime.io.job import Job
 
         return Job(
             Path(args.output_dir),

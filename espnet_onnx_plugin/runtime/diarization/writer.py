@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_onnx_plugin.runtime.enhancement.writer import WaveWriter
-from espnet_onnx_plugin.runtime.io.writer import Job
+from espnet_onnx_plugin.runtime.io.job import Job
 
 #: Lists the activities of each recording.
 ACTIVITIES = "diarize.scp"

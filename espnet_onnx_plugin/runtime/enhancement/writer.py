@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.runtime.io.writer import Job, JobWriter, check_file_names
+from espnet_onnx_plugin.runtime.io.job import Job
+from espnet_onnx_plugin.runtime.io.writer import JobWriter, check_file_names
 
 
 class WaveWriter(JobWriter):

@@ -20,6 +20,7 @@ from typing import Any
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import sync_tree, write_whole
 from espnet_onnx_plugin.runtime.io.digests import InputDigests, file_digest
+from espnet_onnx_plugin.runtime.io.job import FAILED, TIMING, prune
 from espnet_onnx_plugin.runtime.io.records import (
     Facts,
     Record,
@@ -27,11 +28,8 @@ from espnet_onnx_plugin.runtime.io.records import (
     write_records,
 )
 from espnet_onnx_plugin.runtime.io.writer import (
-    FAILED,
-    TIMING,
     JobWriter,
     not_done,
-    prune,
     result_lines,
     write_lines,
 )

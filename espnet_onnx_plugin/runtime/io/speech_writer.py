@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from espnet_onnx_plugin.runtime.io.writer import (
-    Job,
-    JobWriter,
-    check_file_names,
-)
+from espnet_onnx_plugin.runtime.io.job import Job
+from espnet_onnx_plugin.runtime.io.writer import JobWriter, check_file_names
 
 logger = logging.getLogger(__name__)
 

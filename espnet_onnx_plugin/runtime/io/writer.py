@@ -12,19 +12,22 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import held, sync_tree
-from espnet_onnx_plugin.runtime.io.digests import InputDigests, file_digest
+from espnet_onnx_plugin.runtime.io.digests import file_digest
+from espnet_onnx_plugin.runtime.io.job import (
+    FAILED,
+    TIMING,
+    Job,
+    remove_if_useless,
+    working_directory,
+)
 from espnet_onnx_plugin.runtime.io.records import (
-    RECORDS,
     Draws,
-    Facts,
     Journal,
     Record,
     decoded,
@@ -33,11 +36,6 @@ from espnet_onnx_plugin.runtime.io.records import (
 )
 
 logger = logging.getLogger(__name__)
-
-TIMING = "timing.jsonl"
-
-#: Utterances that have no results, and why; there only where there is one.
-FAILED = "failed"
 
 #: Files of a recognizer's best hypothesis, which may be of several speakers.
 _MERGED = r"(asr_)?(token|token_int|score|text|text_nospecial|stream)(_spk\d+)?"
@@ -50,30 +48,6 @@ class IncompleteError(PluginError):
     """Some utterances have no result; those of the others are kept, under a name that
     says so.
     """
-
-
-@dataclass(frozen=True)
-class Job:
-    """A decoding job.
-
-    Attributes:
-        output_dir: where its results will be.
-        keys: ids of its utterances, in their order.
-        facts: what the results depend on besides the utterances.
-        digests: of the inputs of the utterances.
-        max_failures: how many utterances may have no result.
-        force: decode everything anew.
-        earlier: directory of results of other jobs; an utterance of which they are
-            current is left to them.
-    """
-
-    output_dir: Path
-    keys: Sequence[str]
-    facts: Facts
-    digests: InputDigests
-    max_failures: int = 0
-    force: bool = False
-    earlier: Path | None = None
 
 
 class JobWriter:
@@ -388,8 +362,8 @@ def job_writer(kind: type[Writer], job: Job, **options: Any) -> Iterator[Writer]
             in ``{output_dir}.incomplete``.
     """
     with held(job.output_dir), contextlib.ExitStack() as stack:
-        work = _earlier_work(job, kind)
-        stack.callback(_remove_if_useless, work)
+        work = working_directory(job, kind.owns)
+        stack.callback(remove_if_useless, work)
         writer = kind(job, work, **options)
         stack.callback(writer.close)
         yield writer
@@ -400,53 +374,3 @@ def job_writer(kind: type[Writer], job: Job, **options: Any) -> Iterator[Writer]
             kept = f"; the results of the others are in {work}" if others else ""
             raise PluginError(f"{e}{kept}")
         work.rename(job.output_dir)
-
-
-def _remove_if_useless(work: Path) -> None:
-    """Remove records of no result, from which nothing can go on."""
-    found = read_records(work)[1].values() if work.exists() else ()
-    if work.exists() and all(record.failure is not None for record in found):
-        shutil.rmtree(work)
-
-
-def _earlier_work(job: Job, kind: type[JobWriter]) -> Path:
-    """The directory to work in, with the records of an earlier run if they serve."""
-    final = job.output_dir
-    work = final.with_name(f"{final.name}.incomplete")
-    serves = None
-    for earlier in filter(Path.exists, (work, final)):
-        for entry in earlier.iterdir():
-            ours = entry.name in (TIMING, FAILED, RECORDS) or kind.owns(entry.name)
-            if not ours:
-                raise PluginError(
-                    f"{earlier} holds {entry.name}, which no decoding job wrote; "
-                    "give another --output_dir"
-                )
-        if not job.force and read_records(earlier)[0] == job.facts:
-            serves = earlier
-    for earlier in filter(Path.exists, (work, final)):
-        if earlier != serves:
-            shutil.rmtree(earlier)
-    if serves is None:
-        work.mkdir(parents=True)
-    else:
-        if serves == final:
-            final.rename(work)
-        prune(work)
-    return work
-
-
-def prune(directory: Path) -> None:
-    """Remove all of a job's directory but its records and their files."""
-    keep = {
-        name for record in read_records(directory)[1].values() for name in record.files
-    }
-    keep.add(RECORDS)
-    for at, directories, names in os.walk(directory, topdown=False):
-        for name in names:
-            path = Path(at, name)
-            if path.relative_to(directory).as_posix() not in keep:
-                path.unlink()
-        for name in directories:
-            with contextlib.suppress(OSError):  # it holds files that are kept
-                Path(at, name).rmdir()
