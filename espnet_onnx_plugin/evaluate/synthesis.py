@@ -92,8 +92,14 @@ class SynthesisEvaluator(Evaluator[SpeechBudget]):
             data=[list(entry) for entry in self.source.data],
             limit=self.source.limit,
             options=self.options and dict(self.options),
-            asr_model=self.asr_model_dir and sha256(self.asr_model_dir / MANIFEST),
+            asr_model=None if self.asr_model_dir is None else self._asr_model(),
         )
+
+    def _asr_model(self) -> str:
+        """Digest of the recognizer; one that is not there is refused when opened."""
+        assert self.asr_model_dir is not None
+        manifest = self.asr_model_dir / MANIFEST
+        return sha256(manifest) if manifest.is_file() else str(self.asr_model_dir)
 
     def check_options(self) -> dict[str, Any]:
         """Decoding options of a check: every utterance draws the same noise again."""
