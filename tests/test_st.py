@@ -204,7 +204,7 @@ def decode(bundle, out, *args):
     return {
         str(path.relative_to(out)): path.read_text(encoding="utf-8")
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != "timing.jsonl"
+        if path.is_file() and path.suffix != ".jsonl"  # times and records
     }
 
 
