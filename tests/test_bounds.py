@@ -214,9 +214,10 @@ try:
     with limits.memory_of(Device(), "none"):
         model.encode([model.prepare(noise)])
 except GraphError:
-    taken = limits._mapped() - before
-    model.encode([short])
-    print(taken, limits._mapped() - before)
+    pass
+taken = limits._mapped() - before
+model.encode([short])
+print(taken, limits._mapped() - before)
 """
 
 
@@ -225,7 +226,8 @@ def test_what_a_failed_run_had_taken_is_given_back(tiny):
     words = [sys.executable, "-c", GIVEN_BACK, str(tiny["bundle"]), str(RATE)]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     taken, left = map(int, said.split())
-    assert left < taken / 2
+    # The arena of the graph that failed; those of the graphs before it had enough.
+    assert taken - left > 2**23
 
 
 def test_arrays_are_refused_too(monkeypatch):

@@ -281,7 +281,7 @@ def test_timings_of_speech(espnet, tmp_path, monkeypatch, text, capsys):
 
 
 def test_an_unknown_command_is_refused():
-    with pytest.raises(PluginError, match="'tts2_inference' is not one of asr_inf"):
+    with pytest.raises(PluginError, match="'tts2_inference' is not one of .*asr_inf"):
         door_called("tts2_inference")
     names = [door_called(f"{task}_inference").name for task in ("asr", "slu", "tts")]
     assert names == ["Speech2Text", "Speech2Understand", "Text2Speech"]
