@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,22 +19,24 @@ class WaveWriter(JobWriter):
     Args:
         job, work: see :class:`JobWriter`.
         audio_format: of the files: wav, flac, or another one of soundfile's.
-
-    Raises:
-        PluginError: if an id cannot be the name of a file, or there is no such format.
     """
 
     done = "enhanced"
 
     def __init__(self, job: Job, work: Path, audio_format: str = "wav"):
+        super().__init__(job, work)
+        self._format = audio_format
+
+    @classmethod
+    def check(cls, job: Job, **options: Any) -> None:
+        """Refuse ids that cannot be names of files, and an unknown format."""
         import soundfile
 
+        audio_format = options.get("audio_format", "wav")
         if audio_format.upper() not in soundfile.available_formats():
             known = ", ".join(name.lower() for name in soundfile.available_formats())
             raise PluginError(f"output_format '{audio_format}' is none of {known}")
-        check_file_names(job.keys, self.done)
-        super().__init__(job, work)
-        self._format = audio_format
+        check_file_names(job.keys, cls.done)
 
     @classmethod
     def owns(cls, name: str) -> bool:

@@ -33,18 +33,19 @@ class SpeechWriter(JobWriter):
     Args:
         job, work: see :class:`JobWriter`.
         lists_waves: whether to write ``wav/wav.scp``.
-
-    Raises:
-        PluginError: if an id cannot be the name of a file.
     """
 
     done = "spoken"
 
     def __init__(self, job: Job, work: Path, lists_waves: bool = False):
-        check_file_names(job.keys, self.done)
         super().__init__(job, work)
         if not lists_waves:
             self.left_out = frozenset({"wav/wav.scp"})
+
+    @classmethod
+    def check(cls, job: Job, **options: Any) -> None:
+        """Refuse ids that cannot be names of files."""
+        check_file_names(job.keys, cls.done)
 
     @classmethod
     def owns(cls, name: str) -> bool:

@@ -82,6 +82,15 @@ class JobWriter:
         self._begin()
 
     @classmethod
+    def check(cls, job: Job, **options: Any) -> None:
+        """Refuse a job, before anything of an earlier one is touched.
+
+        Args:
+            job: the job.
+            options: of the class.
+        """
+
+    @classmethod
     def owns(cls, name: str) -> bool:
         """Whether jobs write something of this name into their directory."""
         raise NotImplementedError
@@ -362,6 +371,7 @@ def job_writer(kind: type[Writer], job: Job, **options: Any) -> Iterator[Writer]
             in ``{output_dir}.incomplete``.
     """
     with held(job.output_dir), contextlib.ExitStack() as stack:
+        kind.check(job, **options)
         work = working_directory(job, kind.owns)
         stack.callback(remove_if_useless, work)
         writer = kind(job, work, **options)
