@@ -152,6 +152,22 @@ def test_a_killed_holder_holds_nothing(tmp_path, holder):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
+    """The one before removes its file after it was opened here."""
+    flock, calls = files.fcntl.flock, []
+
+    def removed(descriptor, how):
+        flock(descriptor, how)
+        if not calls:
+            (tmp_path / ".x.lock").unlink()
+        calls.append(descriptor)
+
+    monkeypatch.setattr(files.fcntl, "flock", removed)
+    with held(tmp_path / "x"):
+        assert (tmp_path / ".x.lock").exists()
+    assert len(calls) == 2
+
+
 def test_many_hold_it_one_after_the_other(tmp_path):
     """The lock file is removed and made again; no two are inside at once."""
     code = f"""
