@@ -6,21 +6,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.audio import READERS
 from espnet_onnx_plugin.runtime.io.lists import read_scp
 
-#: Bytes of a digest: two inputs that differ share one of 16 bytes by no accident.
+#: Bytes of an utterance's digest: no two that differ share one of 16 by accident.
 SIZE = 16
-
-
-def file_digest(path: Path) -> str:
-    """Digest of a file's content."""
-    digest = hashlib.blake2b(digest_size=SIZE)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def spread(keys: Sequence[str], limit: int | None) -> list[str]:
@@ -65,13 +57,13 @@ class InputDigests:
 def _content(kind: str, value: str) -> list[str]:
     """Digests, or words, for which a line of a list stands."""
     if _is_file(value):
-        return [file_digest(Path(value))]
+        return [sha256(Path(value))]
     words = value.split()
     if kind in READERS and not all(map(_is_file, words)):  # an archive, or a pipe
         audio = READERS[kind](value)
         array = hashlib.blake2b(audio.array.tobytes(), digest_size=SIZE).hexdigest()
         return [array, str(audio.array.dtype), str(audio.array.shape), str(audio.rate)]
-    return [file_digest(Path(word)) if _is_file(word) else word for word in words]
+    return [sha256(Path(word)) if _is_file(word) else word for word in words]
 
 
 def _is_file(name: str) -> bool:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import sync_tree, write_whole
-from espnet_onnx_plugin.runtime.io.digests import InputDigests, file_digest
+from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.job import FAILED, TIMING, prune
 from espnet_onnx_plugin.runtime.io.records import (
     Facts,
@@ -216,9 +217,7 @@ class RecipeDecode:
             "facts": self.facts,
             "utterances": len(self.keys),
             "failed": dict(failed),
-            "files": {
-                name: file_digest(self.directory / name) for name in sorted(made)
-            },
+            "files": {name: sha256(self.directory / name) for name in sorted(made)},
         }
         write_whole(self.directory / MARK, json.dumps(mark, indent=1) + "\n")
         (self.directory / _WITHDRAWN).unlink(missing_ok=True)
@@ -265,7 +264,7 @@ def changed(directory: Path, mark: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name, digest in mark["files"].items()
-        if not (directory / name).is_file() or file_digest(directory / name) != digest
+        if not (directory / name).is_file() or sha256(directory / name) != digest
     ]
 
 

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.files import sync
-from espnet_onnx_plugin.runtime.io.digests import file_digest
 
 #: The file of the records in a job's directory.
 RECORDS = "records.jsonl"
@@ -78,7 +78,7 @@ class Record:
         """Whether its files are there as they were written."""
         try:
             return all(
-                file_digest(directory / name) == digest
+                sha256(directory / name) == digest
                 for name, digest in self.files.items()
             )
         except OSError:

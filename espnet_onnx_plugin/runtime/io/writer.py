@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import held, sync_tree
-from espnet_onnx_plugin.runtime.io.digests import file_digest
 from espnet_onnx_plugin.runtime.io.job import (
     FAILED,
     TIMING,
@@ -153,7 +153,7 @@ class JobWriter:
         return False
 
     def _record(self, key: str, **more: Any) -> None:
-        files = {name: file_digest(self._work / name) for name in self._files}
+        files = {name: sha256(self._work / name) for name in self._files}
         record = Record(
             key,
             self.job.digests.of(key),
