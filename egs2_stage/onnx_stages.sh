@@ -149,11 +149,14 @@ onnx_show_failure() {
     else
         tail -n 50 "${failed[0]}" >&2
     fi
-    # What the scheduler says of its own, such as a limit or the death of a node.
-    queue_log=${failed[0]%.log}
+    # What the scheduler says of its own, such as a limit, the death of a node or, where
+    # there is no other log, why it has refused the job.
+    log_file=${failed[0]}
+    queue_log=${log_file%.log}
     queue_log=$(dirname "${queue_log}")/q/$(basename "${queue_log%.[0-9]*}").log
-    grep -sE 'error: ' "${queue_log}" | tail -n 5 >&2 || true
-    onnx_die "${#failed[@]} of $# job(s) failed, see ${failed[0]}"
+    grep -sE 'error: |^Unable to run job' "${queue_log}" | tail -n 5 >&2 || true
+    [ -e "${log_file}" ] || [ ! -e "${queue_log}" ] || log_file=${queue_log}
+    onnx_die "${#failed[@]} of $# job(s) failed, see ${log_file}"
 }
 
 # onnx_find_data DIR: sets onnx_scp and onnx_type, the data file of DIR and its type, as

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+#: How NFS begins the name of a removed file while a process of the machine has it open.
+REMOVED = ".nfs"
+
 #: What a file system says that cannot exchange two names, or a libc without the call.
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 #: What it says that cannot lock.
@@ -90,13 +93,14 @@ def replace_directory(work: Path, target: Path) -> None:
         work.rename(target)
     elif _exchange(work, target):
         sync(target.parent)
-        shutil.rmtree(work)
+        remove_tree(work)
     else:
         old = _old(target)
         target.rename(old)
         work.rename(target)
         sync(target.parent)
-        shutil.rmtree(old)
+        old.rename(work)
+        remove_tree(work)
     sync(target.parent)
 
 
@@ -106,12 +110,25 @@ def clear(target: Path) -> None:
     To be called by the one that holds it, see :func:`held`.
     """
     old = _old(target)
-    if old.exists() and not target.exists():
-        old.rename(target)
-    for left in [old, *target.parent.glob(f".{glob.escape(target.name)}.new-*")]:
-        if left.exists():
-            logger.info("removing %s, which a process has left that ended early", left)
-            shutil.rmtree(left)
+    if old.exists():
+        # Its name has to be free, even where not all of it can be removed.
+        old.rename(new_directory(target) if target.exists() else target)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.new-*"):
+        logger.info("removing %s, which a process has left that ended early", left)
+        remove_tree(left)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory and all in it.
+
+    On NFS a removed file that a process of this machine has open lives on as
+    ``.nfsXXXX``, until that closes it. The directory stays with those alone.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    left = [name for _, _, names in os.walk(directory) for name in names]
+    if not left or not all(name.startswith(REMOVED) for name in left):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)  # it says why it cannot
 
 
 @contextlib.contextmanager

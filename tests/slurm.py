@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,11 +17,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from daemons import PATH, free_ports, kill_all, last_lines, processes_with, start, stop
+
 #: What Debian's packages slurm-wlm and munge bring.
 PROGRAMS = "munged slurmctld slurmd sbatch scancel sinfo squeue".split()
-
-#: Where Debian puts daemons, which need not be on the PATH of a user.
-PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 #: Name of the variable by which the processes of a node are known.
 MARK = "SLURM_TEST_NODE"
@@ -192,26 +190,16 @@ class Slurm:
             time.sleep(0.2)
         raise TimeoutError(f"Slurm's nodes are {states}, not idle:\n{self.logs()}")
 
-    def logs(self, lines: int = 10) -> str:
+    def logs(self) -> str:
         """The last lines of each log of the cluster."""
-        said = []
-        for path in sorted(self.directory.glob("*.log")):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            said += [f"== {path.name}", *text.splitlines()[-lines:]]
-        return "\n".join(said)
+        return last_lines(list(self.directory.glob("*.log")))
 
     def stop(self) -> None:
         """End every daemon and every job."""
         for node in self.nodes:
             kill_all(self._processes(node))
         for daemon in reversed(self._daemons.values()):
-            daemon.terminate()
-        for daemon in self._daemons.values():
-            try:
-                daemon.wait(10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+            stop(daemon)
         self._daemons.clear()
 
     def _configure(self) -> None:
@@ -253,58 +241,11 @@ class Slurm:
             time.sleep(0.05)
 
     def _start(self, name: str, command: list[str], **env: str) -> None:
-        with open(self.directory / f"{name}.out.log", "ab") as out:
-            self._daemons[name] = subprocess.Popen(
-                command,
-                env={**self.env, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # an interrupt of the tests is not for it
-            )
+        log = self.directory / f"{name}.out.log"
+        self._daemons[name] = start(log, command, {**self.env, **env})
 
     def _processes(self, node: str) -> set[int]:
-        """Ids of a node's daemon, of the steps that it has started, and of all that
-        these have started: a job has an environment of its own.
-        """
-        mark = f"{MARK}={self.directory}:{node}\0".encode()
-        found, parents = set(), {}
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                pid = int(path.name)
-                stat = (path / "stat").read_text(errors="replace")
-                parents[pid] = int(stat.rpartition(")")[2].split()[1])
-                if mark in (path / "environ").read_bytes():
-                    found.add(pid)
-            except OSError:  # it has ended, or is another user's
-                continue
-        new = found
-        while new:
-            new = {p for p, parent in parents.items() if parent in new} - found
-            found |= new
-        return found - {os.getpid()}
-
-
-def kill_all(processes: set[int]) -> None:
-    """Stop processes, so that none of them sees another's end, then end them."""
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in processes:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-
-
-def free_ports(count: int) -> list[int]:
-    """Numbers of TCP ports that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+        return processes_with(MARK, f"{self.directory}:{node}")
 
 
 if __name__ == "__main__":

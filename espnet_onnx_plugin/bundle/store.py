@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,12 @@ from espnet_onnx_plugin.bundle.manifest import (
 from espnet_onnx_plugin.bundle.typed import parse, plain
 from espnet_onnx_plugin.bundle.yaml_file import read_yaml
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.files import clear, new_directory, replace_directory
+from espnet_onnx_plugin.files import (
+    clear,
+    new_directory,
+    remove_tree,
+    replace_directory,
+)
 
 MANIFEST = "manifest.yaml"
 
@@ -225,5 +229,4 @@ def new_bundle(output_dir: str | Path) -> Iterator[Path]:
         yield work
         replace_directory(work, output_dir)
     finally:
-        if work.exists():
-            shutil.rmtree(work)
+        remove_tree(work)

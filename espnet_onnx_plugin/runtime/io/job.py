@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
+from espnet_onnx_plugin.files import REMOVED, remove_tree
 from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.records import RECORDS, Facts, read_records
 
@@ -47,7 +47,7 @@ def remove_if_useless(work: Path) -> None:
     """Remove records of no result, from which nothing can go on."""
     found = read_records(work)[1].values() if work.exists() else ()
     if work.exists() and all(record.failure is not None for record in found):
-        shutil.rmtree(work)
+        remove_tree(work)
 
 
 def working_directory(job: Job, owns: Callable[[str], bool]) -> Path:
@@ -66,7 +66,7 @@ def working_directory(job: Job, owns: Callable[[str], bool]) -> Path:
     for earlier in filter(Path.exists, (work, final)):
         for entry in earlier.iterdir():
             ours = entry.name in (TIMING, FAILED, RECORDS) or owns(entry.name)
-            if not ours:
+            if not ours and not entry.name.startswith(REMOVED):
                 raise PluginError(
                     f"{earlier} holds {entry.name}, which no decoding job wrote; "
                     "give another --output_dir"
@@ -75,9 +75,9 @@ def working_directory(job: Job, owns: Callable[[str], bool]) -> Path:
             serves = earlier
     for earlier in filter(Path.exists, (work, final)):
         if earlier != serves:
-            shutil.rmtree(earlier)
+            remove_tree(earlier)
     if serves is None:
-        work.mkdir(parents=True)
+        work.mkdir(parents=True, exist_ok=True)  # see remove_tree
     else:
         if serves == final:
             final.rename(work)
@@ -94,7 +94,9 @@ def prune(directory: Path) -> None:
     for at, directories, names in os.walk(directory, topdown=False):
         for name in names:
             path = Path(at, name)
-            if path.relative_to(directory).as_posix() not in keep:
+            if path.relative_to(directory).as_posix() in keep:
+                continue
+            if not name.startswith(REMOVED):
                 path.unlink()
         for name in directories:
             with contextlib.suppress(OSError):  # it holds files that are kept

@@ -19,7 +19,7 @@ from typing import Any
 
 from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.files import sync_tree, write_whole
+from espnet_onnx_plugin.files import REMOVED, sync_tree, write_whole
 from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.job import FAILED, TIMING, prune
 from espnet_onnx_plugin.runtime.io.records import (
@@ -230,7 +230,8 @@ class RecipeDecode:
             if directory.is_dir():
                 earlier |= {path for path in directory.iterdir() if path.is_file()}
         for path in earlier - made - set(places.values()):
-            path.unlink(missing_ok=True)
+            if not path.name.startswith(REMOVED):
+                path.unlink(missing_ok=True)
 
     def _check(
         self, name: str, lines: Iterable[str], failed: Mapping[str, Any]

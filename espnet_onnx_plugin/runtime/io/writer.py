@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.files import held, sync_tree
+from espnet_onnx_plugin.files import held, replace_directory, sync_tree
 from espnet_onnx_plugin.runtime.io.job import (
     FAILED,
     TIMING,
@@ -383,4 +383,4 @@ def job_writer(kind: type[Writer], job: Job, **options: Any) -> Iterator[Writer]
             others = any(r.failure is None for r in read_records(work)[1].values())
             kept = f"; the results of the others are in {work}" if others else ""
             raise PluginError(f"{e}{kept}")
-        work.rename(job.output_dir)
+        replace_directory(work, job.output_dir)
