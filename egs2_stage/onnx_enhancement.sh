@@ -25,6 +25,42 @@ onnx_find_mixtures() {
     onnx_input_args=("${onnx_input}=$1/${onnx_scp},speech_mix,${onnx_type}")
 }
 
+# onnx_find_scored_data DECODE: as of all stages. ESPnet's scoring is an error where clean
+# speech has mixtures that were not enhanced, as --onnx_max_failures allows: it gets
+# directories with the others alone.
+onnx_find_scored_data() {
+    local tag=${inference_tag}_onnx_$1 dset data dir scored file enhanced failed=false
+    local dump=${onnx_dir}/scored/${tag}
+    onnx_scored_args=()
+    rm -rf "${dump}"
+    for dset in $(onnx_list_sets); do
+        data=${data_feats}/${dset}
+        dir=$(onnx_results "${tag}" "${dset}")
+        scored=${dump}${data_feats#"${dumpdir}"}/${dset}
+        enhanced=${scored}.keys
+        mkdir -p "${scored}"
+        onnx_list_keys "${dir}/${onnx_found[0]}" > "${enhanced}"
+        [ -s "${enhanced}" ] || onnx_die "${dir}: no mixture was enhanced, nothing is scored"
+        ln -s "$(realpath "${data}")"/* "${scored}"
+        for file in "${data}"/wav.scp "${data}"/spk*.scp; do
+            [ -e "${file}" ] || continue
+            rm "${scored}/${file##*/}"
+            LC_ALL=C awk 'NR == FNR { found[$1]; next } $1 in found' "${enhanced}" "${file}" \
+                > "${scored}/${file##*/}"
+        done
+        [ "$(wc -l < "${scored}"/wav.scp)" -eq "$(wc -l < "${data}"/wav.scp)" ] || failed=true
+    done
+    if ! "${failed}"; then
+        rm -rf "${dump}"
+        return
+    fi
+    # Mixtures are scored with all of the data.
+    for file in RESULTS RESULTS_ASR RESULTS_enh ENH_RESULTS; do
+        : > "${dump}${data_feats#"${dumpdir}"}/${file}.md"
+    done
+    onnx_scored_args=(--dumpdir "${dump}")
+}
+
 # onnx_add_clean_speech DIR SPEAKERS: adds that of DIR to onnx_validation_args
 onnx_add_clean_speech() {
     local n

@@ -420,6 +420,10 @@ onnx_decode() {
 # onnx_add_files DATA DIR: what a template's decode of DATA has besides the results
 onnx_add_files() { :; }
 
+# onnx_find_scored_data DECODE: sets onnx_scored_args, options of ESPnet's driver that name
+# what DECODE is scored against, where that is not all of the recipe's data
+onnx_find_scored_data() { onnx_scored_args=(); }
+
 # onnx_score DECODE: ESPnet's own scoring
 onnx_score() {
     local log_file tag args=()
@@ -429,8 +433,9 @@ onnx_score() {
     done
     # Not every driver has this option.
     [ -z "${skip_stages+set}" ] || args+=(--skip_stages "")
+    onnx_find_scored_data "$1"
     log "Scoring by ESPnet's stage ${onnx_score_stages[0]}, log: '${log_file}'"
-    onnx_driver "${onnx_driver_args[@]}" "${args[@]}" \
+    onnx_driver "${onnx_driver_args[@]}" "${args[@]}" "${onnx_scored_args[@]}" \
         --stage "${onnx_score_stages[0]}" --stop_stage "${onnx_score_stages[1]}" \
         > "${log_file}" 2>&1 || onnx_show_failure "${log_file}"
 }
@@ -486,25 +491,38 @@ onnx_time() {
 # --onnx_wait, where another one does. The kernel lets go of what a killed run has held:
 # its jobs, which may go on, do not have the lock's descriptor, 200.
 onnx_hold() {
-    local file=${onnx_exp}/.$1.lock
+    local file=${onnx_exp}/.$1.lock who code
     while true; do
-        exec 200>> "${file}"
-        if ! flock --nonblock 200; then
-            "${onnx_wait}" || onnx_die "${onnx_exp}/$1_* are being written by" \
-                "$(< "${file}"); let that end, or give --onnx_wait true"
-            log "Waiting for $(< "${file}"), which writes ${onnx_exp}/$1_*"
-            flock 200
+        exec 200<> "${file}"
+        code=0
+        flock --nonblock 200 2> /dev/null || code=$?
+        if [ "${code}" -eq 1 ]; then
+            who=$(cat "${file}" 2> /dev/null || true)
+            who=${who:-another run}
+            "${onnx_wait}" || onnx_die "${onnx_exp}/$1_* are being written by ${who}; let" \
+                "that end, or give --onnx_wait true"
+            log "Waiting for ${who}, which writes ${onnx_exp}/$1_*"
+            flock 200 2> /dev/null || continue
         fi
-        # The one before may have removed the file between the two calls.
-        [ ! "${file}" -ef /dev/fd/200 ] || break
+        # The one before may have removed the file between the two calls. On NFS its name
+        # may go on here for some seconds; what it says is read anew after a lock.
+        who=$(cat <&200 2> /dev/null || true)
+        if [ "${who}" = gone ] || [ ! "${file}" -ef /dev/fd/200 ]; then
+            sleep 0.1
+            continue
+        fi
+        [ "${code}" -le 1 ] || log "Warning: ${file}: this file system has no locks: two" \
+            "runs at once are not noticed"
+        break
     done
-    echo "process $$ on $(hostname) since $(date '+%Y-%m-%d %H:%M:%S')" > "${file}"
+    echo "process $$ on $(hostname) since $(date '+%Y-%m-%d %H:%M:%S')" > /dev/fd/200
     onnx_lock_file=${file}
 }
 
 # onnx_let_go: lets go of what onnx_hold has taken
 onnx_let_go() {
     rm -f "${onnx_lock_file}"
+    echo gone > /dev/fd/200 # to those that wait for it
     exec 200>&-
 }
 
@@ -522,6 +540,7 @@ onnx_decode_and_score() {
     cmd=$(onnx_ask_memory "${decode_cmd}" 1024)
     dsets=$(onnx_list_sets)
     log "Stage 16: Decode and score: ${onnx_variants}"
+    [ -d "${onnx_exp}" ] || onnx_die "${onnx_exp} is missing: train the model first"
     onnx_hold "${inference_tag}_onnx"
     # Tables of an earlier run must not be taken for this one's.
     rm -f "${onnx_tables}"/RESULTS.*

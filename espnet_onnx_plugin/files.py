@@ -36,6 +36,10 @@ _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
+#: What a lock file says that was removed.
+_GONE = "gone"
+
+
 class InUseError(PluginError):
     """Another process is writing there."""
 
@@ -145,8 +149,7 @@ def held(target: Path) -> Iterator[None]:
     path = target.with_name(f".{target.name}.lock")
     with contextlib.ExitStack() as stack:
         descriptor = _lock(path, target)
-        stack.callback(os.close, descriptor)
-        stack.callback(path.unlink, missing_ok=True)
+        stack.callback(_let_go, descriptor, path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _holder().encode(), 0)
         yield
@@ -159,23 +162,63 @@ def _lock(path: Path, target: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            who = os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip()
+            who = _content(descriptor)
             os.close(descriptor)
             raise InUseError(
                 f"{target} is being written by {who or 'another process'}; let it end, "
                 "or give --wait true"
             )
         except OSError as e:
-            if e.errno not in _CANNOT_LOCK:
+            if e.errno in _CANNOT_LOCK:
+                logger.warning(
+                    "%s: this file system has no locks (%s): two runs at once are not "
+                    "noticed",
+                    path,
+                    e.strerror,
+                )
+                return descriptor
+            if e.errno != errno.ESTALE:
                 os.close(descriptor)
                 raise
-            logger.warning("%s: this file system has no locks: %s", path, e.strerror)
+        # The one before may have removed the file between the two calls. On NFS its
+        # name may go on for some seconds; what it says is read anew after a lock.
+        if _content(descriptor) != _GONE and is_named(descriptor, path):
             return descriptor
-        # The one before may have removed the file between the two calls.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
         os.close(descriptor)
+        time.sleep(0.01)
+
+
+def _let_go(descriptor: int, path: Path) -> None:
+    """Remove the lock file, let others know that it is, and let go of the lock."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _GONE.encode(), 0)
+    os.close(descriptor)
+
+
+def is_named(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that a path names now.
+
+    On NFS it is stale where another machine has removed it.
+    """
+    try:
+        other = os.open(path, os.O_RDONLY)
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.fstat(other))
+        finally:
+            os.close(other)
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
+        return False
+
+
+def _content(descriptor: int) -> str:
+    """What an open lock file says; nothing where it is gone."""
+    with contextlib.suppress(OSError):
+        return os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip()
+    return ""
 
 
 def _holder() -> str:

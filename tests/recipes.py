@@ -64,7 +64,7 @@ VARIABLES = dict(
     slu_exp=exp/slu; inference_slu_model=m.pth; use_transcript=false
     """,
     enh=f"""{GENERAL.replace("inference_config=;", "")}
-    enh_exp=exp/enh; inference_model=m.pth; fs=8k; inference_enh_config=
+    dumpdir=dump; enh_exp=exp/enh; inference_model=m.pth; fs=8k; inference_enh_config=
     is_tse_task=false; ref_num=1; inf_num=; variable_num_refs=false
     score_with_asr=false; inference_asr_tag=
     made_up_stage() {{
@@ -79,12 +79,12 @@ VARIABLES = dict(
     enh_asr=f"""{GENERAL.replace("inference_args=", "")} {SEARCH}
     enh_asr_exp=exp/enh_asr; inference_enh_asr_model=m.pth; use_k2=false
     use_word_lm=false; ngram_exp=exp/ngram; inference_ngram=n.bin; fs=8k
-    asr_inference_args=; enh_inference_args=; inference_enh_tag=enhanced
+    dumpdir=dump; asr_inference_args=; enh_inference_args=; inference_enh_tag=enhanced
     inference_enh_config=; spk_num=1; use_speech_ref=true
     """,
     enh_diar=f"""{GENERAL.replace("inference_args=", "")}
     diar_tag=diar; diar_exp=exp/enh_diar; inference_model=m.pth; fs=8k; spk_num=2
-    download_model=
+    download_model=; dumpdir=dump
     made_up_stage() {{
         for name in ${{test_sets}}; do
             mkdir -p "${{diar_exp}}/diarized_enhanced_${{name}}/scoring"

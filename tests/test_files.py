@@ -1,7 +1,9 @@
 """Files and directories that are there whole or not at all, and locks."""
 
+import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from espnet_onnx_plugin.files import (
     clear,
     held,
     new_directory,
+    remove_tree,
     replace_directory,
     write_whole,
 )
@@ -166,6 +169,92 @@ def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
     with held(tmp_path / "x"):
         assert (tmp_path / ".x.lock").exists()
     assert len(calls) == 2
+
+
+def test_a_lock_on_a_file_that_says_it_is_gone_is_none(tmp_path, monkeypatch):
+    """On NFS the name of a file that another machine has removed may go on."""
+    flock, calls = files.fcntl.flock, []
+
+    def removed(descriptor, how):
+        flock(descriptor, how)
+        if not calls:
+            os.pwrite(descriptor, b"gone", 0)
+        elif len(calls) == 1:
+            (tmp_path / ".x.lock").unlink()
+        calls.append(descriptor)
+
+    monkeypatch.setattr(files.fcntl, "flock", removed)
+    with held(tmp_path / "x"):
+        assert (tmp_path / ".x.lock").read_text().startswith("process ")
+        waiting = open(tmp_path / ".x.lock")
+    assert len(calls) == 3
+    assert waiting.read() == "gone"
+    waiting.close()
+
+
+def stale_once(monkeypatch, name):
+    """Have a function of files.os say once what NFS does of a file that is gone."""
+    function, calls = getattr(os, name), []
+
+    def stale(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(files.os, name, stale)
+
+
+def test_a_lock_on_a_stale_file_is_none(tmp_path, monkeypatch):
+    stale_once(monkeypatch, "fstat")
+    with held(tmp_path / "x"):
+        assert (tmp_path / ".x.lock").exists()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    def none(descriptor, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    with held(tmp_path / "x"):
+        pass
+    assert "x.lock: this file system has no locks" in caplog.text
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_files_that_live_on_are_left(directories, monkeypatch, exchange):
+    """NFS keeps what was removed as .nfsXXXX while it is open."""
+    work, target = directories
+    (target / ".nfs01").write_text("open in another process")
+    unlink = os.unlink
+
+    def busy(path, **kwargs):
+        if Path(path).name.startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        unlink(path, **kwargs)
+
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil.os, "unlink", busy)
+        replace_directory(work, target)
+        assert contents(target) == {"new"}
+        assert [path.name for path in work.iterdir()] == [".nfs01"]
+        clear(target)  # of the next one; it is still open
+    clear(target)
+    assert [path.name for path in target.parent.iterdir()] == ["int8"]
+
+
+def test_what_cannot_be_removed_is_told(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a").write_text("")
+
+    def refused(path, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(shutil.os, "unlink", refused)
+    with pytest.raises(PermissionError):
+        remove_tree(tmp_path / "x")
 
 
 def test_many_hold_it_one_after_the_other(tmp_path):

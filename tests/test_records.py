@@ -1,13 +1,12 @@
 """Records of decoded utterances: what a killed job keeps, and what is done again."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.files import InUseError
+from espnet_onnx_plugin.files import InUseError, remove_tree
 from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.job import Job
 from espnet_onnx_plugin.runtime.io.recipe_decode import (
@@ -96,10 +95,10 @@ def test_a_job_whose_directory_was_taken_away_ends(tmp_path):
     work.mkdir()
     journal = Journal(work, FACTS)
     journal.append(Record("u", "x"))
-    shutil.rmtree(work)
+    remove_tree(work)
     with pytest.raises(FileNotFoundError):
         journal.append(Record("v", "x"))
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     Journal(work, FACTS).close()  # of a later run
     with pytest.raises(FileNotFoundError):
         journal.append(Record("v", "x"))

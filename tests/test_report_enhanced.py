@@ -192,6 +192,27 @@ def test_what_is_missing_is_named(root, lost, match):
         compare_all(root).results()
 
 
+def test_an_utterance_without_a_result_is_counted(root, short_pages):
+    directory = root / "exp/int8_test"
+    for n in (1, 2):
+        path = directory / f"spk{n}.scp"
+        path.write_text(path.read_text().splitlines()[1] + "\n")
+    with pytest.raises(PluginError, match="lacks 2 .a of speaker 1"):
+        compare_all(root)
+    mark = dict(facts={}, utterances=2, failed={"a": "is cut off"}, files={})
+    (directory / "onnx_decode.json").write_text(json.dumps(mark))
+    made = compare_all(root)
+    mixture, torch, _, int8 = results = made.results()
+    assert (torch.utterances, torch.failed) == (2, 0)
+    assert (int8.utterances, int8.failed) == (1, 1) and mixture.utterances == 2
+    assert "as --onnx\\_max\\_failures allows: test, int8: 1. " in to_markdown(
+        "Title", {}, results, {}
+    )
+    # All systems are to be heard, with what all have.
+    page = (root / made.write_page(root)).read_text()
+    assert "int8" in page and "b, speaker 1" in page and "a, speaker 1" not in page
+
+
 def test_waveforms_of_other_lengths_are_refused(root):
     path = root / "exp/int8_test/spk1_a.wav"
     soundfile.write(path, np.zeros(10), 8000)

@@ -1,5 +1,6 @@
 """The adapter and the stages, in a made-up recipe of speech recognition."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -720,6 +721,54 @@ def test_reasons_of_failed_jobs_are_counted(tmp_path):
     lost, scheduler, last = shown(*decodes)
     assert lost.startswith("1 a job was lost") and scheduler == said
     assert last == f"Error: 1 of 2 job(s) failed, see {decodes[0]}"
+    # Or the only one.
+    said = 'Unable to run job: unknown resource "ram_free"'
+    (tmp_path / "q/merge.log").write_text(f"{said}\nExiting.\n")
+    never, scheduler, last = shown(tmp_path / "merge.log")
+    assert never.startswith("1 a job never started") and scheduler == said
+    assert last == f"Error: 1 of 1 job(s) failed, see {tmp_path}/q/merge.log"
+
+
+@pytest.mark.parametrize("code", ["0", "3", "137"])
+def test_a_job_of_grid_engine_is_never_left_in_its_queue(code):
+    """By queue.pl, which does so, and waits for ever, where a job ends with 137."""
+    command = [ROOT / "egs2_stage/bin/with_plugin", "bash", "-c"]
+    command += ["kill -9 $$" if code == "137" else f"exit {code}"]
+    env = {**os.environ, "SGE_TASK_ID": "undefined"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == {"0": 0, "3": 3, "137": 1}[code]
+    if code == "137":
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("with_plugin: error: a job was killed (code 137)")
+
+
+@pytest.mark.parametrize("case", ["no locks", "gone"])
+def test_locks_of_nfs(tmp_path, case):
+    """That there are none is told; a file that says it is gone is no lock."""
+    flock = {
+        "no locks": "flock() { return 71; }",
+        "gone": """flock() {
+            command flock "$@" || return
+            calls=$((${calls:-0} + 1))
+            [ "${calls}" -ne 1 ] || echo gone > "${onnx_exp}"/.tag.lock
+            [ "${calls}" -ne 2 ] || rm "${onnx_exp}"/.tag.lock
+        }""",
+    }[case]
+    code = (
+        'set -euo pipefail; log() { echo "$*"; }; '
+        f". {ROOT}/egs2_stage/onnx_stages.sh; "
+        f"onnx_exp={tmp_path} onnx_wait=false; {flock}\n"
+        'onnx_hold tag; echo "${calls:-0}"; cat "${onnx_exp}"/.tag.lock; onnx_let_go'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *warning, calls, holder = done.stdout.splitlines()
+    assert holder.startswith("process ")
+    assert calls == ("3" if case == "gone" else "0")
+    assert ["this file system has no locks" in w for w in warning] == (
+        [True] if case == "no locks" else []
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_scoring_is_shown(recipe):

@@ -211,6 +211,31 @@ def test_what_is_not_enhanced_is_an_error(recipe):
     assert "spk1.scp lacks 'u1'" in result.stderr
 
 
+def test_mixtures_that_were_not_enhanced_are_not_scored(recipe):
+    for n in (1, 2):
+        rows = "".join(f"{key} {key}.wav\n" for key in SETS["test_a"])
+        Path(f"dump/raw/test_a/spk{n}.scp").write_text(rows)
+    args = (*FP32, "--test_sets", "test_a", "--onnx_max_failures")
+    assert run_enh(*args, "0", env={"BAD": "u3"}).returncode == 1
+    result = run_enh(*args, "1", env={"BAD": "u3"})
+    assert result.returncode == 0, result.stderr
+    [scoring] = [call for call in driver_calls() if "tag_onnx_fp32" in call]
+    dump = Path("exp/enh/onnx/scored/tag_onnx_fp32")
+    assert scoring[scoring.index("--dumpdir") + 1] == str(dump)
+    for name in ("wav.scp", "spk1.scp", "spk2.scp"):
+        lines = (dump / "raw/test_a" / name).read_text().splitlines()
+        assert [line.split()[0] for line in lines] == ["u1", "u2", "u4"]
+    data = (dump / "raw/valid/feats_type").resolve()
+    assert data == Path("dump/raw/valid/feats_type").resolve()
+    assert (dump / "raw/RESULTS.md").exists()  # of the mixtures, which are not scored
+    assert "| fp32 | 7.25 | 3 | inf |" in result.stdout
+    assert "Utterances without a result" in result.stdout
+    assert "test\\_a, fp32: 1. " in result.stdout
+    # With all of them it is the recipe's own data again.
+    assert run_enh(*args, "0").returncode == 0
+    assert "--dumpdir" not in driver_calls()[-1] and not dump.exists()
+
+
 def test_what_cannot_be_scored_is_told_before_anything_runs(recipe):
     lacks = {"env": {"NO_MODULES": "pystoi"}}
     for args in (("--stage", "8"), ("--stage", "14")):

@@ -149,6 +149,7 @@ class _Decode:
             test_set=test_set,
             system=self.system.name,
             utterances=len(self.utterances),
+            failed=len(self.system.failed(test_set)),
             errors=self.errors,
             scorers=self.scorers,
             bleu=self.bleu,

@@ -46,7 +46,8 @@ class DiarizedSet(EnhancedSet):
         made = self.activities[row.system]
         if self.reference is not None and system is not self.reference:
             expected = self.activities[self.reference.name]
-            shares = [same_decisions(made[key], expected[key]) for key in expected]
+            both = expected.keys() & made.keys()
+            shares = [same_decisions(made[key], expected[key]) for key in both]
             equal, decisions = map(sum, zip(*shares))
             scores["activities"] = 100 * equal / decisions
         return replace(row, utterances=len(made), scores=scores)
@@ -89,9 +90,15 @@ def compare_diarized(
         directories = {s.name: s.directory(name) for s in systems}
         first = directories[systems[0].name]
         activities = {s: _read_activities(d) for s, d in directories.items()}
+        failed = frozenset().union(*(s.failed(name) for s in systems))
         for other, directory in directories.items():
-            keys = activities[other].keys()
-            check_same_keys(first, activities[systems[0].name].keys(), directory, keys)
+            check_same_keys(
+                first,
+                activities[systems[0].name].keys(),
+                directory,
+                activities[other].keys(),
+                failed,
+            )
         waves = {s: _read_speakers(d) for s, d in directories.items()}
         ratios = {}
         for system in systems[1:] if reference else ():

@@ -76,7 +76,7 @@ class EnhancedSet:
             mixture = Result(
                 test_set=self.name,
                 system=MIXTURE,
-                utterances=rows[0].utterances,
+                utterances=max(row.utterances for row in rows),
                 scores=scores,
             )
             rows = [mixture, *rows]
@@ -98,6 +98,7 @@ class EnhancedSet:
             test_set=self.name,
             system=name,
             utterances=len(self.speakers[name][0]),
+            failed=len(system.failed(self.name)),
             errors=errors,
             scorers=frozenset({"sclite"} if errors else ()),
             differences=differences,
@@ -135,7 +136,9 @@ class EnhancedSet:
         directory = output_dir / "listening" / self.name
         directory.parent.mkdir(parents=True, exist_ok=True)
         [first, *_] = self.speakers.values()
-        keys = choose_keys(dict.fromkeys(first[0], 0), UTTERANCES)
+        made = [one.keys() for each in self.speakers.values() for one in each]
+        common = [key for key in first[0] if all(key in keys for keys in made)]
+        keys = choose_keys(dict.fromkeys(common, 0), UTTERANCES)
         sections = {
             f"{key}, speaker {n + 1}" if len(first) > 1 else key: (n, key)
             for key in keys
@@ -248,12 +251,17 @@ def compare_enhanced(
                 _names(speakers[first.name]),
                 system.directory(name),
                 _names(speakers[system.name]),
+                {
+                    _name(key, n)
+                    for key in first.failed(name) | system.failed(name)
+                    for n in range(1, len(speakers[first.name]) + 1)
+                },
             )
         ratios = {}
         for system in systems[1:] if reference else ():
             pairs = zip(speakers[first.name], speakers[system.name], strict=True)
             ratios[system.name] = [
-                {key: snr_of_files(base[key], made[key]) for key in base}
+                {k: snr_of_files(base[k], made[k]) for k in base if k in made}
                 for base, made in pairs
             ]
         sets.append(
@@ -286,4 +294,8 @@ def _read_speakers(directory: Path) -> list[Speaker]:
 
 
 def _names(speakers: Sequence[Speaker]) -> set[str]:
-    return {f"{key} of speaker {n}" for n, one in enumerate(speakers, 1) for key in one}
+    return {_name(key, n) for n, one in enumerate(speakers, 1) for key in one}
+
+
+def _name(key: str, speaker: int) -> str:
+    return f"{key} of speaker {speaker}"

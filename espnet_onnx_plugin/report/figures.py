@@ -44,6 +44,7 @@ def _csv_row(result: Result, distances: Iterable[str]) -> dict[str, object]:
         "test_set": result.test_set,
         "system": result.system,
         "utterances": result.utterances,
+        "failed": result.failed,
         "identical": result.identical,
         "ties": result.ties,
         "scorers": ", ".join(sorted(result.scorers)),

@@ -31,6 +31,13 @@ def notes(results: list[Result]) -> Iterator[str]:
             "assignment to the references; identical and tied is what is so for every "
             "speaker."
         )
+    if failed := [r for r in results if r.failed]:
+        named = [f"{r.test_set}, {r.system}: {r.failed}" for r in failed]
+        yield (
+            "Utterances without a result, as --onnx_max_failures allows: "
+            f"{'; '.join(named)}. Words that were said there count as deleted; other "
+            "scores are of the utterances that have one."
+        )
     signatures = {
         f"{name}: {bleu.signature}" for r in results for name, bleu in r.bleu.items()
     }

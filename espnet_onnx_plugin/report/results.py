@@ -98,6 +98,11 @@ class System:
             return
         raise PluginError(f"{directory} {problem}; run stage 16 again")
 
+    def failed(self, test_set: str) -> frozenset[str]:
+        """Return the utterances of a test set that have no result, as was allowed."""
+        mark = read_mark(self.directory(test_set))
+        return frozenset(mark["failed"] if mark else ())
+
     @property
     def model_bytes(self) -> int | None:
         """Return the size of all of the model's files, None where none is named."""
@@ -136,6 +141,7 @@ class Result:
         test_set: Name of the test set.
         system: Name of the system.
         utterances: Number of utterances decoded.
+        failed: Number of those that have no result, as was allowed.
         errors: Counts by error type ("WER", "CER", "TER"), of those that were scored.
         scorers: What counted the errors.
         bleu: BLEU by name ("BLEU", "BLEU lc.rm"), of those that were scored.
@@ -160,6 +166,7 @@ class Result:
     test_set: str
     system: str
     utterances: int
+    failed: int = 0
     errors: Mapping[str, ErrorCounts] = field(default_factory=dict)
     scorers: frozenset[str] = frozenset()
     bleu: Mapping[str, Bleu] = field(default_factory=dict)
@@ -201,14 +208,15 @@ def check_same_keys(
     base: Collection[str],
     other_directory: Path,
     other: Collection[str],
+    failed: Collection[str] = (),
 ) -> None:
-    """Refuse two decodes of other utterances.
+    """Refuse two decodes of other utterances, but for those that one may lack.
 
     Raises:
         PluginError: naming some.
     """
-    missing = sorted({*base} - {*other})
-    extra = sorted({*other} - {*base})
+    missing = sorted({*base} - {*other} - {*failed})
+    extra = sorted({*other} - {*base} - {*failed})
     parts = [
         f"{what} {len(keys)} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})"
         for what, keys in (("lacks", missing), ("adds", extra))

@@ -98,6 +98,7 @@ class SynthesizedSet:
             test_set=self.name,
             system=name,
             utterances=self.utterances,
+            failed=len(system.failed(self.name)),
             errors=errors,
             scorers=frozenset({"jiwer"} if errors else ()),
             differences=differences,
@@ -214,16 +215,20 @@ def _read(
     wavs = {}
     directories = {system.name: system.directory(name) for system in systems}
     first = systems[0].name
+    failed = frozenset().union(*(system.failed(name) for system in systems))
     for system, directory in directories.items():
         files = wav_files(directory / "wav") if (directory / "wav").is_dir() else {}
         if not files:
             raise PluginError(f"no waveform in {directory}/wav: synthesize them first")
         wavs[system] = files
-        check_same_keys(directories[first], wavs[first], directory, wavs[system])
+        check_same_keys(
+            directories[first], wavs[first], directory, wavs[system], failed
+        )
     texts = read_scp(data / "text")
     if missing := [key for key in wavs[first] if key not in texts]:
         raise PluginError(f"{data}/text has no line for utterance '{missing[0]}'")
-    keys = choose_keys(dict.fromkeys(wavs[first], 0), num_utts)
+    common = [key for key in wavs[first] if key not in failed]
+    keys = choose_keys(dict.fromkeys(common, 0), num_utts)
     if recordings := _recordings(data / "wav.scp", keys):
         wavs[RECORDINGS] = recordings
     return SynthesizedSet(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from espnet_onnx_plugin.bundle import sha256
-from espnet_onnx_plugin.files import sync
+from espnet_onnx_plugin.files import is_named, sync
 
 #: The file of the records in a job's directory.
 RECORDS = "records.jsonl"
@@ -155,7 +155,7 @@ class Journal:
         Raises:
             FileNotFoundError: if the directory is gone: another run has taken over.
         """
-        if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path)):
+        if not is_named(self._file.fileno(), self._path):
             raise FileNotFoundError(
                 errno.ENOENT, "another run has begun anew", str(self._path)
             )
