@@ -1,4 +1,4 @@
-"""What a graph needs of memory for a long input, told by runs of it on short ones.
+"""Memory that a graph needs for a long input, told by runs of it on short ones.
 
 How the tensors between a graph's nodes grow with its input, with the length or with the
 square of it, is known only to onnxruntime, which tells the sizes of a run's tensors in
@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -41,8 +42,12 @@ TIMES = frozenset({"utterances", "channels", "speakers"})
 #: outputs are there at the same time.
 APART = frozenset(
     "Concat Conv Expand FusedConv FusedGemm FusedMatMul Gather Gemm LSTM MatMul Pad "
-    "Slice Split Tile Transpose".split()
+    "Slice Split Tile Transpose Where".split()
 )
+
+#: The attribute of fused attention in a graph's file: an AttributeProto with its name,
+#: field 1, and its integer, field 3, which one byte holds.
+_HEADS = re.compile(rb"\x0a\x09num_heads\x18([\x01-\x7f])")
 
 #: Opens a session that writes its profile to a file of this prefix.
 Open = Callable[[Path], ort.InferenceSession]
@@ -62,7 +67,7 @@ class Growth(NamedTuple):
 
     @classmethod
     def of(cls, bytes_at: list[int]) -> Growth:
-        """That of the sizes at lengths in equal steps.
+        """Growth of the sizes at lengths in equal steps.
 
         Rounded lengths make steps unlike each other by one row, but never three of
         them one larger than the other: those are of a square.
@@ -88,10 +93,11 @@ class Estimate:
 
     Args:
         graph: its description.
+        path: its file.
         open_profiled: opens it once more.
     """
 
-    def __init__(self, graph: Graph, open_profiled: Open):
+    def __init__(self, graph: Graph, path: Path, open_profiled: Open):
         free = {a for t in graph.inputs.values() for a in t.axes if isinstance(a, str)}
         lengths = free - TIMES
         #: The axis that may be long; None: the graph reads several, or keeps states.
@@ -100,6 +106,7 @@ class Estimate:
             [self.axis] = lengths
         self._step = STEPS.get(self.axis or "", STEP)
         self._inputs = graph.inputs
+        self._path = path
         self._open = open_profiled
         self._growths: list[Growth] | None = None
 
@@ -128,9 +135,11 @@ class Estimate:
     def _grown(self, feeds: Mapping[str, np.ndarray]) -> list[Growth]:
         """How the tensors of every node grow."""
         nodes: defaultdict[str, list[int]] = defaultdict(list)
+        heads = [found[0] for found in _HEADS.findall(self._path.read_bytes())]
         try:
             for run in range(1, RUNS + 1):
-                for name, size in self._sizes(self._cut(feeds, run * self._step)):
+                events = self._profile(self._cut(feeds, run * self._step))
+                for name, size in _sizes(events, min(heads, default=1)).items():
                     nodes[name].append(size)
         except Exception:  # onnxruntime's exceptions have no common base
             logger.debug("no estimate of the memory that is needed", exc_info=True)
@@ -151,23 +160,49 @@ class Estimate:
                     value = value.take(np.arange(size), axis=i)
             if tensor.axes in ((), (1,), ("utterances",)) and value.dtype == np.int64:
                 value = np.minimum(value, length)  # it tells the length
-            cut[name] = value
+            cut[name] = np.asarray(value)
         return cut
 
-    def _sizes(self, feeds: Mapping[str, np.ndarray]) -> list[tuple[str, int]]:
-        """Bytes of each node's tensors that are there together, by its name."""
+    def _profile(self, feeds: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """The events of a run."""
         with tempfile.TemporaryDirectory(prefix="onnx_profile.") as work:
             session = self._open(Path(work) / "profile")
             given = {i.name for i in session.get_inputs()}
             session.run(None, {k: v for k, v in feeds.items() if k in given})
-            events = json.loads(Path(session.end_profiling()).read_bytes())
-        nodes: dict[str, int] = {}
-        for event in events:
-            args, name = event.get("args", {}), event["name"]
-            if "output_size" not in args:
-                continue
-            read, written = int(args["activation_size"]), int(args["output_size"])
-            apart = args["op_name"] in APART
-            size = read + written if apart else max(read, written)
-            nodes[name] = max(size, nodes.get(name, 0))  # of several, in a loop
-        return list(nodes.items())
+            content: list[dict[str, Any]] = json.loads(
+                Path(session.end_profiling()).read_bytes()
+            )
+        return content
+
+
+def _sizes(events: list[dict[str, Any]], heads: int) -> dict[str, int]:
+    """Bytes of each node's tensors that are there together, by its name.
+
+    Args:
+        events: of a profile.
+        heads: of fused attention.
+    """
+    nodes: dict[str, int] = {}
+    for event in events:
+        args, name = event.get("args", {}), event["name"]
+        if "output_size" not in args:
+            continue
+        read, written = int(args["activation_size"]), int(args["output_size"])
+        size = read + written if args["op_name"] in APART else max(read, written)
+        if args["op_name"] == "MultiHeadAttention":
+            size += heads * _scores(args["input_type_shape"])
+        nodes[name] = max(size, nodes.get(name, 0))  # of several, in a loop
+    return nodes
+
+
+def _scores(inputs: list[dict[str, list[int]]]) -> int:
+    """Bytes that fused attention takes for the scores of one head.
+
+    Args:
+        inputs: type and shape of queries and keys (batch, length, size), and of others.
+    """
+    queries, keys, *others = [shape for typed in inputs for shape in typed.values()]
+    # Without a mask or biases of positions they are never there as a whole.
+    if all(len(shape) == 1 for shape in others[1:]):
+        return 0
+    return queries[0] * queries[1] * keys[1] * np.dtype(np.float32).itemsize

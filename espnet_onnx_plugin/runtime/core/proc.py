@@ -1,4 +1,4 @@
-"""What Linux says of a process and of the machine in files of /proc and /sys."""
+"""Files of /proc and /sys, in which Linux tells of processes and of the machine."""
 
 from __future__ import annotations
 

@@ -297,6 +297,7 @@ class Session:
         self._device = device
         self._estimate = Estimate(
             self.graph,
+            path,
             lambda prefix: open_graph(path, device, precision, self.graph, prefix),
         )
         name, inputs = self.graph.file.name, self.graph.inputs
@@ -320,25 +321,43 @@ class Session:
         """
         if self._device.watch is not None:
             self._device.watch(self.graph, feeds)
-        needed = self._needed(feeds)
-        if needed > room():
-            raise MemoryNeeded(self.graph.file.name, needed)
+        needed = self.check(feeds)
         return self._runner.run(self._runner.binding(), feeds, set(fetch), needed > 0)
 
-    def _needed(self, feeds: Mapping[str, Value]) -> int:
-        """Bytes that a run needs at least, where that is worth a look; else 0."""
-        if self._estimate.axis is None or self._device.memory != "cpu":
+    @property
+    def checks(self) -> bool:
+        """Whether :meth:`check` may refuse anything."""
+        return self._estimate.axis is not None and self._device.memory == "cpu"
+
+    def check(self, feeds: Mapping[str, Value], times: float = 1.0) -> int:
+        """Refuse a run that needs more memory than this process may take.
+
+        Args:
+            feeds: its inputs by name, or their beginnings.
+            times: how many times as long the inputs are.
+
+        Returns:
+            Bytes that it needs at least, where it is long enough for a look; else 0.
+
+        Raises:
+            MemoryNeeded: naming how much.
+        """
+        axis = self._estimate.axis
+        if axis is None or not self.checks:
             return 0
         sizes: dict[Axis, int] = {}
         for name, tensor in self.graph.inputs.items():
             sizes.update(zip(tensor.axes, shape_of(feeds[name])))
-        return self._estimate.bytes(
-            sizes,
+        needed = self._estimate.bytes(
+            {**sizes, axis: int(sizes[axis] * times)},
             lambda: {
                 name: value if isinstance(value, np.ndarray) else value.numpy()
                 for name, value in feeds.items()
             },
         )
+        if needed > room():
+            raise MemoryNeeded(self.graph.file.name, needed)
+        return needed
 
     def initial_states(self, memory: Mapping[str, Value]) -> dict[str, np.ndarray]:
         """The states before the first step: one row of zeros, no nodes.
