@@ -294,6 +294,7 @@ class Session:
                 f"onnxruntime {ort.__version__} cannot load {path} ({_reason(e)}); "
                 f"{remedy}"
             )
+        self._refuse_others(session, path)
         self._device = device
         self._estimate = Estimate(
             self.graph,
@@ -303,6 +304,19 @@ class Session:
         name, inputs = self.graph.file.name, self.graph.inputs
         arena = device.arena and device.memory == "cpu"
         self._runner = Runner(session, device.memory, name, inputs, arena)
+
+    def _refuse_others(self, session: ort.InferenceSession, path: Path) -> None:
+        """Refuse a graph whose tensors are not those of its description."""
+        graph = self.graph
+        read = {i.name for i in session.get_inputs()} - {*graph.inputs, *graph.states}
+        given = {*graph.outputs, *(f"next_{name}" for name in graph.states)}
+        given -= {output.name for output in session.get_outputs()}
+        if read or given:
+            names = ", ".join(sorted(read | given))
+            raise PluginError(
+                f"{path} has other inputs and outputs than its manifest says ({names}); "
+                "get the bundle from its author again, or export it"
+            )
 
     def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> dict[str, Value]:
         """Run the graph.
