@@ -314,8 +314,8 @@ class Session:
         if read or given:
             names = ", ".join(sorted(read | given))
             raise PluginError(
-                f"{path} has other inputs and outputs than its manifest says ({names}); "
-                "get the bundle from its author again, or export it"
+                f"{path} has other inputs and outputs than its manifest says "
+                f"({names}); get the bundle from its author again, or export it"
             )
 
     def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> dict[str, Value]:
