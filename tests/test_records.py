@@ -1,6 +1,9 @@
 """Records of decoded utterances: what a killed job keeps, and what is done again."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,6 +225,24 @@ def test_failures_are_counted_and_tried_again(tmp_path, audio):
     assert recognize(out, audio, bad=("u1",), max_failures=1) == ["u1", "u3"]
     assert (out / "failed").read_text() == "u1 u1 is bad\n"
     texts = (out / "1best_recog/text").read_text().splitlines()
+    assert texts == [f"{key} text of {key}" for key in KEYS]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_files_that_nfs_keeps_are_in_nobodys_way(tmp_path, audio, monkeypatch, force):
+    """A removed file that is open lives on as .nfsXXXX, and cannot be removed."""
+    unlink = os.unlink
+
+    def busy(path, **kwargs):
+        if Path(path).name.startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        unlink(path, **kwargs)
+
+    recognize(tmp_path / "out", audio)
+    (tmp_path / "out/.nfs01").write_text("open in another process")
+    monkeypatch.setattr(os, "unlink", busy)
+    assert recognize(tmp_path / "out", audio, force=force) == (KEYS if force else [])
+    texts = (tmp_path / "out/1best_recog/text").read_text().splitlines()
     assert texts == [f"{key} text of {key}" for key in KEYS]
 
 

@@ -210,6 +210,17 @@ def test_what_is_missing_is_named(root, lost, match):
         compare_all(root)
 
 
+def test_an_utterance_without_a_result_is_counted(root):
+    lost = root / "fp32/test/wav/a.wav"
+    lost.unlink()
+    mark = dict(facts={}, utterances=2, failed={"a": "is cut off"}, files={})
+    (lost.parents[1] / "onnx_decode.json").write_text(json.dumps(mark))
+    made = compare_all(root)
+    assert "a" not in made.texts
+    failed = {row.system: row.failed for row in made.results()}
+    assert failed.pop("fp32") == 1 and set(failed.values()) == {0}
+
+
 def test_a_text_without_a_line_is_named(root):
     (root / "data/test/text").write_text("a ONE\nb TWO\n")
     with pytest.raises(PluginError, match="has no line for utterance 'c'"):
