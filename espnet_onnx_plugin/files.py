@@ -215,7 +215,7 @@ def is_named(descriptor: int, path: Path) -> bool:
 
 
 def _content(descriptor: int) -> str:
-    """What an open lock file says; nothing where it is gone."""
+    """Content of an open lock file; nothing where it is gone."""
     with contextlib.suppress(OSError):
         return os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip()
     return ""

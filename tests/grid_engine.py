@@ -227,7 +227,7 @@ class GridEngine:
         return bool(found)
 
     def jobs(self) -> list[list[str]]:
-        """What qstat says of each job: id, priority, name, user, state and more."""
+        """Words of qstat on each job: id, priority, name, user, state and more."""
         return [line.split() for line in self.run("qstat").splitlines()[2:]]
 
     def delete_jobs(self) -> None:

@@ -50,7 +50,7 @@ def use(options=""):
 
 
 def wait_for_jobs(cluster, stage):
-    """Wait until jobs of the stage run; what qstat says of their array."""
+    """Wait until jobs of the stage run and return what qstat says of their array."""
     end = time.monotonic() + 120
     while True:
         # Others come before, which tell what is left to do.
@@ -66,7 +66,7 @@ def wait_for_jobs(cluster, stage):
 
 
 def end(stage):
-    """What the stage says until its end."""
+    """All that the stage says until its end."""
     said, _ = stage.communicate(timeout=300)
     return said
 

@@ -744,7 +744,7 @@ def test_a_job_of_grid_engine_is_never_left_in_its_queue(code):
 
 @pytest.mark.parametrize("case", ["no locks", "gone"])
 def test_locks_of_nfs(tmp_path, case):
-    """That there are none is told; a file that says it is gone is no lock."""
+    """A missing lock is told; a file that says it is gone is no lock."""
     flock = {
         "no locks": "flock() { return 71; }",
         "gone": """flock() {
