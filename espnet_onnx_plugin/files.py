@@ -8,6 +8,7 @@ and what a killed process leaves behind, the next one that writes there removes.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import ctypes
 import errno
 import fcntl
@@ -31,6 +32,11 @@ _RENAME_EXCHANGE = 2
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 #: What it says that cannot lock.
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+#: What this process holds.
+_held: contextvars.ContextVar[Path | None] = contextvars.ContextVar(
+    "held", default=None
+)
 
 
 class InUseError(PluginError):
@@ -83,7 +89,7 @@ def replace_directory(work: Path, target: Path) -> None:
 
     At every instant one of them is there whole. Only where a file system cannot
     exchange two names, as NFS, is there none for the time between two calls; killed
-    there, the old one lies beside it until :func:`clear` brings it back.
+    there, the old one lies beside it until the next :func:`held` brings it back.
     """
     sync_tree(work)
     if not target.exists():
@@ -100,30 +106,43 @@ def replace_directory(work: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def clear(target: Path) -> None:
-    """Remove what killed processes have left of their work on a directory.
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """A directory for the time of the block.
 
-    To be called by the one that holds it, see :func:`held`.
+    It lies beside what this process holds, so that the next one that holds that removes
+    what a killed one has left; where it holds nothing, among the system's temporary
+    files.
     """
-    old = _old(target)
-    if old.exists() and not target.exists():
-        old.rename(target)
-    for left in [old, *target.parent.glob(f".{glob.escape(target.name)}.new-*")]:
-        if left.exists():
-            logger.info("removing %s, which a process has left that ended early", left)
-            shutil.rmtree(left)
+    target = _held.get()
+    if target is None:
+        with tempfile.TemporaryDirectory() as work:
+            yield Path(work)
+        return
+    beside = new_directory(target)
+    try:
+        yield beside
+    finally:
+        # On NFS it stays while a file in it is open, until the holder ends.
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def held(target: Path) -> Iterator[None]:
     """Be the only one that writes ``target`` during the block.
 
-    The kernel lets go of what a killed process has held, on NFS the server does, so
-    that there are no stale holders. It needs a lock file, which is gone afterwards.
+    What killed processes have left of their work on it is removed. The kernel lets go
+    of what a killed process has held, on NFS the server does, so that there are no
+    stale holders. It needs a lock file, which is gone afterwards. A block within the
+    block may hold the same.
 
     Raises:
         InUseError: saying who holds it and since when.
+        OSError: if its directory cannot be written.
     """
+    if _held.get() == target:
+        yield
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.lock")
     with contextlib.ExitStack() as stack:
@@ -132,13 +151,31 @@ def held(target: Path) -> Iterator[None]:
         stack.callback(path.unlink, missing_ok=True)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _holder().encode(), 0)
+        _clear(target)
+        stack.callback(_clear, target)
+        token = _held.set(target)
+        stack.callback(_held.reset, token)
         yield
+
+
+def _clear(target: Path) -> None:
+    """Bring back what :func:`replace_directory` has put aside; remove the rest."""
+    old = _old(target)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for left in [old, *target.parent.glob(f".{glob.escape(target.name)}.new-*")]:
+        if left.exists():
+            logger.info("removing %s, which a process has left that ended early", left)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _lock(path: Path, target: Path) -> int:
     """The descriptor of the lock file, locked."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as e:  # of the directory, for the file is nobody's concern
+            raise OSError(e.errno, e.strerror, str(path.parent)) from e
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
