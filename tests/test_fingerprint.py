@@ -1,4 +1,4 @@
-"""What an export depends on is noticed by content, whatever it is called."""
+"""An export anew where something that it depends on has changed, and only there."""
 
 import os
 
