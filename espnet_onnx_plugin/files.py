@@ -70,8 +70,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        if isinstance(e, OSError):  # nobody knows of the other name
+            raise OSError(e.errno, e.strerror, str(path)) from e
         raise
     sync(path.parent)
 
@@ -138,11 +141,14 @@ def held(target: Path) -> Iterator[None]:
 
     Raises:
         InUseError: saying who holds it and since when.
+        PluginError: if it is the working directory.
         OSError: if its directory cannot be written.
     """
     if _held.get() == target:
         yield
         return
+    if not target.name:
+        raise PluginError(f"{target} cannot be written anew; give another directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.lock")
     with contextlib.ExitStack() as stack:
@@ -174,7 +180,7 @@ def _lock(path: Path, target: Path) -> int:
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as e:  # of the directory, for the file is nobody's concern
+        except OSError as e:  # the directory's: nobody knows of the file
             raise OSError(e.errno, e.strerror, str(path.parent)) from e
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -286,22 +286,6 @@ def test_a_killed_derivation_leaves_a_whole_bundle(tiny, tmp_path):
 # Disks
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A small disk of its own: mount(size) makes it, or changes its size."""
-    where = tmp_path / "disk"
-    where.mkdir()
-
-    def mount(options, *more):
-        words = ["mount", "-t", "tmpfs", "-o", options, *more, "tmpfs", str(where)]
-        return subprocess.run(words, capture_output=True).returncode
-
-    if mount("size=64k") != 0:
-        pytest.skip("needs to mount a disk, as root")
-    yield where, lambda options: mount(f"remount,{options}")
-    subprocess.run(["umount", str(where)], check=True)
-
-
 @pytest.mark.parametrize("number", range(3))
 def test_a_full_disk_while_decoding(undisturbed, disk, number):
     expected, _ = undisturbed
