@@ -5,6 +5,7 @@ model. Exports and optimizations are killed in processes of their own.
 """
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import random
@@ -153,6 +154,16 @@ def test_two_runs_at_once(undisturbed):
             if first or second.returncode:
                 assert "being written by process" in refused and "since" in refused
         assert outputs() == expected
+
+
+def test_a_holder_that_has_not_said_who_it_is(recipe):
+    with open("exp/asr/.tag_onnx.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = run_onnx(*STAGE)
+    assert result.returncode == 1
+    assert "exp/asr/tag_onnx_* are being written by another process; let" in (
+        result.stderr
+    )
 
 
 def test_a_vanished_file_is_named_and_the_others_are_kept(undisturbed):

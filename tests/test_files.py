@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from espnet_onnx_plugin import files
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import (
     InUseError,
     held,
@@ -117,6 +118,13 @@ def test_temporary_directories_lie_beside_what_is_held(tmp_path, monkeypatch):
     with temporary_directory() as work:
         assert work.parent == tmp_path / "system"
     assert not work.exists() and not list(target.parent.iterdir())
+
+
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PluginError, match="cannot be written anew; give another"):
+        with held(Path(".")):
+            pass
 
 
 def test_a_holder_may_hold_the_same_again(tmp_path):

@@ -1,6 +1,7 @@
 """An export anew where something that it depends on has changed, and only there."""
 
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -214,8 +215,8 @@ def test_what_a_configuration_names_is_exported_anew(recipe, tmp_path, capsys):
     assert (out / MANIFEST).read_text() == manifest
 
 
-def test_a_packed_model_is_exported_once(recipe, tmp_path):
-    """Its files are unpacked elsewhere each time."""
+def test_a_packed_model_is_exported_once(recipe, tmp_path, monkeypatch):
+    """Its files are unpacked elsewhere each time, beside the bundle."""
     from espnet2.main_funcs.pack_funcs import pack
 
     def zipped():
@@ -227,6 +228,7 @@ def test_a_packed_model_is_exported_once(recipe, tmp_path):
         )
 
     args = ["--model_tag", "model.zip", "--output_dir", "exp/fp32"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     zipped()
     export.main(args)
     before = (tmp_path / "exp/fp32" / MANIFEST).stat().st_mtime_ns
