@@ -39,7 +39,7 @@ class Stages:
     Attributes:
         bundles: directory of the bundles.
         expected: content of each, by command.
-        seconds: how long each command takes.
+        seconds: how long each command takes, at most.
     """
 
     def __init__(self, tiny, root, graphs):
@@ -121,7 +121,10 @@ class Stages:
         if after == self.expected[command]:  # which is up to date
             assert os.path.samestat((target / MANIFEST).stat(), version)
         self.check()
-        return process.exitcode == -signal.SIGKILL, left
+        killed = process.exitcode == -signal.SIGKILL
+        if not killed:  # the machine has become faster: no later next time
+            self.seconds[command] *= 0.7
+        return killed, left
 
     def _other(self, command):
         return next(name for name in MADE if name != command)
@@ -170,17 +173,20 @@ def stages(tiny, tmp_path_factory, shared_graphs):
 @pytest.mark.parametrize("command, kills", [*zip(MADE, (8, 7, 5))])
 def test_a_killed_command_leaves_a_whole_bundle(stages, command, kills):
     moments = random.Random(command)
-    killed = [stages.kill(command, moments) for _ in range(kills)]
-    assert sum(met for met, _ in killed) > kills / 2
-    assert sum(left for _, left in killed) > 0
+    met = left = 0
+    while met < kills:
+        killed, directories = stages.kill(command, moments)
+        met += killed
+        left += directories
+    assert left > 0
 
 
 @pytest.mark.parametrize("wait", [False, True])
 def test_two_runs_of_a_command_at_once(stages, tmp_path, wait):
     moments = random.Random(int(wait))
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
-    codes = []
-    for command in ("export", "optimize") * 2:
+    codes = [stages.pair("export", 0, wait, logs)]
+    for command in ("optimize", "export", "optimize"):
         apart = moments.uniform(0, stages.seconds[command] / 2)
         codes.append(stages.pair(command, apart, wait, logs))
     assert wait or [0, 1] in map(sorted, codes)
