@@ -207,7 +207,7 @@ noise = np.random.default_rng(0).standard_normal(120 * int(sys.argv[2]))
 noise = noise.astype(np.float32)
 short = model.prepare(noise[: int(sys.argv[2])])
 model.encode([short])
-before = limits._mapped()
+before = limits.mapped()
 limits.free_memory = lambda: limits.Free(2**27, "")
 limits._bound.cache_clear()
 try:
@@ -215,9 +215,9 @@ try:
         model.encode([model.prepare(noise)])
 except GraphError:
     pass
-taken = limits._mapped() - before
+taken = limits.mapped() - before
 model.encode([short])
-print(taken, limits._mapped() - before)
+print(taken, limits.mapped() - before)
 """
 
 

@@ -14,6 +14,7 @@ import torch
 import yaml
 from recipes import assert_refused, driver_calls, make_recipe, module_calls, run_onnx
 
+import espnet_onnx_plugin
 from espnet_onnx_plugin.bin import (
     asr_inference,
     export,
@@ -554,6 +555,21 @@ def test_graphs_that_a_search_needs(search, role, bundle):
     (bundle / MANIFEST).write_text(yaml.dump(yaml.safe_load(text), Dumper=NoAliases))
     line = refusal(read_bundle, bundle)
     assert f"{search['kind']} needs the graph '{role}', which is not there" in line
+
+
+@pytest.mark.parametrize("kind", ["inputs", "outputs", "states"])
+def test_tensors_of_a_graph_are_those_of_the_manifest(kind, bundle):
+    def change(content):
+        tensors = content["graphs"]["decoder"][kind]
+        tensors["other"] = tensors.pop(list(tensors)[0])
+        content["text"].update(bpemodel=None, tokenizer=None)
+        content.update(transcript=None, src_text=None)
+
+    rewritten(bundle, change)
+    text = (bundle / MANIFEST).read_text()
+    (bundle / MANIFEST).write_text(yaml.dump(yaml.safe_load(text), Dumper=NoAliases))
+    line = refusal(espnet_onnx_plugin.Speech2Text, bundle, ngram_weight=0)
+    assert "decoder.onnx has other inputs and outputs than its manifest says" in line
 
 
 class NoAliases(yaml.SafeDumper):

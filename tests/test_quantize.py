@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import onnx
 import pytest
+import soundfile
 from conftest import waves
 from onnx import numpy_helper
 
@@ -425,6 +426,32 @@ def test_the_limits_of_a_budget_are_options(task):
     limits = dataclasses.asdict(evaluator.budget_class())
     assert limits and limits.items() <= vars(args).items()
     assert hasattr(args, evaluator.option.removeprefix("--"))
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_other_data_of_the_same_name_is_noticed(task, tmp_path):
+    evaluator = evaluator_class(task)
+    scp, text, wav = (tmp_path / name for name in ("wav.scp", "text", "a.wav"))
+    scp.write_text(f"a {wav}\n")
+
+    def facts(samples, words):
+        soundfile.write(wav, np.full(samples, 0.1), 8000)
+        text.write_text(f"a {words}\n")
+        if evaluator.option == "--calibration_scp":
+            data = evaluator.data_class(calibration_scp=f"{scp},sound")
+        else:
+            files = [(str(text), "text", "text")]
+            if task.name == "svs":
+                kinds = dict(label="duration", score="score")
+                files += [(str(text), name, kind) for name, kind in kinds.items()]
+            if task.audio == "speech_mix":
+                files = [(str(scp), "speech_mix", "sound")]
+            data = evaluator.data_class(data_path_and_name_and_type=files)
+        return evaluator.from_options(task, data).as_dict()
+
+    first = facts(800, "one")
+    assert first == facts(800, "one")
+    assert first != facts(801, "two")
 
 
 def test_the_search_is_the_recipes(tmp_path):

@@ -7,25 +7,9 @@ tokenizer's files. It is complete and is never changed in place:
 
 from espnet_onnx_plugin.bundle.diarization import Diarization
 from espnet_onnx_plugin.bundle.enhancement import Enhancement, FrameStream, Stft
-from espnet_onnx_plugin.bundle.manifest import (
-    FORMAT_VERSION,
-    Axis,
-    BlockStream,
-    ChunkStream,
-    Excitation,
-    File,
-    Framing,
-    Graph,
-    Manifest,
-    Precision,
-    ScoreInputs,
-    Speech,
-    State,
-    Synthesis,
-    Tensor,
-    Text,
-    Transcript,
-)
+from espnet_onnx_plugin.bundle.graph import Axis, File, Graph, State, Tensor
+from espnet_onnx_plugin.bundle.manifest import FORMAT_VERSION, Manifest, Precision
+from espnet_onnx_plugin.bundle.speech import BlockStream, ChunkStream, Framing, Speech
 from espnet_onnx_plugin.bundle.store import (
     MANIFEST,
     Bundle,
@@ -39,6 +23,8 @@ from espnet_onnx_plugin.bundle.store import (
     weights_path,
     write_manifest,
 )
+from espnet_onnx_plugin.bundle.synthesis import Excitation, ScoreInputs, Synthesis
+from espnet_onnx_plugin.bundle.text import Text, Transcript
 
 __all__ = [
     "FORMAT_VERSION",

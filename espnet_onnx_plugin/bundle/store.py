@@ -15,14 +15,8 @@ import yaml
 
 from espnet_onnx_plugin.bundle import lift
 from espnet_onnx_plugin.bundle.external_data import refuse_other_files
-from espnet_onnx_plugin.bundle.manifest import (
-    FORMAT_VERSION,
-    File,
-    Graph,
-    Manifest,
-    State,
-    Tensor,
-)
+from espnet_onnx_plugin.bundle.graph import File, Graph, State, Tensor
+from espnet_onnx_plugin.bundle.manifest import FORMAT_VERSION, Manifest
 from espnet_onnx_plugin.bundle.typed import parse, plain
 from espnet_onnx_plugin.bundle.yaml_file import read_yaml
 from espnet_onnx_plugin.errors import PluginError

@@ -40,6 +40,8 @@ from espnet_onnx_plugin.runtime.diarization.diarizer import diarization_of
 from espnet_onnx_plugin.runtime.enhancement.inputs import made_up
 from espnet_onnx_plugin.runtime.enhancement.segments import si_snr
 from espnet_onnx_plugin.runtime.io.data import Source, iterate
+from espnet_onnx_plugin.runtime.io.digests import InputDigests
+from espnet_onnx_plugin.runtime.io.lists import spread
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.tasks import Task
 
@@ -108,7 +110,9 @@ class DiarizationEvaluator(Evaluator[DiarizationBudget]):
         """For the manifest: what decides the measures."""
         if self.source is None:
             return None
+        data = [(self.source.path, self.source.type)]
         return dict(
+            digest=InputDigests(data).of_all(self.source.limit),
             scp=str(self.source.path),
             type=self.source.type,
             limit=self.source.limit,
@@ -118,7 +122,9 @@ class DiarizationEvaluator(Evaluator[DiarizationBudget]):
     def recordings(self, bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:
         """The data, or made-up recordings."""
         if self.source is not None:
-            yield from some(self.source)
+            keys = spread(list(self.source.entries()), self.source.limit)
+            for key, audio in iterate(self.source, keys):
+                yield key, audio.array
         elif bundle.manifest.enhancement is not None:
             for what, mixture in made_up(bundle.manifest.enhancement):
                 yield what, mixture.speech_mix
@@ -225,16 +231,6 @@ class DiarizationBaseline(Baseline[DiarizationBudget]):
         """Seconds of the fp32 bundle and another."""
         speech = (self.speech[key] for key in self.made)
         return time_in_turns(self.open_both(bundle), speech, _seconds)
-
-
-def some(source: Source) -> Iterator[tuple[str, np.ndarray]]:
-    """Some of the recordings of a source, spread over it."""
-    keys = list(source.entries())
-    wanted = len(keys) if source.limit is None else min(source.limit, len(keys))
-    for key, audio in iterate(
-        source, [keys[i * len(keys) // wanted] for i in range(wanted)]
-    ):
-        yield key, audio.array
 
 
 def _given_numbers(bundle: Bundle) -> list[dict[str, Any]]:

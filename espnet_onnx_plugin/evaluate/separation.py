@@ -43,6 +43,7 @@ from espnet_onnx_plugin.runtime.enhancement.inputs import Mixtures, made_up
 from espnet_onnx_plugin.runtime.enhancement.segments import best_order, si_snr
 from espnet_onnx_plugin.runtime.io.data import Source
 from espnet_onnx_plugin.runtime.io.digests import InputDigests
+from espnet_onnx_plugin.runtime.io.lists import spread
 from espnet_onnx_plugin.runtime.io.progress import progress
 from espnet_onnx_plugin.tasks import Task
 
@@ -106,9 +107,7 @@ class MixtureData:
         mixtures = Mixtures([entry for entry in self.data if entry[1] not in clean])
         mixtures.require(described)
         entries = [source.entries() for source in sources]
-        keys = mixtures.keys
-        wanted = min(self.limit, len(keys))
-        for key in (keys[i * len(keys) // wanted] for i in range(wanted)):
+        for key in spread(mixtures.keys, self.limit):
             mixture = mixtures.of(key, described)
             references = []
             for source, table in zip(sources, entries):

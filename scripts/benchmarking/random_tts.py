@@ -38,6 +38,7 @@ def write_vocoder(
         "sampling_rate": model.feats_extract.get_parameters()["fs"],
         "generator_type": type(generator).__name__,
         "generator_params": dict(conf),
+        "format": "npy",
     }
     path.with_name("config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
 

@@ -35,6 +35,7 @@ from espnet_onnx_plugin.runtime.enhancement.enhancer import Enhancer
 from espnet_onnx_plugin.runtime.enhancement.inputs import made_up
 from espnet_onnx_plugin.runtime.enhancement.multi_mask import NUM_SPK
 from espnet_onnx_plugin.runtime.io.data import Source, iterate
+from espnet_onnx_plugin.runtime.io.lists import spread
 
 
 class EnhDiarExporter:
@@ -182,8 +183,5 @@ class EnhDiarExporter:
 
 def _read(source: Source, enhancer: Enhancer) -> Iterator[tuple[str, np.ndarray]]:
     """Some of the mixtures of a source that the model can take."""
-    keys = list(source.entries())
-    wanted = len(keys) if source.limit is None else min(source.limit, len(keys))
-    keys = [keys[i * len(keys) // wanted] for i in range(wanted)]
-    for key, audio in iterate(source, keys):
+    for key, audio in iterate(source, spread(list(source.entries()), source.limit)):
         yield key, enhancer.check(audio.array)

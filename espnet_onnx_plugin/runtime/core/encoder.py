@@ -20,6 +20,10 @@ LENS = "_lens"
 #: Begins the name of an intermediate CTC's scores, followed by the layer.
 INTERCTC = "interctc_"
 
+#: Samples of which an utterance has so many that its features are worth a look before
+#: they are made: 65 s of 16 kHz.
+BEGINNING = 2**20
+
 #: Inputs of the encoder's graph for one utterance, by name.
 Features = dict[str, Value]
 
@@ -174,6 +178,11 @@ class Encoder:
         length = np.array([len(utterance)])
         if self._frontend is None:
             return {"feats": utterance[None], "feats_lengths": length, **others}
+        if len(utterance) > BEGINNING and self._encoder.checks:
+            # Features of hours take gigabytes of their own.
+            beginning = self._features(utterance[:BEGINNING])
+            times = len(utterance) / BEGINNING
+            self._encoder.check({**beginning, **others}, times)
         start = time.perf_counter()
         feeds = {"speech": utterance[None], "speech_lengths": length}
         results = self._frontend.run(feeds, fetch=["feats_lengths"])

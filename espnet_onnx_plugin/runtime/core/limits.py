@@ -1,9 +1,9 @@
 """Bounds of a job: the memory that an utterance may take.
 
-An encoder with attention takes memory by the square of an utterance's length, others by
-the length; how much is known only to the graph. So onnxruntime and numpy are kept from
-taking more than there is: the request that goes beyond fails, with its size, before the
-kernel ends the process.
+Before a graph runs on much, the least that it needs is worked out. It needs more, and
+there is more than graphs: so onnxruntime and numpy are kept from taking more than there
+is, and the request that goes beyond fails, with its size, before the kernel ends the
+process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import GraphError
+from espnet_onnx_plugin.runtime.core.proc import allowed, field, mapped, read
+from espnet_onnx_plugin.runtime.core.session import GraphError, MemoryNeeded
 
 #: Part of the free memory that a job leaves: page tables, files that are being read.
 MARGIN = 0.05
@@ -47,26 +48,13 @@ class Free(NamedTuple):
     where: str
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-
-
 def _number(text: str) -> int | None:
     return int(text) if text.strip().isdigit() else None
 
 
-def _field(text: str, name: str) -> int | None:
-    """A number in ``NAME: 12 kB`` or ``NAME 12``."""
-    match = re.search(rf"^{name}:?\s+(\d+)( kB)?$", text, re.M)
-    return int(match[1]) * (2**10 if match[2] else 1) if match else None
-
-
 def _cgroups(root: Path) -> Iterator[Path]:
     """Directories of the groups whose memory is this process's, innermost first."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read(root / "proc/self/cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -79,17 +67,17 @@ def _cgroups(root: Path) -> Iterator[Path]:
 
 def _free_in_cgroup(directory: Path) -> int | None:
     """Bytes that a group may still take, cached files let go; None without a limit."""
-    limit = _number(_read(directory / "memory.max"))
-    used = _number(_read(directory / "memory.current"))
+    limit = _number(read(directory / "memory.max"))
+    used = _number(read(directory / "memory.current"))
     prefix = ""
     if limit is None:
-        limit = _number(_read(directory / "memory.limit_in_bytes"))
-        used = _number(_read(directory / "memory.usage_in_bytes"))
+        limit = _number(read(directory / "memory.limit_in_bytes"))
+        used = _number(read(directory / "memory.usage_in_bytes"))
         prefix = "total_"
     if limit is None or used is None or limit >= _UNLIMITED:
         return None
-    stat = _read(directory / "memory.stat")
-    files = (_field(stat, f"{prefix}{kind}_file") for kind in ("active", "inactive"))
+    stat = read(directory / "memory.stat")
+    files = (field(stat, f"{prefix}{kind}_file") for kind in ("active", "inactive"))
     return limit - used + sum(size or 0 for size in files)
 
 
@@ -113,7 +101,7 @@ def free_memory(
         environment: of the process.
     """
     found = []
-    machine = _field(_read(root / "proc/meminfo"), "MemAvailable")
+    machine = field(read(root / "proc/meminfo"), "MemAvailable")
     if machine is not None:
         found.append(Free(machine, "on this machine"))
     for directory in _cgroups(root):
@@ -122,27 +110,12 @@ def free_memory(
             found.append(Free(max(0, left), "in this job's cgroup"))
     limit = _slurm_limit(environment)
     if limit is not None:
-        taken = _field(_read(root / "proc/self/status"), "VmRSS") or 0
+        taken = field(read(root / "proc/self/status"), "VmRSS") or 0
         found.append(Free(max(0, limit - taken), "in this Slurm job"))
-    mapped, allowed = _mapped(), _allowed()
-    if mapped is not None and allowed is not None:
-        found.append(Free(max(0, allowed - mapped), "under ulimit -v"))
+    size, most = mapped(), allowed()
+    if size is not None and most is not None:
+        found.append(Free(max(0, most - size), "under ulimit -v"))
     return min(found, default=None)  # the first field decides
-
-
-def _mapped() -> int | None:
-    """Bytes of this process's address space."""
-    return _field(_read(Path("/proc/self/status")), "VmSize")
-
-
-def _allowed() -> int | None:
-    """Bytes that this process may map; None: any number."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return None if soft == resource.RLIM_INFINITY else soft
 
 
 class Bound(NamedTuple):
@@ -166,10 +139,10 @@ def _bound(second: int) -> Bound | None:
         import resource  # noqa: F401
     except ImportError:  # Windows
         return None
-    free, mapped = free_memory(), _mapped()
-    if free is None or mapped is None:  # not Linux
+    free, size = free_memory(), mapped()
+    if free is None or size is None:  # not Linux
         return None
-    return Bound(mapped, int(free.bytes * (1 - MARGIN)), free.where)
+    return Bound(size, int(free.bytes * (1 - MARGIN)), free.where)
 
 
 @contextlib.contextmanager
@@ -187,6 +160,8 @@ def _at_most(size: int) -> Iterator[None]:
 
 def _requested(error: BaseException) -> int | None:
     """Bytes that could not be had, 0 if they are not told; None for other errors."""
+    if isinstance(error, MemoryNeeded):
+        return error.needed
     if isinstance(error, MemoryError):
         # numpy: "Unable to allocate 12.3 GiB for an array ..."
         match = re.search(r"allocate ([\d.]+) ([KMGT]?)(?:iB|bytes)", str(error))
@@ -220,7 +195,7 @@ def memory_of(device: Device, remedy: str) -> Iterator[None]:
         requested = _requested(e)
         if requested is None:
             raise
-        taken = (_mapped() or 0) - bound.mapped
+        taken = (mapped() or 0) - bound.mapped
         needed = max(bound.more, taken + requested) / _GIB
         raise GraphError(
             f"needs at least {needed:.2f} GiB of memory, {bound.more / _GIB:.2f} GiB "

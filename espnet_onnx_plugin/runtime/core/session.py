@@ -17,6 +17,8 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core import gpu
 from espnet_onnx_plugin.runtime.core.arithmetic import keep_exact
 from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.estimate import Estimate
+from espnet_onnx_plugin.runtime.core.proc import room
 from espnet_onnx_plugin.runtime.core.providers import Options, providers
 
 gpu.check_module()
@@ -33,6 +35,19 @@ class GraphError(PluginError):
 
 class MemoryShort(GraphError):
     """The GPU's memory does not hold what a graph needs."""
+
+
+class MemoryNeeded(GraphError):
+    """A graph was not run, for it needs more memory than this process may take.
+
+    Args:
+        name: of the graph.
+        needed: bytes.
+    """
+
+    def __init__(self, name: str, needed: int):
+        super().__init__(f"{name} needs {needed / 2**30:.2f} GiB of memory")
+        self.needed = needed
 
 
 def _reason(error: Exception) -> str:
@@ -100,6 +115,7 @@ def open_graph(
     device: Device,
     precision: Precision = "int8",
     graph: Graph | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A graph on a device, with the same result on every processor.
 
@@ -108,11 +124,15 @@ def open_graph(
         device: where it runs.
         precision: that of the bundle; one of unknown precision may hold 8-bit products.
         graph: its description, where it is one of a bundle.
+        profile: prefix of the file with the profile of its runs, where there is one.
 
     Raises:
         PluginError: where it would run elsewhere.
     """
     options = session_options(device)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if precision == "int8":
         keep_exact(options)
     if device.provider != "cpu":
@@ -173,7 +193,7 @@ class Runner:
         self._name = name
         self._described = inputs
         self._arena = arena
-        self._failed = False
+        self._give_back = False
         self._inputs = frozenset(i.name for i in session.get_inputs())
         self._outputs = [output.name for output in session.get_outputs()]
 
@@ -199,16 +219,26 @@ class Runner:
         binding: ort.IOBinding,
         feeds: Mapping[str, Value],
         fetch: Collection[str],
+        give_back: bool = False,
     ) -> dict[str, Value]:
-        """Run the graph, as :meth:`Session.run`, on these inputs and those kept."""
+        """Run the graph, as :meth:`Session.run`, on these inputs and those kept.
+
+        Args:
+            binding: inputs that were kept.
+            feeds: the others.
+            fetch: outputs that come back as arrays.
+            give_back: whether others get the memory that it takes when it has ended.
+        """
         try:
             self._bind(binding, feeds)
             for name in self._outputs:
                 binding.bind_output(name, "cpu" if name in fetch else self._memory)
             # What a failed run had taken, maybe all there is, others may need.
-            give_back, self._failed = self._failed and self._arena, True
-            self._session.run_with_iobinding(binding, _run_options(give_back))
-            self._failed = False
+            give_back, self._give_back = give_back or self._give_back, True
+            self._session.run_with_iobinding(
+                binding, _run_options(give_back and self._arena)
+            )
+            self._give_back = False
             return {
                 name: value.numpy() if name in fetch else value
                 for name, value in zip(self._outputs, binding.get_outputs())
@@ -264,10 +294,29 @@ class Session:
                 f"onnxruntime {ort.__version__} cannot load {path} ({_reason(e)}); "
                 f"{remedy}"
             )
+        self._refuse_others(session, path)
         self._device = device
+        self._estimate = Estimate(
+            self.graph,
+            path,
+            lambda prefix: open_graph(path, device, precision, self.graph, prefix),
+        )
         name, inputs = self.graph.file.name, self.graph.inputs
         arena = device.arena and device.memory == "cpu"
         self._runner = Runner(session, device.memory, name, inputs, arena)
+
+    def _refuse_others(self, session: ort.InferenceSession, path: Path) -> None:
+        """Refuse a graph whose tensors are not those of its description."""
+        graph = self.graph
+        read = {i.name for i in session.get_inputs()} - {*graph.inputs, *graph.states}
+        given = {*graph.outputs, *(f"next_{name}" for name in graph.states)}
+        given -= {output.name for output in session.get_outputs()}
+        if read or given:
+            names = ", ".join(sorted(read | given))
+            raise PluginError(
+                f"{path} has other inputs and outputs than its manifest says "
+                f"({names}); get the bundle from its author again, or export it"
+            )
 
     def run(self, feeds: Mapping[str, Value], fetch: Iterable[str]) -> dict[str, Value]:
         """Run the graph.
@@ -281,11 +330,48 @@ class Session:
 
         Raises:
             MemoryShort: if the GPU's memory does not hold the batch.
+            MemoryNeeded: if the CPU's does not.
             GraphError: if onnxruntime fails.
         """
         if self._device.watch is not None:
             self._device.watch(self.graph, feeds)
-        return self._runner.run(self._runner.binding(), feeds, set(fetch))
+        needed = self.check(feeds)
+        return self._runner.run(self._runner.binding(), feeds, set(fetch), needed > 0)
+
+    @property
+    def checks(self) -> bool:
+        """Whether :meth:`check` may refuse anything."""
+        return self._estimate.axis is not None and self._device.memory == "cpu"
+
+    def check(self, feeds: Mapping[str, Value], times: float = 1.0) -> int:
+        """Refuse a run that needs more memory than this process may take.
+
+        Args:
+            feeds: its inputs by name, or their beginnings.
+            times: how many times as long the inputs are.
+
+        Returns:
+            Bytes that it needs at least, where it is long enough for a look; else 0.
+
+        Raises:
+            MemoryNeeded: naming how much.
+        """
+        axis = self._estimate.axis
+        if axis is None or not self.checks:
+            return 0
+        sizes: dict[Axis, int] = {}
+        for name, tensor in self.graph.inputs.items():
+            sizes.update(zip(tensor.axes, shape_of(feeds[name])))
+        needed = self._estimate.bytes(
+            {**sizes, axis: int(sizes[axis] * times)},
+            lambda: {
+                name: value if isinstance(value, np.ndarray) else value.numpy()
+                for name, value in feeds.items()
+            },
+        )
+        if needed > room():
+            raise MemoryNeeded(self.graph.file.name, needed)
+        return needed
 
     def initial_states(self, memory: Mapping[str, Value]) -> dict[str, np.ndarray]:
         """The states before the first step: one row of zeros, no nodes.

@@ -11,8 +11,13 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.audio import READERS, Audio
-from espnet_onnx_plugin.runtime.io.digests import spread
-from espnet_onnx_plugin.runtime.io.lists import named, of_utterance, read_scp, some
+from espnet_onnx_plugin.runtime.io.lists import (
+    named,
+    of_utterance,
+    read_scp,
+    some,
+    spread,
+)
 from espnet_onnx_plugin.runtime.io.speech import check_rate, prepare
 
 

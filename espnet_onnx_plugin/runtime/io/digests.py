@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from espnet_onnx_plugin.bundle import sha256
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.audio import READERS
-from espnet_onnx_plugin.runtime.io.lists import read_scp
+from espnet_onnx_plugin.runtime.io.lists import read_scp, spread
 
 #: Bytes of an utterance's digest: no two that differ share one of 16 by accident.
 SIZE = 16
-
-
-def spread(keys: Sequence[str], limit: int | None) -> list[str]:
-    """At most ``limit`` keys, spread over all."""
-    wanted = len(keys) if limit is None else min(limit, len(keys))
-    return [keys[i * len(keys) // wanted] for i in range(wanted)]
 
 
 class InputDigests:

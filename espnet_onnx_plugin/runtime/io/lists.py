@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
@@ -63,6 +63,12 @@ def some(path: str | Path, entries: dict[str, str]) -> dict[str, str]:
     if not entries:
         raise PluginError(f"{path} names no utterance: prepare the data again")
     return entries
+
+
+def spread(keys: Sequence[str], limit: int | None) -> list[str]:
+    """At most ``limit`` keys, spread over all."""
+    wanted = len(keys) if limit is None else min(limit, len(keys))
+    return [keys[i * len(keys) // wanted] for i in range(wanted)]
 
 
 def of_utterance(key: str, tables: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.io.audio import READERS
-from espnet_onnx_plugin.runtime.io.lists import read_scp
+from espnet_onnx_plugin.runtime.io.lists import read_scp, spread
 from espnet_onnx_plugin.runtime.synthesis.described import synthesis_of
 from espnet_onnx_plugin.runtime.synthesis.score import (
     Label,
@@ -160,9 +160,7 @@ class OpenTexts:
     @property
     def keys(self) -> list[str]:
         """Utterances, in the order of the texts."""
-        keys = list(self.tables["text"])
-        wanted = len(keys) if self.limit is None else min(self.limit, len(keys))
-        return [keys[i * len(keys) // wanted] for i in range(wanted)]
+        return spread(list(self.tables["text"]), self.limit)
 
     def of(self, key: str) -> Arguments:
         """Inputs of an utterance, as arguments by name.
