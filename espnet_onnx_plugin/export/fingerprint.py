@@ -100,7 +100,7 @@ def _with_content(value: Any) -> Any:
 
 
 def _digests(path: Path) -> list[tuple[str, str]]:
-    """Digests of a file, or of a model's in a directory; none where there is neither."""
+    """Digests of a file, or of a model in a directory; none where there is neither."""
     try:
         if path.is_file():
             return [("", sha256(path))]
