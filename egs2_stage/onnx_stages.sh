@@ -487,18 +487,27 @@ onnx_time() {
     echo "${setting}" > "${dir}"/setting
 }
 
+# onnx_need_writable DIR: makes DIR, and ends where nothing can be written there
+onnx_need_writable() {
+    if ! mkdir -p "$1" 2> /dev/null || [ ! -w "$1" ]; then
+        onnx_die "$1 cannot be written: free some space, or give a directory that can be"
+    fi
+}
+
 # onnx_hold NAME: be the only run that writes the decodes NAME_*; ends, or waits with
 # --onnx_wait, where another one does. The kernel lets go of what a killed run has held:
 # its jobs, which may go on, do not have the lock's descriptor, 200.
 onnx_hold() {
     local file=${onnx_exp}/.$1.lock who code
+    onnx_need_writable "${onnx_exp}"
     while true; do
         exec 200<> "${file}"
         code=0
         flock --nonblock 200 2> /dev/null || code=$?
         if [ "${code}" -eq 1 ]; then
+            # It may have ended by now, or not yet have said so.
             who=$(cat "${file}" 2> /dev/null || true)
-            who=${who:-another run}
+            [ -n "${who#gone}" ] || who="another process"
             "${onnx_wait}" || onnx_die "${onnx_exp}/$1_* are being written by ${who}; let" \
                 "that end, or give --onnx_wait true"
             log "Waiting for ${who}, which writes ${onnx_exp}/$1_*"
@@ -617,6 +626,7 @@ onnx_run_stages() {
     if [ "${onnx_threads}" -gt 1 ]; then
         onnx_cmd+=" --num-threads ${onnx_threads}"
     fi
+    onnx_need_writable "${onnx_dir}"
     if onnx_wants_stage 14; then onnx_export; fi
     if onnx_wants_stage 15; then onnx_optimize; fi
     if onnx_wants_stage 16 && ! "${skip_eval:-false}"; then onnx_evaluate; fi

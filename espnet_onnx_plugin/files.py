@@ -8,6 +8,7 @@ and what a killed process leaves behind, the next one that writes there removes.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import ctypes
 import errno
 import fcntl
@@ -34,6 +35,11 @@ REMOVED = ".nfs"
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 #: What it says that cannot lock.
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+#: What this process holds.
+_held: contextvars.ContextVar[Path | None] = contextvars.ContextVar(
+    "held", default=None
+)
 
 
 #: What a lock file says that was removed.
@@ -71,8 +77,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        if isinstance(e, OSError):  # nobody knows of the other name
+            raise OSError(e.errno, e.strerror, str(path)) from e
         raise
     sync(path.parent)
 
@@ -90,7 +99,7 @@ def replace_directory(work: Path, target: Path) -> None:
 
     At every instant one of them is there whole. Only where a file system cannot
     exchange two names, as NFS, is there none for the time between two calls; killed
-    there, the old one lies beside it until :func:`clear` brings it back.
+    there, the old one lies beside it until the next :func:`held` brings it back.
     """
     sync_tree(work)
     if not target.exists():
@@ -108,18 +117,25 @@ def replace_directory(work: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def clear(target: Path) -> None:
-    """Remove what killed processes have left of their work on a directory.
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """A directory for the time of the block.
 
-    To be called by the one that holds it, see :func:`held`.
+    It lies beside what this process holds, so that the next one that holds that removes
+    what a killed one has left; where it holds nothing, among the system's temporary
+    files.
     """
-    old = _old(target)
-    if old.exists():
-        # Its name has to be free, even where not all of it can be removed.
-        old.rename(new_directory(target) if target.exists() else target)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.new-*"):
-        logger.info("removing %s, which a process has left that ended early", left)
-        remove_tree(left)
+    target = _held.get()
+    if target is None:
+        with tempfile.TemporaryDirectory() as work:
+            yield Path(work)
+        return
+    beside = new_directory(target)
+    try:
+        yield beside
+    finally:
+        # On NFS it stays while a file in it is open, until the holder ends.
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def remove_tree(directory: Path) -> None:
@@ -139,12 +155,21 @@ def remove_tree(directory: Path) -> None:
 def held(target: Path) -> Iterator[None]:
     """Be the only one that writes ``target`` during the block.
 
-    The kernel lets go of what a killed process has held, on NFS the server does, so
-    that there are no stale holders. It needs a lock file, which is gone afterwards.
+    What killed processes have left of their work on it is removed. The kernel lets go
+    of what a killed process has held, on NFS the server does, so that there are no
+    stale holders. It needs a lock file, which is gone afterwards. A block within the
+    block may hold the same.
 
     Raises:
         InUseError: saying who holds it and since when.
+        PluginError: if it is the working directory.
+        OSError: if its directory cannot be written.
     """
+    if _held.get() == target:
+        yield
+        return
+    if not target.name:
+        raise PluginError(f"{target} cannot be written anew; give another directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.lock")
     with contextlib.ExitStack() as stack:
@@ -152,17 +177,35 @@ def held(target: Path) -> Iterator[None]:
         stack.callback(_let_go, descriptor, path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _holder().encode(), 0)
+        _clear(target)
+        stack.callback(_clear, target)
+        token = _held.set(target)
+        stack.callback(_held.reset, token)
         yield
+
+
+def _clear(target: Path) -> None:
+    """Bring back what :func:`replace_directory` has put aside; remove the rest."""
+    old = _old(target)
+    if old.exists():
+        # Its name has to be free, even where not all of it can be removed.
+        old.rename(new_directory(target) if target.exists() else target)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.new-*"):
+        logger.info("removing %s, which a process has left that ended early", left)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _lock(path: Path, target: Path) -> int:
     """The descriptor of the lock file, locked."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as e:  # the directory's: nobody knows of the file
+            raise OSError(e.errno, e.strerror, str(path.parent)) from e
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            who = _content(descriptor)
+            who = _content(descriptor).removeprefix(_GONE)
             os.close(descriptor)
             raise InUseError(
                 f"{target} is being written by {who or 'another process'}; let it end, "

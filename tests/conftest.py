@@ -13,7 +13,7 @@ from sweeping.build import lengthen, randomize
 from espnet_onnx_plugin.bundle import File, Text
 from espnet_onnx_plugin.bundle.search import LabelSynchronous
 
-pytest_plugins = ["shared_graphs"]
+pytest_plugins = ["disks", "shared_graphs"]
 
 #: Modules in which ESPnet itself says what is expected, as they run.
 COMPARED = "asr ctc_prefix s2t search slu st".split()

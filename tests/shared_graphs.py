@@ -11,8 +11,10 @@ import io
 import os
 import pickle
 import shutil
+import tempfile
 import types
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -49,16 +51,11 @@ def fingerprint(*values):
     return hashlib.sha256(written.getvalue()).hexdigest()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def shared_graphs(tmp_path_factory):
-    """A module that was exported before, by any worker, is not exported again."""
+@contextlib.contextmanager
+def sharing(root):
+    """Export no module of which ``root`` has the graph, and keep the others there."""
     from espnet_onnx_plugin.export import graph
 
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # the workers' common one
-    root = root / "graphs"
-    root.mkdir(exist_ok=True)
     write_graph = graph.write_graph
 
     def write_once(spec, path):
@@ -69,12 +66,28 @@ def shared_graphs(tmp_path_factory):
             return
         kept = root / name
         if not kept.exists():
-            aside = tmp_path_factory.mktemp("graph")
+            aside = Path(tempfile.mkdtemp(dir=root))
             write_graph(spec, aside / path.name)
             with contextlib.suppress(OSError):  # another worker was faster
                 aside.rename(kept)
         shutil.copytree(kept, path.parent, dirs_exist_ok=True)
+        path.parent.chmod(0o755)  # copytree gave it that of what it has copied
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "write_graph", write_once)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_graphs(tmp_path_factory):
+    """Directory of the graphs that this run of the tests has exported.
+
+    A module that was exported before, by any worker, is not exported again.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the workers' common one
+    root = root / "graphs"
+    root.mkdir(exist_ok=True)
+    with sharing(root):
+        yield root

@@ -174,6 +174,15 @@ def test_a_language_model_of_other_tokens_is_named(capsys, tiny, tmp_path):
     assert "same token list" in line
 
 
+def test_an_optimized_bundle_is_no_exported_one(tiny, tmp_path):
+    """The sources of both are the same."""
+    optimize.main(args(model_dir=tiny["bundle"], output_dir=tmp_path / "fp32"))
+    options = dict(output_dir=tmp_path / "fp32", **model_args(tiny), **lm_args(tiny))
+    export.main(args(**options))
+    manifests = [d / "manifest.yaml" for d in (tiny["bundle"], tmp_path / "fp32")]
+    assert manifests[0].read_text() == manifests[1].read_text()
+
+
 @pytest.mark.parametrize("calibration", [True, False])
 def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
     scp = f"{tiny['data'] / 'wav.scp'},sound"

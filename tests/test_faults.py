@@ -5,6 +5,7 @@ model. Exports and optimizations are killed in processes of their own.
 """
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import random
@@ -155,6 +156,16 @@ def test_two_runs_at_once(undisturbed):
         assert outputs() == expected
 
 
+def test_a_holder_that_has_not_said_who_it_is(recipe):
+    with open("exp/asr/.tag_onnx.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = run_onnx(*STAGE)
+    assert result.returncode == 1
+    assert "exp/asr/tag_onnx_* are being written by another process; let" in (
+        result.stderr
+    )
+
+
 def test_a_vanished_file_is_named_and_the_others_are_kept(undisturbed):
     expected, _ = undisturbed
     clean()
@@ -284,22 +295,6 @@ def test_a_killed_derivation_leaves_a_whole_bundle(tiny, tmp_path):
 
 
 # Disks
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A small disk of its own: mount(size) makes it, or changes its size."""
-    where = tmp_path / "disk"
-    where.mkdir()
-
-    def mount(options, *more):
-        words = ["mount", "-t", "tmpfs", "-o", options, *more, "tmpfs", str(where)]
-        return subprocess.run(words, capture_output=True).returncode
-
-    if mount("size=64k") != 0:
-        pytest.skip("needs to mount a disk, as root")
-    yield where, lambda options: mount(f"remount,{options}")
-    subprocess.run(["umount", str(where)], check=True)
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from espnet_onnx_plugin import files
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import (
     InUseError,
-    clear,
     held,
     new_directory,
     remove_tree,
     replace_directory,
+    temporary_directory,
     write_whole,
 )
 
@@ -89,8 +90,8 @@ def test_a_kill_between_two_renames_is_mended(directories, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             replace_directory(work, target)
     assert not target.exists()
-    clear(target)
-    assert contents(target) == {"old"}
+    with held(target):
+        assert contents(target) == {"old"}
     assert [path.name for path in target.parent.iterdir()] == ["int8"]
 
 
@@ -98,8 +99,42 @@ def test_what_is_left_of_others_is_not_touched(tmp_path):
     others = [".int8x.new-1", ".int8.yaml", "int8.new-1"]
     for name in others:
         (tmp_path / name).mkdir()
-    clear(tmp_path / "int8")
+    with held(tmp_path / "int8"):
+        pass
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_temporary_directories_lie_beside_what_is_held(tmp_path, monkeypatch):
+    """A killed process leaves them; the next one that holds the same removes them."""
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path / "system"))
+    (tmp_path / "system").mkdir()
+    target = tmp_path / "exp" / "int8"
+    with held(target), temporary_directory() as work:
+        assert work.parent == target.parent
+        left = target.with_name(work.name + "left")
+        shutil.copytree(work, left)
+    assert not work.exists() and not left.exists()
+    left.mkdir()
+    with held(target):  # the next one
+        assert not left.exists()
+    with temporary_directory() as work:
+        assert work.parent == tmp_path / "system"
+    assert not work.exists() and not list(target.parent.iterdir())
+
+
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PluginError, match="cannot be written anew; give another"):
+        with held(Path(".")):
+            pass
+
+
+def test_a_holder_may_hold_the_same_again(tmp_path):
+    with held(tmp_path / "int8"):
+        with held(tmp_path / "int8"), held(tmp_path / "fp32"):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == [".int8.lock"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_is_there_as_it_was_or_whole(tmp_path, monkeypatch):
@@ -240,8 +275,10 @@ def test_files_that_live_on_are_left(directories, monkeypatch, exchange):
         replace_directory(work, target)
         assert contents(target) == {"new"}
         assert [path.name for path in work.iterdir()] == [".nfs01"]
-        clear(target)  # of the next one; it is still open
-    clear(target)
+        with held(target):  # the next one; it is still open
+            pass
+    with held(target):
+        pass
     assert [path.name for path in target.parent.iterdir()] == ["int8"]
 
 

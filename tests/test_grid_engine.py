@@ -50,7 +50,7 @@ def use(options=""):
 
 
 def wait_for_jobs(cluster, stage):
-    """Wait until jobs of the stage run and return what qstat says of their array."""
+    """Wait until jobs of the stage run, and return what qstat says of their array."""
     end = time.monotonic() + 120
     while True:
         # Others come before, which tell what is left to do.
@@ -86,7 +86,7 @@ def test_a_cluster_decodes(cluster, recipe):
 
 
 def test_a_killed_job_is_a_failed_one(cluster, recipe):
-    """It does not stay in the queue, where queue.pl would wait for it for ever."""
+    """In the queue, where it would stay, queue.pl would wait for it for ever."""
     stage = start(cluster.env, use())
     wait_for_jobs(cluster, stage)
     while not cluster.kill_jobs() and stage.poll() is None:

@@ -105,3 +105,10 @@ def test_a_page_is_replaced_whole_or_not_at_all(tmp_path, systems):
     assert not list(tmp_path.glob(".listening*"))
     write_page(directory, "T", {"c": "FIVE"}, {"int8": systems["int8"]})
     assert list(figures(page)) == ["c"]
+
+
+def test_what_a_killed_run_has_left_goes(tmp_path, systems):
+    directory = tmp_path / "results/listening"
+    (directory.parent / ".listening.new-abc/listening").mkdir(parents=True)
+    write_page(directory, "T", TEXTS, systems)
+    assert [path.name for path in directory.parent.iterdir()] == ["listening"]

@@ -73,6 +73,16 @@ def make_evaluator(
     return evaluator.from_options(task, own(**values_of(args, own)), options)
 
 
+#: What to do about errors of writing.
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run again"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "give a directory that can be written, or make it one",
+    ),
+}
+
+
 def run(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], None],
@@ -91,8 +101,8 @@ def run(
     except OSError as e:
         # Reading input is guarded where it happens; what remains is writing.
         message = f"{e.filename or 'output'}: {e.strerror or e}"
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            message += "; free some space and run again"
+        if e.errno in _REMEDIES:
+            message += f"; {_REMEDIES[e.errno]}"
     else:
         return
     print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)

@@ -112,6 +112,7 @@ def export(args: argparse.Namespace) -> None:
     from espnet_onnx_plugin.export.checkpoints import Checkpoints
     from espnet_onnx_plugin.export.export import export_bundle
     from espnet_onnx_plugin.export.model_zoo import from_tag, vocoder_from_tag
+    from espnet_onnx_plugin.files import held
     from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.runtime.io.data import Source
 
@@ -123,6 +124,7 @@ def export(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(trusting(args.trust_checkpoint))
         if args.model_tag is not None:
+            stack.enter_context(held(args.output_dir))  # it is unpacked beside that
             tagged = from_tag(args.task, args.model_tag, **more)
             checkpoints = stack.enter_context(tagged)
         else:

@@ -1,6 +1,7 @@
 """From one bundle to another: every graph rewritten, everything else carried over."""
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from espnet_onnx_plugin.bundle import (
 )
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.files import held
+
+logger = logging.getLogger(__name__)
 
 #: Writes the new form of a graph: (role, old file, new file). Returns whether an
 #: utterance gets the same result in a batch as alone, where it did before.
@@ -68,6 +71,7 @@ def derive(
     }
     with held(output_dir):
         if not force and is_current(output_dir, origin):
+            logger.info("%s is up to date", output_dir)
             return read_bundle(output_dir)
         graph_files = {
             file.name
@@ -120,4 +124,5 @@ def is_current(output_dir: Path, origin: Mapping[str, Any]) -> bool:
         source = read_bundle(output_dir).manifest.source
     except PluginError:
         return False
-    return all(source.get(name) == value for name, value in origin.items())
+    # What is derived of a bundle has that one's sources too, and a parent besides.
+    return all(source.get(name) == origin.get(name) for name in ("parent", *origin))

@@ -19,12 +19,7 @@ from espnet_onnx_plugin.bundle.manifest import FORMAT_VERSION, Manifest
 from espnet_onnx_plugin.bundle.typed import parse, plain
 from espnet_onnx_plugin.bundle.yaml_file import read_yaml
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.files import (
-    clear,
-    new_directory,
-    remove_tree,
-    replace_directory,
-)
+from espnet_onnx_plugin.files import new_directory, remove_tree, replace_directory
 
 MANIFEST = "manifest.yaml"
 
@@ -217,7 +212,6 @@ def new_bundle(output_dir: str | Path) -> Iterator[Path]:
                 f"{output_dir} exists and is not a bundle; remove it or give another "
                 "--output_dir"
             )
-    clear(output_dir)
     work = new_directory(output_dir)
     try:
         yield work

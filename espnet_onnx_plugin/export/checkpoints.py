@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import importlib.util
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from espnet_onnx_plugin.bundle.yaml_file import read_yaml
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoint_file import weights_only
 from espnet_onnx_plugin.export.weights import load_weights
+from espnet_onnx_plugin.files import temporary_directory
 from espnet_onnx_plugin.packages import import_package
 from espnet_onnx_plugin.runtime.search.ngram_scorer import NgramScorer
 
@@ -98,8 +98,8 @@ def overwritten(
     settings, changes = read_config(config), read_config(other)
     known = [key for part in parts for key in (part, f"{part}_conf")]
     check_keys(changes, known, str(other))
-    with tempfile.TemporaryDirectory() as work:
-        path = Path(work) / config.name
+    with temporary_directory() as work:
+        path = work / config.name
         merged = yaml.safe_dump(_updated(settings, changes))
         path.write_text(merged, encoding="utf-8")
         yield path
@@ -176,9 +176,9 @@ def build(
 
 def _build(task: type, config: Path) -> tuple[torch.nn.Module, argparse.Namespace]:
     """Build a model with the weights that ESPnet begins with."""
-    with tempfile.TemporaryDirectory() as work:
+    with temporary_directory() as work:
         # ESPnet initializes a model in another way where it has no checkpoint to load.
-        empty = Path(work) / "empty.pth"
+        empty = work / "empty.pth"
         torch.save({}, empty)
         try:
             with losses_left_out(), weights_only():

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import torch
 
-import espnet_onnx_plugin
 from espnet_onnx_plugin.bundle import (
     Bundle,
     Manifest,
     describe_file,
     new_bundle,
     read_bundle,
-    sha256,
     write_manifest,
 )
 from espnet_onnx_plugin.bundle.derive import is_current
@@ -29,7 +25,8 @@ from espnet_onnx_plugin.export.checkpoints import (
     read_config,
     refuse_ngram,
 )
-from espnet_onnx_plugin.export.graph import OPSET, export_graphs
+from espnet_onnx_plugin.export.fingerprint import fingerprint
+from espnet_onnx_plugin.export.graph import export_graphs
 from espnet_onnx_plugin.export.parity.tolerance import Parity
 from espnet_onnx_plugin.export.tasks.exporter import Exporter, find_exporter
 from espnet_onnx_plugin.files import held
@@ -41,21 +38,6 @@ logger = logging.getLogger(__name__)
 
 #: What graphs are checked on where nothing else is said.
 CPU = Device()
-
-
-def fingerprint(task: str, checkpoints: Checkpoints) -> dict[str, Any]:
-    """Sources of a bundle: equal fingerprints give equal bundles."""
-    import espnet2
-
-    return {
-        "task": task,
-        "files": {name: sha256(path) for name, path in checkpoints.files().items()},
-        "espnet": getattr(espnet2, "__version__", "unknown"),
-        "torch": str(torch.__version__),
-        "onnx": onnx.__version__,
-        "opset": OPSET,
-        "espnet_onnx_plugin": espnet_onnx_plugin.__version__,
-    }
 
 
 def export_bundle(

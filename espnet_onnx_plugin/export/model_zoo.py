@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.archive import refuse_listed, unpack
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.replace import replaced
+from espnet_onnx_plugin.files import temporary_directory
 from espnet_onnx_plugin.tasks import find
 
 
@@ -51,7 +51,7 @@ def from_tag(task: str, tag: str, **others: Path | None) -> Iterator[Checkpoints
     Raises:
         PluginError: if it is neither, or holds no model of the task.
     """
-    with tempfile.TemporaryDirectory() as work:
+    with temporary_directory() as work:
         files = unpack(tag, work) if Path(tag).is_file() else _download(tag)
         # ESPnet packs models of tts under shorter names than those of other tasks, and
         # the CTC models of s2t.sh under those of its other models.

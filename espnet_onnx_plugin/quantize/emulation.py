@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import onnx_ir as ir
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.bundle.graph_file import load_graph, save_graph
+from espnet_onnx_plugin.files import temporary_directory
 from espnet_onnx_plugin.optimize.editor import Editor, constant
 from espnet_onnx_plugin.quantize.half import EXACT, cast, give, infer_types
 
@@ -73,8 +73,7 @@ def _redirect(users: Collection[tuple[ir.Node, int]], new: ir.Value) -> None:
 @contextlib.contextmanager
 def emulated(bundle: Bundle) -> Iterator[Bundle]:
     """A bundle that does on a CPU what another one in 16 bits does on a GPU."""
-    with tempfile.TemporaryDirectory(dir=bundle.path.parent) as directory:
-        work = Path(directory)
+    with temporary_directory() as work:
         graphs = {graph.file.name for graph in bundle.manifest.graphs.values()}
         for file in bundle.path.iterdir():
             if file.name in graphs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx_ir as ir
 
 from espnet_onnx_plugin.bundle.graph_file import save_graph
 from espnet_onnx_plugin.evaluate.recorder import Feeds
+from espnet_onnx_plugin.files import temporary_directory
 from espnet_onnx_plugin.optimize.editor import Editor, constant
 from espnet_onnx_plugin.quantize.forms import FP32, Lowering, either
 from espnet_onnx_plugin.quantize.half import (
@@ -181,8 +181,8 @@ def _large(
     output = editor.put("Concat", *largest, axis=0)
     output.type = ir.TensorType(ir.DataType.FLOAT)
     editor.graph.outputs.append(output)
-    with tempfile.TemporaryDirectory() as work:
-        path = Path(work) / "measured.onnx"
+    with temporary_directory() as work:
+        path = work / "measured.onnx"
         save_graph(editor.model, path)
         session = open_graph(path, device)
     known = {entry.name for entry in session.get_inputs()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from espnet_onnx_plugin.bundle.graph_file import save_graph
 from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.evaluate.speed import is_faster
+from espnet_onnx_plugin.files import temporary_directory
 from espnet_onnx_plugin.optimize.editor import Editor
 from espnet_onnx_plugin.quantize import convolutions, products, recurrent
 from espnet_onnx_plugin.quantize.convolutions import Range
@@ -160,8 +160,8 @@ def _measure_ranges(
         v for node in filters for v in (node.inputs[0], convolutions.result(node))
     }
     editor.graph.outputs.extend(v for v in values if not v.is_graph_output())
-    with tempfile.TemporaryDirectory() as work:
-        path = Path(work) / "calibrated.onnx"
+    with temporary_directory() as work:
+        path = work / "calibrated.onnx"
         save_graph(editor.model, path)
         session = open_graph(path, device)
     names = sorted(value.name for value in values)
@@ -185,8 +185,8 @@ def _is_faster(
     low = {layer.name: forms[0] for layer, forms in lowering.ladders.items()}
     high = {layer.name: FP32 for layer in lowering.ladders if layer.kind in kinds}
     longest = max(feeds, key=lambda feed: sum(x.size for x in feed.values()))
-    with tempfile.TemporaryDirectory() as work:
-        paths = [Path(work) / f"{side}.onnx" for side in ("low", "high")]
+    with temporary_directory() as work:
+        paths = [work / f"{side}.onnx" for side in ("low", "high")]
         for path, forms in zip(paths, (low, {**low, **high})):
             lowering.write(forms, path)
         return is_faster(*paths, longest, device)

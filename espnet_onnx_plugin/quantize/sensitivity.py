@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from espnet_onnx_plugin.evaluate.recorder import Feeds
+from espnet_onnx_plugin.files import temporary_directory
 from espnet_onnx_plugin.quantize.forms import FP32, SWITCHES, Lowering
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import open_graph
@@ -75,8 +74,8 @@ def _costs(
         return {f: {layer.name: 0.0 for layer in lowering.ladders} for f in forms}
     costs: dict[str, dict[str, float]] = {}
     for form in sorted(forms - {FP32}):
-        with tempfile.TemporaryDirectory() as work:
-            path = Path(work) / f"{role}.onnx"
+        with temporary_directory() as work:
+            path = work / f"{role}.onnx"
             layers = lowering.write_probe(form, path)
             session = open_graph(path, device)
         known = {entry.name for entry in session.get_inputs()}

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.evaluate.speech_quality import f0_contour, read_wav
+from espnet_onnx_plugin.files import held, new_directory, replace_directory
 from espnet_onnx_plugin.report.plots import plot_spectrogram
 
 PAGE = "index.html"
@@ -65,11 +65,8 @@ def write_page(
         PluginError: If a system lacks an utterance, or a file cannot be read.
     """
     lines = [HEAD.format(title=escape(title))]
-    with tempfile.TemporaryDirectory(
-        dir=directory.parent, prefix=f".{directory.name}."
-    ) as temporary:
-        aside = Path(temporary) / directory.name
-        aside.mkdir()
+    with held(directory):
+        aside = new_directory(directory)
         for number, key in enumerate(list(texts)[:utterances], 1):
             lines.append(f"<h2>{escape(key)}</h2>")
             if texts[key]:
@@ -81,8 +78,7 @@ def write_page(
             lines.append("</div>")
         lines += ["</body>", "</html>", ""]
         (aside / PAGE).write_text("\n".join(lines), encoding="utf-8")
-        shutil.rmtree(directory, ignore_errors=True)
-        aside.rename(directory)
+        replace_directory(aside, directory)
     return directory / PAGE
 
 

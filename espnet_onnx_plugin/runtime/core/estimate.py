@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import onnxruntime as ort
 
 from espnet_onnx_plugin.bundle import Axis, Graph, Tensor
+from espnet_onnx_plugin.files import temporary_directory
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,8 @@ class Estimate:
 
     def _profile(self, feeds: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """The events of a run."""
-        with tempfile.TemporaryDirectory(prefix="onnx_profile.") as work:
-            session = self._open(Path(work) / "profile")
+        with temporary_directory() as work:
+            session = self._open(work / "profile")
             given = {i.name for i in session.get_inputs()}
             session.run(None, {k: v for k, v in feeds.items() if k in given})
             content: list[dict[str, Any]] = json.loads(
