@@ -27,8 +27,7 @@ def cluster(tmp_path_factory):
 def no_jobs(cluster):
     """None is left of a test that fails."""
     yield
-    if cluster.jobs():
-        cluster.delete_jobs()
+    cluster.delete_jobs()
     cluster.wait_until_idle()
 
 
