@@ -217,13 +217,13 @@ class GridEngine:
         kill_all(self._processes() | {daemon.pid})
         daemon.wait()
 
-    def kill_jobs(self) -> bool:
-        """End the programs of all jobs, as the kernel does that is out of memory.
+    def kill_jobs(self, module: str) -> bool:
+        """End all jobs that run a Python module, as the kernel does without memory.
 
         Returns:
             Whether there were any.
         """
-        found = {p for p in self._processes() if _name(p).startswith("python")}
+        found = {p for p in self._processes() if _runs(p, module)}
         kill_all(found)
         return bool(found)
 
@@ -332,12 +332,13 @@ def changed(configuration: str, values: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _name(pid: int) -> str:
-    """Name of a process's program; nothing where it has ended."""
+def _runs(pid: int, module: str) -> bool:
+    """Whether a process is that of a Python module; not where it has ended."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return ""
+        return False
+    return words[1:3] == [b"-m", module.encode()]
 
 
 if __name__ == "__main__":
