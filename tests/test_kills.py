@@ -15,7 +15,7 @@ import yaml
 
 from espnet_onnx_plugin.bundle import MANIFEST, read_bundle
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("kills")]
 
 #: Commands, and the bundles that they make.
 MADE = {"export": "fp32", "optimize": "optimized", "quantize": "int8"}
