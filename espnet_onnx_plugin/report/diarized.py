@@ -47,9 +47,9 @@ class DiarizedSet(EnhancedSet):
         if self.reference is not None and system is not self.reference:
             expected = self.activities[self.reference.name]
             both = expected.keys() & made.keys()
-            shares = [same_decisions(made[key], expected[key]) for key in both]
-            equal, decisions = map(sum, zip(*shares))
-            scores["activities"] = 100 * equal / decisions
+            if shares := [same_decisions(made[key], expected[key]) for key in both]:
+                equal, decisions = map(sum, zip(*shares))
+                scores["activities"] = 100 * equal / decisions
         return replace(row, utterances=len(made), scores=scores)
 
 
