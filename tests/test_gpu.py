@@ -185,10 +185,11 @@ class Opened:
     def get_inputs(self):
         return []
 
-    get_outputs = get_inputs
+    def get_outputs(self):
+        return [types.SimpleNamespace(name=name) for name in ENCODER.outputs]
 
     def io_binding(self):
-        return None
+        return types.SimpleNamespace(bind_output=lambda *_: None)
 
     def run_with_iobinding(self, binding, options):
         raise RuntimeError(self.error)
