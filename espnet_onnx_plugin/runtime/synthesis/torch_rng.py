@@ -43,9 +43,10 @@ class Noise:
 
     def state(self) -> bytes:
         """Where the generator is."""
-        _, words, position, *_ = self._generator.get_state()
+        twister = self._generator.get_state(legacy=False)["state"]
         spare = np.float64(np.nan if self._next is None else self._next)
-        return np.int32(position).tobytes() + spare.tobytes() + words.tobytes()
+        position, words = np.int32(twister["pos"]), twister["key"]
+        return position.tobytes() + spare.tobytes() + bytes(words)
 
     def restore(self, state: bytes) -> None:
         """Go on from where :meth:`state` was called."""
