@@ -549,7 +549,6 @@ onnx_decode_and_score() {
     cmd=$(onnx_ask_memory "${decode_cmd}" 1024)
     dsets=$(onnx_list_sets)
     log "Stage 16: Decode and score: ${onnx_variants}"
-    [ -d "${onnx_exp}" ] || onnx_die "${onnx_exp} is missing: train the model first"
     onnx_hold "${inference_tag}_onnx"
     # Tables of an earlier run must not be taken for this one's.
     rm -f "${onnx_tables}"/RESULTS.*
@@ -626,6 +625,7 @@ onnx_run_stages() {
     if [ "${onnx_threads}" -gt 1 ]; then
         onnx_cmd+=" --num-threads ${onnx_threads}"
     fi
+    [ -d "${onnx_exp}" ] || onnx_die "${onnx_exp} is missing: train the model first"
     onnx_need_writable "${onnx_dir}"
     if onnx_wants_stage 14; then onnx_export; fi
     if onnx_wants_stage 15; then onnx_optimize; fi

@@ -229,9 +229,8 @@ def test_failures_are_counted_and_tried_again(tmp_path, audio):
     assert texts == [f"{key} text of {key}" for key in KEYS]
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_files_that_nfs_keeps_are_in_nobodys_way(tmp_path, audio, monkeypatch, force):
-    """A removed file that is open lives on as .nfsXXXX, and cannot be removed."""
+def keep_open_files(monkeypatch):
+    """Let files that NFS keeps, .nfsXXXX, be busy."""
     unlink = os.unlink
 
     def busy(path, **kwargs):
@@ -239,9 +238,17 @@ def test_files_that_nfs_keeps_are_in_nobodys_way(tmp_path, audio, monkeypatch, f
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
         unlink(path, **kwargs)
 
-    recognize(tmp_path / "out", audio)
-    (tmp_path / "out/.nfs01").write_text("open in another process")
     monkeypatch.setattr(os, "unlink", busy)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_files_that_nfs_keeps_are_in_nobodys_way(tmp_path, audio, monkeypatch, force):
+    """A removed file that is open lives on as .nfsXXXX, and cannot be removed."""
+    recognize(tmp_path / "out", audio)
+    (tmp_path / "out.incomplete").mkdir()
+    for directory in ("out", "out.incomplete"):
+        (tmp_path / directory / ".nfs01").write_text("open in another process")
+    keep_open_files(monkeypatch)
     assert recognize(tmp_path / "out", audio, force=force) == (KEYS if force else [])
     texts = (tmp_path / "out/1best_recog/text").read_text().splitlines()
     assert texts == [f"{key} text of {key}" for key in KEYS]
@@ -371,6 +378,19 @@ def merged(tmp_path, audio):
     run_jobs(decode, audio, 2, "a")
     decode.merge(0)
     return decode
+
+
+def test_a_merge_leaves_what_nfs_keeps(tmp_path, audio, monkeypatch):
+    decode = recipe(tmp_path, audio, SpeechWriter)
+    run_jobs(decode, audio, 2, "a", speak)
+    decode.merge(0)
+    kept = decode.directory / "wav/.nfs01"
+    kept.write_text("open in another process")
+    keep_open_files(monkeypatch)
+    decode.forget()
+    run_jobs(decode, audio, 1, "b", speak)
+    decode.merge(0)
+    assert kept.exists() and not changed(decode.directory, read_mark(decode.directory))
 
 
 @pytest.mark.parametrize("what", ["line", "file", "mark", "record"])

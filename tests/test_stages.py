@@ -790,6 +790,14 @@ def test_a_lost_utterance_is_an_error(recipe, text, args):
     assert not Path("exp/asr/tag_onnx_fp32/test_a/onnx_decode.json").exists()
 
 
+@pytest.mark.parametrize("stage", ["14", "16"])
+def test_a_model_that_was_not_trained(recipe, stage):
+    shutil.rmtree("exp/asr")
+    result = run_onnx("--stage", stage)
+    assert_refused(result, "exp/asr is missing: train the model first")
+    assert not Path("exp/asr").exists()
+
+
 @pytest.mark.parametrize("variants", ["fp32", "int8"])
 def test_a_missing_model_names_the_stages(recipe, variants):
     result = run_onnx("--stage", "16", "--onnx_variants", variants)

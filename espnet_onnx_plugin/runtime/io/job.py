@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_onnx_plugin.errors import PluginError
-from espnet_onnx_plugin.files import REMOVED, remove_tree
+from espnet_onnx_plugin.files import REMOVED, remove_tree, replace_directory
 from espnet_onnx_plugin.runtime.io.digests import InputDigests
 from espnet_onnx_plugin.runtime.io.records import RECORDS, Facts, read_records
 
@@ -80,7 +80,7 @@ def working_directory(job: Job, owns: Callable[[str], bool]) -> Path:
         work.mkdir(parents=True, exist_ok=True)  # see remove_tree
     else:
         if serves == final:
-            final.rename(work)
+            replace_directory(final, work)
         prune(work)
     return work
 
