@@ -26,11 +26,11 @@ from espnet_onnx_plugin.errors import PluginError
 
 logger = logging.getLogger(__name__)
 
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 #: How NFS begins the name of a removed file while a process of the machine has it open.
 REMOVED = ".nfs"
 
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 #: What a file system says that cannot exchange two names, or a libc without the call.
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 #: What it says that cannot lock.
@@ -40,7 +40,6 @@ _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _held: contextvars.ContextVar[Path | None] = contextvars.ContextVar(
     "held", default=None
 )
-
 
 #: What a lock file says that was removed.
 _GONE = "gone"

@@ -28,8 +28,8 @@ from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
 from espnet_onnx_plugin.runtime.core import limits
 from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.graph_errors import GraphError
 from espnet_onnx_plugin.runtime.core.limits import Free, free_memory, memory_of
-from espnet_onnx_plugin.runtime.core.session import GraphError
 from espnet_onnx_plugin.runtime.diar import DiarizeSpeech
 from espnet_onnx_plugin.runtime.enh import SeparateSpeech
 from espnet_onnx_plugin.runtime.io import progress
@@ -201,7 +201,7 @@ import numpy as np
 import espnet_onnx_plugin
 from espnet_onnx_plugin.runtime.core import limits
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import GraphError
+from espnet_onnx_plugin.runtime.core.graph_errors import GraphError
 model = espnet_onnx_plugin.Speech2Text(sys.argv[1], beam_size=1)
 noise = np.random.default_rng(0).standard_normal(120 * int(sys.argv[2]))
 noise = noise.astype(np.float32)

@@ -11,19 +11,14 @@ from conftest import RATE
 from test_bounds import GIB, pretend
 
 import espnet_onnx_plugin
-from espnet_onnx_plugin.bundle import read_bundle
+from espnet_onnx_plugin.bundle import Tensor, read_bundle
 from espnet_onnx_plugin.optimize.fuse import optimize
 from espnet_onnx_plugin.runtime.core import estimate, limits
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.estimate import RUNS, STEP, Estimate, Growth
+from espnet_onnx_plugin.runtime.core.graph_errors import GraphError, MemoryNeeded
 from espnet_onnx_plugin.runtime.core.limits import Free, memory_of
-from espnet_onnx_plugin.runtime.core.session import (
-    GraphError,
-    MemoryNeeded,
-    Runner,
-    Session,
-    open_graph,
-)
+from espnet_onnx_plugin.runtime.core.session import Runner, Session, open_graph
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.recognition.decode import decode
 
@@ -198,3 +193,7 @@ def test_a_graph_with_states_has_no_estimate(bundles):
     path = bundles["fp32"].path
     assert Estimate(stateful, path, open_graph).axis is None
     assert Estimate(graphs["encoder"], path, open_graph).axis == "frames_in"
+    # Nor one that works on rows of a beam, in every step of a search.
+    rows = {"tokens": Tensor("int64", ("rows",))}
+    steps = dataclasses.replace(graphs["encoder"], inputs=rows)
+    assert Estimate(steps, path, open_graph).axis is None

@@ -13,8 +13,9 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core import gpu
 from espnet_onnx_plugin.runtime.core.buckets import bucket
 from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device, check_precision
+from espnet_onnx_plugin.runtime.core.graph_errors import MemoryShort
 from espnet_onnx_plugin.runtime.core.providers import PROFILE, providers
-from espnet_onnx_plugin.runtime.core.session import MemoryShort, Session
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.recognition.decode import BatchLimits, Prepared, decode
 

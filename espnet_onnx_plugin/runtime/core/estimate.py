@@ -36,7 +36,7 @@ STEP = 240
 RUNS = 4
 
 #: Axes along which a graph does the same work several times.
-TIMES = frozenset({"utterances", "channels", "speakers"})
+TIMES = frozenset({"utterances", "channels", "speakers", "rows", "streams"})
 
 #: Kernels of onnxruntime that never write into their inputs, so that those and the
 #: outputs are there at the same time.

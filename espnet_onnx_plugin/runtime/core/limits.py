@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.graph_errors import GraphError, MemoryNeeded
 from espnet_onnx_plugin.runtime.core.proc import allowed, field, mapped, read
-from espnet_onnx_plugin.runtime.core.session import GraphError, MemoryNeeded
 
 #: Part of the free memory that a job leaves: page tables, files that are being read.
 MARGIN = 0.05

@@ -18,6 +18,11 @@ from espnet_onnx_plugin.runtime.core import gpu
 from espnet_onnx_plugin.runtime.core.arithmetic import keep_exact
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.estimate import Estimate
+from espnet_onnx_plugin.runtime.core.graph_errors import (
+    GraphError,
+    MemoryNeeded,
+    MemoryShort,
+)
 from espnet_onnx_plugin.runtime.core.proc import room
 from espnet_onnx_plugin.runtime.core.providers import Options, providers
 
@@ -27,27 +32,6 @@ Value: TypeAlias = np.ndarray | ort.OrtValue
 
 #: Colours of a terminal, of which onnxruntime's messages are full.
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class GraphError(PluginError):
-    """A graph failed on an input; those of other utterances may be fine."""
-
-
-class MemoryShort(GraphError):
-    """The GPU's memory does not hold what a graph needs."""
-
-
-class MemoryNeeded(GraphError):
-    """A graph was not run, for it needs more memory than this process may take.
-
-    Args:
-        name: of the graph.
-        needed: bytes.
-    """
-
-    def __init__(self, name: str, needed: int):
-        super().__init__(f"{name} needs {needed / 2**30:.2f} GiB of memory")
-        self.needed = needed
 
 
 def _reason(error: Exception) -> str:

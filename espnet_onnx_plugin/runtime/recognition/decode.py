@@ -16,8 +16,8 @@ from espnet_onnx_plugin.bundle import Speech
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Utterance
+from espnet_onnx_plugin.runtime.core.graph_errors import GraphError, MemoryShort
 from espnet_onnx_plugin.runtime.core.limits import memory_of
-from espnet_onnx_plugin.runtime.core.session import GraphError, MemoryShort
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.io.lists import of_utterance
 from espnet_onnx_plugin.runtime.io.speech import check_rate
