@@ -289,12 +289,18 @@ def test_batches_give_the_results_of_one_at_a_time(tiny, tmp_path, lm_weight):
 
 def test_an_encoder_that_sees_few_lengths_gives_the_same(tiny):
     results = []
+    frontend = read_bundle(tiny["bundle"]).manifest.graphs["frontend"]
     for buckets in (False, True):
+        runs = []
         ours = espnet_onnx_plugin.Speech2Text(
-            tiny["bundle"], session=dict(buckets=buckets), **OPTIONS["joint_lm"]
+            tiny["bundle"],
+            session=dict(buckets=buckets, watch=lambda graph, _: runs.append(graph)),
+            **OPTIONS["joint_lm"],
         )
         utterances = [ours.prepare(wave) for wave in waves().values()]
         results.append([ours.batch(utterances)] + [ours.batch([u]) for u in utterances])
+    calls = 1 + len(utterances)
+    assert runs.count(frontend) == calls  # it hears a whole batch at once
     for alone, padded in zip(*results):
         assert [scored(r) for r in alone] == [scored(r) for r in padded]
 

@@ -8,10 +8,18 @@ import onnxruntime
 import pytest
 from conftest import NO_SEARCH, NO_TEXT
 
-from espnet_onnx_plugin.bundle import Bundle, File, Graph, Manifest, Speech, Tensor
+from espnet_onnx_plugin.bundle import (
+    Bundle,
+    File,
+    Framing,
+    Graph,
+    Manifest,
+    Speech,
+    Tensor,
+)
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core import gpu
-from espnet_onnx_plugin.runtime.core.buckets import bucket
+from espnet_onnx_plugin.runtime.core.buckets import bucket, pad_waveforms
 from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device, check_precision
 from espnet_onnx_plugin.runtime.core.graph_errors import MemoryShort
 from espnet_onnx_plugin.runtime.core.providers import PROFILE, providers
@@ -369,3 +377,36 @@ def test_lengths_are_few():
     assert len(set(found)) == 41
     for length, padded in enumerate(found, 1):
         assert length <= padded <= max(128, length * 9 / 8)
+
+
+def windows(waveform, framing):
+    """What frames are made of, where a frontend reflects a waveform at its ends."""
+    waveform = np.pad(waveform, framing.pad, mode="reflect")
+    views = np.lib.stride_tricks.sliding_window_view(waveform, framing.n_fft)
+    return views[:: framing.hop_length]
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [Framing(64, 32, 64, True), Framing(50, 20, 64, True), Framing(64, 32, 64)],
+)
+def test_waveforms_in_a_batch_have_the_frames_that_they_have_alone(framing):
+    random = np.random.default_rng(0)
+    hop, edge = framing.hop_length, framing.edge
+    # Some have as many frames as there are in a bucket, to the sample.
+    whole = [edge + (frames - 1) * hop for frames in (128, 256)]
+    for longest in [framing.shortest, 500, *(n + i for n in whole for i in (-1, 0, 1))]:
+        for others in ((), (framing.shortest, longest - 1, longest - hop)):
+            lengths = [longest, *(max(n, framing.shortest) for n in others)]
+            waveforms = [random.standard_normal(n).astype(np.float32) for n in lengths]
+            batch = pad_waveforms(waveforms, framing)
+            assert batch.dtype == np.float32
+            together = [windows(row, framing) for row in batch]
+            assert bucket(len(together[0])) == len(together[0])
+            for waveform, rows in zip(waveforms, together):
+                alone = windows(waveform, framing)
+                np.testing.assert_array_equal(rows[: len(alone)], alone)
+                reflected = framing.pad // hop + 1
+                assert len(rows) <= bucket(
+                    len(windows(waveforms[0], framing)) + reflected
+                )

@@ -157,7 +157,7 @@ def exported(model, config, path):
     graph = EncoderGraph(model, config).eval()
     speech = describe_speech(model, frontend, args)
     graphs = export_graphs(audio_specs(frontend, graph, speech), path)
-    bundle = as_bundle(path, graphs)
+    bundle = as_bundle(path, graphs, speech)
     recorder = InputRecorder(bundle)
     encoder = Encoder(bundle, Device(watch=recorder.record))
     return encoder, speech, partial(differences_in_half, bundle, recorder)
@@ -206,7 +206,9 @@ def test_encoder_graph(arch, name, tmp_path, buildable, tries_half):
 
 
 def few_lengths(encoder, noise):
-    """Frames behind the longest utterance change nothing."""
+    """Frames behind the longest utterance change nothing, nor does the company that a
+    frontend has of other utterances.
+    """
     utterances = [utterance for _, utterance in noise]
     batches = [utterances, utterances[:1]]
     expected = [encoder(batch) for batch in batches]

@@ -29,11 +29,18 @@ class Framing:
         return (self.n_fft or 0) // 2 if self.center else 0
 
     @property
+    def edge(self) -> int:
+        """Samples of which the first frame is made, without those that are reflected:
+        every further one takes ``hop_length`` more.
+        """
+        return (self.n_fft or 1) - 2 * self.pad
+
+    @property
     def shortest(self) -> int:
         """The fewest samples that have a frame; a reflection needs one more than it is
         long.
         """
-        return max((self.n_fft or 1) - 2 * self.pad, self.pad + 1)
+        return max(self.edge, self.pad + 1)
 
 
 @dataclass(frozen=True)

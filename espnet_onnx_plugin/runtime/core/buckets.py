@@ -6,6 +6,12 @@ and the arena seldom has a piece of memory that fits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from espnet_onnx_plugin.bundle import Framing
+
 #: The shortest length, in frames of 10 ms little more than a second.
 SHORTEST = 128
 
@@ -24,3 +30,28 @@ def bucket(length: int) -> int:
         octave *= 2
     step = octave // STEPS
     return max(SHORTEST, -(-length // step) * step)
+
+
+def pad_waveforms(waveforms: Sequence[np.ndarray], framing: Framing) -> np.ndarray:
+    """Waveforms as a batch of which each row has the frames that it has alone.
+
+    A frame is made of a window, and the last windows reach beyond the end, where the
+    frontend reflects a waveform. In a batch it would reflect the padding; so the
+    reflection is put there instead, and the batch made so long that what it reflects
+    itself is behind every waveform's last frame.
+
+    Args:
+        waveforms: each (samples,), and at least ``framing.shortest`` of them.
+        framing: of a frontend whose frames are made of windows.
+
+    Returns:
+        (utterances, samples) float32, which are one of few numbers of frames.
+    """
+    pad, hop, overlap = framing.pad, framing.hop_length, framing.edge
+    longest = max(map(len, waveforms)) + pad
+    frames = bucket(-(-(longest - overlap) // hop) + 1)
+    batch = np.zeros((len(waveforms), (frames - 1) * hop + overlap), np.float32)
+    for row, waveform in zip(batch, waveforms):
+        row[: len(waveform)] = waveform
+        row[len(waveform) :][:pad] = waveform[::-1][1 : pad + 1]
+    return batch

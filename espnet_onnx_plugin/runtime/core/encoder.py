@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_onnx_plugin.bundle import Bundle
-from espnet_onnx_plugin.runtime.core.buckets import bucket
+from espnet_onnx_plugin.bundle import Bundle, Framing, Speech
+from espnet_onnx_plugin.runtime.core.buckets import bucket, pad_waveforms
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import Session, Value, shape_of
 from espnet_onnx_plugin.runtime.core.values import stack, take, to_numpy
@@ -50,6 +50,17 @@ class Accompanied:
 
 
 Utterance = np.ndarray | Accompanied
+
+
+def _apart(utterance: Utterance) -> tuple[np.ndarray, Features]:
+    """The audio of an utterance, and the inputs that accompany it."""
+    if not isinstance(utterance, Accompanied):
+        return utterance, {}
+    others: Features = {}
+    for name, array in utterance.others.items():
+        others[name] = array[None]
+        others[f"{name}_lengths"] = np.array([len(array)])
+    return utterance.speech, others
 
 
 class Encoded(dict[str, Value]):
@@ -134,6 +145,8 @@ class Encoder:
         # Behind the utterances there may be an axis of speakers.
         self._tells_apart = len(self._encoder.graph.outputs["encoder_out"].axes) > 3
         self._buckets = device.buckets and self._encoder.graph.batches
+        #: Of a frontend that makes the features of a batch at once; else None.
+        self._framing = self._frames_of_windows(bundle.manifest.speech)
         #: Seconds that the newest call spent, by graph.
         self.seconds: dict[str, float] = {}
 
@@ -144,6 +157,8 @@ class Encoder:
             utterances: each (samples,), or (frames, dim) where there is no frontend,
                 alone or :class:`Accompanied`.
         """
+        if self._buckets and self._framing is not None:
+            return self._encode(self._features_together(utterances, self._framing))
         feats = self.features(utterances)
         alone = len(feats) == 1 and not self._buckets
         if alone or not self._encoder.graph.batches:
@@ -168,13 +183,29 @@ class Encoder:
             feeds[name] = stack(values, length)
         return self._encode(feeds)
 
+    def _frames_of_windows(self, speech: Speech | None) -> Framing | None:
+        """How the frontend cuts a waveform, where a frame is made of a window alone."""
+        if self._frontend is None or speech is None or speech.framing is None:
+            return None
+        return None if speech.framing.n_fft is None else speech.framing
+
+    def _features_together(
+        self, utterances: Sequence[Utterance], framing: Framing
+    ) -> Features:
+        """Inputs of the encoder's graph for a batch, of one call of the frontend's."""
+        self.seconds = {"frontend": 0.0, "encoder": 0.0}
+        speeches, others = zip(*map(_apart, utterances))
+        feeds = {
+            "speech": pad_waveforms(speeches, framing),
+            "speech_lengths": np.array([len(speech) for speech in speeches]),
+        }
+        return {
+            **self._run_frontend(feeds),
+            **{name: stack([one[name] for one in others]) for name in others[0]},
+        }
+
     def _features(self, utterance: Utterance) -> Features:
-        others: Features = {}
-        if isinstance(utterance, Accompanied):
-            for name, array in utterance.others.items():
-                others[name] = array[None]
-                others[f"{name}_lengths"] = np.array([len(array)])
-            utterance = utterance.speech
+        utterance, others = _apart(utterance)
         length = np.array([len(utterance)])
         if self._frontend is None:
             return {"feats": utterance[None], "feats_lengths": length, **others}
@@ -183,11 +214,15 @@ class Encoder:
             beginning = self._features(utterance[:BEGINNING])
             times = len(utterance) / BEGINNING
             self._encoder.check({**beginning, **others}, times)
-        start = time.perf_counter()
         feeds = {"speech": utterance[None], "speech_lengths": length}
+        return {**self._run_frontend(feeds), **others}
+
+    def _run_frontend(self, feeds: Features) -> Features:
+        assert self._frontend is not None
+        start = time.perf_counter()
         results = self._frontend.run(feeds, fetch=["feats_lengths"])
         self.seconds["frontend"] += time.perf_counter() - start
-        return {**results, **others}
+        return results
 
     def _encode(self, feeds: Features) -> Encoded:
         start = time.perf_counter()
