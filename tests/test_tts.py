@@ -545,7 +545,13 @@ def vocoder(tmp_path_factory):
         synthesis = Synthesis(RATE, part.factor, "feat_gen", context(part))
         search = Durations(rounding="round", block=part.block)
         manifest = Manifest("tts", graphs, None, NO_TEXT, search, synthesis)
-        return generator, pqmf, Vocoder(Bundle(path, manifest), Device())
+        bundle = Bundle(path, manifest)
+        seen = []
+        device = Device(
+            buckets=True, watch=lambda _, feeds: seen.append(len(feeds["feats"]))
+        )
+        few_lengths = Vocoder(bundle, device), seen
+        return generator, pqmf, Vocoder(bundle, Device()), few_lengths
 
     return give
 
@@ -555,7 +561,7 @@ def vocoder(tmp_path_factory):
     [case for case in configurations("vocoder") if "symbol" not in case.values[0]],
 )
 def test_a_vocoder_is_espnets_also_in_pieces(arch, name, vocoder):
-    generator, pqmf, ours = vocoder(arch, name)
+    generator, pqmf, ours, (few_lengths, seen) = vocoder(arch, name)
     feats = np.random.default_rng(4).standard_normal((73, 10)).astype(np.float32)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -570,6 +576,12 @@ def test_a_vocoder_is_espnets_also_in_pieces(arch, name, vocoder):
         assert difference(np.concatenate(pieces), whole) <= 1e-6
         one = arch == "style_melgan_generator"  # its statistics are of the utterance
         assert len(pieces) == (1 if one else math.ceil(len(feats) / chunk))
+        # As on a GPU, where every run sees as many frames.
+        seen.clear()
+        again = list(few_lengths.stream(given, Noise(0), chunk))
+        assert [len(piece) for piece in again] == [len(piece) for piece in pieces]
+        assert difference(np.concatenate(again), whole) <= 1e-6
+        assert len(seen) == len(pieces) and len(set(seen)) == 1
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,10 @@ def pad_waveforms(waveforms: Sequence[np.ndarray], framing: Framing) -> np.ndarr
     pad, hop, overlap = framing.pad, framing.hop_length, framing.edge
     longest = max(map(len, waveforms)) + pad
     frames = bucket(-(-(longest - overlap) // hop) + 1)
-    batch = np.zeros((len(waveforms), (frames - 1) * hop + overlap), np.float32)
+    batch = np.empty((len(waveforms), (frames - 1) * hop + overlap), np.float32)
     for row, waveform in zip(batch, waveforms):
-        row[: len(waveform)] = waveform
-        row[len(waveform) :][:pad] = waveform[::-1][1 : pad + 1]
+        end = len(waveform)
+        row[:end] = waveform
+        row[end : end + pad] = waveform[::-1][1 : pad + 1]
+        row[end + pad :] = 0
     return batch

@@ -44,6 +44,9 @@ def cuda_options(device: Device) -> Options:
         # To try every algorithm of a convolution, which is the default, takes longer
         # than the convolutions of an utterance: every length is tried anew.
         "cudnn_conv_algo_search": "HEURISTIC",
+        # Convolutions over time alone become those of images one pixel high, as in
+        # PyTorch, and not one pixel wide: cuDNN is made for the former.
+        "cudnn_conv1d_pad_to_nc1d": "1",
         # The default grows to powers of two, up to twice of what is in use.
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": str(int(device.tf32)),

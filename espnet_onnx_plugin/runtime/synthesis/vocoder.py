@@ -21,6 +21,9 @@ from espnet_onnx_plugin.runtime.synthesis.torch_rng import Noise
 #: HiFi-GAN 0.4 MiB a frame) and would be no faster.
 LONGEST = 384
 
+#: The same where lengths are to be few: so short that most utterances are longer.
+FEW_LENGTHS = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class VocoderInputs:
@@ -59,6 +62,7 @@ class Vocoder:
         self._context = synthesis.vocoder_context
         self._excitation = synthesis.excitation
         self._block = features_of(bundle.manifest).block or 1
+        self._few_lengths = bool(device.buckets)
 
     def __call__(self, inputs: VocoderInputs, noise: Noise) -> np.ndarray:
         """Make a waveform.
@@ -70,7 +74,8 @@ class Vocoder:
         Returns:
             (samples,), float32.
         """
-        return np.concatenate(list(self.stream(inputs, noise, LONGEST)))
+        chunk = FEW_LENGTHS if self._few_lengths else LONGEST
+        return np.concatenate(list(self.stream(inputs, noise, chunk)))
 
     def stream(
         self, inputs: VocoderInputs, noise: Noise, chunk: int
@@ -87,13 +92,27 @@ class Vocoder:
         if self._context is None:
             yield run(self._session, {**by_frame, **whole})["wav"]
             return
-        before, after = self._context
         for first in range(0, frames, chunk):
             last = min(first + chunk, frames)
-            begin, end = max(first - before, 0), min(last + after, frames)
+            begin, end = self._seen(first, last, frames, chunk)
             part = {name: value[begin:end] for name, value in by_frame.items()}
             wav = run(self._session, {**part, **whole})["wav"]
             yield wav[(first - begin) * self._factor : (last - begin) * self._factor]
+
+    def _seen(self, first: int, last: int, frames: int, chunk: int) -> tuple[int, int]:
+        """The first frame and the end of what a run sees to make some of its frames.
+
+        Where lengths are to be few, every run of a longer utterance sees as many:
+        onnxruntime's convolutions keep what they planned for the newest length alone,
+        and HiFi-GAN has 78 of them.
+        """
+        assert self._context is not None
+        before, after = self._context
+        if not self._few_lengths:
+            return max(first - before, 0), min(last + after, frames)
+        width = min(before + chunk + after, frames)
+        begin = min(max(first - before, 0), frames - width)
+        return begin, begin + width
 
     def _source(self, inputs: VocoderInputs, noise: Noise) -> dict[str, np.ndarray]:
         """Noise or sines that the graph reads."""
