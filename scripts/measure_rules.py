@@ -117,11 +117,20 @@ def make_feeds(
 
 
 def runner(
-    session: ort.InferenceSession, feeds: Mapping[str, np.ndarray], device: Device
+    session: ort.InferenceSession,
+    feeds: Mapping[str, np.ndarray],
+    device: Device,
+    warm_up: int = WARM_UP,
 ) -> Callable[[], float]:
     """A function that runs a graph once and returns the seconds that it took.
 
     On a GPU inputs and outputs lie there.
+
+    Args:
+        session: the graph.
+        feeds: its inputs.
+        device: where it runs.
+        warm_up: runs that it has here already.
     """
     binding = session.io_binding()
     for name, value in feeds.items():
@@ -136,7 +145,7 @@ def runner(
         binding.synchronize_outputs()
         return time.perf_counter() - start
 
-    for _ in range(WARM_UP):
+    for _ in range(warm_up):
         run()
     return run
 

@@ -83,8 +83,7 @@ def beam(job: Job) -> None:
     options = model.config.settings[0].search_options
     inputs, seconds = _batches(job, model, (1, sizes.batch), sizes.audio_seconds)
     float16 = System(FLOAT16, None, {"dtype": "float16"})
-    kept = System("fp32, scores on the CPU", "fp32", {"session": {"resident": False}})
-    more = [] if job.provider == "cpu" else [float16, kept]
+    more = [] if job.provider == "cpu" else [float16]
     failed: list[str] = []
     for lm_weight in (0.0, 0.6):
         name = f"beam {options['beam_size']}, " + (

@@ -34,7 +34,7 @@ Value: TypeAlias = np.ndarray | ort.OrtValue
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """An exception of onnxruntime as one line."""
     text = " ".join(_COLOUR.sub("", str(error)).split())
     text = text[max(0, text.find("CUDA failure")) :]  # behind C++ of 500 characters
@@ -237,7 +237,7 @@ class Runner:
                     short += "; use a smaller --batch_size or --batch_bins"
                 if short:
                     raise MemoryShort(short) from e
-            raise GraphError(f"{self._name} failed: {_reason(e)}") from e
+            raise GraphError(f"{self._name} failed: {reason(e)}") from e
 
     def _sizes(self, feeds: Mapping[str, Value]) -> dict[str, int]:
         """Sizes of what the graph was given, by axis: utterances, frames, ..."""
@@ -275,7 +275,7 @@ class Session:
                     raise PluginError(f"{short}: other processes may have the rest")
                 remedy = "see what nvidia-smi says, or use provider cpu"
             raise PluginError(
-                f"onnxruntime {ort.__version__} cannot load {path} ({_reason(e)}); "
+                f"onnxruntime {ort.__version__} cannot load {path} ({reason(e)}); "
                 f"{remedy}"
             )
         self._refuse_others(session, path)

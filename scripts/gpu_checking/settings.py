@@ -1,0 +1,115 @@
+"""Part: what options of onnxruntime's CUDA do to the times of single graphs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import onnxruntime as ort
+from gpu_checking.job import Job
+from gpu_checking.results import Cell
+from gpu_checking.speed import refuse
+from measure_rules import SIZES, make_feeds, runner
+
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.runtime.core import gpu
+from espnet_onnx_plugin.runtime.core.buckets import bucket
+from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.providers import Options, providers
+from espnet_onnx_plugin.runtime.core.session import reason, session_options
+from espnet_onnx_plugin.runtime.synthesis.vocoder import FEW_LENGTHS
+
+#: Options that differ from the product's, by what the table calls them.
+CHANGES: Mapping[str, Options] = {
+    "as it is": {},
+    "one pixel wide": {"cudnn_conv1d_pad_to_nc1d": "0"},
+    "all algorithms": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
+    "default algorithm": {"cudnn_conv_algo_search": "DEFAULT"},
+    "channels last": {"prefer_nhwc": "1"},
+    "channels last, all algorithms": {
+        "prefer_nhwc": "1",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+    },
+    "TF32": {"use_tf32": "1"},
+}
+
+#: Runs of which the median is told.
+RUNS = 10
+
+#: By how much the other length is longer.
+LONGER = 16
+
+
+class Work(NamedTuple):
+    """A graph and what it is run on.
+
+    Attributes:
+        model: Its model.
+        role: Its role in a bundle.
+        variants: Of the bundle.
+        axis: Which of its inputs' has two lengths.
+        sizes: Of their axes.
+    """
+
+    model: str
+    role: str
+    variants: tuple[str, ...]
+    axis: str
+    sizes: Mapping[str, int]
+
+
+def settings(job: Job) -> None:
+    """Time a vocoder, and an encoder of a batch, with one option after the other.
+
+    A row says so where a graph does not run with a change, and that is no failure.
+    """
+    frames = bucket(int(100 * job.sizes.audio_seconds))
+    batch = {"utterances": job.sizes.batch, "frames_in": frames}
+    vocoder = Work("hifigan", "vocoder", ("fp32",), "frames", {"frames": FEW_LENGTHS})
+    encoder = Work("librispeech", "encoder", ("fp32", "fp16"), "frames_in", batch)
+    changes = CHANGES
+    if job.provider == "cpu":  # which has none of the options, nor float16
+        encoder, changes = encoder._replace(variants=("fp32",)), {"as it is": {}}
+    else:
+        gpu.start(job.provider)
+    failed: list[str] = []
+    for work in (vocoder, encoder):
+        for variant in work.variants:
+            bundle = job.model(work.model).bundle(variant)
+            for name, changed in changes.items():
+                head = {"graph": work.role, "variant": variant, "options": name}
+                try:
+                    job.add(**head, **_measure(bundle, work, job.provider, changed))
+                except Exception as e:  # onnxruntime's exceptions have no common base
+                    job.add(**head, failed=reason(e)[:200])
+                    if not changed:
+                        failed.append(f"{work.role} in {variant}")
+    refuse(failed)
+
+
+def _measure(
+    bundle: Bundle, work: Work, provider: str, changed: Options
+) -> dict[str, Cell]:
+    """Return milliseconds of the first run, of one more, and after another length."""
+    graph, device = bundle.manifest.graphs[work.role], Device(provider)
+    session = ort.InferenceSession(
+        str(bundle.file(graph.file.name)),
+        session_options(device),
+        providers=[(name, {**o, **changed}) for name, o in providers(device, graph)],
+        enable_fallback=0,
+    )
+    sizes = {**SIZES, **work.sizes}
+    start = time.perf_counter()
+    run = runner(session, make_feeds(session, sizes), device, warm_up=1)
+    first = time.perf_counter() - start
+    again = [run() for _ in range(RUNS)]
+    longer = {**sizes, work.axis: sizes[work.axis] + LONGER}
+    other = runner(session, make_feeds(session, longer), device, warm_up=1)
+    anew = [(other(), run())[1] for _ in range(RUNS)]
+    return {
+        "first run ms": first * 1e3,
+        "ms": statistics.median(again) * 1e3,
+        "after another length ms": statistics.median(anew) * 1e3,
+    }
