@@ -20,7 +20,7 @@ from espnet_onnx_plugin.bundle import (
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core import gpu
 from espnet_onnx_plugin.runtime.core.buckets import bucket, pad_waveforms
-from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device, check_precision
+from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device, check_fits
 from espnet_onnx_plugin.runtime.core.graph_errors import MemoryShort
 from espnet_onnx_plugin.runtime.core.providers import PROFILE, providers
 from espnet_onnx_plugin.runtime.core.session import Session
@@ -230,7 +230,21 @@ def test_quantized_bundles_are_for_the_cpu(machine):
     manifest = Manifest("asr", {}, None, NO_TEXT, NO_SEARCH, precision="int8")
     for provider in ("cuda", "tensorrt"):
         with pytest.raises(PluginError, match="quantized for the CPU"):
-            check_precision(Bundle(Path("b"), manifest), Device(provider))
+            check_fits(Bundle(Path("b"), manifest), Device(provider))
+
+
+@pytest.mark.parametrize("made_for, refused", [("cpu", True), ("cuda", False)])
+def test_optimized_bundles_are_for_their_device(made_for, refused, machine):
+    source = {"made_by": {"step": "optimize", "provider": made_for}}
+    manifest = Manifest("asr", {}, None, NO_TEXT, NO_SEARCH, source=source)
+    bundle = Bundle(Path("b"), manifest)
+    check_fits(bundle, Device())  # where those for a GPU are compared
+    for provider in ("cuda", "tensorrt"):
+        if not refused:
+            check_fits(bundle, Device(provider))
+            continue
+        with pytest.raises(PluginError, match="b is optimized for the CPU.*fp32"):
+            check_fits(bundle, Device(provider))
 
 
 # Options

@@ -134,6 +134,12 @@ class Manifest:
         return str(self.source.get("espnet", "202511"))
 
     @property
+    def optimized_for(self) -> str | None:
+        """Provider that the graphs were optimized for; None: they were not."""
+        made_by = self.source.get("made_by", {})
+        return made_by.get("provider") if made_by.get("step") == "optimize" else None
+
+    @property
     def reduced_range(self) -> bool:
         """Whether int8 weights have 7 bits, whose products saturate nowhere."""
         return bool(self.source.get("made_by", {}).get("reduce_range", False))

@@ -90,8 +90,8 @@ class Device:
         return 1 if self.memory == "cpu" else 5
 
 
-def check_precision(bundle: Bundle, device: Device) -> None:
-    """Refuse a bundle in a precision that is not for this device.
+def check_fits(bundle: Bundle, device: Device) -> None:
+    """Refuse a bundle in a precision, or optimized, for another device.
 
     Raises:
         PluginError: naming the bundle that is.
@@ -107,4 +107,10 @@ def check_precision(bundle: Bundle, device: Device) -> None:
         raise PluginError(
             f"{bundle.path} is quantized for the CPU, onnxruntime's CUDA has no such "
             "operators; use the fp16, fp32 or optimized bundle with cuda"
+        )
+    if bundle.manifest.optimized_for == "cpu" and device.provider != "cpu":
+        raise PluginError(
+            f"{bundle.path} is optimized for the CPU, onnxruntime's CUDA lacks some of "
+            "its operators; use the fp32 bundle, or what is made of that with "
+            "optimize --provider cuda"
         )

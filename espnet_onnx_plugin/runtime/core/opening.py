@@ -13,7 +13,7 @@ from espnet_onnx_plugin.bundle import Bundle, read_bundle
 from espnet_onnx_plugin.bundle.typed import check_types
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.arithmetic import tell_arithmetic
-from espnet_onnx_plugin.runtime.core.device import Device, check_precision
+from espnet_onnx_plugin.runtime.core.device import Device, check_fits
 
 OptionsT = TypeVar("OptionsT")
 
@@ -51,7 +51,7 @@ def open_bundle(
             f"{bundle.path} is a bundle of task '{bundle.manifest.task}', "
             f"{taker} takes {task}"
         )
-    check_precision(bundle, device)
+    check_fits(bundle, device)
     tell_arithmetic(bundle.manifest)
     return bundle
 
