@@ -288,10 +288,10 @@ def test_batches_give_the_results_of_one_at_a_time(tiny, tmp_path, lm_weight):
 
 
 def test_an_encoder_that_sees_few_lengths_gives_the_same(tiny):
-    results = []
+    results, runs = [], []
     frontend = read_bundle(tiny["bundle"]).manifest.graphs["frontend"]
     for buckets in (False, True):
-        runs = []
+        runs.clear()
         ours = espnet_onnx_plugin.Speech2Text(
             tiny["bundle"],
             session=dict(buckets=buckets, watch=lambda graph, _: runs.append(graph)),

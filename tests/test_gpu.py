@@ -395,7 +395,7 @@ def test_lengths_are_few():
 
 
 def windows(waveform, framing):
-    """What frames are made of, where a frontend reflects a waveform at its ends."""
+    """Samples of each frame, where a frontend reflects a waveform at its ends."""
     waveform = np.pad(waveform, framing.pad, mode="reflect")
     views = np.lib.stride_tricks.sliding_window_view(waveform, framing.n_fft)
     return views[:: framing.hop_length]

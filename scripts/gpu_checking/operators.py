@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ class Share(NamedTuple):
 
 def operators(job: Job) -> None:
     """Profile a search for one utterance and for several, and a synthesis."""
+    # CUDA reads it as it starts. Without, the profile has the times of launches alone.
+    os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
     chosen = [CPU]
     if job.provider != "cpu":
         chosen += [v for v in variants(job.provider) if v.name == "fp16"]
