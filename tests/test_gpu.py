@@ -255,6 +255,7 @@ def test_options_of_cuda(machine):
     assert name == PROVIDERS["cuda"]
     assert options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert options["cudnn_conv1d_pad_to_nc1d"] == "1"
+    assert options["enable_skip_layer_norm_strict_mode"] == "1"
     assert options["use_tf32"] == "0"
     [(_, options)] = providers(Device("cuda", tf32=True), ENCODER)
     assert options["use_tf32"] == "1"

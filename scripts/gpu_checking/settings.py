@@ -27,6 +27,7 @@ CHANGES: Mapping[str, Options] = {
     "one pixel wide": {"cudnn_conv1d_pad_to_nc1d": "0"},
     "all algorithms": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
     "default algorithm": {"cudnn_conv_algo_search": "DEFAULT"},
+    "bias fused": {"fuse_conv_bias": "1"},
     "channels last": {"prefer_nhwc": "1"},
     "channels last, all algorithms": {
         "prefer_nhwc": "1",
@@ -48,14 +49,12 @@ class Work(NamedTuple):
     Attributes:
         model: Its model.
         role: Its role in a bundle.
-        variants: Of the bundle.
         axis: Which of its inputs' has two lengths.
         sizes: Of their axes.
     """
 
     model: str
     role: str
-    variants: tuple[str, ...]
     axis: str
     sizes: Mapping[str, int]
 
@@ -67,16 +66,18 @@ def settings(job: Job) -> None:
     """
     frames = bucket(int(100 * job.sizes.audio_seconds))
     batch = {"utterances": job.sizes.batch, "frames_in": frames}
-    vocoder = Work("hifigan", "vocoder", ("fp32",), "frames", {"frames": FEW_LENGTHS})
-    encoder = Work("librispeech", "encoder", ("fp32", "fp16"), "frames_in", batch)
-    changes = CHANGES
+    works = (
+        Work("hifigan", "vocoder", "frames", {"frames": FEW_LENGTHS}),
+        Work("librispeech", "encoder", "frames_in", batch),
+    )
+    variants, changes = ("fp32", "fp16"), CHANGES
     if job.provider == "cpu":  # which has none of the options, nor float16
-        encoder, changes = encoder._replace(variants=("fp32",)), {"as it is": {}}
+        variants, changes = ("fp32",), {"as it is": {}}
     else:
         gpu.start(job.provider)
     failed: list[str] = []
-    for work in (vocoder, encoder):
-        for variant in work.variants:
+    for work in works:
+        for variant in variants:
             bundle = job.model(work.model).bundle(variant)
             for name, changed in changes.items():
                 head = {"graph": work.role, "variant": variant, "options": name}

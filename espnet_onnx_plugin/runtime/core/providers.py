@@ -49,6 +49,9 @@ def cuda_options(device: Device) -> Options:
         "cudnn_conv1d_pad_to_nc1d": "1",
         # The default grows to powers of two, up to twice of what is in use.
         "arena_extend_strategy": "kSameAsRequested",
+        # Into the normalization of a layer, onnxruntime fuses the sum before it, and
+        # takes mean and variance of float16 in float16 then, unless told not to.
+        "enable_skip_layer_norm_strict_mode": "1",
         "use_tf32": str(int(device.tf32)),
     }
 
