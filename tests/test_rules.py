@@ -55,6 +55,16 @@ ENCODERS = {
     ("torchaudiohubert", "large"): dict(attention=2),
 }
 
+#: How often the rule for CUDA alone matches in them.
+RESIDUAL_SUMS = {
+    ("conformer", "latest"): 8,
+    ("conformer", "legacy"): 3,
+    ("transformer", None): 2,
+    ("branchformer", None): 1,
+    ("e_branchformer", None): 6,
+    ("torchaudiohubert", "large"): 5,
+}
+
 #: Rules whose tests are those of test_convolutions.py.
 OF_VOCODERS = ("split_conv", "minimal_filtering", "transposed_conv", "conv1d")
 
@@ -123,9 +133,11 @@ def test_encoders(encoders, name, variant, provider):
         assert_same(model, rewritten, feeds)
     expected = ENCODERS[name, variant]
     if provider == "cuda":
-        assert not any(node.domain for node in rewritten.graph)
+        fused = {node.op_type for node in rewritten.graph if node.domain}
+        assert fused == {"SkipLayerNormalization"}
         expected = {k: v for k, v in expected.items() if k in counts}
         expected["softmax_mask"] = ENCODERS[name, variant]["attention"]
+        expected["residual_norm"] = RESIDUAL_SUMS[name, variant]
     assert {k: counts[k] for k in expected} == expected
 
 
@@ -182,9 +194,12 @@ def step_feeds(model):
     return feeds
 
 
-def test_step(step):
-    rewritten, counts = apply_rules(step, "cpu")
-    assert {k: v for k, v in counts.items() if v} == {"merged_projections": 2}
+@pytest.mark.parametrize(
+    "provider, more", [("cpu", {}), ("cuda", {"residual_norm": 7})]
+)
+def test_step(step, provider, more):
+    rewritten, counts = apply_rules(step, provider)
+    assert {k: v for k, v in counts.items() if v} == {"merged_projections": 2, **more}
     feeds = step_feeds(step)
     assert_same(step, rewritten, feeds)
 
@@ -370,6 +385,38 @@ LOOKALIKES = {
         "float[4,4] x",
         "a = Gemm<alpha=2.0>(x, w, bias) b = Gemm<alpha=2.0>(x, v, bias) y = Add(a, b)",
     ),
+    "broadcast over time": (
+        "residual_norm",
+        "float[2,T,4] x, float[2,1,4] z",
+        "a = Relu(x) b = Relu(z) s = Add(a, b) y = LayerNormalization(s, bias)",
+    ),
+    "broadcast over a batch": (
+        "residual_norm",
+        "float[2,T,4] x, float[T,4] z",
+        "a = Relu(x) b = Relu(z) s = Add(a, b) y = LayerNormalization(s, bias)",
+    ),
+    "a sum with a bias": (
+        "residual_norm",
+        "float[2,T,4] x",
+        "a = Relu(x) s = Add(a, bias) y = LayerNormalization(s, bias)",
+    ),
+    "normalized over two axes": (
+        "residual_norm",
+        "float[2,3,4] x",
+        "a = Relu(x) b = Tanh(x) s = Add(a, b) "
+        "y = LayerNormalization<axis=1>(s, bias)",
+    ),
+    "normalized, and the mean is used": (
+        "residual_norm",
+        "float[2,3,4] x",
+        "a = Relu(x) b = Tanh(x) s = Add(a, b) "
+        "n, mean = LayerNormalization(s, bias) y = Add(n, mean)",
+    ),
+    "normalized in four axes": (
+        "residual_norm",
+        "float[2,3,3,4] x",
+        "a = Relu(x) b = Tanh(x) s = Add(a, b) y = LayerNormalization(s, bias)",
+    ),
     "flattened where it is": (
         "flatten_order",
         "float[2,2,3,2] x",
@@ -382,6 +429,7 @@ CONSTANTS = dict(
     w=np.arange(16).reshape(4, 4) / 9,
     v=np.arange(16).reshape(4, 4) / 7,
     bias=np.arange(4) / 3,
+    one=np.ones(1),
     half=np.array(0.5),
     zero=np.array(0.0),
     lowest=np.array(np.finfo(np.float32).min),
@@ -417,6 +465,64 @@ def test_what_only_looks_alike_is_left_alone(case):
     rewritten, counts = apply_rules(model, rule.providers[0], (rule,))
     assert counts == {name: 0}
     assert [n.op_type for n in rewritten.graph] == [n.op_type for n in model.graph]
+
+
+#: Residual sums, by what is left besides SkipLayerNormalization and what has gone into
+#: it.
+SUMS = {
+    "plain": ("s = Add(a, b) y = LayerNormalization(s, bias)", ["Relu", "Tanh"]),
+    "with a shift": (
+        "s = Add(a, b) y = LayerNormalization<epsilon=0.1>(s, bias, bias)",
+        ["Relu", "Tanh"],
+    ),
+    "used again": (
+        "s = Add(a, b) n = LayerNormalization(s, bias) y = Add(n, s)",
+        ["Relu", "Tanh", "Add"],
+    ),
+    "of a layer": (
+        "l = MatMul(b, w) m = Add(l, bias) s = Add(a, m) y = LayerNormalization(s, bias)",
+        ["Relu", "Tanh", "MatMul"],
+    ),
+    "of a layer, in front": (
+        "l = MatMul(b, w) m = Add(bias, l) s = Add(m, a) y = LayerNormalization(s, bias)",
+        ["Relu", "Tanh", "MatMul"],
+    ),
+    "of a Gemm": (
+        "m = Gemm(b, w, bias) s = Add(a, m) y = LayerNormalization(s, bias)",
+        ["Relu", "Tanh", "MatMul"],
+    ),
+    "of a transposed Gemm": (
+        "m = Gemm<transB=1>(b, w, bias) s = Add(a, m) y = LayerNormalization(s, bias)",
+        ["Relu", "Tanh", "MatMul"],
+    ),
+    "of a scaled Gemm": (
+        "m = Gemm<alpha=2.0>(b, w, bias) s = Add(a, m) y = LayerNormalization(s, bias)",
+        ["Relu", "Tanh", "Gemm"],
+    ),
+    "of a layer that is used again": (
+        "l = MatMul(b, w) m = Add(l, bias) s = Add(a, m) "
+        "n = LayerNormalization(s, bias) y = Add(n, m)",
+        ["Relu", "Tanh", "MatMul", "Add", "Add"],
+    ),
+    "of a layer with one bias for all": (
+        "l = MatMul(b, w) m = Add(l, one) s = Add(a, m) y = LayerNormalization(s, bias)",
+        ["Relu", "Tanh", "MatMul", "Add"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SUMS)
+def test_a_residual_sum_and_what_is_left_of_it(case):
+    nodes, left = SUMS[case]
+    model = parse("float[T,4] x", f"a = Relu(x) b = Tanh(x) {nodes}")
+    (rule,) = (rule for rule in RULES if rule.name == "residual_norm")
+    rewritten, counts = apply_rules(model, "cuda", (rule,))
+    assert counts == {"residual_norm": 1}
+    kinds = [node.op_type for node in rewritten.graph]
+    assert sorted(kinds) == sorted([*left, "SkipLayerNormalization"])
+    CheckerPass()(rewritten)
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    assert_same(model, rewritten, {"x": x})
 
 
 def random_nodes(random):

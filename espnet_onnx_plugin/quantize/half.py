@@ -124,9 +124,15 @@ def is_float(value: ir.Value | None) -> bool:
 def infer_types(model: ir.Model) -> None:
     """Infer the types and shapes of all values, those behind fused attention too."""
     infer_shapes(model)
-    fused = [n for n in model.graph if n.domain and n.outputs[0].type is None]
-    for node in fused:
-        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    fused = [
+        value
+        for node in model.graph
+        if node.domain
+        for value in node.outputs
+        if value.name and value.type is None
+    ]
+    for value in fused:
+        value.type = ir.TensorType(ir.DataType.FLOAT)
     if fused:
         infer_shapes(model)
 

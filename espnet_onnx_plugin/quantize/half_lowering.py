@@ -13,6 +13,7 @@ from espnet_onnx_plugin.bundle.graph_file import save_graph
 from espnet_onnx_plugin.evaluate.recorder import Feeds
 from espnet_onnx_plugin.files import temporary_directory
 from espnet_onnx_plugin.optimize.editor import Editor, constant
+from espnet_onnx_plugin.optimize.rules import residual_norm
 from espnet_onnx_plugin.quantize.forms import FP32, Lowering, either
 from espnet_onnx_plugin.quantize.half import (
     EXACT,
@@ -43,11 +44,13 @@ class HalfLowering(Lowering):
         precision: a key of :data:`~espnet_onnx_plugin.quantize.half.FORMATS`.
         ends: names of inputs and outputs that are in 16 bits.
         large: names of values that came out large.
+        fused: whether it may hold operators of onnxruntime's own.
     """
 
     precision: str
     ends: frozenset[str]
     large: frozenset[str] = frozenset()
+    fused: bool = True
 
     provider = "cuda"
 
@@ -79,7 +82,10 @@ class HalfLowering(Lowering):
         convert(editor, nodes, self.form, self.ends)
 
     def save(self, editor: Editor, target: Path) -> None:
-        """Write the graph; what is fused for a GPU is fused where it is opened."""
+        """Write the graph; most that is fused for a GPU is fused where it is opened."""
+        if self.fused:
+            residual_norm.apply(editor)
+            editor.tidy()
         save_graph(editor.model, target)
 
     def switch(
@@ -135,6 +141,7 @@ def calibrate_half(
     ends: Collection[str],
     device: Device,
     feeds: Sequence[Feeds] = (),
+    fused: bool = True,
 ) -> HalfLowering:
     """Find the layers of a graph that take 16 bits, and the values that are too large.
 
@@ -144,11 +151,12 @@ def calibrate_half(
         ends: names of its inputs and outputs that are in 16 bits.
         device: where it is run.
         feeds: inputs made from real audio; without any, all values count as small.
+        fused: whether it may hold operators of onnxruntime's own.
 
     Raises:
         PluginError: if the graph has been optimized or quantized already.
     """
-    lowering = HalfLowering(source, {}, precision, frozenset(ends))
+    lowering = HalfLowering(source, {}, precision, frozenset(ends), fused=fused)
     editor = lowering.open()
     lowering = replace(lowering, large=_large(lowering, editor, device, feeds))
     editor = lowering.open()

@@ -45,6 +45,7 @@ from espnet_onnx_plugin.quantize.lowering import (
 from espnet_onnx_plugin.quantize.sensitivity import Raise, rank
 from espnet_onnx_plugin.runtime.core.arithmetic import products_saturate
 from espnet_onnx_plugin.runtime.core.device import Device
+from espnet_onnx_plugin.runtime.core.providers import takes_tensorrt
 from espnet_onnx_plugin.runtime.core.session import Session
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,11 @@ def calibrate(
         feeds = baseline.feeds.get(role, ()) if evaluator.real else ()
         if precision in FORMATS:
             ends = half_ends(graph)
-            lowerings[role] = calibrate_half(source, precision, ends, device, feeds)
+            # TensorRT, which may take an encoder, has none of onnxruntime's operators.
+            fused = not takes_tensorrt(graph)
+            lowerings[role] = calibrate_half(
+                source, precision, ends, device, feeds, fused
+            )
             continue
         found = calibrate_graph(source, precision, reduce_range, device, feeds)
         lowerings[role] = keep_faster(found, device, feeds, evaluator.only_faster)

@@ -23,7 +23,8 @@ def apply(editor: Editor) -> int:
 
     A row of the table is (sin, cos) of its position's angles, so with the rows of the
     weight told apart, W P(p) = S(p) + C(p) and W P(-p) = C(p) - S(p): both halves come
-    from the products for p = 0 .. time - 1. All providers.
+    from the products for p = 0 .. time - 1. CPU: on a GPU half of such a product takes
+    less than five launches.
     """
     count = 0
     for node in editor.nodes("MatMul"):

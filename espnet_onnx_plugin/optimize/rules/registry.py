@@ -18,6 +18,7 @@ from espnet_onnx_plugin.optimize.rules import (
     pointwise_conv,
     position_table,
     rel_shift,
+    residual_norm,
     scale,
     softmax_mask,
     split_conv,
@@ -67,7 +68,8 @@ RULES = (
     Rule("attention", attention.apply, ("cpu",), unmeasured=("cuda",)),
     Rule("merged_projections", merged_projections.apply),
     Rule("softmax_mask", softmax_mask.apply),
-    Rule("position_table", position_table.apply),
+    Rule("position_table", position_table.apply, ("cpu",)),
+    Rule("residual_norm", residual_norm.apply, ("cuda",), for_floats=True),
 )
 
 
