@@ -72,7 +72,10 @@ def test_a_search_stays_on_the_gpu(count, tiny):
     assert counted["search"]["bytes_to_host"] == steps * 6 * 6 * 4 * 8
     assert not any(of["plans"] for of in counted.values())
     # Their number decides how long a step takes.
-    assert counted["search"]["launches"] <= 250 * steps
+    assert counted["search"]["launches"] <= 215 * steps
+    assert (
+        counted["search"]["to_gpu"] <= steps + 2
+    )  # one input, and of two kinds of step
 
 
 def test_a_vocoder_plans_its_convolutions_once(count, voice):

@@ -97,6 +97,10 @@ class GraphWriter:
         made = self._nodes_of("TopK", operands, 2, axis=-1, largest=int(largest))
         return made[0], made[1]
 
+    def split(self, value: str, count: int, axis: int) -> list[str]:
+        """So many parts of a value along an axis, all of a size."""
+        return self._nodes_of("Split", (value,), count, axis=axis, num_outputs=count)
+
     def cast(self, value: str, dtype: type) -> str:
         """A value in another type."""
         return self.Cast(value, to=self._code(dtype))

@@ -4,7 +4,8 @@ The arithmetic is that of :mod:`.ctc_prefix`, in double precision, for all utter
 a batch at once: (U, H) are prefixes, S candidates of each, T frames, V tokens, B
 survivors of each utterance. What differs: the forward variables of the survivors are a
 running sum over the frames of blocks, then over blocks, instead of frame by frame; and
-frames that an utterance or the window does not have are masked.
+frames that an utterance or the window does not have are masked. A prefix keeps phi, up
+to each frame, and the part of it that ends in a blank.
 """
 
 from __future__ import annotations
@@ -84,9 +85,7 @@ class PrefixScores:
         first_rows = graph.Mul(utterances, plan.vocabulary)
         self._first_rows = graph.Unsqueeze(first_rows, [1])
         self._r = graph.input("r", F64)
-        r = graph.Gather(self._r, places)  # (U, H, 2, T)
-        self._phi = graph.ReduceLogSumExp(r, [2], keepdims=0)
-        blanks = graph.Gather(r, 1, axis=2)
+        self._phi, blanks = self._of_prefixes(places)
         one = graph.Slice(length, [0], [1], [1])
         self._first, self._end = graph.Max(one, 1), self._frames  # (U, 1)
         if plan.margin:
@@ -95,19 +94,34 @@ class PrefixScores:
             graph.GreaterOrEqual(self._time, self._first),
             graph.Less(self._time, self._end),
         )  # (U, T)
-        # The first token may start in the first frame.
+        # The first token may start in the first frame, which is within no window.
         self._is_first = graph.Unsqueeze(graph.Equal(length, 0), [2])  # (U, H, 1)
-        start = graph.Where(self._is_first, F64(0), F64(MASKED))
+        starts = graph.And(self._is_first, graph.Equal(self._time, 0))
+        start = graph.Where(starts, F64(0), F64(MASKED))
         # (U, H, T): the frame before each, of the prefix and of its blank-ended part.
-        self._before = self._of_frame_before(self._phi, start)
-        self._blank_before = self._of_frame_before(blanks, start)
+        within = graph.Unsqueeze(self._within, [1])
+        self._before, self._blank_before = (
+            graph.Where(within, self._frame_before(x), start)
+            for x in (self._phi, blanks)
+        )
 
-    def _of_frame_before(self, x: str, start: str) -> str:
-        """(U, H, T) values of the frame before, where the window has the frame."""
+    def _of_prefixes(self, places: str) -> tuple[str, str]:
+        """(U, H, T) phi of prefixes in the state, and the part that ends in a blank."""
         graph = self._graph
-        within = graph.Unsqueeze(graph.Slice(self._within, [1], [_END], [1]), [1])
-        shifted = graph.Slice(x, [0], [-1], [2])
-        return graph.Concat(start, graph.Where(within, shifted, F64(MASKED)), axis=2)
+        r = graph.Gather(self._r, places)  # (U, H, 2, T)
+        phi, blanks = graph.split(r, 2, axis=2)
+        return graph.Squeeze(phi, [2]), graph.Squeeze(blanks, [2])
+
+    def _log_add(self, a: str, b: str) -> str:
+        """Logarithm of the sum of two exponentials, in five launches."""
+        graph = self._graph
+        high, low = graph.Max(a, b), graph.Min(a, b)
+        return graph.Add(high, graph.Softplus(graph.Sub(low, high)))
+
+    def _frame_before(self, x: str) -> str:
+        """(rows, rows, T) values of the frame before, and of the first one its own."""
+        graph = self._graph
+        return graph.Gather(x, graph.input("earlier", INT), axis=2)
 
     def _find_window(self, utterances: str) -> None:
         """First frame and end of what a step looks at; see ``CTCPrefixScorer``."""
@@ -213,43 +227,45 @@ class PrefixScores:
         graph = self._graph
         places = graph.GatherElements(self._places, parents, axis=1)
         last = graph.GatherElements(self._last, parents, axis=1)
-        r = graph.Gather(self._r, places)  # (U, B, 2, T)
-        phi = graph.ReduceLogSumExp(r, [2], keepdims=0)
+        phi, ended = self._of_prefixes(places)  # (U, B, T)
         repeats = graph.Unsqueeze(graph.Equal(tokens, last), [2])
-        source = graph.Where(repeats, graph.Gather(r, 1, axis=2), phi)
+        source = graph.Where(repeats, ended, phi)
         sums = graph.CumSum(self._log_probs(tokens, []), 2)
         start_time = graph.Sub(self._first, 1)
         # (U, 1, T): the frames in which the hypotheses can be, and the one before.
         within = graph.Unsqueeze(self._within, [1])
         start = graph.Unsqueeze(graph.Equal(self._time, start_time), [1])
+        known = graph.Or(within, start)
         is_first = graph.Slice(self._is_first, [0], [1], [1])  # (U, 1, 1)
         begun = graph.Where(is_first, F64(0), graph.Sub(F64(LOGZERO), sums))
-        r_n = self._accumulated(source, sums, within, start, begun)
+        r_n = self._accumulated(source, sums, within, known, begun)
         blanks = graph.Unsqueeze(self._blank_sums, [1])
         begun = graph.Sub(F64(LOGZERO), blanks)
-        r_b = self._accumulated(r_n, blanks, within, start, begun)
+        r_b = self._accumulated(r_n, blanks, within, known, begun)
+        phi = self._log_add(r_n, r_b)
         if self._plan.margin:
-            r_b = self._silent_behind(r_n, r_b)
-        r = graph.Concat(graph.Unsqueeze(r_n, [2]), graph.Unsqueeze(r_b, [2]), axis=2)
+            phi, r_b = self._silent_behind(phi, r_b)
+        r = graph.Concat(graph.Unsqueeze(phi, [2]), graph.Unsqueeze(r_b, [2]), axis=2)
         shape = graph.input("rows_shape", INT)
         graph.output("next_r", graph.Reshape(r, shape), F64)
 
-    def _silent_behind(self, r_n: str, r_b: str) -> str:
-        """r_b where behind the window a prefix can but stay silent."""
+    def _silent_behind(self, phi: str, r_b: str) -> tuple[str, str]:
+        """phi and r_b where behind the window a prefix can but stay silent."""
         graph = self._graph
         last = graph.Sub(self._end, 1)
-        edges = graph.Concat(self._at_rows(last, r_n), self._at_rows(last, r_b), axis=2)
-        edge = graph.ReduceLogSumExp(edges, [2], keepdims=1)  # (U, B, 1)
+        edge = self._at_rows(last, phi)  # (U, B, 1)
         silence = graph.Sub(self._blank_sums, self._at(last, self._blank_sums))
         silent = graph.Max(graph.Add(edge, graph.Unsqueeze(silence, [1])), F64(LOGZERO))
         behind = graph.And(
             graph.GreaterOrEqual(self._time, self._end),
             graph.Less(self._first, self._end),
         )
-        return graph.Where(graph.Unsqueeze(behind, [1]), silent, r_b)
+        behind = graph.Unsqueeze(behind, [1])
+        phi, r_b = (graph.Where(behind, silent, x) for x in (phi, r_b))
+        return phi, r_b
 
     def _accumulated(
-        self, source: str, sums: str, within: str, start: str, begun: str
+        self, source: str, sums: str, within: str, known: str, begun: str
     ) -> str:
         """(U, B, T): r(t) = logaddexp(r(t-1), source(t-1)) + log p_t.
 
@@ -257,16 +273,13 @@ class PrefixScores:
             source: (U, B, T).
             sums: (U, B or 1, T) of log p up to each frame.
             within: (U, 1, T) frames that this is worked out in.
-            start: (U, 1, T) the frame before them.
-            begun: (U, B, T), r less the sums there.
+            known: (U, 1, T) these frames and the one before them.
+            begun: (U, B, T), r less the sums in that one.
         """
         graph = self._graph
-        terms = graph.Sub(source, sums)
-        before = graph.Slice(terms, [0], [-1], [2])
-        terms = graph.Concat(graph.Slice(terms, [0], [1], [2]), before, axis=2)
-        terms = graph.Where(within, terms, graph.Where(start, begun, F64(MASKED)))
+        terms = self._frame_before(graph.Sub(source, sums))
+        terms = graph.Where(within, terms, graph.Where(known, begun, F64(MASKED)))
         total = graph.Add(self._running_sum(terms), sums)
-        known = graph.Or(within, start)
         return graph.Where(known, graph.Max(total, F64(LOGZERO)), F64(LOGZERO))
 
     def _running_sum(self, terms: str) -> str:
@@ -280,10 +293,7 @@ class PrefixScores:
         )
         totals = graph.Unsqueeze(graph.Gather(inside, -1, axis=3), [2])
         ahead = graph.ReduceLogSumExp(graph.Add(totals, before), [3], keepdims=0)
-        ahead = graph.Unsqueeze(ahead, [3])
-        high, low = graph.Max(inside, ahead), graph.Min(inside, ahead)
-        ratio = graph.Exp(graph.Sub(low, high))
-        both = graph.Add(high, graph.Log(graph.Add(ratio, F64(1))))
+        both = self._log_add(inside, graph.Unsqueeze(ahead, [3]))
         return graph.Reshape(both, [0, 0, -1])
 
 
@@ -315,9 +325,8 @@ def open_frames(blank: int, everything: bool, window: bool, memory: str) -> Runn
     graph.output("blank_sums", sums, F64)
     shape = graph.Concat([-1], graph.Shape(time), axis=0)
     graph.output("by_token", graph.Reshape(by_token, shape), F32)
-    nothing = graph.Expand(F64(LOGZERO), graph.Shape(sums))
-    r = graph.Concat(graph.Unsqueeze(nothing, [1]), graph.Unsqueeze(sums, [1]), axis=1)
-    graph.output("r", r, F64)
+    sums = graph.Unsqueeze(sums, [1])
+    graph.output("r", graph.Concat(sums, sums, axis=1), F64)
     if everything:
         graph.output("probs", graph.Exp(graph.cast(by_frame, F64)), F64)
     if window:
@@ -353,6 +362,7 @@ class Blocks(NamedTuple):
         """Inputs of a step's graph."""
         return {
             "time": np.arange(self.frames),
+            "earlier": np.maximum(np.arange(self.frames) - 1, 0),
             "rows_shape": np.array([-1, 2, self.frames]),
             "blocks_shape": np.array([0, 0, self.number, self.size]),
             "up_to": np.where(np.tri(self.size), 0.0, MASKED),

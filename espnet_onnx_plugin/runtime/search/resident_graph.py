@@ -67,8 +67,9 @@ def _write_step(plan: Plan) -> GraphWriter:
     graph = GraphWriter()
     running = graph.input("running", F64)
     score = graph.cast(graph.Gather(running, 0), F32)
+    ids = graph.cast(graph.Slice(running, [1], [len(RUNNING)], [0]), INT)
     last, places, length = (
-        graph.cast(graph.Gather(running, i), INT) for i in range(1, len(RUNNING))
+        graph.Squeeze(row, [0]) for row in graph.split(ids, len(RUNNING) - 1, axis=0)
     )
     total, resident = None, {}
     rows = graph.Concat(graph.Shape(score), [-1], axis=0)
@@ -114,7 +115,9 @@ def _write_step(plan: Plan) -> GraphWriter:
         psi = graph.GatherElements(graph.Reshape(psi, flat), places, axis=1)
         graph.output("next_psi", graph.Reshape(psi, [-1]), F64)
         prefixes.extend(parents, tokens)
-    doubles = [graph.Unsqueeze(graph.cast(x, F64), [0]) for x in survivors]
+    told = [graph.Unsqueeze(x, [0]) for x in survivors]
+    whole, floats = (graph.Concat(*x, axis=0) for x in (told[:2], told[2:]))
+    doubles = [graph.cast(x, F64) for x in (whole, floats)]
     graph.output("survivors", graph.Concat(*doubles, axis=0), F64)
     return graph
 
