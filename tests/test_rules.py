@@ -466,8 +466,7 @@ def test_what_only_looks_alike_is_left_alone(case):
     assert [n.op_type for n in rewritten.graph] == [n.op_type for n in model.graph]
 
 
-#: Residual sums, by what is left besides SkipLayerNormalization and what has gone into
-#: it.
+#: Residual sums, and the operators that are left besides SkipLayerNormalization.
 SUMS = {
     "plain": ("s = Add(a, b) y = Norm(s, bias)", ["Relu", "Tanh"]),
     "with a shift": (

@@ -52,7 +52,7 @@ def apply(editor: Editor) -> int:
 
 
 def _match(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """What is added up before a normalization over the last axis."""
+    """Values that are added up before a normalization over the last axis."""
     total, gamma = node.inputs[:2]
     add = made_by(total, "Add")
     if add is None or vector(gamma) is None or len(node.outputs) > 1:
@@ -63,8 +63,8 @@ def _match(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     rank = len(a.shape)
     if rank not in (2, 3) or attribute(node, "axis", -1) not in (-1, rank - 1):
         return None
-    # Neither may be broadcast. Of sizes that are not known it is not, for an axis that
-    # is has size 1, and one that a graph adds by itself is known.
+    # Neither may be broadcast, which takes an axis of size 1: where one is, the graph
+    # has made it, and its size is known.
     if len(b.shape) != rank or any(
         m != n and (isinstance(m, int) or isinstance(n, int))
         for m, n in zip(a.shape, b.shape)
