@@ -94,6 +94,9 @@ int cudaLaunchKernel(void) { return launch(); }
 int __cudaLaunchKernel(void) { return launch(); }
 int cudaLaunchKernelExC(void) { return launch(); }
 int cudaLaunchCooperativeKernel(void) { return launch(); }
+int cudaStreamEndCapture(void *stream, void **graph) { return make(graph); }
+int cudaGraphInstantiate(void **ready, void *graph) { return make(ready); }
+int cudaGraphLaunch(void *ready, void *stream) { return launch(); }
 int __cudaGetKernel(void **kernel, const void *function)
 {
     *kernel = (void *)function;

@@ -22,8 +22,7 @@ from espnet_onnx_plugin.runtime.core.session import reason, session_options
 from espnet_onnx_plugin.runtime.synthesis.vocoder import FEW_LENGTHS
 
 #: Options that differ from the product's, by what the table calls them.
-CHANGES: Mapping[str, Options] = {
-    "as it is": {},
+CONVOLUTIONS: Mapping[str, Options] = {
     "one pixel wide": {"cudnn_conv1d_pad_to_nc1d": "0"},
     "all algorithms": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
     "default algorithm": {"cudnn_conv_algo_search": "DEFAULT"},
@@ -33,6 +32,12 @@ CHANGES: Mapping[str, Options] = {
         "prefer_nhwc": "1",
         "cudnn_conv_algo_search": "EXHAUSTIVE",
     },
+    "TF32": {"use_tf32": "1"},
+}
+
+#: What all launches of a graph cost, and what they would as one.
+LAUNCHES: Mapping[str, Options] = {
+    "one CUDA graph": {"enable_cuda_graph": "1"},
     "TF32": {"use_tf32": "1"},
 }
 
@@ -49,37 +54,44 @@ class Work(NamedTuple):
     Attributes:
         model: Its model.
         role: Its role in a bundle.
-        axis: Which of its inputs' has two lengths.
-        sizes: Of their axes.
+        changes: Options that are tried on it.
+        sizes: Of its inputs' axes.
+        axis: Which of them has two lengths; None where there are no convolutions.
     """
 
     model: str
     role: str
-    axis: str
+    changes: Mapping[str, Options]
     sizes: Mapping[str, int]
+    axis: str | None = None
 
 
 def settings(job: Job) -> None:
-    """Time a vocoder, and an encoder of a batch, with one option after the other.
+    """Time single graphs with one option after the other.
 
-    A row says so where a graph does not run with a change, and that is no failure.
+    They are a vocoder, an encoder of a batch, and steps of a search of one utterance. A
+    row says so where a graph does not run with a change, and that is no failure.
     """
     frames = bucket(int(100 * job.sizes.audio_seconds))
     batch = {"utterances": job.sizes.batch, "frames_in": frames}
+    few = {"frames": FEW_LENGTHS}
     works = (
-        Work("hifigan", "vocoder", "frames", {"frames": FEW_LENGTHS}),
-        Work("librispeech", "encoder", "frames_in", batch),
+        Work("librispeech", "decoder", LAUNCHES, {}),
+        Work("librispeech", "lm", LAUNCHES, {}),
+        Work("hifigan", "vocoder", CONVOLUTIONS, few, "frames"),
+        Work("librispeech", "encoder", CONVOLUTIONS, batch, "frames_in"),
     )
-    variants, changes = ("fp32", "fp16"), CHANGES
+    variants: tuple[str, ...] = ("fp32", "fp16")
     if job.provider == "cpu":  # which has none of the options, nor float16
-        variants, changes = ("fp32",), {"as it is": {}}
+        variants = ("fp32",)
     else:
         gpu.start(job.provider)
     failed: list[str] = []
     for work in works:
         for variant in variants:
             bundle = job.model(work.model).bundle(variant)
-            for name, changed in changes.items():
+            changes = {} if job.provider == "cpu" else work.changes
+            for name, changed in {"as it is": {}, **changes}.items():
                 head = {"graph": work.role, "variant": variant, "options": name}
                 try:
                     job.add(**head, **_measure(bundle, work, job.provider, changed))
@@ -103,14 +115,16 @@ def _measure(
     )
     sizes = {**SIZES, **work.sizes}
     start = time.perf_counter()
-    run = runner(session, make_feeds(session, sizes), device, warm_up=1)
+    run = runner(session, make_feeds(session, sizes), device, warm_up=0)
     first = time.perf_counter() - start
-    again = [run() for _ in range(RUNS)]
-    longer = {**sizes, work.axis: sizes[work.axis] + LONGER}
-    other = runner(session, make_feeds(session, longer), device, warm_up=1)
-    anew = [(other(), run())[1] for _ in range(RUNS)]
-    return {
+    told: dict[str, Cell] = {
         "first run ms": first * 1e3,
-        "ms": statistics.median(again) * 1e3,
-        "after another length ms": statistics.median(anew) * 1e3,
+        "ms": statistics.median(run() for _ in range(RUNS)) * 1e3,
+        "after another length ms": None,
     }
+    if work.axis is not None:
+        longer = {**sizes, work.axis: sizes[work.axis] + LONGER}
+        other = runner(session, make_feeds(session, longer), device, warm_up=0)
+        anew = [(other(), run())[1] for _ in range(RUNS)]
+        told["after another length ms"] = statistics.median(anew) * 1e3
+    return told

@@ -12,7 +12,7 @@ from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
 from espnet_onnx_plugin.runtime.core.session import Runner, Value, open_graph
 
 #: Element types of numpy, as onnxruntime calls those of its values.
-_DTYPES = {
+DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -40,7 +40,7 @@ def open_written(graph: GraphWriter, memory: str, name: str) -> Runner:
 @functools.lru_cache(maxsize=None)
 def _taking(kind: str, memory: str, cuts: bool) -> Runner:
     graph = GraphWriter()
-    dtype = _DTYPES[kind]
+    dtype = DTYPES[kind]
     taken = graph.Gather(graph.input("value", dtype), graph.input("ids", np.int64))
     if cuts:
         length = graph.input("length", np.int64)
@@ -101,7 +101,7 @@ def pad(arrays: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
 @functools.lru_cache(maxsize=None)
 def _stacking(kind: str, memory: str, count: int, pads: bool) -> Runner:
     graph = GraphWriter()
-    dtype = _DTYPES[kind]
+    dtype = DTYPES[kind]
     values = [graph.input(f"value{i}", dtype) for i in range(count)]
     if pads:
         length = graph.input("length", np.int64)
