@@ -271,3 +271,22 @@ def vector(value: ir.Value | None) -> np.ndarray | None:
     """The numbers of an initializer of one axis, or None."""
     array = constant(value)
     return array if array is not None and array.ndim == 1 else None
+
+
+def is_linear(gemm: ir.Node) -> bool:
+    """Whether a Gemm is by a constant matrix, and scales nothing."""
+    plain = all(attribute(gemm, key, 1.0) == 1.0 for key in ("alpha", "beta"))
+    is_constant = constant(gemm.inputs[1]) is not None
+    return plain and is_constant and not attribute(gemm, "transA", 0)
+
+
+def product_of(editor: Editor, gemm: ir.Node) -> ir.Value:
+    """The product of a linear Gemm, without its bias."""
+    x, weight = gemm.inputs[:2]
+    if attribute(gemm, "transB", 0):
+        weight = editor.once(_transposed, weight)
+    return editor.put("MatMul", x, weight)
+
+
+def _transposed(editor: Editor, weight: ir.Value) -> ir.Value:
+    return editor.add_constant(constant(weight).T, f"{weight.name}.T")

@@ -15,9 +15,10 @@ import onnx_ir as ir
 
 from espnet_onnx_plugin.optimize.editor import (
     Editor,
-    attribute,
     constant,
+    is_linear,
     only_user,
+    product_of,
     vector,
 )
 
@@ -101,19 +102,9 @@ def leading_to(model: ir.Model, operators: Iterable[str]) -> set[ir.Node]:
 def gemms_to_products(editor: Editor) -> None:
     """Turn ``Gemm`` with a constant matrix into a product and an addition."""
     for node in editor.nodes("Gemm"):
-        x, weight, *bias = node.inputs
-        array = constant(weight)
-        plain = all(attribute(node, key, 1.0) == 1.0 for key in ("alpha", "beta"))
-        if array is None or attribute(node, "transA", 0) or not plain:
-            continue
-        if attribute(node, "transB", 0):
-            weight = editor.once(_transposed, weight)
-        y = editor.put("MatMul", x, weight)
-        if bias:
-            y = editor.put("Add", y, *bias)
-        editor.replace(node.outputs[0], y)
+        if is_linear(node):
+            y = product_of(editor, node)
+            if node.inputs[2:]:
+                y = editor.put("Add", y, *node.inputs[2:])
+            editor.replace(node.outputs[0], y)
     editor.tidy()
-
-
-def _transposed(editor: Editor, weight: ir.Value) -> ir.Value:
-    return editor.add_constant(constant(weight).T, f"{weight.name}.T")

@@ -10,8 +10,10 @@ from espnet_onnx_plugin.optimize.editor import (
     Editor,
     attribute,
     constant,
+    is_linear,
     made_by,
     only_user,
+    product_of,
     split_operands,
     vector,
 )
@@ -82,27 +84,14 @@ def _bias(value: ir.Value, like: ir.Value) -> np.ndarray | None:
         found = split_operands(made, vector)
         if found is not None and made_by(found[0], "MatMul") is not None:
             bias = found[1]
-    elif len(made.inputs) == 3 and _is_plain(made):
+    elif len(made.inputs) == 3 and is_linear(made):
         bias = vector(made.inputs[2])
     return bias if bias is not None and bias.shape == constant(like).shape else None
 
 
-def _is_plain(gemm: ir.Node) -> bool:
-    plain = all(attribute(gemm, key, 1.0) == 1.0 for key in ("alpha", "beta"))
-    is_constant = constant(gemm.inputs[1]) is not None
-    return plain and is_constant and not attribute(gemm, "transA", 0)
-
-
 def _without_bias(editor: Editor, layer: ir.Value) -> ir.Value:
     made = layer.producer()
-    if made.op_type == "Add":
-        product, _ = split_operands(made, vector)
-        return product
-    x, weight, _ = made.inputs
-    if attribute(made, "transB", 0):
-        weight = editor.once(_transposed, weight)
-    return editor.put("MatMul", x, weight)
-
-
-def _transposed(editor: Editor, weight: ir.Value) -> ir.Value:
-    return editor.add_constant(constant(weight).T, f"{weight.name}.T")
+    if made.op_type == "Gemm":
+        return product_of(editor, made)
+    product, _ = split_operands(made, vector)
+    return product

@@ -1,4 +1,4 @@
-"""Lengths of which an encoder sees few: each is padded to the next one of a series.
+"""Lengths of which a graph sees few: each is padded to the next one of a series.
 
 On a GPU a new shape is dear: cuDNN chooses the algorithm of every convolution again,
 and the arena seldom has a piece of memory that fits.

@@ -31,8 +31,8 @@ class Device:
             takes a third less (499 MiB for 756 of 8 s of speech).
         resident: whether a search over several utterances keeps its scores where the
             graphs run, see :attr:`resident_from`; default: on a GPU.
-        buckets: whether the encoder sees few lengths, see :mod:`.buckets`; default: on
-            a GPU.
+        buckets: whether frontend, encoder and vocoder see few lengths, see
+            :mod:`.buckets`; default: on a GPU.
         emulate: whether it may run a bundle that is made for another device: with the
             same result, however slowly.
         watch: called before every run of a graph, with its inputs by name.

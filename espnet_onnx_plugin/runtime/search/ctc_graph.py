@@ -29,9 +29,6 @@ MASKED = -1e30
 #: Products that may have lost their small terms; see ``CTCPrefixScorer``.
 TINY = 1e-280
 
-#: Behind every axis.
-_END = 2**62
-
 
 class CTCPlan(NamedTuple):
     """All that the nodes depend on.
