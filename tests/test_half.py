@@ -263,6 +263,29 @@ def test_layers_in_a_row_have_no_casts_between_them(case, tmp_path):
     assert operators.count("Cast") == 2 and operators[0] == operators[-1] == "Cast"
 
 
+def test_a_transpose_before_a_product_has_no_cast_behind_it(case, tmp_path):
+    """Of the three in a row onnxruntime's CUDA would make a node that it lacks."""
+    graph = case(
+        "float[N,4] x", "e = Exp(x) t = Transpose<perm=[1,0]>(e) y = MatMul(t, x)"
+    )
+    nodes = load_graph(tmp_path / "half.onnx").graph
+    [transpose] = [node for node in nodes if node.op_type == "Transpose"]
+    assert transpose.inputs[0].producer().op_type == "Cast"
+    assert [n.op_type for n in transpose.outputs[0].consumers()] == ["MatMul"]
+    expected, ours = graph(np.float32(RANDOM.standard_normal((3, 4))))
+    assert difference(ours, expected) < 2e-3
+
+
+def test_a_constant_that_is_a_node_is_one_like_others(case):
+    graph = case(
+        "float[N,4] x",
+        "a = MatMul(x, w) half = Constant<value_float=0.5>() y = Min(a, half)",
+    )
+    assert graph.operators == ["MatMul", "Min"]
+    expected, ours = graph(np.float32(RANDOM.standard_normal((3, 4))))
+    assert difference(ours, expected) < 2e-3
+
+
 # Layers
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from espnet_onnx_plugin.bundle import weights_path
 
@@ -19,8 +20,13 @@ THRESHOLD = 1024
 
 
 def load_graph(path: Path) -> ir.Model:
-    """Read a graph with its weights, which lie in memory once."""
-    return ir.from_proto(onnx.load(path))
+    """Read a graph with its weights, which lie in memory once.
+
+    Constants are initializers, also those that the exporter has left as nodes.
+    """
+    model = ir.from_proto(onnx.load(path))
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return model
 
 
 def save_graph(model: ir.Model, path: Path) -> None:

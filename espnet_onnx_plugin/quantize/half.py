@@ -17,7 +17,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from espnet_onnx_plugin.optimize.editor import Editor, attribute, constant, infer_shapes
+from espnet_onnx_plugin.optimize.editor import (
+    Editor,
+    attribute,
+    constant,
+    infer_shapes,
+    made_by,
+)
 
 #: A masked score: not a number that 16 bits have to hold.
 _MASKED = 1e30
@@ -246,7 +252,14 @@ def _lowered(editor: Editor, value: ir.Value, form: Format, is_mask: bool) -> ir
     if is_mask:
         bounds = (np.float32(sign * form.largest / 2) for sign in (-1, 1))
         value = editor.put("Clip", value, *map(editor.add_constant, bounds))
-    return cast(editor, value, form.dtype)
+    before = made_by(value, "Transpose")
+    if before is None:
+        return cast(editor, value, form.dtype)
+    # Between a transpose and its product, onnxruntime's CUDA fuses to what it lacks.
+    low = editor.once(cast, before.inputs[0], form.dtype)
+    new = editor.put("Transpose", low, **before.attributes)
+    new.type, new.shape = ir.TensorType(form.dtype), value.shape
+    return new
 
 
 def cast(editor: Editor, value: ir.Value, dtype: ir.DataType) -> ir.Value:
