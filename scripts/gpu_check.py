@@ -2,7 +2,7 @@
 """Check and measure a provider in ten minutes, without a network.
 
 Usage: scripts/gpu_check.py --output_dir DIR
-(needs the extras export, optimize and tts_report, and onnxruntime-gpu; see
+(needs the extras export, optimize and tts-report, and onnxruntime-gpu; see
 scripts/gpu_checking/README.md)
 
 Models have random weights and audio is made. results.json and RESULTS.md are written
