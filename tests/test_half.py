@@ -264,7 +264,7 @@ def test_layers_in_a_row_have_no_casts_between_them(case, tmp_path):
 
 
 def test_a_transpose_before_a_product_has_no_cast_behind_it(case, tmp_path):
-    """Of the three in a row onnxruntime's CUDA would make a node that it lacks."""
+    """In a row, onnxruntime fuses the three for CUDA to a node that it lacks."""
     graph = case(
         "float[N,4] x", "e = Exp(x) t = Transpose<perm=[1,0]>(e) y = MatMul(t, x)"
     )
