@@ -6,12 +6,14 @@ kernels would have computed is whatever lies in memory. So nothing is known of r
 and of time, but of everything that a graph has done on its way.
 
 As a program, with onnxruntime-gpu on its path: ``counting_cuda.py LIBRARIES NAME BUNDLE
-...`` prints as JSON what a function here counts.
+...`` prints as JSON what a function here counts, ``search``, ``speak`` or ``place``.
+LIBRARIES is a directory where the libraries are, or will be.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import re
 import subprocess
@@ -41,10 +43,11 @@ class Counts(ctypes.Structure):
     _fields_ = [(name, ctypes.c_long) for name in COUNTED]
 
 
-def build(onnxruntime_gpu: Path, directory: Path) -> None:
-    """Compile the libraries with the functions that an onnxruntime-gpu looks for."""
-    provider = onnxruntime_gpu / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    wanted = _symbols(provider)
+def build(directory: Path) -> None:
+    """Compile the libraries with the functions that the onnxruntime-gpu looks for."""
+    directory.mkdir(parents=True, exist_ok=True)
+    package = Path(importlib.util.find_spec("onnxruntime").origin).parent
+    wanted = _symbols(package / "capi" / "libonnxruntime_providers_cuda.so")
     source = Path(__file__).with_suffix(".c")
     for part, name in LIBRARIES.items():
         # A function with a body in the source takes the place of these.
@@ -208,7 +211,10 @@ def place(counts: Counts, *paths: str) -> dict[str, list[str]]:
 def main() -> None:
     """Count, in this process."""
     directory, name, *paths = sys.argv[1:]
-    counted = globals()[name](load(Path(directory)), *paths)
+    libraries = Path(directory)
+    if not all((libraries / library).is_file() for library in LIBRARIES.values()):
+        build(libraries)
+    counted = globals()[name](load(libraries), *paths)
     print(json.dumps(counted))
 
 

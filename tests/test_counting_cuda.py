@@ -27,7 +27,6 @@ def count(tmp_path_factory):
         pytest.skip("no onnxruntime-gpu: set ONNXRUNTIME_GPU to its directory")
     package = Path(os.environ["ONNXRUNTIME_GPU"]).resolve()
     libraries = tmp_path_factory.mktemp("libraries")
-    counting_cuda.build(package, libraries)
 
     def run(name, *bundles):
         done = subprocess.run(
