@@ -183,6 +183,20 @@ def test_an_optimized_bundle_is_no_exported_one(tiny, tmp_path):
     assert manifests[0].read_text() == manifests[1].read_text()
 
 
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_an_optimized_bundle_says_where_it_is_to_run(tiny, tmp_path, provider):
+    optimize.main(
+        args(model_dir=tiny["bundle"], output_dir=tmp_path / "o", provider=provider)
+    )
+    manifest = read_bundle(tmp_path / "o").manifest
+    assert manifest.optimized_for == provider
+    assert read_bundle(tiny["bundle"]).manifest.optimized_for is None
+    figures = manifest.checks["optimize"]
+    assert figures["identical"] == figures["utterances"] == 3
+    fused = figures["nodes"]["decoder"]["rules"].get("residual_norm")
+    assert fused == (7 if provider == "cuda" else None)
+
+
 @pytest.mark.parametrize("calibration", [True, False])
 def test_optimize_and_quantize(capsys, tiny, tmp_path, calibration):
     scp = f"{tiny['data'] / 'wav.scp'},sound"
