@@ -17,6 +17,10 @@ struct counts {
     long to_host;
     long bytes_to_host;
     long waits;     /* for the GPU to be done */
+    long recorded;  /* runs, as CUDA graphs */
+    long repeated;
+    long unfit;     /* calls while one is recorded that CUDA refuses, or that would be
+                       repeated with what the host's memory holds by then */
 };
 
 #ifdef PART_cudart
@@ -25,8 +29,12 @@ struct counts counts;
 
 enum { HOST_TO_DEVICE = 1, DEVICE_TO_HOST = 2 };
 
+static int recording; /* as CUDA calls it: 0 none, 1 active */
+static int unless_recording(void) { counts.unfit += recording; return 0; }
+
 static int allocate(void **memory, size_t size)
 {
+    unless_recording();
     *memory = aligned_alloc(512, (size / 512 + 1) * 512);
     if (*memory == NULL)
         return 2;
@@ -40,18 +48,25 @@ int cudaHostAlloc(void **memory, size_t size, unsigned flags)
 {
     return allocate(memory, size);
 }
-int cudaFree(void *memory) { free(memory); return 0; }
-int cudaFreeHost(void *memory) { free(memory); return 0; }
+int cudaFree(void *memory) { free(memory); return unless_recording(); }
+int cudaFreeHost(void *memory) { free(memory); return unless_recording(); }
 int cudaFreeAsync(void *memory, void *stream) { free(memory); return 0; }
-int cudaMemset(void *to, int value, size_t size) { memset(to, value, size); return 0; }
 int cudaMemsetAsync(void *to, int value, size_t size, void *stream)
 {
-    return cudaMemset(to, value, size);
+    memset(to, value, size);
+    return 0;
+}
+int cudaMemset(void *to, int value, size_t size)
+{
+    unless_recording();
+    return cudaMemsetAsync(to, value, size, NULL);
 }
 
 int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream)
 {
     counts.to_gpu += kind == HOST_TO_DEVICE;
+    if (kind == HOST_TO_DEVICE || kind == DEVICE_TO_HOST)
+        unless_recording();
     if (kind == DEVICE_TO_HOST) {
         counts.to_host++;
         counts.bytes_to_host += size;
@@ -61,6 +76,7 @@ int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *str
 }
 int cudaMemcpy(void *to, const void *from, size_t size, int kind)
 {
+    unless_recording();
     return cudaMemcpyAsync(to, from, size, kind, NULL);
 }
 int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
@@ -71,22 +87,31 @@ int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_p
     return 0;
 }
 
-int cudaDeviceSynchronize(void) { counts.waits++; return 0; }
-int cudaStreamSynchronize(void *stream) { counts.waits++; return 0; }
-int cudaEventSynchronize(void *event) { counts.waits++; return 0; }
+static int wait(void) { counts.waits++; return unless_recording(); }
+int cudaDeviceSynchronize(void) { return wait(); }
+int cudaStreamSynchronize(void *stream) { return wait(); }
+int cudaEventSynchronize(void *event) { return wait(); }
 
 static int make(void **handle) { *handle = malloc(64); return 0; }
 int cudaStreamCreate(void **stream) { return make(stream); }
 int cudaStreamCreateWithFlags(void **stream, unsigned flags) { return make(stream); }
 int cudaStreamDestroy(void *stream) { free(stream); return 0; }
-int cudaStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
+int cudaStreamBeginCapture(void *stream, int mode) { recording = 1; return 0; }
+int cudaStreamEndCapture(void *stream, void **graph)
+{
+    recording = 0;
+    counts.recorded++;
+    return make(graph);
+}
+int cudaStreamIsCapturing(void *stream, int *status) { *status = recording; return 0; }
+int cudaGraphInstantiate(void **ready, void *graph) { return make(ready); }
 int cudaEventCreate(void **event) { return make(event); }
 int cudaEventCreateWithFlags(void **event, unsigned flags) { return make(event); }
 int cudaEventDestroy(void *event) { free(event); return 0; }
 int cudaLaunchHostFunc(void *stream, void (*call)(void *), void *data)
 {
     call(data);
-    return 0;
+    return unless_recording();
 }
 
 static int launch(void) { counts.launches++; return 0; }
@@ -94,9 +119,7 @@ int cudaLaunchKernel(void) { return launch(); }
 int __cudaLaunchKernel(void) { return launch(); }
 int cudaLaunchKernelExC(void) { return launch(); }
 int cudaLaunchCooperativeKernel(void) { return launch(); }
-int cudaStreamEndCapture(void *stream, void **graph) { return make(graph); }
-int cudaGraphInstantiate(void **ready, void *graph) { return make(ready); }
-int cudaGraphLaunch(void *ready, void *stream) { return launch(); }
+int cudaGraphLaunch(void *ready, void *stream) { counts.repeated++; return launch(); }
 int __cudaGetKernel(void **kernel, const void *function)
 {
     *kernel = (void *)function;

@@ -31,7 +31,17 @@ LIBRARIES = {
     "cudnn": "libcudnn.so.9",
 }
 
-COUNTED = ("launches", "plans", "to_gpu", "to_host", "bytes_to_host", "waits")
+COUNTED = (
+    "launches",
+    "plans",
+    "to_gpu",
+    "to_host",
+    "bytes_to_host",
+    "waits",
+    "recorded",
+    "repeated",
+    "unfit",
+)
 
 #: Steps of a search.
 STEPS = 10
@@ -120,7 +130,7 @@ def watch_runs(counts: Counts) -> dict[str, Counter[str]]:
     def run(self, *args, **kwargs):
         before = [getattr(counts, name) for name in COUNTED]
         made = plain(self, *args, **kwargs)
-        mine = found.setdefault(self._name, Counter())
+        mine = found.setdefault(self.name, Counter())
         mine["runs"] += 1
         for name, value in zip(COUNTED, before):
             mine[name] += getattr(counts, name) - value

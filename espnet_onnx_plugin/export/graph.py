@@ -208,6 +208,9 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
             "(--log_level DEBUG shows where)"
         )
     replace_prelu(program.model)
+    # An input that nothing reads is left out: nobody has to bring it to the device.
+    given = program.model.graph.inputs
+    given[:] = [value for value in given if value.uses() or value.is_graph_output()]
     # The graph is edited without its weights, which may be large.
     onnx_ir.save(
         program.model,

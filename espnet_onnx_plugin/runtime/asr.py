@@ -28,7 +28,6 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     timed,
     with_intermediate,
 )
-from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.recognition.transducers import build_transducer
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.generate import (
@@ -36,6 +35,7 @@ from espnet_onnx_plugin.runtime.search.generate import (
     GenerateConfig,
     HubSearch,
 )
+from espnet_onnx_plugin.runtime.search.graph_scorer import open_scorer
 from espnet_onnx_plugin.runtime.search.online_sim import SimulatedOnlineSearch
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Search
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
@@ -132,7 +132,7 @@ class Speech2Text(SpeechModel[AsrOptions, LabelSynchronous | Transducer, Results
         margin = options.ctc_window_margin
         if margin is None:
             margin = conventions(self.bundle.manifest.espnet).ctc_window_margin
-        scorers = builder.scorers()
+        scorers = builder.scorers(replays=not (options.time_sync or options.streaming))
         return builder.build(
             self._kind_of_search(scorers, described),
             scorers,

@@ -27,13 +27,13 @@ from espnet_onnx_plugin.runtime.recognition.results import (
     NBest,
     Recognized,
 )
-from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
 from espnet_onnx_plugin.runtime.recognition.stream_engine import (
     Part,
     StreamEngine,
     StreamState,
     ends_of,
 )
+from espnet_onnx_plugin.runtime.search.graph_scorer import open_scorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
 from espnet_onnx_plugin.runtime.search.transducer import hypotheses
 from espnet_onnx_plugin.runtime.search.transducer_networks import GraphNetworks

@@ -97,7 +97,7 @@ class Speech2Text(SpeechModel[S2tOptions, Prompted, Results]):
             sos=search.sos,
             eos=search.eos,
         )
-        scorers = {**builder.scorers(), "scorefilter": rules}
+        scorers = {**builder.scorers(replays=True), "scorefilter": rules}
         pre_beam = options.ctc_weight != 1.0
         return builder.build(BeamSearch, scorers, pre_beam=pre_beam)
 

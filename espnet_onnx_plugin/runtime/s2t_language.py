@@ -12,7 +12,7 @@ from espnet_onnx_plugin.runtime.recognition.engine import SpeechModel, Stage
 from espnet_onnx_plugin.runtime.recognition.long_form import one_window
 from espnet_onnx_plugin.runtime.recognition.options import LanguageOptions
 from espnet_onnx_plugin.runtime.recognition.results import Language, NBest
-from espnet_onnx_plugin.runtime.recognition.scoring import open_scorer
+from espnet_onnx_plugin.runtime.search.graph_scorer import open_scorer
 from espnet_onnx_plugin.runtime.search.language import LanguageSearch
 
 

@@ -102,7 +102,7 @@ class Speech2Text(SpeechModel[StOptions, LabelSynchronous | Transducer, Results]
         if described.hugging_face_decoder and not options.hugging_face_decoder:
             raise PluginError(NOT_ASKED_FOR)
         builder = self._builder(described, options)
-        scorers = builder.scorers()
+        scorers = builder.scorers(replays=True)
         return builder.build(BeamSearch, scorers, pre_beam=pre_beams(scorers))
 
     def stages(

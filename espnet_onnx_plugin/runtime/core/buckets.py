@@ -32,6 +32,15 @@ def bucket(length: int) -> int:
     return max(SHORTEST, -(-length // step) * step)
 
 
+def doubled(count: int, least: int) -> int:
+    """The next number of 0 and ``least``, twice it, four times it, ..."""
+    if count == 0:
+        return 0
+    while least < count:
+        least *= 2
+    return least
+
+
 def pad_waveforms(waveforms: Sequence[np.ndarray], framing: Framing) -> np.ndarray:
     """Waveforms as a batch of which each row has the frames that it has alone.
 

@@ -33,6 +33,7 @@ class Device:
             graphs run, see :attr:`resident_from`; default: on a GPU.
         buckets: whether frontend, encoder and vocoder see few lengths, see
             :mod:`.buckets`; default: on a GPU.
+        cuda_graphs: see :mod:`.replay`; on the CPU it is but tried.
         emulate: whether it may run a bundle that is made for another device: with the
             same result, however slowly.
         watch: called before every run of a graph, with its inputs by name.
@@ -51,6 +52,11 @@ class Device:
     )
     tf32: bool = option(
         False, "a GPU multiplies float32 in TF32: faster, with 10 bits of mantissa"
+    )
+    # not measured yet
+    cuda_graphs: bool = option(
+        False,
+        "a GPU repeats steps of a search as one launch each; one thread at a time",
     )
     resident: bool | None = None
     buckets: bool | None = None

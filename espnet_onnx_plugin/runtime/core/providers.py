@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from espnet_onnx_plugin.bundle import Graph, Precision
@@ -54,6 +55,27 @@ def cuda_options(device: Device) -> Options:
         "enable_skip_layer_norm_strict_mode": "1",
         "use_tf32": str(int(device.tf32)),
     }
+
+
+def recording(provider: str, options: Options) -> Options:
+    """A provider's options, where CUDA may record a run and repeat it as one launch."""
+    if provider != PROVIDERS["cuda"]:
+        return options
+    return {**options, "enable_cuda_graph": "1"}
+
+
+def _without(prefix: str, options: Options) -> Options:
+    return {name: v for name, v in options.items() if not name.startswith(prefix)}
+
+
+#: What a provider's options become where a graph is refused, by what its error has.
+#: TensorRT takes a graph in pieces, whose inputs have no names that we know: it makes
+#: their engines for the shapes that come then. And a graph that does something on the
+#: host is not recorded.
+REFUSED: Mapping[str, Callable[[Options], Options]] = {
+    "shape profile": partial(_without, "trt_profile"),
+    "graph capture": partial(_without, "enable_cuda_graph"),
+}
 
 
 def takes_tensorrt(graph: Graph) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
@@ -24,7 +25,12 @@ from espnet_onnx_plugin.runtime.core.graph_errors import (
     MemoryShort,
 )
 from espnet_onnx_plugin.runtime.core.proc import room
-from espnet_onnx_plugin.runtime.core.providers import Options, providers
+from espnet_onnx_plugin.runtime.core.providers import (
+    REFUSED,
+    Options,
+    providers,
+    recording,
+)
 
 gpu.check_module()
 
@@ -42,16 +48,20 @@ def reason(error: Exception) -> str:
 
 
 @functools.lru_cache(maxsize=None)
-def _run_options(give_back: bool = False) -> ort.RunOptions:
+def run_options(give_back: bool = False, recorded: int | None = None) -> ort.RunOptions:
     """Options of a run: what fails is told by the exception, not logged besides.
 
     Args:
         give_back: whether the system gets the arena's free memory afterwards.
+        recorded: number by which CUDA records the run, or repeats what it recorded; -1:
+            neither; None: of a graph that was not opened for that.
     """
     options = ort.RunOptions()
     options.log_severity_level = 4
     if give_back:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    if recorded is not None:
+        options.add_run_config_entry("gpu_graph_id", str(recorded))
     return options
 
 
@@ -100,6 +110,7 @@ def open_graph(
     precision: Precision = "int8",
     graph: Graph | None = None,
     profile: Path | None = None,
+    replays: bool = False,
 ) -> ort.InferenceSession:
     """A graph on a device, with the same result on every processor.
 
@@ -109,6 +120,7 @@ def open_graph(
         precision: that of the bundle; one of unknown precision may hold 8-bit products.
         graph: its description, where it is one of a bundle.
         profile: prefix of the file with the profile of its runs, where there is one.
+        replays: whether :class:`~.replay.Replay` will run it.
 
     Raises:
         PluginError: where it would run elsewhere.
@@ -122,16 +134,18 @@ def open_graph(
     if device.provider != "cpu":
         gpu.start(device.provider, device.tf32)
     chosen = providers(device, graph, precision)
+    if replays:
+        chosen = [(name, recording(name, given)) for name, given in chosen]
     try:
         session = _open(path, options, chosen)
     except Exception as e:  # onnxruntime's exceptions have no common base
-        if "shape profile" not in str(e):
+        less = next(
+            (reduced for told, reduced in REFUSED.items() if told in str(e)), None
+        )
+        if less is None:
             raise
-        # TensorRT takes the graph in pieces, whose inputs have no names that we know:
-        # it makes their engines for the shapes that come.
-        [(name, given), *others] = chosen
-        given = {k: v for k, v in given.items() if not k.startswith("trt_profile")}
-        session = _open(path, options, [(name, given), *others])
+        chosen = [(name, less(given)) for name, given in chosen]
+        session = _open(path, options, chosen)
     for name, _ in chosen:
         if name not in session.get_providers():
             raise PluginError(
@@ -156,10 +170,14 @@ def shape_of(value: Value) -> Sequence[int]:
 class Runner:
     """Runs a graph on values wherever they lie.
 
-    Args:
+    Attributes:
         session: the graph, opened.
-        memory: onnxruntime's name of where outputs stay.
         name: of the graph, for messages.
+        outputs: names of what it gives, in order.
+
+    Args:
+        session, name: see above.
+        memory: onnxruntime's name of where outputs stay.
         inputs: descriptions of its inputs, for them too.
         arena: whether it keeps freed memory on the CPU.
     """
@@ -172,20 +190,20 @@ class Runner:
         inputs: Mapping[str, Tensor] = MappingProxyType({}),
         arena: bool = False,
     ):
-        self._session = session
+        self.session = session
         self._memory = memory
-        self._name = name
+        self.name = name
         self._described = inputs
         self._arena = arena
         self._give_back = False
         self._inputs = frozenset(i.name for i in session.get_inputs())
-        self._outputs = [output.name for output in session.get_outputs()]
+        self.outputs = [output.name for output in session.get_outputs()]
 
     def binding(
         self, feeds: Mapping[str, Value] = MappingProxyType({})
     ) -> ort.IOBinding:
         """A binding for runs that share these inputs."""
-        binding = self._session.io_binding()
+        binding = self.session.io_binding()
         self._bind(binding, feeds)
         return binding
 
@@ -213,31 +231,37 @@ class Runner:
             fetch: outputs that come back as arrays.
             give_back: whether others get the memory that it takes when it has ended.
         """
-        try:
+        with self.telling(feeds):
             self._bind(binding, feeds)
-            for name in self._outputs:
+            for name in self.outputs:
                 binding.bind_output(name, "cpu" if name in fetch else self._memory)
             # What a failed run had taken, maybe all there is, others may need.
             give_back, self._give_back = give_back or self._give_back, True
-            self._session.run_with_iobinding(
-                binding, _run_options(give_back and self._arena)
+            self.session.run_with_iobinding(
+                binding, run_options(give_back and self._arena)
             )
             self._give_back = False
             return {
                 name: value.numpy() if name in fetch else value
-                for name, value in zip(self._outputs, binding.get_outputs())
+                for name, value in zip(self.outputs, binding.get_outputs())
             }
+
+    @contextlib.contextmanager
+    def telling(self, feeds: Mapping[str, Value]) -> Iterator[None]:
+        """Tell of what fails in a run on these inputs as :meth:`Session.run` does."""
+        try:
+            yield
         except Exception as e:  # onnxruntime's exceptions have no common base
             if self._memory != "cpu":
                 sizes = self._sizes(feeds)
                 batch = ", ".join(f"{n} {axis}" for axis, n in sizes.items())
                 what = f"a batch of {batch}" if batch else "a batch"
-                short = gpu.memory_short(e, f"{what} in {self._name}")
+                short = gpu.memory_short(e, f"{what} in {self.name}")
                 if short and (not sizes or sizes.get("utterances", 1) > 1):
                     short += "; use a smaller --batch_size or --batch_bins"
                 if short:
                     raise MemoryShort(short) from e
-            raise GraphError(f"{self._name} failed: {reason(e)}") from e
+            raise GraphError(f"{self.name} failed: {reason(e)}") from e
 
     def _sizes(self, feeds: Mapping[str, Value]) -> dict[str, int]:
         """Sizes of what the graph was given, by axis: utterances, frames, ..."""
@@ -259,12 +283,17 @@ class Session:
         device: where it runs.
     """
 
+    #: Whether runs of the same sizes are repeated, so that few sizes pay.
+    replays = False
+
     def __init__(self, bundle: Bundle, role: str, device: Device):
         self.graph = bundle.manifest.graphs[role]
         path = bundle.file(self.graph.file.name)
         try:
             precision = bundle.manifest.precision
-            session = open_graph(path, device, precision, self.graph)
+            session = open_graph(
+                path, device, precision, self.graph, replays=self.replays
+            )
         except PluginError:
             raise
         except Exception as e:  # onnxruntime's exceptions have no common base
@@ -320,7 +349,16 @@ class Session:
         if self._device.watch is not None:
             self._device.watch(self.graph, feeds)
         needed = self.check(feeds)
-        return self._runner.run(self._runner.binding(), feeds, set(fetch), needed > 0)
+        return self._run(feeds, set(fetch), needed > 0)
+
+    def _run(
+        self, feeds: Mapping[str, Value], fetch: Collection[str], give_back: bool
+    ) -> dict[str, Value]:
+        return self._runner.run(self._runner.binding(), feeds, fetch, give_back)
+
+    def settle(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Inputs as the runs to come, of which more than one reads them, take them."""
+        return values
 
     @property
     def checks(self) -> bool:

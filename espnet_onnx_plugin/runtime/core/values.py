@@ -6,10 +6,16 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import onnxruntime as ort
 
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
-from espnet_onnx_plugin.runtime.core.session import Runner, Value, open_graph
+from espnet_onnx_plugin.runtime.core.session import (
+    Runner,
+    Value,
+    open_graph,
+    run_options,
+)
 
 #: Element types of numpy, as onnxruntime calls those of its values.
 DTYPES = {
@@ -29,12 +35,34 @@ def to_numpy(value: Value) -> np.ndarray:
     return value if isinstance(value, np.ndarray) else value.numpy()
 
 
-def open_written(graph: GraphWriter, memory: str, name: str) -> Runner:
+def open_written(
+    graph: GraphWriter, memory: str, name: str, replays: bool = False
+) -> Runner:
     """A graph that was written here, which leaves its outputs in a memory.
 
     TensorRT is not asked to build an engine for so little: CUDA runs it.
     """
-    return Runner(open_graph(graph.model(), Device(memory), "fp32"), memory, name)
+    session = open_graph(graph.model(), Device(memory), "fp32", replays=replays)
+    return Runner(session, memory, name)
+
+
+@functools.lru_cache(maxsize=None)
+def _copying(kind: str, memory: str) -> Runner:
+    graph = GraphWriter()
+    dtype = DTYPES[kind]
+    graph.output("copied", graph.input("value", dtype), dtype)
+    return open_written(graph, memory, "copy")
+
+
+def copy(value: ort.OrtValue, address: int) -> ort.OrtValue:
+    """A value of a device, copied to an address there."""
+    kind, memory = value.data_type(), value.device_name()
+    runner = _copying(kind, memory)
+    binding = runner.binding({"value": value})
+    binding.bind_output("copied", memory, 0, DTYPES[kind], value.shape(), address)
+    with runner.telling({}):
+        runner.session.run_with_iobinding(binding, run_options())
+    return binding.get_outputs()[0]
 
 
 @functools.lru_cache(maxsize=None)

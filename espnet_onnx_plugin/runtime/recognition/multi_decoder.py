@@ -128,7 +128,7 @@ class Recognizer:
         self._converter = TokenConverter(side)
         tokens = self._converter.token_list
         builder = SearchBuilder(side, device, self._described, made, tokens, True)
-        scorers = builder.scorers()
+        scorers = builder.scorers(replays=True)
         #: The search; its hypotheses have hidden states.
         self.search = builder.build(
             BeamSearch, scorers, pre_beam=pre_beams(scorers), return_hs=True

@@ -12,9 +12,8 @@ from espnet_onnx_plugin.bundle.search import LabelSynchronous
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.recognition.options import DecodeOptions
-from espnet_onnx_plugin.runtime.search.graph_scorer import graph_scorer
+from espnet_onnx_plugin.runtime.search.graph_scorer import open_scorer
 from espnet_onnx_plugin.runtime.search.ngram_scorer import NgramScorer
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, LengthBonus
 from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
@@ -22,14 +21,6 @@ from espnet_onnx_plugin.runtime.search.utterance import BeamSearchConfig
 logger = logging.getLogger(__name__)
 
 SearchT = TypeVar("SearchT")
-
-
-def open_scorer(bundle: Bundle, role: str, device: Device) -> FullScorer:
-    """The scorer of a step graph of a bundle."""
-    memory = None
-    if f"{role}_memory" in bundle.manifest.graphs:
-        memory = Session(bundle, f"{role}_memory", device)
-    return graph_scorer(Session(bundle, role, device), memory)
 
 
 def check_times(bundle: Bundle, options: DecodeOptions) -> None:
@@ -71,16 +62,22 @@ class SearchBuilder:
             raise PluginError("the model has no CTC: set ctc_weight to 0")
         check_times(self.bundle, self.options)
 
-    def scorers(self) -> dict[str, FullScorer]:
-        """Open the full scorers that have a weight, in ESPnet's order."""
+    def scorers(self, replays: bool = False) -> dict[str, FullScorer]:
+        """Open the full scorers that have a weight, in ESPnet's order.
+
+        Args:
+            replays: see :func:`.graph_scorer.open_scorer`.
+        """
         weights, manifest = self.options.weights, self.bundle.manifest
         scorers: dict[str, FullScorer] = {}
         if weights["decoder"] and "decoder" in manifest.graphs:
-            scorers["decoder"] = open_scorer(self.bundle, "decoder", self.device)
+            scorers["decoder"] = open_scorer(
+                self.bundle, "decoder", self.device, replays
+            )
         if weights["length_bonus"]:
             scorers["length_bonus"] = LengthBonus(len(self.tokens))
         if weights["lm"] and "lm" in manifest.graphs:
-            scorers["lm"] = open_scorer(self.bundle, "lm", self.device)
+            scorers["lm"] = open_scorer(self.bundle, "lm", self.device, replays)
         if weights["ngram"] and manifest.ngram is not None:
             path = str(self.bundle.file(manifest.ngram))
             scorers["ngram"] = NgramScorer(path, self.tokens)
@@ -129,6 +126,7 @@ class SearchBuilder:
             ctc_window_margin=0 if single else ctc_window_margin,
             memory=self.device.memory if self.device.resident else None,
             resident_from=self.device.resident_from,
+            cuda_graphs=self.device.cuda_graphs,
             token_list=self.tokens,
         )
         if not any(options.weights[name] for name in (*scorers, "ctc")):

@@ -12,7 +12,8 @@ from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.recognition.options import TransducerOptions
-from espnet_onnx_plugin.runtime.recognition.scoring import check_times, open_scorer
+from espnet_onnx_plugin.runtime.recognition.scoring import check_times
+from espnet_onnx_plugin.runtime.search.graph_scorer import open_scorer
 from espnet_onnx_plugin.runtime.search.transducer import TransducerSearch
 from espnet_onnx_plugin.runtime.search.transducer_hypotheses import TransducerConfig
 from espnet_onnx_plugin.runtime.search.transducer_networks import GraphNetworks

@@ -8,6 +8,7 @@ decides which of its hypotheses go on.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.search.ctc_prefix import CTCPrefixScorer
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers
 from espnet_onnx_plugin.runtime.search.resident import ResidentExpander
+from espnet_onnx_plugin.runtime.search.resident_graph import open_replay
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer
 from espnet_onnx_plugin.runtime.search.utterance import (
     Beam,
@@ -112,6 +114,8 @@ class BeamSearch:
         self._config = config
         #: The scorers that are asked, by name.
         self.scorers = {k: s for k, s in scorers.items() if config.weights.get(k)}
+        #: Opens graphs of steps that are repeated, of this search alone.
+        self._open_replay = functools.cache(open_replay) if config.cuda_graphs else None
         #: Seconds that the newest call spent, by scorer.
         self.seconds: dict[str, float] = {}
 
@@ -156,6 +160,8 @@ class BeamSearch:
             for name, scorer in self._timed_scorers()
         }
         running = utterances
+        # Steps that are repeated are of one size.
+        width = config.beam_size if config.cuda_graphs else None
         while not all(utterance.done for utterance in running):
             left = [i for i, utterance in enumerate(running) if not utterance.done]
             # Utterances that are over stay in the batch until half of it is.
@@ -167,7 +173,7 @@ class BeamSearch:
                     for name, state in states.items()
                 }
             beams = [None if one.done else one.beam for one in running]
-            tokens, parents = together(beams)
+            tokens, parents = together(beams, width)
             parts = {}
             for name, scorer in self._timed_scorers():
                 score = scorer.score_resident if resident else scorer.score
@@ -188,7 +194,7 @@ class BeamSearch:
         config = self._config
         if config.memory is None or encoded.utterances < config.resident_from:
             return ArrayExpander(config, encoded)
-        return ResidentExpander(config, encoded, config.memory)
+        return ResidentExpander(config, encoded, config.memory, self._open_replay)
 
     def _timed_scorers(self) -> Iterator[tuple[str, FullScorer]]:
         """The scorers; what the loop does with each is counted as its time."""
@@ -241,20 +247,25 @@ def ranked(config: BeamSearchConfig, ended: list[Hypothesis]) -> list[Hypothesis
     return ended
 
 
-def together(beams: Sequence[Beam | None]) -> tuple[np.ndarray, np.ndarray]:
+def together(
+    beams: Sequence[Beam | None], width: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Last tokens and parents (utterances, hypotheses) of the running hypotheses.
 
     Args:
         beams: of each utterance; None of one that is over.
+        width: how many there shall be of each; None: as many as are fastest on a CPU.
 
     Rows behind an utterance's last hypothesis repeat its first, which changes neither
     results nor the range of an activation. Those of an utterance that is over extend
     its first hypothesis by any token, for nobody to read.
     """
     running = [(i, beam) for i, beam in enumerate(beams) if beam is not None]
-    width = max(len(beam) for _, beam in running)
-    full = -(-width // ROW_BLOCK) * ROW_BLOCK
-    shape = (len(beams), full if full <= MAX_FILLING * width else width)
+    if width is None:
+        width = max(len(beam) for _, beam in running)
+        full = -(-width // ROW_BLOCK) * ROW_BLOCK
+        width = full if full <= MAX_FILLING * width else width
+    shape = len(beams), width
     tokens, parents = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for i, beam in running:
         tokens[i], parents[i] = beam.yseq[0, -1], beam.parents[0]

@@ -8,7 +8,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from espnet_onnx_plugin.bundle import Bundle
+from espnet_onnx_plugin.runtime.core.buckets import doubled
+from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
+from espnet_onnx_plugin.runtime.core.replay import ReplayedSession
 from espnet_onnx_plugin.runtime.core.session import Session, Value
 from espnet_onnx_plugin.runtime.core.values import stack, take, to_numpy
 from espnet_onnx_plugin.runtime.search.protocol import Primers
@@ -63,7 +67,7 @@ class GraphScorer(FullScorer):
         if self._memory is None:
             return {}
         inputs = {name: encoded[name] for name in self._memory.graph.inputs}
-        return self._memory.run(inputs, fetch=())
+        return dict(self._step.settle(self._memory.run(inputs, fetch=())))
 
     def _begin(self, memory: dict[str, Value], utterances: int) -> StepState:
         """The state before the first token of each utterance's one hypothesis."""
@@ -128,7 +132,13 @@ class GraphScorer(FullScorer):
         # Nodes of hypotheses that fell out of the beam are seen by none that is left.
         kept = np.flatnonzero(visible.any(axis=(0, 1)))
         own = np.eye(tokens.size, dtype=bool).reshape(utterances, hypotheses, -1)
-        visible = np.concatenate((visible[..., kept], own), axis=2)
+        past = visible[..., kept]
+        if self._step.replays:
+            # So that few numbers of them come, there are some that nobody sees.
+            unseen = doubled(kept.size, tokens.size) - kept.size
+            kept = np.pad(kept, (0, unseen))
+            past = np.pad(past, ((0, 0), (0, 0), (0, unseen)))
+        visible = np.concatenate((past, own), axis=2)
         parents = state.rows[of_parents]
         return self._feed(tokens, parents, positions, kept, visible, state)
 
@@ -218,7 +228,7 @@ class GraphScorer(FullScorer):
         memory = {k: take(v, ids) for k, v in state.memory.items()}
         return replace(
             state,
-            memory=memory,
+            memory=dict(self._step.settle(memory)),
             rows=state.rows[ids],
             visible=state.visible[ids],
             positions=state.positions[ids],
@@ -380,8 +390,24 @@ class OneByOne(FullScorer):
         return np.concatenate([scores for scores, _ in scored]), [s for _, s in scored]
 
 
-def graph_scorer(step: Session, memory: Session | None = None) -> FullScorer:
-    """The scorer of a step graph, one utterance at a time where a batch is not safe."""
+def open_scorer(
+    bundle: Bundle, role: str, device: Device, replays: bool = False
+) -> FullScorer:
+    """The scorer of a step graph, one utterance at a time where a batch is not safe.
+
+    Args:
+        bundle: where the graph lies.
+        role: its own.
+        device: where it runs.
+        replays: whether its steps follow one another, each on the states of the one
+            before, so that the device may repeat them.
+    """
+    graphs, of_memory = bundle.manifest.graphs, f"{role}_memory"
+    roles = [name for name in (role, of_memory) if name in graphs]
+    safe = all(graphs[name].batches for name in roles)
+    replays = replays and safe and device.cuda_graphs
+    opening = ReplayedSession if replays else Session
+    step = opening(bundle, role, device)
+    memory = Session(bundle, of_memory, device) if of_memory in graphs else None
     scorer = GraphScorer(step, memory)
-    safe = step.graph.batches and (memory is None or memory.graph.batches)
     return scorer if safe else OneByOne(scorer)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
-import onnxruntime as ort
 
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.core.session import Runner, Value
+from espnet_onnx_plugin.runtime.core.replay import Described, Replay
+from espnet_onnx_plugin.runtime.core.session import Value, shape_of
 from espnet_onnx_plugin.runtime.core.values import take, to_numpy
-from espnet_onnx_plugin.runtime.search.ctc_graph import Blocks, CTCPlan, open_frames
+from espnet_onnx_plugin.runtime.search.ctc_graph import (
+    F64,
+    INT,
+    Blocks,
+    CTCPlan,
+    open_frames,
+)
 from espnet_onnx_plugin.runtime.search.ctc_prefix import Reach
 from espnet_onnx_plugin.runtime.search.protocol import Primers
 from espnet_onnx_plugin.runtime.search.resident_graph import (
@@ -34,11 +40,20 @@ class ResidentExpander:
         config: settings of the search.
         encoded: the encoder's outputs.
         memory: onnxruntime's name of where the graphs leave their outputs.
+        open_replay: opens a step's graph where its runs are repeated, of one search
+            alone; None: they are not.
     """
 
-    def __init__(self, config: BeamSearchConfig, encoded: Encoded, memory: str):
+    def __init__(
+        self,
+        config: BeamSearchConfig,
+        encoded: Encoded,
+        memory: str,
+        open_replay: Callable[[Plan, str], Replay] | None = None,
+    ):
         self._config = config
         self._memory = memory
+        self._open_replay = open_replay
         count = encoded.utterances
         #: Place of each running utterance in the batch, and in that of the last step.
         self._utterances = self._before = np.arange(count)
@@ -48,7 +63,8 @@ class ResidentExpander:
         self._survivors = 1
         self._states: dict[str, Value] = {}
         self._kept: dict[str, Value] = {}
-        self._bound: tuple[Runner, ort.IOBinding] | None = None
+        #: Runs a step on what changes from one to the next.
+        self._step: Callable[[Mapping[str, Value]], Mapping[str, Value]] | None = None
         #: Time spent, where CTC prefix scores are a part of the steps.
         self.ctc_seconds = 0.0
         self._uses_ctc = bool(config.weights.get("ctc"))
@@ -89,7 +105,7 @@ class ResidentExpander:
         self._lengths = self._lengths[ids]
         if "probs" in self._kept:
             self._kept["probs"] = take(self._kept["probs"], ids)
-        self._bound = None
+        self._step = None
 
     def extend(
         self,
@@ -106,12 +122,12 @@ class ResidentExpander:
                 device (utterances * hypotheses, vocabulary).
         """
         start = time.perf_counter()
-        runner, binding = self._bound or self._bind(parts)
+        step = self._step = self._step or self._bind(parts)
         feeds = dict(self._states)
         for name, scores in parts.items():
             feeds[name] = compact(scores) if isinstance(scores, np.ndarray) else scores
         feeds["running"] = self._running(beams, tokens)
-        made = runner.run(binding, feeds, ("survivors",))
+        made = step(feeds)
         self._states = {name: made[f"next_{name}"] for name in self._states}
         self._survivors = self._config.beam_size
         self._before = np.arange(len(beams))
@@ -120,8 +136,10 @@ class ResidentExpander:
             self.ctc_seconds += time.perf_counter() - start
         return self._extended(beams, parts, to_numpy(made["survivors"]))
 
-    def _bind(self, parts: Mapping[str, Value]) -> tuple[Runner, ort.IOBinding]:
-        """The graph of a step, and its inputs that stay the same."""
+    def _bind(
+        self, parts: Mapping[str, Value]
+    ) -> Callable[[Mapping[str, Value]], Mapping[str, Value]]:
+        """The graph of a step with its inputs that stay the same."""
         config, ctc = self._config, None
         if self._uses_ctc:
             margin = max(config.ctc_window_margin, 0)
@@ -146,10 +164,30 @@ class ResidentExpander:
             ),
             ctc,
         )
-        runner = open_step(plan, self._memory)
         self._kept["utterances"] = self._utterances
-        self._bound = runner, runner.binding(self._kept)
-        return self._bound
+        # A step that scores the whole vocabulary asks the host where scores are tiny.
+        if self._open_replay is None or (ctc is not None and ctc.everything):
+            runner = open_step(plan, self._memory)
+            binding = runner.binding(self._kept)
+            return lambda feeds: runner.run(binding, feeds, ("survivors",))
+        replay = self._open_replay(plan, self._memory)
+        kept = self._kept = replay.settle(self._kept)
+        self._states = replay.settle(self._states)
+        described = self._described(plan)
+        return lambda feeds: replay.run({**kept, **feeds}, described)
+
+    def _described(self, plan: Plan) -> dict[str, Described]:
+        """dtypes and shapes of what a step gives; see :func:`open_step`."""
+        count, beam = len(self._utterances), plan.beam
+        told = 3 + sum(part.resident for part in plan.parts) + self._uses_ctc
+        shapes: dict[str, Described] = {"survivors": (F64, (told, count, beam))}
+        if plan.ctc is not None:
+            frames = shape_of(self._kept["time"])[0]
+            shapes["next_r"] = F64, (count * beam, 2, frames)
+            shapes["next_psi"] = F64, (count * beam,)
+            if plan.ctc.margin:
+                shapes["next_reach"] = INT, (count, 2)
+        return shapes
 
     def _running(self, beams: Sequence[Beam | None], tokens: np.ndarray) -> np.ndarray:
         """The inputs of a step that are known here; see :data:`RUNNING`."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
+from espnet_onnx_plugin.runtime.core.replay import Replay
 from espnet_onnx_plugin.runtime.core.session import Runner
 from espnet_onnx_plugin.runtime.core.values import open_written
 from espnet_onnx_plugin.runtime.search.ctc_graph import (
@@ -153,3 +154,9 @@ def open_step(plan: Plan, memory: str) -> Runner:
     the parent, token, total, and what each of the scorers gave for the token.
     """
     return open_written(_write_step(plan), memory, "search")
+
+
+def open_replay(plan: Plan, memory: str) -> Replay:
+    """The graph of a step, as :func:`open_step` tells, whose runs are repeated."""
+    runner = open_written(_write_step(plan), memory, "search", replays=True)
+    return Replay(runner, memory)

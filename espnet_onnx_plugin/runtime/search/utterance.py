@@ -45,6 +45,7 @@ class BeamSearchConfig:
         memory: onnxruntime's name of the device's memory, where a search over whole
             utterances leaves its scores; None: it takes them as arrays.
         resident_from: the fewest utterances of a batch whose scores stay there.
+        cuda_graphs: whether steps of the same sizes are repeated there.
     """
 
     beam_size: int
@@ -65,6 +66,7 @@ class BeamSearchConfig:
     ctc_window_margin: int = 0
     memory: str | None = None
     resident_from: int = 1
+    cuda_graphs: bool = False
     token_list: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
