@@ -42,11 +42,13 @@ from espnet_onnx_plugin.export.registry import Arch, all_archs, find, register
 from espnet_onnx_plugin.export.transducers import JointModule
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoder
+from espnet_onnx_plugin.runtime.core.replay import ReplayedSession
 from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.values import to_numpy
 
 ARCHS = {(arch.role, arch.name): arch for arch in all_archs()}
 DIM = 8
+CPU = Device()
 
 #: What the other parts are tried with; it costs the least to export.
 ENCODER = dict(
@@ -248,12 +250,13 @@ def test_step_graph(arch, name, tmp_path, buildable, tries_half):
     device = Device(watch=recorder.record)
     if step.memory is not None:
         memory = Session(bundle, "memory", device)
-    session = Session(bundle, "step", device)
+    sessions = Session(bundle, "step", device), ReplayedSession(bundle, "step", CPU)
     for frames in ((19, 11), (30,), (1, 6, 3)):
-        worst = decoding.check_step(
-            step, session, memory, DIM, len(TOKENS), arch.role, frames
-        )
-        assert 0 < worst <= TOLERANCE
+        for session in sessions:
+            worst = decoding.check_step(
+                step, session, memory, DIM, len(TOKENS), arch.role, frames
+            )
+            assert 0 < worst <= TOLERANCE
     if tries_half:
         in_half = differences_in_half(bundle, recorder)
         assert max(in_half.values()) < HALF

@@ -40,18 +40,17 @@ class Variant(NamedTuple):
         bundle: Which one.
         session: Other attributes of the device.
         exact: Whether it has to give the CPU's tokens.
+        warm_up: Runs before those that are timed.
     """
 
     name: str
     bundle: str
     session: Mapping[str, Any]
     exact: bool
+    warm_up: int = 1
 
 
 CPU = Variant("fp32", "fp32", {}, True)
-
-#: The search that a GPU runs for several utterances.
-RESIDENT = Variant("fp32, resident", "fp32", {"resident": True}, True)
 
 
 def variants(provider: str) -> list[Variant]:
@@ -63,6 +62,24 @@ def variants(provider: str) -> list[Variant]:
         *found,
         Variant("fp16", "fp16", {}, False),
         Variant("TF32", "fp32", {"tf32": True}, False),
+    ]
+
+
+def searching(provider: str) -> list[Variant]:
+    """Return ways to search that the tables of other parts have no use for."""
+    graphs: dict[str, Any] = {"cuda_graphs": True}
+    if provider == "cpu":
+        resident = {"resident": True}
+        return [
+            Variant("fp32, resident", "fp32", resident, True),
+            Variant("fp32, in places", "fp32", {**resident, **graphs}, True),
+        ]
+    there = {**graphs, "resident": False}
+    return [
+        # A step is recorded when its sizes come again, of one search or of two.
+        Variant("fp32, CUDA graphs", "fp32", graphs, True, 3),
+        Variant("fp16, CUDA graphs", "fp16", graphs, False, 3),
+        Variant("fp32, CUDA graphs, scores on the CPU", "fp32", there, True, 3),
     ]
 
 
@@ -79,9 +96,7 @@ def parity(job: Job) -> None:
     audio = [make_audio(seconds, rate, seed) for seed, seconds in enumerate(lengths)]
     expected = _recognize(model, "cpu", CPU, audio, 1)
     wrong: list[str] = []
-    # On a GPU it is in batches.
-    more = [RESIDENT] if job.provider == "cpu" else []
-    for variant in [*variants(job.provider), *more]:
+    for variant in [*variants(job.provider), *searching(job.provider)]:
         for batch in (1, sizes.utterances):
             row: Row = {"model": model.name, "variant": variant.name, "batch": batch}
             try:

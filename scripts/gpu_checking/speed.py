@@ -17,7 +17,7 @@ from benchmarking.models import make_text
 from benchmarking.settings import BatchDecode, Run, Synthesis
 from gpu_checking.gpu import watch_memory
 from gpu_checking.job import Job, Model, make_audio
-from gpu_checking.parity import variants
+from gpu_checking.parity import Variant, searching, variants
 from gpu_checking.results import Row
 from gpu_checking.sizes import SPREAD
 
@@ -38,20 +38,23 @@ class System:
         name: In the tables.
         bundle: Variant of its bundle; None: PyTorch.
         spec: What its worker is told besides.
+        warm_up: Runs before those that are timed.
     """
 
     name: str
     bundle: str | None = None
     spec: Mapping[str, Any] = field(default_factory=dict)
+    warm_up: int = 1
 
 
 def systems(job: Job, *more: System) -> list[System]:
     """Return PyTorch, then the bundles, then others, which matter less."""
-    bundles = [
-        System(variant.name, variant.bundle, {"session": dict(variant.session)})
-        for variant in variants(job.provider)
-    ]
-    return [System(PYTORCH), *bundles, *more]
+    return [System(PYTORCH), *map(_system, variants(job.provider)), *more]
+
+
+def _system(variant: Variant) -> System:
+    session = {"session": dict(variant.session)}
+    return System(variant.name, variant.bundle, session, variant.warm_up)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def beam(job: Job) -> None:
     model, sizes = job.model("librispeech"), job.sizes
     options = model.config.settings[0].search_options
     inputs, seconds = _batches(job, model, (1, sizes.batch), sizes.audio_seconds)
+    ways = [*map(_system, searching(job.provider))]
     float16 = System(FLOAT16, None, {"dtype": "float16"})
     more = [] if job.provider == "cpu" else [float16]
     failed: list[str] = []
@@ -92,7 +96,9 @@ def beam(job: Job) -> None:
         chosen = {**options, "lm_weight": lm_weight}
         spec = {"batches": "search", "lm": bool(lm_weight)}
         setting = Setting(name, model, inputs, BatchDecode, chosen, seconds, spec)
-        failed += measure(job, setting, systems(job, *([] if lm_weight else more)))
+        failed += measure(
+            job, setting, systems(job, *ways, *([] if lm_weight else more))
+        )
     refuse(failed)
 
 
@@ -115,7 +121,8 @@ def owsm(job: Job) -> None:
     name = f"beam {options['beam_size']}"
     spec = {"batches": "search", "lm": False}
     setting = Setting(name, model, inputs, BatchDecode, options, seconds, spec)
-    refuse(measure(job, setting, systems(job)))
+    ways = map(_system, searching(job.provider))
+    refuse(measure(job, setting, systems(job, *ways)))
 
 
 def speech(job: Job) -> None:
@@ -228,8 +235,9 @@ def measure(job: Job, setting: Setting, chosen: Sequence[System]) -> list[str]:
                 if isinstance(current, PluginError):
                     raise current
                 with current:
-                    for number, runs in enumerate(_runs(job, setting, current)):
-                        table.add(system, number, *runs)
+                    runs = _runs(job, setting, current, system.warm_up)
+                    for number, told in enumerate(runs):
+                        table.add(system, number, *told)
             except PluginError as e:
                 table.fail(system, str(e))
                 if system.bundle is not None:
@@ -238,14 +246,16 @@ def measure(job: Job, setting: Setting, chosen: Sequence[System]) -> list[str]:
 
 
 def _runs(
-    job: Job, setting: Setting, worker: Worker
-) -> Iterator[tuple[list[Run], float | None]]:
-    """Yield the runs of each input, after one to warm up, and the GPU's memory."""
+    job: Job, setting: Setting, worker: Worker, warm_up: int
+) -> Iterator[tuple[list[Run], Run, float | None]]:
+    """Yield the runs of each input, the first of those before them, and the GPU's
+    memory.
+    """
     with watch_memory(job.provider) as peak:
         for number in range(len(setting.inputs)):
-            worker.run(number)
+            first, *_ = [worker.run(number) for _ in range(warm_up)]
             runs = [worker.run(number) for _ in range(job.sizes.repeats)]
-            yield runs, peak.mb
+            yield runs, first, peak.mb
 
 
 class _Table:
@@ -273,9 +283,14 @@ class _Table:
         self._job.add(**self._head(system, None), failed=reason[:200])
 
     def add(
-        self, system: System, number: int, runs: Sequence[Run], gpu_mb: float | None
+        self,
+        system: System,
+        number: int,
+        runs: Sequence[Run],
+        warm_up: Run,
+        gpu_mb: float | None,
     ) -> None:
-        """Write down the runs of a system on an input."""
+        """Write down the runs of a system on an input, and the one before them."""
         seconds = [run.seconds for run in runs]
         median = statistics.median(seconds)
         if self._setting.audio_seconds is None:
@@ -289,6 +304,7 @@ class _Table:
         row: Row = {
             "median s": median,
             "spread s": f"{min(seconds):.3f}-{max(seconds):.3f}",
+            "first run s": warm_up.seconds,
             "RTFx": rate,
             "speed-up": None,
             "speed-up on its best": None,

@@ -244,7 +244,10 @@ class StepAttention(torch.nn.Module):
                 h, c = self._recur(location, uniform[0], past[1:])
                 query, location, new = query + h.view_as(query), None, [h, c]
             x = key[:, None] + self._projected(query[..., None], location)
-            energy = torch.matmul(self.energy, torch.tanh(x))[..., 0, :].transpose(1, 2)
+            # As many copies as there are products: where one is shared by some of them,
+            # onnxruntime's CUDA reads addresses of the host's in every step.
+            energy = self.energy.expand(*x.shape[:3], -1, -1)
+            energy = torch.matmul(energy, torch.tanh(x))[..., 0, :].transpose(1, 2)
         weights = torch.softmax(self.scaling * energy + bias, dim=-1)  # (U, h, H, t)
         context = torch.matmul(weights, value).transpose(1, 2).flatten(0, 1).flatten(1)
         if self.output is not None:

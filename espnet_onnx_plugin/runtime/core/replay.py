@@ -53,7 +53,8 @@ class _Place:
 
     def grow(self, size: int) -> bool:
         """Make room for so many bytes; returns whether it has moved."""
-        if self.address is not None and size <= self._size:
+        moves = self.address is not None
+        if moves and size <= self._size:
             return False
         self._value = None  # what takes its place may need its memory
         self._size = max(size, int(GROWTH * self._size), 1)
@@ -62,7 +63,7 @@ class _Place:
             shape, np.uint8, self._memory
         )
         self.address = self._value.data_ptr()
-        return True
+        return moves
 
 
 @dataclass

@@ -131,16 +131,15 @@ class GraphScorer(FullScorer):
         visible = state.visible[of_parents]
         # Nodes of hypotheses that fell out of the beam are seen by none that is left.
         kept = np.flatnonzero(visible.any(axis=(0, 1)))
-        own = np.eye(tokens.size, dtype=bool).reshape(utterances, hypotheses, -1)
-        past = visible[..., kept]
-        if self._step.replays:
-            # So that few numbers of them come, there are some that nobody sees.
-            unseen = doubled(kept.size, tokens.size) - kept.size
-            kept = np.pad(kept, (0, unseen))
-            past = np.pad(past, ((0, 0), (0, 0), (0, unseen)))
-        visible = np.concatenate((past, own), axis=2)
+        # So that few numbers of them come, there may be some that nobody sees.
+        rows, count = tokens.size, kept.size
+        nodes = doubled(count, rows) if self._step.replays else count
+        seen = np.zeros((utterances, hypotheses, nodes + rows), bool)
+        seen[..., :count] = visible[..., kept]
+        seen.reshape(rows, -1)[:, nodes:][np.diag_indices(rows)] = True
+        kept = np.concatenate((kept, np.zeros(nodes - count, np.int64)))
         parents = state.rows[of_parents]
-        return self._feed(tokens, parents, positions, kept, visible, state)
+        return self._feed(tokens, parents, positions, kept, seen, state)
 
     def _feed(
         self,
