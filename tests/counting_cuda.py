@@ -5,8 +5,9 @@ their nodes where they would run, copies, and launches what it would launch; wha
 kernels would have computed is whatever lies in memory. So nothing is known of results
 and of time, but of everything that a graph has done on its way.
 
-As a program, with onnxruntime-gpu on its path: ``counting_cuda.py LIBRARIES NAME BUNDLE
-...`` prints as JSON what a function here counts, ``search``, ``speak`` or ``place``.
+As a program, with onnxruntime-gpu on its path: ``counting_cuda.py LIBRARIES NAME PATH
+...`` prints as JSON what a function here counts: ``search``, ``search_again``,
+``speak`` or ``place`` of bundles, ``repeat`` of step graphs.
 LIBRARIES is a directory where the libraries are, or will be.
 """
 
@@ -122,18 +123,22 @@ def watch_runs(counts: Counts) -> dict[str, Counter[str]]:
     """Counts of all runs of each graph from now on, by its name."""
     import numpy as np
 
-    from espnet_onnx_plugin.runtime.core import session
+    from espnet_onnx_plugin.runtime.core import replay, session
 
     found: dict[str, Counter[str]] = {}
-    plain = session.Runner.run
+    plain, replayed = session.Runner.run, replay.Replay.run
+
+    def counted(name, call, *args, **kwargs):
+        before = [getattr(counts, of) for of in COUNTED]
+        made = call(*args, **kwargs)
+        mine = found.setdefault(name, Counter())
+        mine["runs"] += 1
+        for of, value in zip(COUNTED, before):
+            mine[of] += getattr(counts, of) - value
+        return made
 
     def run(self, *args, **kwargs):
-        before = [getattr(counts, name) for name in COUNTED]
-        made = plain(self, *args, **kwargs)
-        mine = found.setdefault(self.name, Counter())
-        mine["runs"] += 1
-        for name, value in zip(COUNTED, before):
-            mine[name] += getattr(counts, name) - value
+        made = counted(self.name, plain, self, *args, **kwargs)
         # What no kernel has computed: nothing, and lengths for which there is room.
         for name, value in made.items():
             if isinstance(value, np.ndarray):
@@ -141,25 +146,71 @@ def watch_runs(counts: Counts) -> dict[str, Counter[str]]:
                 value[...] = 0 if of is value else session.shape_of(of)[1]
         return made
 
-    session.Runner.run = run
+    def run_in_places(self, *args):
+        return counted(self._runner.name, replayed, self, *args)
+
+    session.Runner.run, replay.Replay.run = run, run_in_places
     return found
 
 
-def search(counts: Counts, path: str) -> dict[str, Counter[str]]:
-    """A beam search of six utterances, after one that warms up."""
+def search(
+    counts: Counts, path: str, warm_up: int = 1, cuda_graphs: bool = False
+) -> dict[str, Counter[str]]:
+    """A beam search of six utterances, after those that warm up."""
     import numpy as np
 
     from espnet_onnx_plugin import Speech2Text
 
-    speech2text = Speech2Text(
-        path, "cuda", beam_size=4, ctc_weight=0.3, maxlenratio=-STEPS, lm_weight=0.5
-    )
+    options = dict(beam_size=4, ctc_weight=0.3, maxlenratio=-STEPS, lm_weight=0.5)
+    device = dict(cuda_graphs=cuda_graphs)
+    speech2text = Speech2Text(path, "cuda", session=device, **options)
     random = np.random.default_rng(0)
     found = watch_runs(counts)
-    for _ in range(2):
+    for _ in range(warm_up + 1):
         found.clear()
         batch = [random.standard_normal(6000 - 300 * i) for i in range(6)]
         speech2text.batch([speech2text.prepare(one) for one in batch])
+    return found
+
+
+def search_again(counts: Counts, path: str) -> dict[str, Counter[str]]:
+    """A beam search of six utterances, whose steps were all recorded before."""
+    return search(counts, path, 3, True)
+
+
+def repeat(counts: Counts, *paths: str) -> dict[str, dict[str, int]]:
+    """Four runs of each step graph, on the same sizes."""
+    import numpy as np
+    import onnxruntime
+
+    from espnet_onnx_plugin.runtime.core import gpu
+    from espnet_onnx_plugin.runtime.core.device import Device
+    from espnet_onnx_plugin.runtime.core.replay import Replay
+    from espnet_onnx_plugin.runtime.core.session import Runner, open_graph
+    from espnet_onnx_plugin.runtime.core.values import DTYPES
+
+    gpu.start("cuda")
+    sizes = dict(utterances=3, hypotheses=4, rows=12, kept=9, nodes=21, seen=21)
+    found = {}
+    for path in paths:
+        session = open_graph(Path(path), Device("cuda"), "fp32", replays=True)
+        feeds = {
+            each.name: np.ones(
+                [sizes.get(a, 17) if isinstance(a, str) else a for a in each.shape],
+                DTYPES[each.type],
+            )
+            for each in session.get_inputs()
+        }
+        names = [output.name for output in session.get_outputs()]
+        made = onnxruntime.InferenceSession(path).run(names, feeds)
+        described = {n: (a.dtype.type, a.shape) for n, a in zip(names, made)}
+        steps = Replay(Runner(session, "cuda", path), "cuda")
+        before = [getattr(counts, name) for name in COUNTED]
+        for _ in range(4):
+            steps.run(feeds, described)
+        found[path] = {
+            name: getattr(counts, name) - value for name, value in zip(COUNTED, before)
+        }
     return found
 
 

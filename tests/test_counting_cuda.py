@@ -4,6 +4,7 @@ They need the package onnxruntime-gpu beside the one that is installed:
 ``pip install --target DIR --no-deps onnxruntime-gpu``, and ``ONNXRUNTIME_GPU=DIR``.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,9 +14,13 @@ from pathlib import Path
 import counting_cuda
 import pytest
 from conftest import save_tts
+from hub_models import use_tiny_models
+from test_parity import STEPS, make_step
 
+from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.export.checkpoints import Checkpoints
 from espnet_onnx_plugin.export.export import export_bundle
+from espnet_onnx_plugin.export.graph import export_graphs
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +80,43 @@ def test_a_search_stays_on_the_gpu(count, tiny):
     assert (
         counted["search"]["to_gpu"] <= steps + 2
     )  # one input, and of two kinds of step
+
+
+def test_steps_that_come_again_are_one_launch_each(count, tiny):
+    counted = count("search_again", tiny["bundle"])
+    steps = counting_cuda.STEPS
+    for name in ("decoder.onnx", "lm.onnx", "search"):
+        ours = counted[name]
+        assert ours["runs"] == ours["repeated"] == ours["launches"] == steps
+        assert not ours["recorded"]
+    # Of a step: tokens, places, nodes, who sees them; twice, and who they are.
+    assert sum(of["to_gpu"] for of in counted.values()) <= 11 * steps
+    assert not any(of["unfit"] for of in counted.values())
+
+
+def is_complete(arch):
+    """Whether the packages that an architecture needs are there."""
+    with contextlib.suppress(PluginError):
+        arch.needs()
+        return True
+    return False
+
+
+def test_the_steps_of_every_architecture_can_be_recorded(count, tmp_path, monkeypatch):
+    use_tiny_models(monkeypatch)
+    exported = []
+    for case in STEPS:
+        arch, name = case.values
+        if pytest.mark.more in case.marks or not is_complete(arch):
+            continue
+        directory = tmp_path / case.id
+        export_graphs(make_step(arch, name)[1], directory)
+        exported.append(directory / "step.onnx")
+    counted = count("repeat", *exported)
+    assert len(counted) == len(exported) > 12
+    wanted = dict(recorded=1, repeated=3, unfit=0)
+    for path, of in counted.items():
+        assert {name: of[name] for name in wanted} == wanted, path
 
 
 def test_a_vocoder_plans_its_convolutions_once(count, voice):

@@ -229,9 +229,8 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("arch, name", STEPS)
-def test_step_graph(arch, name, tmp_path, buildable, tries_half):
-    buildable(arch)
+def make_step(arch, name):
+    """The step of a tiny model, and what it and its memory are exported by."""
     if arch.role == "lm":
         module = build_lm(arch.name, dict(arch.tiny[name]))[0].lm
     else:
@@ -242,10 +241,17 @@ def test_step_graph(arch, name, tmp_path, buildable, tries_half):
         else:
             module = build(STTask, st_config(**choices)).decoder
     step = arch.wrap(module).eval()
-    specs, memory = {"step": step.graph_spec(len(TOKENS))}, None
+    specs = {"step": step.graph_spec(len(TOKENS))}
     if step.memory is not None:
         specs["memory"] = step.memory_spec(DIM)
-    bundle = as_bundle(tmp_path, export_graphs(specs, tmp_path))
+    return step, specs
+
+
+@pytest.mark.parametrize("arch, name", STEPS)
+def test_step_graph(arch, name, tmp_path, buildable, tries_half):
+    buildable(arch)
+    step, specs = make_step(arch, name)
+    bundle, memory = as_bundle(tmp_path, export_graphs(specs, tmp_path)), None
     recorder = InputRecorder(bundle)
     device = Device(watch=recorder.record)
     if step.memory is not None:
