@@ -29,7 +29,8 @@ class StepState:
         memory: tensors by name, rows are utterances.
         states: the graph's states by name.
         rows: (U, H) row of each hypothesis in states that have rows.
-        visible: (U, H, nodes) bool, which nodes of the states each hypothesis sees.
+        paths: (U, H, tokens) nodes of the states, which have them, that each hypothesis
+            sees; -1: none.
         positions: (U, H) number of tokens before the next one.
         hidden: (U * H, dim) what the output layer read, where the graph gives it.
     """
@@ -37,9 +38,32 @@ class StepState:
     memory: dict[str, Value]
     states: dict[str, Value]
     rows: np.ndarray
-    visible: np.ndarray
+    paths: np.ndarray
     positions: np.ndarray
     hidden: Value | None = None
+
+
+def keep(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes of some paths, and these paths where they are the only ones.
+
+    Args:
+        paths: of any shape; -1: no node.
+    """
+    used = np.zeros(paths.max(initial=-1) + 2, bool)  # the last one is no node
+    used[paths] = True
+    kept = np.flatnonzero(used[:-1])
+    places = np.full(used.size, -1)
+    places[kept] = np.arange(kept.size)
+    return kept, places[paths]
+
+
+def before(length: int, first: int) -> np.ndarray:
+    """Paths (length, length) of rows from a first one on, each seeing those before it.
+
+    What a row feeds itself it always sees.
+    """
+    earlier = np.tri(length, k=-1, dtype=bool)
+    return np.where(earlier, first + np.arange(length), -1)
 
 
 class GraphScorer(FullScorer):
@@ -72,9 +96,9 @@ class GraphScorer(FullScorer):
     def _begin(self, memory: dict[str, Value], utterances: int) -> StepState:
         """The state before the first token of each utterance's one hypothesis."""
         zeros = np.zeros((utterances, 1), np.int64)
-        visible = np.zeros((utterances, 1, 0), bool)
+        paths = np.zeros((utterances, 1, 0), np.int64)
         states = self._step.initial_states(memory)
-        return StepState(memory, states, zeros, visible, zeros)
+        return StepState(memory, states, zeros, paths, zeros)
 
     def _prime(self, primers: Primers, state: StepState) -> StepState:
         """Feed the tokens before the last one, which nobody asks the scores of."""
@@ -89,7 +113,7 @@ class GraphScorer(FullScorer):
         return replace(
             state,
             rows=state.rows[of_last],
-            visible=state.visible[of_last] & begun[..., None],
+            paths=np.where(begun[..., None], state.paths[of_last], -1),
             positions=state.positions[of_last] * begun,
             hidden=None,
         )
@@ -104,15 +128,13 @@ class GraphScorer(FullScorer):
         """
         length = max(map(len, sequences))
         tokens = np.zeros((len(sequences), length), np.int64)
-        own = np.zeros((len(sequences), length, len(sequences), length), bool)
-        own[:] = np.eye(tokens.size, dtype=bool).reshape(own.shape)
+        paths = np.full((len(sequences), length, length), -1)
         for i, sequence in enumerate(sequences):
             tokens[i, : len(sequence)] = sequence
-            own[i, : len(sequence), i, : len(sequence)] = np.tri(len(sequence))
+            paths[i, : len(sequence)] = before(length, i * length)[: len(sequence)]
         positions = np.broadcast_to(np.arange(length), tokens.shape)
         kept = np.zeros(0, np.int64)
-        visible = own.reshape(*tokens.shape, -1)
-        return self._feed(tokens, state.rows, positions, kept, visible, state)
+        return self._feed(tokens, state.rows, positions, kept, paths, state)
 
     def score(
         self, tokens: np.ndarray, parents: np.ndarray, state: StepState
@@ -125,21 +147,15 @@ class GraphScorer(FullScorer):
         self, tokens: np.ndarray, parents: np.ndarray, state: StepState
     ) -> tuple[Value, StepState]:
         """Score all continuations in one step of the graph."""
-        utterances, hypotheses = tokens.shape
-        of_parents = (np.arange(utterances)[:, None], parents)
-        positions = state.positions[of_parents]
-        visible = state.visible[of_parents]
+        of_parents = (np.arange(len(tokens))[:, None], parents)
         # Nodes of hypotheses that fell out of the beam are seen by none that is left.
-        kept = np.flatnonzero(visible.any(axis=(0, 1)))
-        # So that few numbers of them come, there may be some that nobody sees.
-        rows, count = tokens.size, kept.size
-        nodes = doubled(count, rows) if self._step.replays else count
-        seen = np.zeros((utterances, hypotheses, nodes + rows), bool)
-        seen[..., :count] = visible[..., kept]
-        seen.reshape(rows, -1)[:, nodes:][np.diag_indices(rows)] = True
-        kept = np.concatenate((kept, np.zeros(nodes - count, np.int64)))
-        parents = state.rows[of_parents]
-        return self._feed(tokens, parents, positions, kept, seen, state)
+        kept, paths = keep(state.paths[of_parents])
+        if self._step.replays:
+            # So that few numbers of them come, there are some that nobody sees.
+            unseen = doubled(kept.size, tokens.size) - kept.size
+            kept = np.concatenate((kept, np.zeros(unseen, np.int64)))
+        rows, positions = state.rows[of_parents], state.positions[of_parents]
+        return self._feed(tokens, rows, positions, kept, paths, state)
 
     def _feed(
         self,
@@ -147,25 +163,34 @@ class GraphScorer(FullScorer):
         parents: np.ndarray,
         positions: np.ndarray,
         kept: np.ndarray,
-        visible: np.ndarray,
+        paths: np.ndarray,
         state: StepState,
     ) -> tuple[Value, StepState]:
-        """Run the graph on the inputs that ``export/steps.py`` describes."""
+        """Run the graph on the inputs that ``export/steps.py`` describes.
+
+        Args:
+            paths: (U, H, tokens) nodes that the rows see, of those that are kept and
+                then of the rows' new ones; -1: none. Their own they always see.
+        """
         feeds = {
             "tokens": tokens,
             "parents": parents,
             "positions": positions,
-            "kept": kept,
-            "visible": visible,
             **state.memory,
             **state.states,
         }
+        if self.is_tree:
+            own = kept.size + np.arange(tokens.size).reshape(*tokens.shape, 1)
+            seen = np.zeros((*tokens.shape, kept.size + tokens.size), bool)
+            paths = np.concatenate((paths, own), axis=2)
+            np.put_along_axis(seen, np.where(paths < 0, own, paths), True, axis=2)
+            feeds.update(kept=kept, visible=seen)
         made = self._step.run(feeds, fetch=())
         new = StepState(
             state.memory,
             {name: made[f"next_{name}"] for name in state.states},
             rows=np.arange(tokens.size).reshape(tokens.shape),
-            visible=visible,
+            paths=paths,
             positions=positions + 1,
             hidden=made.get("hidden"),
         )
@@ -205,19 +230,18 @@ class GraphScorer(FullScorer):
         counts = [to_numpy(s.states[name]).shape[axis] for s in distinct]
         firsts = dict(zip(map(id, distinct), np.cumsum([0, *counts]).tolist()))
         rows, positions = np.empty((2, len(cells)), np.int64)
-        visible = np.zeros((len(cells), sum(counts) * self.is_tree), bool)
+        paths = np.full((len(cells), max(one.paths.shape[2] for one in distinct)), -1)
         for i, (state, *of) in enumerate(cells):
             first = 0 if self.is_tree else firsts[id(state)]
             rows[i] = first + state.rows[tuple(of)]
             positions[i] = state.positions[tuple(of)]
-            if self.is_tree:
-                own = state.visible[tuple(of)]
-                visible[i, firsts[id(state)] :][: len(own)] = own
+            own = state.paths[tuple(of)]
+            paths[i, : own.size] = np.where(own < 0, -1, firsts[id(state)] + own)
         return StepState(
             {},
             states,
             rows=rows.reshape(shape),
-            visible=visible.reshape(*shape, visible.shape[1]),
+            paths=paths.reshape(*shape, -1),
             positions=positions.reshape(shape),
         )
 
@@ -229,15 +253,15 @@ class GraphScorer(FullScorer):
             state,
             memory=dict(self._step.settle(memory)),
             rows=state.rows[ids],
-            visible=state.visible[ids],
+            paths=state.paths[ids],
             positions=state.positions[ids],
             hidden=None,
         )
 
     def rest(self, state: StepState, utterance: int) -> StepState:
         """The rows and nodes of one utterance's hypotheses."""
-        visible = state.visible[utterance]
-        kept = {"nodes": np.flatnonzero(visible.any(axis=0))}
+        kept = {}
+        kept["nodes"], paths = keep(state.paths[[utterance]])
         kept["rows"], rows = np.unique(state.rows[utterance], return_inverse=True)
         states: dict[str, Value] = {}
         for name, axis, places in self._places(kept):
@@ -246,7 +270,7 @@ class GraphScorer(FullScorer):
             {},
             states,
             rows.reshape(1, -1),
-            visible[None][..., kept["nodes"]],
+            paths,
             state.positions[[utterance]],
         )
 
@@ -256,7 +280,7 @@ class GraphScorer(FullScorer):
         """The rows and nodes of all hypotheses, with this memory."""
         if len(states) == 1:
             return replace(states[0], memory=projected)
-        sizes = {"nodes": [one.visible.shape[2] for one in states]}
+        sizes = {"nodes": [int(one.paths.max(initial=-1)) + 1 for one in states]}
         sizes["rows"] = [int(one.rows.max()) + 1 for one in states]
         together: dict[str, Value] = {}
         for name, axis, _ in self._places(sizes):
@@ -264,16 +288,18 @@ class GraphScorer(FullScorer):
             together[name] = np.concatenate(arrays, axis)
         width = max(one.rows.shape[1] for one in states)
         rows, positions = np.zeros((2, len(states), width), np.int64)
-        visible = np.zeros((len(states), width, sum(sizes["nodes"])), bool)
+        longest = max(one.paths.shape[2] for one in states)
+        paths = np.full((len(states), width, longest), -1)
         row = node = 0
         for i, one in enumerate(states):
-            count, nodes = one.visible.shape[1:]
+            count, length = one.paths.shape[1:]
             rows[i, :count] = one.rows[0] + row
             positions[i, :count] = one.positions[0]
-            visible[i, :count, node : node + nodes] = one.visible[0]
+            own = one.paths[0]
+            paths[i, :count, :length] = np.where(own < 0, -1, node + own)
             row += sizes["rows"][i]
-            node += nodes
-        return StepState(projected, together, rows, visible, positions)
+            node += sizes["nodes"][i]
+        return StepState(projected, together, rows, paths, positions)
 
     def _places(self, of_axes: Mapping[str, T]) -> Iterator[tuple[str, int, T]]:
         """Each state's name, its axis of rows or nodes, and what is told of it."""
@@ -289,22 +315,19 @@ class GraphScorer(FullScorer):
         utterances, hypotheses, length = windows.shape
         begun = self._begin(state.memory, utterances)
         # A token is a row that sees those before it in its window.
-        count = hypotheses * length
-        own = np.zeros((utterances, count, utterances, count), bool)
-        past = np.kron(np.eye(hypotheses, dtype=bool), np.tri(length, dtype=bool))
-        for i in range(utterances):
-            own[i, :, i] = past
-        tokens = windows.reshape(utterances, count)
+        windowed = utterances * hypotheses
+        paths = np.stack([before(length, i * length) for i in range(windowed)])
+        paths = paths.reshape(utterances, hypotheses * length, length)
+        tokens = windows.reshape(utterances, hypotheses * length)
         positions = np.tile(np.arange(length), (utterances, hypotheses))
-        visible = own.reshape(utterances, count, -1)
         kept = np.zeros(0, np.int64)
-        scores, state = self._feed(tokens, begun.rows, positions, kept, visible, begun)
+        scores, state = self._feed(tokens, begun.rows, positions, kept, paths, begun)
         last = slice(length - 1, None, length)
         scores = to_numpy(scores).reshape(*tokens.shape, -1)
         return scores[:, last], replace(
             state,
             rows=state.rows[:, last],
-            visible=state.visible[:, last],
+            paths=state.paths[:, last],
             positions=state.positions[:, last],
             hidden=None,
         )
