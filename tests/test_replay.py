@@ -166,6 +166,27 @@ def test_no_more_is_recorded_than_there_is_room_for(on_gpu, monkeypatch):
     assert [on_gpu(4), on_gpu(4), on_gpu(3), on_gpu(3), on_gpu(4)] == [-1, 0, -1, -1, 0]
 
 
+def test_only_so_many_are_known_that_were_not_recorded(on_gpu, monkeypatch):
+    monkeypatch.setattr(replay, "KNOWN", 2)
+    assert [on_gpu(n) for n in (4, 4, 3, 2, 1)] == [-1, 0, -1, -1, -1]
+    assert [on_gpu(n) for n in (4, 3, 1)] == [0, -1, 1]  # 1 is the newest
+
+
+def test_a_run_that_cannot_be_recorded_names_the_option(on_gpu, monkeypatch):
+    def failing(self, binding, options):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    on_gpu(4)
+    monkeypatch.setattr(OnGpu, "run_with_iobinding", failing)
+    with pytest.raises(GraphError, match="step failed: .*; without cuda_graphs it may"):
+        on_gpu(4)
+
+
+def test_what_is_lost_does_not_count(on_gpu, monkeypatch):
+    monkeypatch.setattr(replay, "MOST", 1)
+    assert [on_gpu(4), on_gpu(4), on_gpu(40), on_gpu(40)] == [-1, 0, -1, 1]
+
+
 @pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize("ctc_weight", [0.3, 1.0, 0.0])
 def test_a_model_in_places_finds_the_same(tiny, ctc_weight, resident):

@@ -34,6 +34,9 @@ from espnet_onnx_plugin.runtime.core.values import DTYPES, copy, to_numpy
 #: Combinations that are recorded of one graph: each is a copy of its launches.
 MOST = 256
 
+#: Combinations that are known, beside those that are recorded.
+KNOWN = 1024
+
 #: By how much a place grows at least: what was recorded with it is lost.
 GROWTH = 1.5
 
@@ -107,7 +110,8 @@ class Replay:
         self._places: dict[tuple[str, int], _Place] = {}
         self._arrays: dict[tuple[str, tuple[int, ...]], ort.OrtValue] = {}
         self._combinations: dict[tuple[object, ...], _Combination] = {}
-        self._recorded = 0
+        #: How many were recorded, and of these cannot come again.
+        self._recorded = self._lost = 0
 
     def settle(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Inputs of the next runs, copied to where those of their names always lie."""
@@ -136,6 +140,7 @@ class Replay:
         """Address of a place in which such a value has room."""
         if place.grow(math.prod(shape) * np.dtype(dtype).itemsize):
             self._combinations.clear()  # some of them lay in the memory that it had
+            self._lost = self._recorded
         assert place.address is not None
         return place.address
 
@@ -155,33 +160,51 @@ class Replay:
             MemoryShort, GraphError: as :meth:`.session.Session.run`.
         """
         with self._runner.telling(feeds):
-            read = {k: v for k, v in feeds.items() if k in self._on_host}
-            arrays = {k: v for k, v in read.items() if isinstance(v, np.ndarray)}
-            read.update(self.settle(arrays))
-            inputs = {k: v for k, v in read.items() if not isinstance(v, np.ndarray)}
-            taken = {value.data_ptr() for value in inputs.values()}
-            given = {
-                name: self._room(self._free(name, taken), *outputs[name])
-                for name in self._runner.outputs
-            }
-            key = (
-                *((name, *v.shape(), v.data_ptr()) for name, v in inputs.items()),
-                # What is read on the host is not read again where a run is repeated.
-                *(v.tobytes() for v in read.values() if isinstance(v, np.ndarray)),
-                *given.values(),
-            )
-            known = self._combinations.get(key)
-            if known is None:
-                known = _Combination(self._bind(read, outputs, given), {})
-                self._combinations[key] = known
-            elif self.records and known.number < 0 and self._recorded < MOST:
-                known.number, self._recorded = self._recorded, self._recorded + 1
+            known = self._combination(feeds, outputs)
+        remedy = "" if known.number < 0 else "; without cuda_graphs it may run"
+        with self._runner.telling(feeds, remedy):
             options = run_options(recorded=known.number if self.records else None)
             self._runner.session.run_with_iobinding(known.binding, options)
             if not known.outputs:
                 made = known.binding.get_outputs()
                 known.outputs.update(zip(self._runner.outputs, made))
-            return dict(known.outputs)
+        return dict(known.outputs)
+
+    def _combination(
+        self, feeds: Mapping[str, Value], outputs: Mapping[str, Described]
+    ) -> _Combination:
+        """Put inputs where they always lie, and find what was run on such before."""
+        read = {k: v for k, v in feeds.items() if k in self._on_host}
+        arrays = {k: v for k, v in read.items() if isinstance(v, np.ndarray)}
+        read.update(self.settle(arrays))
+        inputs = {k: v for k, v in read.items() if not isinstance(v, np.ndarray)}
+        taken = {value.data_ptr() for value in inputs.values()}
+        given = {
+            name: self._room(self._free(name, taken), *outputs[name])
+            for name in self._runner.outputs
+        }
+        key = (
+            *((name, *v.shape(), v.data_ptr()) for name, v in inputs.items()),
+            # What is read on the host is not read again where a run is repeated.
+            *(v.tobytes() for v in read.values() if isinstance(v, np.ndarray)),
+            *given.values(),
+        )
+        known = self._combinations.get(key)
+        if known is None:
+            known = _Combination(self._bind(read, outputs, given), {})
+            self._remember(key, known)
+        elif self.records and known.number < 0:
+            if self._recorded - self._lost < MOST:
+                known.number = self._recorded
+                self._recorded += 1
+        return known
+
+    def _remember(self, key: tuple[object, ...], new: _Combination) -> None:
+        """Know a combination from now on."""
+        known = self._combinations
+        if len(known) - (self._recorded - self._lost) >= KNOWN:
+            self._combinations = {k: c for k, c in known.items() if c.number >= 0}
+        self._combinations[key] = new
 
     def _free(self, name: str, taken: set[int]) -> _Place:
         """The place of an output, of which no input lies there."""

@@ -136,6 +136,7 @@ def open_graph(
     chosen = providers(device, graph, precision)
     if replays:
         chosen = [(name, recording(name, given)) for name, given in chosen]
+        options.log_severity_level = 4  # what cannot be recorded is no error
     try:
         session = _open(path, options, chosen)
     except Exception as e:  # onnxruntime's exceptions have no common base
@@ -247,8 +248,12 @@ class Runner:
             }
 
     @contextlib.contextmanager
-    def telling(self, feeds: Mapping[str, Value]) -> Iterator[None]:
-        """Tell of what fails in a run on these inputs as :meth:`Session.run` does."""
+    def telling(self, feeds: Mapping[str, Value], remedy: str = "") -> Iterator[None]:
+        """Tell of what fails in a run on these inputs as :meth:`Session.run` does.
+
+        Args:
+            remedy: what is added where onnxruntime fails.
+        """
         try:
             yield
         except Exception as e:  # onnxruntime's exceptions have no common base
@@ -261,7 +266,7 @@ class Runner:
                     short += "; use a smaller --batch_size or --batch_bins"
                 if short:
                     raise MemoryShort(short) from e
-            raise GraphError(f"{self.name} failed: {reason(e)}") from e
+            raise GraphError(f"{self.name} failed: {reason(e)}{remedy}") from e
 
     def _sizes(self, feeds: Mapping[str, Value]) -> dict[str, int]:
         """Sizes of what the graph was given, by axis: utterances, frames, ..."""

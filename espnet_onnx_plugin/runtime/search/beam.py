@@ -114,8 +114,11 @@ class BeamSearch:
         self._config = config
         #: The scorers that are asked, by name.
         self.scorers = {k: s for k, s in scorers.items() if config.weights.get(k)}
+        # A CTC that scores the whole vocabulary asks the host where scores are tiny.
+        everything = config.weights.get("ctc") and config.pre_beam_size is None
+        repeated = config.cuda_graphs and not everything
         #: Opens graphs of steps that are repeated, of this search alone.
-        self._open_replay = functools.cache(open_replay) if config.cuda_graphs else None
+        self._open_replay = functools.cache(open_replay) if repeated else None
         #: Seconds that the newest call spent, by scorer.
         self.seconds: dict[str, float] = {}
 
@@ -192,7 +195,9 @@ class BeamSearch:
     def _expander(self, encoded: Encoded) -> ArrayExpander | ResidentExpander:
         """The expander of hypotheses whose scores are to lie there."""
         config = self._config
-        if config.memory is None or encoded.utterances < config.resident_from:
+        # Repeated, a step is one launch, and pays for one utterance too.
+        fewest = config.resident_from if self._open_replay is None else 1
+        if config.memory is None or encoded.utterances < fewest:
             return ArrayExpander(config, encoded)
         return ResidentExpander(config, encoded, config.memory, self._open_replay)
 

@@ -165,8 +165,7 @@ class ResidentExpander:
             ctc,
         )
         self._kept["utterances"] = self._utterances
-        # A step that scores the whole vocabulary asks the host where scores are tiny.
-        if self._open_replay is None or (ctc is not None and ctc.everything):
+        if self._open_replay is None:
             runner = open_step(plan, self._memory)
             binding = runner.binding(self._kept)
             return lambda feeds: runner.run(binding, feeds, ("survivors",))
