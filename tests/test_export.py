@@ -274,6 +274,20 @@ def test_what_is_quantized_is_not_quantized_again(capsys, tiny, tmp_path):
     assert "quantized already" in line
 
 
+def test_a_graph_has_no_input_that_nothing_reads(tiny):
+    import onnx
+
+    bundle = read_bundle(tiny["bundle"])
+    for graph in bundle.manifest.graphs.values():
+        model = onnx.load(bundle.file(graph.file.name), load_external_data=False).graph
+        read = {name for node in model.node for name in node.input}
+        assert read >= {each.name for each in model.input}
+    # ESPnet's default language model has no positions.
+    lm = bundle.manifest.graphs["lm"]
+    model = onnx.load(bundle.file(lm.file.name), load_external_data=False).graph
+    assert {*lm.inputs} - {each.name for each in model.input} == {"positions"}
+
+
 def test_verify_measures_parity_and_notices_another_model(capsys, tiny, tmp_path):
     verify.main(args(model_dir=tiny["bundle"]))
     assert "are whole" in capsys.readouterr().out

@@ -203,6 +203,27 @@ def test_a_model_in_places_finds_the_same(tiny, ctc_weight, resident):
             assert_equal([r.hypothesis for r in mine], [r.hypothesis for r in other])
 
 
+def test_a_search_takes_steps_of_few_sizes(tiny, monkeypatch):
+    widths, run = set(), ReplayedSession._run
+
+    def watched(self, feeds, *args):
+        widths.add(feeds["tokens"].shape[1])
+        return run(self, feeds, *args)
+
+    monkeypatch.setattr(ReplayedSession, "_run", watched)
+    options = dict(beam_size=4, ctc_weight=0.3, lm_weight=0.3, maxlenratio=-40)
+    speech2text = Speech2Text(
+        tiny["bundle"], session=dict(resident=True, cuda_graphs=True), **options
+    )
+    batch = [speech2text.prepare(one) for one in waves().values()]
+    for _ in range(3):
+        speech2text.batch(batch)
+    replays = [s._step._replay for s in speech2text.search.scorers.values()]
+    # A size and its double are each begun from two places, and gone on with in two.
+    assert all(len(replay._combinations) <= 16 for replay in replays)
+    assert widths == {4}
+
+
 def test_steps_are_repeated_where_they_follow_one_another(tiny, monkeypatch):
     # What streams and searches by time keep of a step is read after many others.
     opened = []
