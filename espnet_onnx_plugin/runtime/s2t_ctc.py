@@ -69,7 +69,7 @@ class Speech2Text(SpeechModel[S2tCtcOptions, PromptedCTC, NBest[Transcribed]]):
             size = self._conventions.s2t_ctc_beam_size
             options = dataclasses.replace(options, beam_size=size)
         builder = self._builder(self._described, options)
-        return builder.build(BeamSearch, builder.scorers(), pre_beam=False)
+        return builder.build(BeamSearch, builder.scorers(replays=True), pre_beam=False)
 
     @property
     def _conventions(self) -> Conventions:
