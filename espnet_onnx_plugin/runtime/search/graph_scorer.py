@@ -44,7 +44,7 @@ class StepState:
 
 
 def keep(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes of some paths, and these paths where they are the only ones.
+    """The nodes that some paths have, and the paths where nodes are these alone.
 
     Args:
         paths: of any shape; -1: no node.
