@@ -159,15 +159,18 @@ class Replay:
         Raises:
             MemoryShort, GraphError: as :meth:`.session.Session.run`.
         """
-        with self._runner.telling(feeds):
+        remedy = ""
+        try:
             known = self._combination(feeds, outputs)
-        remedy = "" if known.number < 0 else "; without cuda_graphs it may run"
-        with self._runner.telling(feeds, remedy):
+            if known.number >= 0:
+                remedy = "; without cuda_graphs it may run"
             options = run_options(recorded=known.number if self.records else None)
             self._runner.session.run_with_iobinding(known.binding, options)
             if not known.outputs:
                 made = known.binding.get_outputs()
                 known.outputs.update(zip(self._runner.outputs, made))
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            raise self._runner.failure(e, feeds, remedy) from e
         return dict(known.outputs)
 
     def _combination(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
@@ -232,7 +231,7 @@ class Runner:
             fetch: outputs that come back as arrays.
             give_back: whether others get the memory that it takes when it has ended.
         """
-        with self.telling(feeds):
+        try:
             self._bind(binding, feeds)
             for name in self.outputs:
                 binding.bind_output(name, "cpu" if name in fetch else self._memory)
@@ -246,27 +245,29 @@ class Runner:
                 name: value.numpy() if name in fetch else value
                 for name, value in zip(self.outputs, binding.get_outputs())
             }
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            raise self.failure(e, feeds) from e
 
-    @contextlib.contextmanager
-    def telling(self, feeds: Mapping[str, Value], remedy: str = "") -> Iterator[None]:
-        """Tell of what fails in a run on these inputs as :meth:`Session.run` does.
+    def failure(
+        self, error: Exception, feeds: Mapping[str, Value], remedy: str = ""
+    ) -> MemoryShort | GraphError:
+        """What to tell of a run that failed.
 
         Args:
-            remedy: what is added where onnxruntime fails.
+            error: as onnxruntime raised it.
+            feeds: inputs of the run.
+            remedy: what is added where memory is not short.
         """
-        try:
-            yield
-        except Exception as e:  # onnxruntime's exceptions have no common base
-            if self._memory != "cpu":
-                sizes = self._sizes(feeds)
-                batch = ", ".join(f"{n} {axis}" for axis, n in sizes.items())
-                what = f"a batch of {batch}" if batch else "a batch"
-                short = gpu.memory_short(e, f"{what} in {self.name}")
-                if short and (not sizes or sizes.get("utterances", 1) > 1):
-                    short += "; use a smaller --batch_size or --batch_bins"
-                if short:
-                    raise MemoryShort(short) from e
-            raise GraphError(f"{self.name} failed: {reason(e)}{remedy}") from e
+        if self._memory != "cpu":
+            sizes = self._sizes(feeds)
+            batch = ", ".join(f"{n} {axis}" for axis, n in sizes.items())
+            what = f"a batch of {batch}" if batch else "a batch"
+            short = gpu.memory_short(error, f"{what} in {self.name}")
+            if short and (not sizes or sizes.get("utterances", 1) > 1):
+                short += "; use a smaller --batch_size or --batch_bins"
+            if short:
+                return MemoryShort(short)
+        return GraphError(f"{self.name} failed: {reason(error)}{remedy}")
 
     def _sizes(self, feeds: Mapping[str, Value]) -> dict[str, int]:
         """Sizes of what the graph was given, by axis: utterances, frames, ..."""

@@ -60,8 +60,10 @@ def copy(value: ort.OrtValue, address: int) -> ort.OrtValue:
     runner = _copying(kind, memory)
     binding = runner.binding({"value": value})
     binding.bind_output("copied", memory, 0, DTYPES[kind], value.shape(), address)
-    with runner.telling({}):
+    try:
         runner.session.run_with_iobinding(binding, run_options())
+    except Exception as e:  # onnxruntime's exceptions have no common base
+        raise runner.failure(e, {}) from e
     return binding.get_outputs()[0]
 
 

@@ -51,9 +51,9 @@ def keep(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     used = np.zeros(paths.max(initial=-1) + 2, bool)  # the last one is no node
     used[paths] = True
-    kept = np.flatnonzero(used[:-1])
-    places = np.full(used.size, -1)
-    places[kept] = np.arange(kept.size)
+    kept = used[:-1].nonzero()[0]
+    places = np.empty(used.size, np.int64)
+    places[kept], places[-1] = np.arange(kept.size), -1
     return kept, places[paths]
 
 
@@ -180,11 +180,14 @@ class GraphScorer(FullScorer):
             **state.states,
         }
         if self.is_tree:
-            own = kept.size + np.arange(tokens.size).reshape(*tokens.shape, 1)
-            seen = np.zeros((*tokens.shape, kept.size + tokens.size), bool)
+            rows, nodes = tokens.size, kept.size + tokens.size
+            own = np.arange(kept.size, nodes).reshape(*tokens.shape, 1)
             paths = np.concatenate((paths, own), axis=2)
-            np.put_along_axis(seen, np.where(paths < 0, own, paths), True, axis=2)
-            feeds.update(kept=kept, visible=seen)
+            seen = np.zeros(rows * nodes, bool)
+            firsts = np.arange(0, rows * nodes, nodes).reshape(own.shape)
+            seen[firsts + np.where(paths < 0, own, paths)] = True
+            visible = seen.reshape(*tokens.shape, nodes)
+            feeds.update(kept=kept, visible=visible)
         made = self._step.run(feeds, fetch=())
         new = StepState(
             state.memory,
