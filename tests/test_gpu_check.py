@@ -14,7 +14,7 @@ import pytest
 from benchmarking.settings import BatchDecode
 from gpu_checking import gpu, operators, plan, speed
 from gpu_checking.job import CONF, Job, make_audio
-from gpu_checking.parity import variants
+from gpu_checking.parity import searching, variants
 from gpu_checking.plan import RESERVE, Check, Part
 from gpu_checking.results import Results, show, table
 from gpu_checking.sizes import FULL, TINY
@@ -305,13 +305,16 @@ def test_systems_are_those_of_the_provider(tmp_path):
     assert [s.name for s in cpu] == ["PyTorch", "fp32", "optimized", "fp16, emulated"]
     names = [variant.name for variant in variants("cuda")]
     assert names == ["fp32", "optimized", "fp16", "TF32"]
+    recorded = [v for v in searching("cuda") if v.session["cuda_graphs"]]
+    assert [v.bundle for v in recorded] == ["fp32", "fp16", "fp32"]
+    assert all(v.warm_up == 3 for v in recorded)
 
 
 class StandIn:
     """A worker without a process: its runs take what the test says."""
 
     def __init__(self, spec, run, log):
-        self.system, self.opened = spec["system"], False
+        self.system, self.runs = spec["system"], [0, 0]
 
     def __enter__(self):
         return self
@@ -323,6 +326,11 @@ class StandIn:
         if self.system == "broken":
             raise PluginError("broken: out of memory")
         seconds = {"PyTorch": (2.0, 8.0), "fp32": (1.0, 2.0)}[self.system][number]
+        # What is timed counts behind the runs that warm up, one of PyTorch, three here.
+        warm_up = 1 if self.system == "PyTorch" else 3
+        self.runs[number] += 1
+        if self.runs[number] <= warm_up:
+            seconds = 100.0 + self.runs[number]
         tokens = [[1, 2]] * (1, 4)[number]
         scores = [0.0] * len(tokens)
         return BatchDecode(seconds, {}, 100.0, tokens, scores, None)
@@ -335,7 +343,8 @@ def test_speed_is_told_beside_pytorchs_and_its_best(tmp_path, monkeypatch):
     inputs = {"1 utterance": tmp_path, "4 utterances": tmp_path}
     model = given.model("librispeech")
     setting = speed.Setting("beam", model, inputs, BatchDecode, {}, [10.0, 40.0])
-    systems = [speed.System(name, "fp32") for name in ("PyTorch", "broken", "fp32")]
+    systems = [speed.System(name, "fp32") for name in ("PyTorch", "broken")]
+    systems.append(speed.System("fp32", "fp32", warm_up=3))
     assert speed.measure(given, setting, systems) == ["smoke_sharp in broken"]
     rows = [json.loads(line) for line in given.rows.read_text().splitlines()]
     assert [(row["system"], row["input"]) for row in rows] == [
@@ -351,6 +360,7 @@ def test_speed_is_told_beside_pytorchs_and_its_best(tmp_path, monkeypatch):
     assert [row["speed-up on its best"] for row in rows[3:]] == [2.0, 4.0]
     assert [row["tokens equal"] for row in rows[3:]] == [1.0, 1.0]
     assert rows[3]["GPU MiB"] is None
+    assert {row["first run s"] for row in rows if "RTFx" in row} == {101.0}
 
 
 def test_an_unknown_part_is_refused(tmp_path, capsys):
