@@ -251,7 +251,7 @@ class Runner:
     def failure(
         self, error: Exception, feeds: Mapping[str, Value], remedy: str = ""
     ) -> MemoryShort | GraphError:
-        """What to tell of a run that failed.
+        """The exception that tells of a run that failed.
 
         Args:
             error: as onnxruntime raised it.
