@@ -86,7 +86,9 @@ def test_slurms_own_words_are_shown(cluster, recipe):
     stage = start(cluster.env, use_demo("--mem 20M"))
     said, _ = stage.communicate(timeout=300)
     assert stage.returncode == 1
-    assert "5 a job was lost: its log has no end" in said
+    # Slurm looks once a second; a quick job finds before that there is no room for it.
+    lost, small = "a job was lost: its log has no end", "are free in this Slurm job"
+    assert lost in said or small in said
     assert "exceeded memory limit" in said
     assert said.splitlines()[-1].startswith("./asr.sh: 5 of 5 job(s) failed")
     cluster.wait_until_idle()
