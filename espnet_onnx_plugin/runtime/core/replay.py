@@ -20,14 +20,14 @@ from typing import TypeAlias
 import numpy as np
 import onnxruntime as ort
 
-from espnet_onnx_plugin.bundle import Axis, Bundle, State, Tensor
+from espnet_onnx_plugin.bundle import Bundle, State, Tensor
 from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
 from espnet_onnx_plugin.runtime.core.session import (
     Runner,
     Session,
     Value,
     run_options,
-    shape_of,
+    sizes_of,
 )
 from espnet_onnx_plugin.runtime.core.values import DTYPES, copy, to_numpy
 
@@ -196,16 +196,20 @@ class Replay:
         if known is None:
             known = _Combination(self._bind(read, outputs, given), {})
             self._remember(key, known)
-        elif self.records and known.number < 0:
-            if self._recorded - self._lost < MOST:
-                known.number = self._recorded
-                self._recorded += 1
+        elif self.records and known.number < 0 and self._live < MOST:
+            known.number = self._recorded
+            self._recorded += 1
         return known
+
+    @property
+    def _live(self) -> int:
+        """How many are recorded and can come again."""
+        return self._recorded - self._lost
 
     def _remember(self, key: tuple[object, ...], new: _Combination) -> None:
         """Know a combination from now on."""
         known = self._combinations
-        if len(known) - (self._recorded - self._lost) >= KNOWN:
+        if len(known) - self._live >= KNOWN:
             self._combinations = {k: c for k, c in known.items() if c.number >= 0}
         self._combinations[key] = new
 
@@ -262,9 +266,7 @@ class ReplayedSession(Session):
     def _described(self, feeds: Mapping[str, Value]) -> dict[str, Described]:
         """dtypes and shapes of what a run gives."""
         graph = self.graph
-        sizes: dict[Axis, int] = {}
-        for name, tensor in graph.inputs.items():
-            sizes.update(zip(tensor.axes, shape_of(feeds[name])))
+        sizes = sizes_of(graph.inputs, feeds)
         sizes["rows"] = sizes["utterances"] * sizes["hypotheses"]
         if "seen" in sizes:
             sizes["nodes"] = sizes["seen"]

@@ -167,6 +167,18 @@ def shape_of(value: Value) -> Sequence[int]:
     return value.shape if isinstance(value, np.ndarray) else value.shape()
 
 
+def sizes_of(
+    tensors: Mapping[str, Tensor], values: Mapping[str, Value]
+) -> dict[Axis, int]:
+    """Sizes by axis, as the values of some of the tensors have them."""
+    return {
+        axis: size
+        for name, tensor in tensors.items()
+        if name in values
+        for axis, size in zip(tensor.axes, shape_of(values[name]))
+    }
+
+
 class Runner:
     """Runs a graph on values wherever they lie.
 
@@ -271,13 +283,8 @@ class Runner:
 
     def _sizes(self, feeds: Mapping[str, Value]) -> dict[str, int]:
         """Sizes of what the graph was given, by axis: utterances, frames, ..."""
-        return {
-            axis.split("_")[0]: size
-            for name, tensor in self._described.items()
-            if name in feeds
-            for axis, size in zip(tensor.axes, shape_of(feeds[name]))
-            if isinstance(axis, str)
-        }
+        sizes = sizes_of(self._described, feeds).items()
+        return {axis.split("_")[0]: n for axis, n in sizes if isinstance(axis, str)}
 
 
 class Session:
@@ -387,9 +394,7 @@ class Session:
         axis = self._estimate.axis
         if axis is None or not self.checks:
             return 0
-        sizes: dict[Axis, int] = {}
-        for name, tensor in self.graph.inputs.items():
-            sizes.update(zip(tensor.axes, shape_of(feeds[name])))
+        sizes = sizes_of(self.graph.inputs, feeds)
         needed = self._estimate.bytes(
             {**sizes, axis: int(sizes[axis] * times)},
             lambda: {
@@ -408,9 +413,7 @@ class Session:
             memory: what the graph reads in every step, by name; its sizes are those of
                 the states' axes of the same name.
         """
-        sizes: dict[Axis, int] = {"rows": 1, "nodes": 0}
-        for name, value in memory.items():
-            sizes.update(zip(self.graph.inputs[name].axes, shape_of(value)))
+        sizes = {"rows": 1, "nodes": 0, **sizes_of(self.graph.inputs, memory)}
         return {
             name: np.zeros(
                 [int(sizes.get(a, a)) for a in state.axes], dtype=state.dtype

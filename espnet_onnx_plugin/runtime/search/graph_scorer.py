@@ -57,13 +57,13 @@ def keep(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return kept, places[paths]
 
 
-def before(length: int, first: int) -> np.ndarray:
-    """Paths (length, length) of rows from a first one on, each seeing those before it.
+def earlier(count: int, length: int) -> np.ndarray:
+    """Paths (count, length, length) of sequences of rows, one behind the other.
 
-    What a row feeds itself it always sees.
+    Each row sees those before it in its sequence. Its own node it always sees.
     """
-    earlier = np.tri(length, k=-1, dtype=bool)
-    return np.where(earlier, first + np.arange(length), -1)
+    rows = np.arange(count * length).reshape(count, 1, length)
+    return np.where(np.tri(length, k=-1, dtype=bool), rows, -1)
 
 
 class GraphScorer(FullScorer):
@@ -128,10 +128,10 @@ class GraphScorer(FullScorer):
         """
         length = max(map(len, sequences))
         tokens = np.zeros((len(sequences), length), np.int64)
-        paths = np.full((len(sequences), length, length), -1)
+        paths = earlier(*tokens.shape)
         for i, sequence in enumerate(sequences):
             tokens[i, : len(sequence)] = sequence
-            paths[i, : len(sequence)] = before(length, i * length)[: len(sequence)]
+            paths[i, len(sequence) :] = -1
         positions = np.broadcast_to(np.arange(length), tokens.shape)
         kept = np.zeros(0, np.int64)
         return self._feed(tokens, state.rows, positions, kept, paths, state)
@@ -318,8 +318,7 @@ class GraphScorer(FullScorer):
         utterances, hypotheses, length = windows.shape
         begun = self._begin(state.memory, utterances)
         # A token is a row that sees those before it in its window.
-        windowed = utterances * hypotheses
-        paths = np.stack([before(length, i * length) for i in range(windowed)])
+        paths = earlier(utterances * hypotheses, length)
         paths = paths.reshape(utterances, hypotheses * length, length)
         tokens = windows.reshape(utterances, hypotheses * length)
         positions = np.tile(np.arange(length), (utterances, hypotheses))
