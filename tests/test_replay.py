@@ -4,6 +4,7 @@ The CPU stands for the GPU; what onnxruntime records there is counted by
 ``test_counting_cuda.py``.
 """
 
+import dataclasses
 import types
 
 import numpy as np
@@ -12,14 +13,17 @@ import pytest
 from conftest import waves
 from test_resident import assert_equal
 
+from espnet_onnx_plugin.bundle import read_bundle
 from espnet_onnx_plugin.runtime.asr import Speech2Text
 from espnet_onnx_plugin.runtime.core import replay
-from espnet_onnx_plugin.runtime.core.device import PROVIDERS
+from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
 from espnet_onnx_plugin.runtime.core.graph_errors import GraphError
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
 from espnet_onnx_plugin.runtime.core.replay import Replay, ReplayedSession
+from espnet_onnx_plugin.runtime.core.session import Runner
 from espnet_onnx_plugin.runtime.core.values import open_written, to_numpy
-from espnet_onnx_plugin.runtime.search.graph_scorer import OneByOne, open_scorer
+from espnet_onnx_plugin.runtime.search.graph_scorer import open_scorer
+from espnet_onnx_plugin.runtime.search.one_by_one import OneByOne
 
 F32 = np.float32
 
@@ -128,8 +132,6 @@ class OnGpu:
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Such a session, what replays it, and a run."""
-    from espnet_onnx_plugin.runtime.core.session import Runner
-
     session = OnGpu()
     replayed = Replay(Runner(session, "cuda", "step"), "cuda")
     replayed._memory = "cpu"  # where the places of this machine lie
@@ -248,11 +250,6 @@ def test_steps_are_repeated_where_they_follow_one_another(tiny, monkeypatch):
 
 
 def test_a_graph_that_mixes_utterances_is_not_repeated(tiny, monkeypatch):
-    import dataclasses
-
-    from espnet_onnx_plugin.bundle import read_bundle
-    from espnet_onnx_plugin.runtime.core.device import Device
-
     bundle = read_bundle(tiny["bundle"])
     graphs = dict(bundle.manifest.graphs)
     graphs["lm"] = dataclasses.replace(graphs["lm"], batches=False)
