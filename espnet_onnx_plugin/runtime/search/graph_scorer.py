@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.replay import ReplayedSession
 from espnet_onnx_plugin.runtime.core.session import Session, Value
-from espnet_onnx_plugin.runtime.core.values import stack, take, to_numpy
+from espnet_onnx_plugin.runtime.core.values import take, to_numpy
 from espnet_onnx_plugin.runtime.search.one_by_one import OneByOne
 from espnet_onnx_plugin.runtime.search.protocol import Primers
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Picked
