@@ -123,10 +123,10 @@ def watch_runs(counts: Counts) -> dict[str, Counter[str]]:
     """Counts of all runs of each graph from now on, by its name."""
     import numpy as np
 
-    from espnet_onnx_plugin.runtime.core import replay, session
+    from espnet_onnx_plugin.runtime.core import replay, runner
 
     found: dict[str, Counter[str]] = {}
-    plain, replayed = session.Runner.run, replay.Replay.run
+    plain, replayed = runner.Runner.run, replay.Replay.run
 
     def counted(name, call, *args, **kwargs):
         before = [getattr(counts, of) for of in COUNTED]
@@ -143,13 +143,13 @@ def watch_runs(counts: Counts) -> dict[str, Counter[str]]:
         for name, value in made.items():
             if isinstance(value, np.ndarray):
                 of = made.get(re.sub("_len(s|gths)$", "", name))
-                value[...] = 0 if of is value else session.shape_of(of)[1]
+                value[...] = 0 if of is value else runner.shape_of(of)[1]
         return made
 
     def run_in_places(self, *args):
         return counted(self._runner.name, replayed, self, *args)
 
-    session.Runner.run, replay.Replay.run = run, run_in_places
+    runner.Runner.run, replay.Replay.run = run, run_in_places
     return found
 
 
@@ -186,7 +186,8 @@ def repeat(counts: Counts, *paths: str) -> dict[str, dict[str, int]]:
     from espnet_onnx_plugin.runtime.core import gpu
     from espnet_onnx_plugin.runtime.core.device import Device
     from espnet_onnx_plugin.runtime.core.replay import Replay
-    from espnet_onnx_plugin.runtime.core.session import Runner, open_graph
+    from espnet_onnx_plugin.runtime.core.runner import Runner
+    from espnet_onnx_plugin.runtime.core.session import open_graph
     from espnet_onnx_plugin.runtime.core.values import DTYPES
 
     gpu.start("cuda")

@@ -18,7 +18,8 @@ from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.estimate import RUNS, STEP, Estimate, Growth
 from espnet_onnx_plugin.runtime.core.graph_errors import GraphError, MemoryNeeded
 from espnet_onnx_plugin.runtime.core.limits import Free, memory_of
-from espnet_onnx_plugin.runtime.core.session import Runner, Session, open_graph
+from espnet_onnx_plugin.runtime.core.runner import Runner
+from espnet_onnx_plugin.runtime.core.session import Session, open_graph
 from espnet_onnx_plugin.runtime.io.audio import Audio
 from espnet_onnx_plugin.runtime.recognition.decode import decode
 

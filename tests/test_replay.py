@@ -20,7 +20,7 @@ from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
 from espnet_onnx_plugin.runtime.core.graph_errors import GraphError
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
 from espnet_onnx_plugin.runtime.core.replay import Replay, ReplayedSession
-from espnet_onnx_plugin.runtime.core.session import Runner
+from espnet_onnx_plugin.runtime.core.runner import Runner
 from espnet_onnx_plugin.runtime.core.values import open_written, to_numpy
 from espnet_onnx_plugin.runtime.search.graph_scorer import open_scorer
 from espnet_onnx_plugin.runtime.search.one_by_one import OneByOne

@@ -25,7 +25,7 @@ from espnet_onnx_plugin.runtime.core.encoder import INTERCTC, LENS, Encoded
 from espnet_onnx_plugin.runtime.core.graph_errors import MemoryShort
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
 from espnet_onnx_plugin.runtime.core.releases import conventions
-from espnet_onnx_plugin.runtime.core.session import Runner
+from espnet_onnx_plugin.runtime.core.runner import Runner
 from espnet_onnx_plugin.runtime.core.values import argmax, pad, stack, take, to_numpy
 from espnet_onnx_plugin.runtime.search.beam import BeamSearch
 from espnet_onnx_plugin.runtime.search.ctc_graph import MASKED, Blocks

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from espnet_onnx_plugin.bundle import Bundle, Graph
 from espnet_onnx_plugin.evaluate.graphs import Differences, roles_by_file
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.runner import Value
+from espnet_onnx_plugin.runtime.core.session import Session
 
 
 class GraphPairs:

@@ -8,7 +8,7 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle, Graph
 from espnet_onnx_plugin.evaluate.graphs import roles_by_file
-from espnet_onnx_plugin.runtime.core.session import Value
+from espnet_onnx_plugin.runtime.core.runner import Value
 
 #: Inputs of one run of a graph, by name.
 Feeds = Mapping[str, np.ndarray]

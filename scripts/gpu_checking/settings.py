@@ -18,7 +18,8 @@ from espnet_onnx_plugin.runtime.core import gpu
 from espnet_onnx_plugin.runtime.core.buckets import bucket
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.providers import Options, providers
-from espnet_onnx_plugin.runtime.core.session import reason, session_options
+from espnet_onnx_plugin.runtime.core.runner import reason
+from espnet_onnx_plugin.runtime.core.session import session_options
 from espnet_onnx_plugin.runtime.synthesis.vocoder import FEW_LENGTHS
 
 #: Options that differ from the product's, by what the table calls them.

@@ -10,7 +10,8 @@ import torch
 from espnet_onnx_plugin.evaluate.graphs import difference
 from espnet_onnx_plugin.export.parity.tolerance import require
 from espnet_onnx_plugin.export.transducers import JointModule, PredictionModule
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.runner import Value
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.values import to_numpy
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle, Framing, Speech
 from espnet_onnx_plugin.runtime.core.buckets import bucket, pad_waveforms
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session, Value, shape_of
+from espnet_onnx_plugin.runtime.core.runner import Value, shape_of
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.values import stack, take, to_numpy
 
 #: Ends the name of a tensor that holds the lengths (utterances,) of another one's rows.

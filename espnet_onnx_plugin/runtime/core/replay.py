@@ -22,13 +22,8 @@ import onnxruntime as ort
 
 from espnet_onnx_plugin.bundle import Bundle, State, Tensor
 from espnet_onnx_plugin.runtime.core.device import PROVIDERS, Device
-from espnet_onnx_plugin.runtime.core.session import (
-    Runner,
-    Session,
-    Value,
-    run_options,
-    sizes_of,
-)
+from espnet_onnx_plugin.runtime.core.runner import Runner, Value, run_options, sizes_of
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.values import DTYPES, copy, to_numpy
 
 #: Combinations that are recorded of one graph: each is a copy of its launches.

@@ -10,7 +10,8 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle import Bundle
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.runner import Value
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.values import pad, to_numpy
 
 

@@ -10,12 +10,8 @@ import onnxruntime as ort
 
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
-from espnet_onnx_plugin.runtime.core.session import (
-    Runner,
-    Value,
-    open_graph,
-    run_options,
-)
+from espnet_onnx_plugin.runtime.core.runner import Runner, Value, run_options
+from espnet_onnx_plugin.runtime.core.session import open_graph
 
 #: Element types of numpy, as onnxruntime calls those of its values.
 DTYPES = {

@@ -11,7 +11,8 @@ import numpy as np
 from espnet_onnx_plugin.bundle import Bundle, FrameStream
 from espnet_onnx_plugin.errors import PluginError
 from espnet_onnx_plugin.runtime.core.device import Device
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.runner import Value
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.enhancement import stft as fourier
 from espnet_onnx_plugin.runtime.enhancement.enhancer import enhancement_of
 

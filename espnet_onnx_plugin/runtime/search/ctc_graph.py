@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
-from espnet_onnx_plugin.runtime.core.session import Runner
+from espnet_onnx_plugin.runtime.core.runner import Runner
 from espnet_onnx_plugin.runtime.core.values import open_written
 from espnet_onnx_plugin.runtime.search.ctc_prefix import LOGZERO, WINDOW_TOKENS
 

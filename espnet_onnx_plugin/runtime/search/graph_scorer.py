@@ -13,7 +13,8 @@ from espnet_onnx_plugin.runtime.core.buckets import doubled
 from espnet_onnx_plugin.runtime.core.device import Device
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.replay import ReplayedSession
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.runner import Value
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.values import take, to_numpy
 from espnet_onnx_plugin.runtime.search.one_by_one import OneByOne
 from espnet_onnx_plugin.runtime.search.protocol import Primers

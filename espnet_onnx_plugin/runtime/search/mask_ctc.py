@@ -15,7 +15,8 @@ import numpy as np
 
 from espnet_onnx_plugin.bundle.search import MaskCTC
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.runner import Value
+from espnet_onnx_plugin.runtime.core.session import Session
 from espnet_onnx_plugin.runtime.core.values import pad, take, to_numpy
 from espnet_onnx_plugin.runtime.search.protocol import Hypothesis, Primers, Scorer
 

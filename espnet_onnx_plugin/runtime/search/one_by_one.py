@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.core.session import Value
+from espnet_onnx_plugin.runtime.core.runner import Value
 from espnet_onnx_plugin.runtime.core.values import stack
 from espnet_onnx_plugin.runtime.search.protocol import Primers
 from espnet_onnx_plugin.runtime.search.scorers import FullScorer, Picked

@@ -9,7 +9,7 @@ import numpy as np
 
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
 from espnet_onnx_plugin.runtime.core.replay import Described, Replay
-from espnet_onnx_plugin.runtime.core.session import Value, shape_of
+from espnet_onnx_plugin.runtime.core.runner import Value, shape_of
 from espnet_onnx_plugin.runtime.core.values import take, to_numpy
 from espnet_onnx_plugin.runtime.search.ctc_graph import (
     F64,

@@ -14,7 +14,7 @@ import numpy as np
 
 from espnet_onnx_plugin.runtime.core.graph_writer import GraphWriter
 from espnet_onnx_plugin.runtime.core.replay import Replay
-from espnet_onnx_plugin.runtime.core.session import Runner
+from espnet_onnx_plugin.runtime.core.runner import Runner
 from espnet_onnx_plugin.runtime.core.values import open_written
 from espnet_onnx_plugin.runtime.search.ctc_graph import (
     F32,

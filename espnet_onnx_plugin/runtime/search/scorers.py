@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.core.session import Value
+from espnet_onnx_plugin.runtime.core.runner import Value
 from espnet_onnx_plugin.runtime.search.protocol import Primers, Scorer
 
 

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from espnet_onnx_plugin.runtime.core.encoder import Encoded
-from espnet_onnx_plugin.runtime.core.session import Session, Value
+from espnet_onnx_plugin.runtime.core.runner import Value
+from espnet_onnx_plugin.runtime.core.session import Session
 
 States = Mapping[str, np.ndarray]
 
