@@ -1,5 +1,8 @@
 """Needs of a GPU, on a machine without one: refusals, options, limits of memory."""
 
+import os
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -135,6 +138,21 @@ def test_what_an_uninstall_leaves_is_refused(monkeypatch):
     for check in (gpu.check_module, Device):
         with pytest.raises(PluginError, match="lost files .* onnxruntime-gpu==1.31.1"):
             check()
+
+
+def test_what_an_uninstall_leaves_is_refused_before_it_is_used(tmp_path):
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime/__init__.py").touch()
+    root = Path(__file__).parents[1]
+    for module in ("runtime.asr", "runtime.core.values", "runtime.core.replay"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import espnet_onnx_plugin.{module}"],
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{root}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert "PluginError: package onnxruntime" in done.stderr.splitlines()[-1]
 
 
 def test_a_machine_without_a_gpu_is_refused(machine, monkeypatch):

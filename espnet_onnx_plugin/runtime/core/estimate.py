@@ -50,7 +50,7 @@ APART = frozenset(
 _HEADS = re.compile(rb"\x0a\x09num_heads\x18([\x01-\x7f])")
 
 #: Opens a session that writes its profile to a file of this prefix.
-Open = Callable[[Path], ort.InferenceSession]
+Open = Callable[[Path], "ort.InferenceSession"]
 
 
 class Growth(NamedTuple):
