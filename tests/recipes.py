@@ -89,10 +89,14 @@ VARIABLES = dict(
         for name in ${{test_sets}}; do
             mkdir -p "${{diar_exp}}/diarized_enhanced_${{name}}/scoring"
             cd "${{diar_exp}}/diarized_enhanced_${{name}}/scoring"
-            echo 7.25 > result_si_snr.txt
-            echo "OVERALL SPEAKER DIARIZATION ERROR = 12.50 percent (ALL)" \
-                > result_th0.3_med1_collar0
-            sed s/12.50/8.25/ result_th0.3_med1_collar0 > result_th0.5_med1_collar0
+            if [ "${{n}}" -eq 7 ]; then
+                echo "OVERALL SPEAKER DIARIZATION ERROR = 12.50 percent (ALL)" \
+                    > result_th0.3_med1_collar0
+                sed s/12.50/8.25/ result_th0.3_med1_collar0 > result_th0.5_med1_collar0
+                # As ESPnet's, whose list of results ends there
+                [ -z "$(grep -L OVER result_*)" ] || exit 1
+            fi
+            [ "${{n}}" -ne 8 ] || echo 7.25 > result_si_snr.txt
             cd - > /dev/null
         done
     }}

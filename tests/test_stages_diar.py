@@ -118,6 +118,15 @@ def test_speakers_may_be_counted(recipe):
     assert not stale.exists()
 
 
+def test_the_stage_can_be_run_again(recipe):
+    make_torch_decode()
+    assert run_diar(*FP32).returncode == 0
+    table = (MODEL / "onnx/RESULTS.md").read_text()
+    again = run_diar("--stage", "16", *FP32[2:])
+    assert again.returncode == 0, again.stderr
+    assert (MODEL / "onnx/RESULTS.md").read_text() == table
+
+
 def test_what_is_not_diarized_is_an_error(recipe):
     result = run_diar(*FP32, env={"LOSE": "one"})
     assert result.returncode == 1
