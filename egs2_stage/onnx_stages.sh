@@ -423,9 +423,10 @@ onnx_add_files() { :; }
 # what DECODE is scored against, where that is not all of the recipe's data
 onnx_find_scored_data() { onnx_scored_args=(); }
 
-# onnx_forget_scores DIR: removes the scores of an earlier decode, or of this one
+# onnx_forget_scores DIR: removes the scores of an earlier decode, or of this one; they are
+# directories, while score_spk1 is a file of the decode
 onnx_forget_scores() {
-    rm -rf "$1"/score_* "$1"/scoring
+    rm -rf "$1"/score_*/ "$1"/scoring
 }
 
 # onnx_score DECODE: ESPnet's own scoring
