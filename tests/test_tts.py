@@ -739,9 +739,9 @@ def test_an_utterance_that_cannot_be_spoken_leaves_the_others_alone(
         command(bundle, tmp_path / "all", tmp_path)
     assert e.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "tts_inference: error: 5 of 8 utterances could not be spoken: 'empty' (the "
-        "text has no token; give one that has), 'far' (sids has to be one id from 0 to "
-        "2, not '3'), 'odd' ('1.5' is not integers), 'broken' (graph vocoder: no "
+        "tts_inference: error: 5 of 8 utterances could not be synthesized: 'empty' "
+        "(the text has no token; give one that has), 'far' (sids has to be one id from "
+        "0 to 2, not '3'), 'odd' ('1.5' is not integers), 'broken' (graph vocoder: no "
         "memory), 'lost' (there is no sids); "
         f"the results of the others are in {tmp_path}/all.incomplete"
     )

@@ -35,7 +35,7 @@ class SpeechWriter(JobWriter):
         lists_waves: whether to write ``wav/wav.scp``.
     """
 
-    done = "spoken"
+    done = "synthesized"
 
     def __init__(self, job: Job, work: Path, lists_waves: bool = False):
         super().__init__(job, work)
