@@ -40,8 +40,8 @@ class NgramScorer(FullScorer):
             import kenlm
         except ImportError:
             raise PluginError(
-                "ngram_weight needs the package kenlm: pip install kenlm, or set "
-                "ngram_weight to 0"
+                "ngram_weight needs the package kenlm: pip install kenlm (on Python up "
+                "to 3.12), or set ngram_weight to 0"
             )
         self._kenlm = kenlm
         try:
