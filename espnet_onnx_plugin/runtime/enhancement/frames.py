@@ -139,7 +139,9 @@ class OverlapAdd:
         self._hop, self._weight = stream.hop_length, weight
         rows = outputs + (weight is not None)
         #: Sums that later frames reach; the last row is of the weights.
-        self._sums = np.zeros((rows, stream.frame_size - self._hop), np.float32)
+        self._sums: np.ndarray = np.zeros(
+            (rows, stream.frame_size - self._hop), np.float32
+        )
 
     def add(self, frames: np.ndarray) -> np.ndarray:
         """Samples (outputs, samples) that no later frame reaches.
@@ -186,7 +188,8 @@ class FrameByFrame:
         self._ahead = self._settings.padding  # sums before the first sample
         self._taken = self._given = 0
         #: From the next frame on, and the last samples, which the end reflects.
-        self._waiting = self._last = np.zeros(0, np.float32)
+        self._waiting: np.ndarray = np.zeros(0, np.float32)
+        self._last = self._waiting
 
     def add(self, samples: np.ndarray) -> np.ndarray | None:
         """Separate on, see :class:`~.stream.Progress`."""

@@ -23,6 +23,7 @@ _COSINES = {
 def window_of(stft: Stft) -> np.ndarray:
     """The window, (n_fft,) float64: a shorter one stands in the middle of zeros."""
     n = np.arange(stft.win_length)
+    window: np.ndarray
     if stft.window is None:
         window = np.ones(stft.win_length)
     elif stft.window == "bartlett":

@@ -56,9 +56,10 @@ class ResidentExpander:
         self._open_replay = open_replay
         count = encoded.utterances
         #: Place of each running utterance in the batch, and in that of the last step.
-        self._utterances = self._before = np.arange(count)
+        self._utterances: np.ndarray = np.arange(count)
+        self._before: np.ndarray = self._utterances
         #: Tokens in the prefixes of each, as the CTC counts them.
-        self._lengths = np.zeros(count, np.int64)
+        self._lengths: np.ndarray = np.zeros(count, np.int64)
         #: Survivors of each in the step before.
         self._survivors = 1
         self._states: dict[str, Value] = {}
