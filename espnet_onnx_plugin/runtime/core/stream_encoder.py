@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,7 +31,8 @@ class EncoderState(Protocol):
 StateT = TypeVar("StateT", bound=EncoderState)
 
 
-class Chunk(NamedTuple, Generic[StateT]):
+@dataclass(frozen=True, eq=False)
+class Chunk(Generic[StateT]):
     """The next part of a stream.
 
     Attributes:
@@ -44,7 +46,8 @@ class Chunk(NamedTuple, Generic[StateT]):
     is_final: bool
 
 
-class EncodedChunk(NamedTuple, Generic[StateT]):
+@dataclass(frozen=True, eq=False)
+class EncodedChunk(Generic[StateT]):
     """The new encoder frames of a stream.
 
     Attributes:

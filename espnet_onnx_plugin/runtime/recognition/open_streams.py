@@ -71,10 +71,11 @@ class OpensStreams:
         begin = time.perf_counter()
         courses = [Course() for _ in utterances]
         results: list[NBest[Recognized]] = [NBest() for _ in utterances]
-        for i, part, made, seconds in self.engine.whole(utterances, ends):
+        for fed in self.engine.whole(utterances, ends):
+            i, part, made = fed.utterance, fed.part, fed.made
             if part.is_final:
                 results[i] = self.results(made.hypotheses)
-            course = courses[i].followed(self, part, made, results[i], seconds)
+            course = courses[i].followed(self, part, made, results[i], fed.seconds)
             courses[i] = course
             if part.is_final:
                 flicker = Flicker(course.erased, len(course.words))

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -42,7 +42,8 @@ class StreamState(Generic[SearchStateT]):
     frames: int = 0
 
 
-class Part(NamedTuple, Generic[SearchStateT]):
+@dataclass(frozen=True, eq=False)
+class Part(Generic[SearchStateT]):
     """The next part of a stream.
 
     Attributes:
@@ -57,7 +58,8 @@ class Part(NamedTuple, Generic[SearchStateT]):
     is_final: bool
 
 
-class Progress(NamedTuple, Generic[SearchStateT]):
+@dataclass(frozen=True, eq=False)
+class Progress(Generic[SearchStateT]):
     """The outcome of a part.
 
     Attributes:
@@ -73,7 +75,8 @@ class Progress(NamedTuple, Generic[SearchStateT]):
     ctc_log_probs: np.ndarray | None = None
 
 
-class Fed(NamedTuple, Generic[SearchStateT]):
+@dataclass(frozen=True, eq=False)
+class Fed(Generic[SearchStateT]):
     """A part of an utterance that was recognized.
 
     Attributes:
