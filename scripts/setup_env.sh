@@ -51,8 +51,9 @@ find_python() {
     return 1
 }
 
-# Pythons on which pip finds wheels of each release and of what it needs, best first
-declare -A pythons=([202611]="3.12 3.13" [202511]="3.11 3.10")
+# Pythons on which pip finds wheels of each release and of what it needs, best first; of
+# the older release the oldest, on which all of this has to run too
+declare -A pythons=([202611]="3.12 3.13" [202511]="3.10 3.11")
 [ -z "${release}" ] || [ -n "${pythons[${release}]-}" ] ||
     fail "--espnet must be one of 202611 and 202511, not '${release}'"
 
