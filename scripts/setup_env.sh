@@ -51,9 +51,10 @@ find_python() {
     return 1
 }
 
-# Pythons on which pip finds wheels of each release and of what it needs, best first; of
-# the older release the oldest, on which all of this has to run too
+# Pythons on which pip finds wheels of each release and of what it needs; where a release
+# is asked for, as by tests, the oldest first, on which all of this has to run too
 declare -A pythons=([202611]="3.12 3.13" [202511]="3.10 3.11")
+best=(3.12 3.13 3.11 3.10)
 [ -z "${release}" ] || [ -n "${pythons[${release}]-}" ] ||
     fail "--espnet must be one of 202611 and 202511, not '${release}'"
 
@@ -74,7 +75,7 @@ fi
 if [ -x "${venv}"/bin/pip ]; then
     python=$(readlink -f "${venv}"/bin/python)
 else
-    read -ra versions <<< "${pythons[${release:-202611}]} ${release:-${pythons[202511]}}"
+    read -ra versions <<< "${pythons[${release:-none}]-${best[*]}}"
     python=$(find_python "${versions[@]}") ||
         fail "ESPnet ${release:-202611 or 202511} needs one of the Pythons ${versions[*]}, and none is" \
             "on PATH or in pyenv; install one (Debian and Ubuntu: apt-get install python3)"

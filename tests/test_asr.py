@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import sys
 
 import kaldiio
 import numpy as np
@@ -36,6 +37,7 @@ from espnet_onnx_plugin.runtime.recognition.options import (
     SluOptions,
     StOptions,
 )
+from espnet_onnx_plugin.runtime.search.ngram_scorer import NgramScorer
 
 OPTIONS = {
     "greedy": dict(beam_size=1, ctc_weight=0.0, lm_weight=0.0),
@@ -619,6 +621,12 @@ def test_sentencepiece_tokens(tmp_path):
     compare(files, bundle, waves().values(), beam_size=3, ctc_weight=0.3)
     text, tokens, _, _ = ours(waves()["utt3"])[0]
     assert text == processor.DecodePieces(tokens)
+
+
+def test_an_ngram_model_without_kenlm_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    with pytest.raises(PluginError, match="pip install kenlm .* ngram_weight to 0"):
+        NgramScorer("x.arpa", TOKENS)
 
 
 def test_ngram_scores_are_espnets(tiny, tmp_path):

@@ -69,7 +69,7 @@ class Synthesis(Inference):
         keys: list[str] = read_keys(args.key_file) if args.key_file else texts.keys
         model.require_packages(texts.kinds)
         if args.batch_size > 1 or args.batch_bins:
-            logging.info("--batch_size has no effect: texts are spoken one by one")
+            logging.info("--batch_size has no effect: texts are synthesized one by one")
         model.begin_job()
         output = job_writer(
             SpeechWriter, self.job(args, keys), lists_waves=self.lists_waves
@@ -88,7 +88,7 @@ class Synthesis(Inference):
                 else:
                     write(writer, key, model, made, seconds, before)
             writer.log_kept()
-        logging.info("spoke %d utterances into %s", len(keys), args.output_dir)
+        logging.info("synthesized %d utterances into %s", len(keys), args.output_dir)
 
 
 def synthesize(
