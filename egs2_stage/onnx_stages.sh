@@ -368,6 +368,9 @@ onnx_decode() {
         onnx_die "${logdir} cannot be written: free some space and run again"
     fi
     [ -s "${logdir}"/keys.scp ] || onnx_die "${onnx_keys} is empty: prepare the data again"
+    # Scores of an earlier run, beside which ESPnet's scoring of diarization fails; they are
+    # directories, while score_spk1 is a file of the decode.
+    rm -rf "${dir}"/score_*/ "${dir}"/scoring
     inference=(
         --model_dir "${onnx_bundle}"
         "${onnx_decode_args[@]}" "${onnx_cut_args[@]}" "${onnx_input_args[@]}"
@@ -383,7 +386,6 @@ onnx_decode() {
     if { : < "${dir}"/onnx_decode.json; } 2> /dev/null; then
         return 0
     fi
-    onnx_forget_scores "${dir}"
     count=$(wc -l < "${logdir}"/todo.scp)
     if [ "${count}" -gt 0 ]; then
         [ "${count}" -lt "${onnx_nj}" ] || count=${onnx_nj}
@@ -423,20 +425,10 @@ onnx_add_files() { :; }
 # what DECODE is scored against, where that is not all of the recipe's data
 onnx_find_scored_data() { onnx_scored_args=(); }
 
-# onnx_forget_scores DIR: removes the scores of an earlier decode, or of this one; they are
-# directories, while score_spk1 is a file of the decode
-onnx_forget_scores() {
-    rm -rf "$1"/score_*/ "$1"/scoring
-}
-
 # onnx_score DECODE: ESPnet's own scoring
 onnx_score() {
-    local log_file tag dset args=()
+    local log_file tag args=()
     log_file=$(onnx_results "${inference_tag}_onnx_$1" score.log)
-    # ESPnet's scoring of diarization fails where that of waveforms has been before.
-    for dset in $(onnx_list_sets); do
-        onnx_forget_scores "$(onnx_results "${inference_tag}_onnx_$1" "${dset}")"
-    done
     for tag in "${onnx_tags[@]}"; do
         args+=("--${tag}" "${!tag}_onnx_$1")
     done

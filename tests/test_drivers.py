@@ -117,3 +117,20 @@ def test_espnets_driver_sets_what_the_adapter_reads(tmp_path, template):
 def test_the_made_up_driver_sets_what_espnets_sets(tmp_path, template):
     really = set_variables(espnets_recipe(tmp_path, template), template)
     assert made_up(template) - really == set()
+
+
+@needs_espnet
+def test_espnets_list_of_diarization_ends_beside_other_scores(tmp_path):
+    """As that of the made-up driver does."""
+    recipe = espnets_recipe(tmp_path, "enh_diar")
+    scores = recipe / "exp/scoring"
+    scores.mkdir(parents=True)
+    rate = "OVERALL SPEAKER DIARIZATION ERROR = 12.50 percent (ALL)\n"
+    (scores / "result_th0.3_med1_collar0").write_text(rate)
+    # It tells the checkout's version.
+    env = {**os.environ, "GIT_DIR": str(Path(os.environ["ESPNET_ROOT"], ".git"))}
+    command = ["scripts/utils/show_diar_result.sh", "exp"]
+    codes = [subprocess.run(command, cwd=recipe, env=env).returncode]
+    (scores / "result_si_snr.txt").write_text("7.25\n")
+    codes.append(subprocess.run(command, cwd=recipe, env=env).returncode)
+    assert codes == [0, 1]
