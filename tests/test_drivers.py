@@ -123,7 +123,7 @@ def test_the_made_up_driver_sets_what_espnets_sets(tmp_path, template):
 def test_espnets_list_of_diarization_ends_beside_other_scores(tmp_path):
     """As that of the made-up driver does."""
     recipe = espnets_recipe(tmp_path, "enh_diar")
-    scores = recipe / "exp/scoring"
+    scores = recipe / "exp/diarized_enhanced_test/scoring"
     scores.mkdir(parents=True)
     rate = "OVERALL SPEAKER DIARIZATION ERROR = 12.50 percent (ALL)\n"
     (scores / "result_th0.3_med1_collar0").write_text(rate)
